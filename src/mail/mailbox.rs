@@ -1,0 +1,100 @@
+//! Mailboxes: the addresses of users and senders, in the one form in which they are compared.
+
+use std::{fmt, str::FromStr};
+
+use super::DomainName;
+
+/// A mail address in canonical form: local part in lower case, domain as [`DomainName`].
+///
+/// RFC 5321 §2.4 lets a host treat local parts of different letter case as different mailboxes;
+/// here they are one, as every administrator expects. Envelopes keep addresses as they came.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mailbox {
+    local_part: String,
+    domain: DomainName,
+}
+
+/// Why something is not a mail address, in words for who typed it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    #[error("Enter a mail address, such as ann@example.com.")]
+    Empty,
+    #[error("“{0}” is not a mail address. Use a name, an @ and a domain, such as ann@example.com.")]
+    Malformed(String),
+    #[error("“{0}” is too long for a mail address: at most 64 characters before the @ and 254 in all.")]
+    TooLong(String),
+}
+
+impl Mailbox {
+    /// A mailbox from parts that are known to be well-formed; the local part is lower-cased.
+    pub fn from_parts(local_part: &str, domain: DomainName) -> Self {
+        Self { local_part: local_part.to_lowercase(), domain }
+    }
+
+    pub fn local_part(&self) -> &str {
+        &self.local_part
+    }
+
+    pub fn domain(&self) -> &DomainName {
+        &self.domain
+    }
+}
+
+impl FromStr for Mailbox {
+    type Err = MailboxError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        let typed = typed.trim();
+        if typed.is_empty() {
+            return Err(MailboxError::Empty);
+        }
+        let malformed = || MailboxError::Malformed(typed.to_owned());
+        let (local_part, domain) = typed.rsplit_once('@').ok_or_else(malformed)?;
+        if !is_local_part(local_part) {
+            return Err(malformed());
+        }
+        let domain: DomainName = domain.parse().map_err(|_| malformed())?;
+        // RFC 5321 §4.5.3.1.1 and §4.5.3.1.3, in octets.
+        if local_part.len() > 64 || local_part.len() + 1 + domain.as_str().len() > 254 {
+            return Err(MailboxError::TooLong(typed.to_owned()));
+        }
+        Ok(Self::from_parts(local_part, domain))
+    }
+}
+
+/// RFC 5321 §4.1.2: a dot-string or a quoted string; RFC 6531 §3.3 adds everything beyond ASCII.
+fn is_local_part(local_part: &str) -> bool {
+    let quoted = local_part.len() >= 2 && local_part.starts_with('"') && local_part.ends_with('"');
+    if quoted {
+        return is_quoted_content(&local_part[1..local_part.len() - 1]);
+    }
+    local_part.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_character))
+}
+
+fn is_atom_character(character: char) -> bool {
+    match character {
+        '!' | '#' | '$' | '%' | '&' | '\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^' | '_' | '`' | '{' | '|' | '}'
+        | '~' => true,
+        _ if character.is_ascii() => character.is_ascii_alphanumeric(),
+        _ => !character.is_control() && !character.is_whitespace(),
+    }
+}
+
+fn is_quoted_content(content: &str) -> bool {
+    let mut characters = content.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' if !matches!(characters.next(), Some(' '..='~')) => return false,
+            '"' => return false,
+            _ if character.is_control() => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.local_part, self.domain)
+    }
+}

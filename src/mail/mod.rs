@@ -1,0 +1,16 @@
+//! The words of mail: addresses, envelopes, replies. Pure values that every other module shares;
+//! nothing here reads a socket, a clock or the store.
+
+pub mod domain_name;
+pub mod envelope;
+pub mod gateway_address;
+pub mod id;
+pub mod mailbox;
+pub mod received;
+pub mod reply;
+
+pub use domain_name::DomainName;
+pub use envelope::Envelope;
+pub use gateway_address::{GatewayAddress, GatewayHost};
+pub use mailbox::Mailbox;
+pub use reply::{EnhancedStatus, Reply};

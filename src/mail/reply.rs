@@ -1,0 +1,76 @@
+//! SMTP replies: the three digits, the enhanced status and the words (RFC 5321 §4.2, RFC 3463).
+
+use std::fmt;
+
+/// RFC 3463: class, subject and detail, as in 5.7.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EnhancedStatus(pub u8, pub u16, pub u16);
+
+impl fmt::Display for EnhancedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// One reply of an SMTP server, ours or another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub code: u16,
+    pub enhanced: Option<EnhancedStatus>,
+    /// The lines without code, enhanced status and line ends; never empty.
+    pub lines: Vec<String>,
+}
+
+impl Reply {
+    /// A reply of one line with an enhanced status.
+    pub fn new(code: u16, enhanced: EnhancedStatus, text: impl Into<String>) -> Self {
+        Self { code, enhanced: Some(enhanced), lines: vec![text.into()] }
+    }
+
+    /// 2yz: the request was carried out (RFC 5321 §4.2.1).
+    pub fn is_positive(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+
+    /// 3yz: the server waits for more, as after DATA.
+    pub fn is_intermediate(&self) -> bool {
+        (300..400).contains(&self.code)
+    }
+
+    /// 4yz: the same request may succeed later.
+    pub fn is_transient(&self) -> bool {
+        (400..500).contains(&self.code)
+    }
+
+    /// 5yz: the same request will never succeed.
+    pub fn is_permanent(&self) -> bool {
+        (500..600).contains(&self.code)
+    }
+
+    /// The reply as bytes on the wire, one CRLF-ended line for each line of text.
+    pub fn to_wire(&self) -> String {
+        let mut wire = String::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            let separator = if index + 1 == self.lines.len() { ' ' } else { '-' };
+            wire.push_str(&self.code.to_string());
+            wire.push(separator);
+            if let Some(enhanced) = self.enhanced {
+                wire.push_str(&format!("{enhanced} "));
+            }
+            wire.push_str(line);
+            wire.push_str("\r\n");
+        }
+        wire
+    }
+}
+
+/// One line, for pages, logs and notifications: `550 5.7.1 relaying denied`.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        write!(f, " {}", self.lines.join(" "))
+    }
+}

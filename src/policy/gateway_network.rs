@@ -1,0 +1,103 @@
+//! Which IP addresses a gateway may have. A gateway address is typed by a tenant and connected to
+//! by our relay, so without this it would be a way into the platform's own network.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// What the operator opened: networks whose addresses are not public.
+#[derive(Debug, Clone, Default)]
+pub struct AllowedNetworks {
+    /// `OUTGATE_ALLOWED_GATEWAY_NETWORKS`.
+    pub networks: Vec<IpNet>,
+    /// Single listeners: the demonstration's own gateways.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// Why a gateway may not be at an address, in words for who typed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0} is an address of this machine itself. Enter an address that is reached over the network.")]
+    Loopback(IpAddr),
+    #[error("{0} is a private address. Enter a public one, or ask the operator to allow your network.")]
+    Private(IpAddr),
+    #[error("{0} is a link-local address. Enter an address that is reached over the network.")]
+    LinkLocal(IpAddr),
+    #[error("{0} belongs to a cloud platform's own services and can never be a gateway.")]
+    Metadata(IpAddr),
+    #[error("{0} is not the address of a single server.")]
+    NotAServer(IpAddr),
+}
+
+/// Services of cloud platforms that hand out credentials or configuration to whoever asks from inside.
+/// No setting allows them.
+const METADATA: [IpAddr; 6] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Whether a relay may connect to `ip` and `port` for a tenant.
+pub fn check(ip: IpAddr, port: u16, allowed: &AllowedNetworks) -> Result<(), Refusal> {
+    let reached = [Some(ip.to_canonical()), embedded_ipv4(ip).map(IpAddr::V4)];
+    for ip in reached.into_iter().flatten() {
+        if METADATA.contains(&ip) {
+            return Err(Refusal::Metadata(ip));
+        }
+        let open = allowed.networks.iter().any(|network| network.contains(&ip))
+            || allowed.listeners.contains(&SocketAddr::new(ip, port));
+        if let Some(refusal) = refusal(ip)
+            && !open
+        {
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+fn refusal(ip: IpAddr) -> Option<Refusal> {
+    let (loopback, private, link_local, no_server) = match ip {
+        IpAddr::V4(v4) => (
+            v4.is_loopback() || v4.octets()[0] == 0,
+            // RFC 1918, RFC 6598 (100.64.0.0/10), RFC 2544 (198.18.0.0/15), RFC 6890 (192.0.0.0/24).
+            v4.is_private()
+                || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
+                || (v4.octets()[0] == 198 && v4.octets()[1] & 0xfe == 18)
+                || v4.octets()[..3] == [192, 0, 0],
+            v4.is_link_local(),
+            v4.is_multicast() || v4.octets()[0] >= 240,
+        ),
+        IpAddr::V6(v6) => (
+            v6.is_loopback() || v6.is_unspecified(),
+            // RFC 4193 (fc00::/7), and the site-local addresses that RFC 3879 deprecated (fec0::/10).
+            v6.is_unique_local() || v6.segments()[0] & 0xffc0 == 0xfec0,
+            v6.is_unicast_link_local(),
+            v6.is_multicast(),
+        ),
+    };
+    match () {
+        () if loopback => Some(Refusal::Loopback(ip)),
+        () if private => Some(Refusal::Private(ip)),
+        () if link_local => Some(Refusal::LinkLocal(ip)),
+        () if no_server => Some(Refusal::NotAServer(ip)),
+        () => None,
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to through a translator or tunnel:
+/// IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052; 64:ff9b:1::/48, RFC 8215), 6to4
+/// (2002::/16, RFC 3056), Teredo (2001::/32, RFC 4380; the address is stored inverted).
+fn embedded_ipv4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = ip else { return None };
+    let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(from(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(from(high, low)),
+        [0x2002, high, low, ..] => Some(from(high, low)),
+        [0x2001, 0, _, _, _, _, high, low] => Some(from(!high, !low)),
+        _ => None,
+    }
+}

@@ -1,0 +1,11 @@
+//! The decisions: pure functions of facts, `now` included. The relay acts on the same answers
+//! that the pages and the command line explain.
+
+pub mod facts;
+pub mod gateway_network;
+pub mod retry;
+pub mod role;
+pub mod routing;
+pub mod sender;
+
+pub use role::Role;

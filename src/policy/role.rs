@@ -1,0 +1,63 @@
+//! What an administrator may do in an organization.
+
+use std::{fmt, str::FromStr};
+
+/// The three roles, from everything to reading only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Everything in the organization.
+    Administrator,
+    /// Mail accounts and their gateways only.
+    UserAdministrator,
+    /// Reads everything, changes nothing.
+    AdminAssistant,
+}
+
+impl Role {
+    /// May set the gateway of the organization and of its mail domains.
+    pub fn may_set_organization_gateway(self) -> bool {
+        self == Self::Administrator
+    }
+
+    /// May set the gateway of a mail account.
+    pub fn may_set_account_gateway(self) -> bool {
+        matches!(self, Self::Administrator | Self::UserAdministrator)
+    }
+
+    /// The name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Administrator => "Administrator",
+            Self::UserAdministrator => "User Administrator",
+            Self::AdminAssistant => "Admin Assistant",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Administrator => "administrator",
+            Self::UserAdministrator => "user-administrator",
+            Self::AdminAssistant => "admin-assistant",
+        })
+    }
+}
+
+/// Not one of the three roles.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("“{0}” is not a role: use administrator, user-administrator or admin-assistant")]
+pub struct RoleError(String);
+
+impl FromStr for Role {
+    type Err = RoleError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "administrator" => Ok(Self::Administrator),
+            "user-administrator" => Ok(Self::UserAdministrator),
+            "admin-assistant" => Ok(Self::AdminAssistant),
+            _ => Err(RoleError(typed.to_owned())),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Where a sender's mail goes, and why. One pure function, which the relay, the pages and
+//! `outgate route explain` all call.
+
+use std::fmt;
+
+use crate::mail::GatewayAddress;
+
+/// Where the pointer that decides was set, nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    User,
+    Domain,
+    Organization,
+    /// No gateway is set at any scope: the platform's default applies.
+    Platform,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Domain => "domain",
+            Self::Organization => "organization",
+            Self::Platform => "platform",
+        })
+    }
+}
+
+/// The gateways that apply to one sender, where set. `G` is whatever the caller knows a gateway by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SenderGateways<G> {
+    pub user: Option<G>,
+    pub domain: Option<G>,
+    pub organization: Option<G>,
+}
+
+/// Where mail without a gateway goes: the operator's choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlatformDefault {
+    /// Directly to the recipients' servers (RFC 5321 §5.1).
+    Mx,
+    /// Through the platform's own smarthost.
+    Smarthost(GatewayAddress),
+}
+
+/// Where a message goes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextHop<G> {
+    Gateway(G),
+    Platform(PlatformDefault),
+}
+
+/// The next hop, and which scope decided it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route<G> {
+    pub next_hop: NextHop<G>,
+    pub set_by: Scope,
+}
+
+/// The nearest gateway wins.
+///
+/// A gateway that is down is waited for, never bypassed: organizations route mail through archives
+/// and data-loss screens, and going around one would break what they rely on.
+pub fn route<G>(gateways: SenderGateways<G>, default: &PlatformDefault) -> Route<G> {
+    let nearest =
+        [(gateways.user, Scope::User), (gateways.domain, Scope::Domain), (gateways.organization, Scope::Organization)]
+            .into_iter()
+            .find_map(|(gateway, scope)| Some((gateway?, scope)));
+
+    match nearest {
+        Some((gateway, set_by)) => Route { next_hop: NextHop::Gateway(gateway), set_by },
+        None => Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform },
+    }
+}

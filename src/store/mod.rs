@@ -1,0 +1,23 @@
+//! The facts: every SQL statement of Outgate. Functions take the executor first and the
+//! organization second; those that read across tenants say so in their names.
+
+pub mod account;
+pub mod administrator;
+pub mod change;
+pub mod columns;
+pub mod domain;
+pub mod gateway;
+pub mod organization;
+pub mod queue;
+pub mod relay;
+pub mod roles;
+pub mod routing_facts;
+pub mod session;
+pub mod tenant;
+
+pub use tenant::{OrganizationTransaction, WebStore};
+
+/// All migrations, compiled into the program.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+pub type Result<T> = std::result::Result<T, sqlx::Error>;

@@ -1,0 +1,129 @@
+//! The only way from a page to rows of a tenant: a transaction that sets the organization. Behind
+//! it stands row level security, which shows nothing to a connection without one.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+use super::Result;
+use crate::{
+    mail::id::{AdministratorId, OrganizationId},
+    policy::Role,
+};
+
+/// The store as the pages have it. It connects as a role that owns nothing, and hands out no
+/// connection but the two kinds here: for what comes before an organization is known, and for one organization.
+#[derive(Debug, Clone)]
+pub struct WebStore {
+    pool: PgPool,
+}
+
+/// One organization that an administrator may see, and as what. Made only by
+/// [`WebStore::access`], so that having one means having been let in.
+#[derive(Debug, Clone)]
+pub struct Access {
+    organization: OrganizationId,
+    pub administrator: AdministratorId,
+    pub email: String,
+    pub slug: String,
+    pub name: String,
+    pub role: Role,
+    pub suspended: bool,
+}
+
+impl Access {
+    pub fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+}
+
+impl WebStore {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Every organization of an active administrator, by name; none if the administrator is
+    /// unknown or suspended.
+    pub async fn access(&self, administrator: AdministratorId) -> Result<Vec<Access>> {
+        sqlx::query!(
+            r#"
+            select email as "email!", organization_id as "organization: OrganizationId", slug as "slug!",
+                   name as "name!", role as "role: Role", organization_status = 'suspended' as "suspended!"
+            from administrator_access($1)
+            order by name, slug
+            "#,
+            administrator as AdministratorId,
+        )
+        .try_map(|row| {
+            let missing = || sqlx::Error::ColumnNotFound("administrator_access".into());
+            Ok(Access {
+                organization: row.organization.ok_or_else(missing)?,
+                administrator,
+                email: row.email,
+                slug: row.slug,
+                name: row.name,
+                role: row.role.ok_or_else(missing)?,
+                suspended: row.suspended,
+            })
+        })
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// A transaction in the organization that was given access to.
+    pub async fn begin(&self, access: &Access) -> Result<OrganizationTransaction> {
+        OrganizationTransaction::begin(&self.pool, access.organization).await
+    }
+
+    /// Whether the store answers.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query!("select 1 as one").fetch_one(&self.pool).await.map(drop)
+    }
+
+    /// For sessions and sign-in, which belong to no organization.
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// A transaction whose statements see one organization's rows. Dropped without
+/// [`commit_change`](Self::commit_change) it changes nothing.
+pub struct OrganizationTransaction {
+    transaction: Transaction<'static, Postgres>,
+    organization: OrganizationId,
+}
+
+impl OrganizationTransaction {
+    /// For the operator's commands, which connect as the owner; pages go through [`WebStore::begin`].
+    pub async fn begin(pool: &PgPool, organization: OrganizationId) -> Result<Self> {
+        let mut transaction = pool.begin().await?;
+        // Local to the transaction: a pooled connection never carries it to the next one.
+        sqlx::query_scalar!("select set_config('outgate.organization', $1, true)", organization.to_string())
+            .fetch_one(&mut *transaction)
+            .await?;
+        Ok(Self { transaction, organization })
+    }
+
+    pub fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+
+    /// Ends a transaction that wrote no change.
+    pub async fn commit(self) -> Result<()> {
+        self.transaction.commit().await
+    }
+}
+
+impl Deref for OrganizationTransaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for OrganizationTransaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+}
