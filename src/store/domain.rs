@@ -1,1 +1,44 @@
-//! (to be written)
+//! Mail domains: each belongs to exactly one organization, and only the operator assigns them.
+
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+
+use super::{
+    OrganizationTransaction, Result,
+    change::{AuditEntry, ChangeItem, Subject},
+    organization::{CreateError, is_unique_violation},
+};
+use crate::mail::{DomainName, id::OrganizationId};
+
+/// Adds a mail domain to an organization, as one change. For the operator.
+pub async fn add(owner: &PgPool, organization: OrganizationId, name: &DomainName) -> Result<(), CreateError> {
+    let mut transaction = OrganizationTransaction::begin(owner, organization).await?;
+    insert(&mut transaction, organization, name).await.map_err(|error| match is_unique_violation(&error) {
+        true => CreateError::DomainTaken(name.clone()),
+        false => error.into(),
+    })?;
+    let audit = AuditEntry {
+        actor: "operator".to_owned(),
+        action: "domain.add",
+        subject: name.to_string(),
+        before: None,
+        after: None,
+    };
+    transaction.commit_change(&[added(name)], audit).await?;
+    Ok(())
+}
+
+pub(super) async fn insert(db: &mut PgConnection, organization: OrganizationId, name: &DomainName) -> Result<()> {
+    sqlx::query!(
+        "insert into mail_domain (organization_id, name) values ($1, $2)",
+        organization as OrganizationId,
+        name as &DomainName,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+pub(super) fn added(name: &DomainName) -> ChangeItem {
+    ChangeItem { subject: Subject::Domain, key: name.to_string(), before: None, after: Some(json!({})) }
+}

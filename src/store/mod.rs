@@ -20,4 +20,4 @@ pub use tenant::{OrganizationTransaction, WebStore};
 /// All migrations, compiled into the program.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
-pub type Result<T> = std::result::Result<T, sqlx::Error>;
+pub type Result<T, E = sqlx::Error> = std::result::Result<T, E>;

@@ -1,1 +1,132 @@
-//! (to be written)
+//! Organizations: made by the operator, looked at by their administrators.
+
+use serde_json::json;
+use sqlx::{PgExecutor, PgPool};
+
+use super::{
+    OrganizationTransaction, Result,
+    change::{AuditEntry, ChangeItem, Subject},
+};
+use crate::mail::{DomainName, id::OrganizationId};
+
+/// What an organization is called in paths and on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slug(String);
+
+/// First segments of paths that are not organizations.
+const RESERVED: [&str; 12] = [
+    "administration",
+    "api",
+    "assets",
+    "favicon",
+    "healthz",
+    "help",
+    "metrics",
+    "readyz",
+    "sign-in",
+    "sign-out",
+    "static",
+    "web-mail-cloud",
+];
+
+/// Why something cannot be a slug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SlugError {
+    #[error("“{0}” is not a slug: use 1 to 40 small letters, digits and inner hyphens, such as acme")]
+    Malformed(String),
+    #[error("“{0}” is reserved, use another slug")]
+    Reserved(String),
+}
+
+impl std::str::FromStr for Slug {
+    type Err = SlugError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        let well_formed = (1..=40).contains(&typed.len())
+            && typed.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !typed.starts_with('-')
+            && !typed.ends_with('-');
+        if !well_formed {
+            return Err(SlugError::Malformed(typed.to_owned()));
+        }
+        if RESERVED.contains(&typed) {
+            return Err(SlugError::Reserved(typed.to_owned()));
+        }
+        Ok(Self(typed.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Slug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why an organization was not made. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    #[error("the organization “{0}” exists already")]
+    SlugTaken(String),
+    #[error("the mail domain {0} belongs to an organization already")]
+    DomainTaken(DomainName),
+    #[error(transparent)]
+    Store(#[from] sqlx::Error),
+}
+
+/// Makes an organization with its mail domains, as one change. For the operator.
+pub async fn create(
+    owner: &PgPool,
+    slug: &Slug,
+    name: &str,
+    domains: &[DomainName],
+) -> Result<OrganizationId, CreateError> {
+    let id = OrganizationId::new();
+    let mut transaction = OrganizationTransaction::begin(owner, id).await?;
+    sqlx::query!(
+        "insert into organization (id, slug, name) values ($1, $2, $3)",
+        id as OrganizationId,
+        slug.to_string(),
+        name,
+    )
+    .execute(&mut *transaction)
+    .await
+    .map_err(|error| match is_unique_violation(&error) {
+        true => CreateError::SlugTaken(slug.to_string()),
+        false => error.into(),
+    })?;
+    let mut items = vec![ChangeItem {
+        subject: Subject::Organization,
+        key: id.to_string(),
+        before: None,
+        after: Some(json!({ "slug": slug.to_string(), "name": name })),
+    }];
+    for domain in domains {
+        super::domain::insert(&mut transaction, id, domain).await.map_err(|error| {
+            match is_unique_violation(&error) {
+                true => CreateError::DomainTaken(domain.clone()),
+                false => error.into(),
+            }
+        })?;
+        items.push(super::domain::added(domain));
+    }
+    let audit = AuditEntry {
+        actor: "operator".to_owned(),
+        action: "organization.create",
+        subject: slug.to_string(),
+        before: None,
+        after: Some(name.to_owned()),
+    };
+    transaction.commit_change(&items, audit).await?;
+    Ok(id)
+}
+
+/// The organization with this slug. For the operator's commands, which name one.
+pub async fn by_slug_across_tenants(db: impl PgExecutor<'_>, slug: &str) -> Result<Option<OrganizationId>> {
+    sqlx::query_scalar!(r#"select id as "id: OrganizationId" from organization where slug = $1"#, slug)
+        .fetch_optional(db)
+        .await
+}
+
+pub(super) fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+}

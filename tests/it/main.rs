@@ -1,1 +1,7 @@
-fn main() {}
+//! The one test binary: sentences about the product, driven through its doors.
+
+#![allow(clippy::unwrap_used)]
+
+mod relay;
+mod support;
+mod web;

@@ -1,0 +1,42 @@
+//! A message between the end of its submission and its hand-over or the queue.
+
+use std::{fs::File, sync::Arc};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use crate::mail::{Envelope, id::QueueId};
+
+/// A message that was read whole. Nothing has been promised for it yet.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// In our `Received` field, in the log, and in `queued as` if it has to wait.
+    pub id: QueueId,
+    pub envelope: Envelope,
+    /// The address that decides the route: the reverse-path, or what the header says where that is null.
+    pub sender: String,
+    /// Our `Received` field in front, then every byte as it was sent, transparency dots removed.
+    pub content: Content,
+    pub accepted_at: OffsetDateTime,
+}
+
+/// The bytes of a message: small ones in memory, large ones in a file that has no name any more.
+#[derive(Debug, Clone)]
+pub enum Content {
+    Memory(Bytes),
+    /// Read with positioned reads, so that clones do not disturb each other.
+    Spooled {
+        file: Arc<File>,
+        size: u64,
+    },
+}
+
+impl Content {
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Spooled { size, .. } => *size,
+        }
+    }
+}
