@@ -1,6 +1,7 @@
 //! The decisions: pure functions of facts, `now` included. The relay acts on the same answers
 //! that the pages and the command line explain.
 
+pub mod account_file;
 pub mod facts;
 pub mod gateway_network;
 pub mod retry;

@@ -243,7 +243,7 @@ async fn point(
 }
 
 /// The organization's gateway with this address. A new one gets revision 1 and an item in the change.
-async fn find_or_create(
+pub(super) async fn find_or_create(
     db: &mut PgConnection,
     organization: OrganizationId,
     address: &GatewayAddress,

@@ -2,6 +2,7 @@
 //! organization second; those that read across tenants say so in their names.
 
 pub mod account;
+pub mod account_file;
 pub mod administrator;
 pub mod change;
 pub mod columns;
