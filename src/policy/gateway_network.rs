@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::mail::{GatewayAddress, GatewayHost};
+
 /// What the operator opened: networks whose addresses are not public.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedNetworks {
@@ -39,6 +41,15 @@ const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
 ];
+
+/// Whether an address may be saved: a literal is checked now, a name on every address that it
+/// resolves to when a relay connects.
+pub fn check_address(address: &GatewayAddress, allowed: &AllowedNetworks) -> Result<(), Refusal> {
+    match address.host() {
+        GatewayHost::Name(_) => Ok(()),
+        GatewayHost::Ip(ip) => check(*ip, address.port(), allowed),
+    }
+}
 
 /// Whether a relay may connect to `ip` and `port` for a tenant.
 pub fn check(ip: IpAddr, port: u16, allowed: &AllowedNetworks) -> Result<(), Refusal> {

@@ -46,6 +46,23 @@ pub async fn add(
     Ok((id, committed))
 }
 
+/// The account that has an address, as User ID or alias.
+pub async fn by_address(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &Mailbox,
+) -> Result<Option<AccountId>> {
+    sqlx::query_scalar!(
+        r#"
+        select account_id as "id: AccountId" from mail_address where organization_id = $1 and address = $2
+        "#,
+        organization as OrganizationId,
+        address as &Mailbox,
+    )
+    .fetch_optional(db)
+    .await
+}
+
 async fn insert(db: &mut PgConnection, organization: OrganizationId, account: &NewAccount) -> Result<AccountId> {
     let id = AccountId::new();
     sqlx::query!(

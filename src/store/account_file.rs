@@ -242,22 +242,26 @@ async fn remove_aliases(
     batch: &[AccountRow],
     touched: &mut Touched,
 ) -> Result<()> {
-    let (mut user_ids, mut kept) = (Vec::new(), Vec::new());
-    for row in batch.iter().filter(|row| row.aliases != Cell::Leave) {
-        user_ids.push(row.user_id.to_string());
-        kept.extend(addresses(row).map(ToString::to_string));
-    }
-    // An address stands in one row of a file only, so that all rows' addresses can be asked at once.
+    let listed: Vec<&AccountRow> = batch.iter().filter(|row| row.aliases != Cell::Leave).collect();
+    let user_ids: Vec<String> = listed.iter().map(|row| row.user_id.to_string()).collect();
+    let (kept_by, kept): (Vec<String>, Vec<String>) = listed
+        .iter()
+        .flat_map(|row| addresses(row).map(move |address| (row.user_id.to_string(), address.to_string())))
+        .unzip();
     let removed = sqlx::query_scalar!(
         r#"
         delete from mail_address using mail_account account
         where account.organization_id = $1 and account.user_id = any ($2::text[])
           and mail_address.organization_id = $1 and mail_address.account_id = account.id
-          and mail_address.address <> all ($3::text[])
+          and not exists (
+              select from unnest($3::text[], $4::text[]) as kept (user_id, address)
+              where kept.user_id = account.user_id and kept.address = mail_address.address
+          )
         returning mail_address.account_id as "id: AccountId"
         "#,
         organization as OrganizationId,
         &user_ids,
+        &kept_by,
         &kept,
     )
     .fetch_all(db)

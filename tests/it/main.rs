@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod relay;
+mod store;
 mod support;
 mod web;

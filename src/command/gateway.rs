@@ -1,0 +1,86 @@
+//! `outgate gateway`: what the form at three scopes does, for scripts and for the operator.
+
+use clap::{Args, Subcommand};
+use outgate::{
+    mail::{DomainName, GatewayAddress, Mailbox},
+    policy::gateway_network::{self, AllowedNetworks},
+    store::{
+        self, OrganizationTransaction,
+        gateway::{PointerScope, Set},
+    },
+};
+use sqlx::PgPool;
+
+#[derive(Debug, Subcommand)]
+pub enum Gateway {
+    /// Send mail of all users, of one mail domain or of one user through a gateway
+    Set {
+        /// The organization's slug
+        slug: String,
+        #[command(flatten)]
+        whose: Whose,
+        /// A host name or IP address, with a port if it is not 25
+        address: GatewayAddress,
+    },
+    /// Delete the gateway of all users, of one mail domain or of one user
+    Delete {
+        /// The organization's slug
+        slug: String,
+        #[command(flatten)]
+        whose: Whose,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct Whose {
+    /// Only for this mail domain
+    #[arg(long)]
+    domain: Option<DomainName>,
+    /// Only for this user
+    #[arg(long)]
+    user: Option<Mailbox>,
+}
+
+pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
+    let (slug, whose, address) = match command {
+        Gateway::Set { slug, whose, address } => {
+            gateway_network::check_address(&address, allowed)?;
+            (slug, whose, Some(address))
+        }
+        Gateway::Delete { slug, whose } => (slug, whose, None),
+    };
+    let mut transaction = super::begin(owner, &slug).await?;
+    let scope = scope(&mut transaction, &slug, &whose).await?;
+    let of = match (&whose.user, &whose.domain) {
+        (Some(user), _) => user.to_string(),
+        (None, Some(domain)) => domain.to_unicode(),
+        (None, None) => "all users".to_owned(),
+    };
+    match store::gateway::set(transaction, &scope, address.as_ref(), super::OPERATOR).await? {
+        Set::NotFound => anyhow::bail!("{slug} has no {of}"),
+        Set::Unchanged => println!("Nothing changed: it was so already."),
+        Set::Changed(committed) => match address {
+            Some(address) => {
+                println!("Mail of {of} now leaves through {}. Revision {}.", address.with_port_in_words(), committed.revision);
+            }
+            None => println!("The gateway of {of} is deleted. Revision {}.", committed.revision),
+        },
+    }
+    Ok(())
+}
+
+async fn scope(transaction: &mut OrganizationTransaction, slug: &str, whose: &Whose) -> anyhow::Result<PointerScope> {
+    if let Some(user) = &whose.user {
+        let organization = transaction.organization();
+        let account = store::account::by_address(transaction, organization, user).await?;
+        return match account {
+            Some(account) => Ok(PointerScope::Account(account)),
+            None => anyhow::bail!("{slug} has no account {user}"),
+        };
+    }
+    Ok(match &whose.domain {
+        Some(domain) => PointerScope::Domain(domain.clone()),
+        None => PointerScope::Organization,
+    })
+}

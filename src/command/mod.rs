@@ -1,0 +1,35 @@
+//! The command line's rooms: one file for each noun. Only `main` uses them; what they do to the
+//! store is the store's.
+
+pub mod accounts;
+pub mod administrator;
+pub mod demo;
+pub mod domain;
+pub mod gateway;
+pub mod organization;
+pub mod relay;
+pub mod route;
+pub mod up;
+
+use anyhow::Context;
+use outgate::{
+    mail::id::OrganizationId,
+    store::{self, OrganizationTransaction},
+};
+use sqlx::PgPool;
+
+/// Who an audit entry names for what was done on the command line.
+pub const OPERATOR: &str = "operator";
+
+/// The organization that a command names.
+pub async fn organization(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationId> {
+    store::organization::by_slug_across_tenants(owner, slug)
+        .await?
+        .with_context(|| format!("there is no organization “{slug}”"))
+}
+
+/// A transaction in the organization that a command names.
+pub async fn begin(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationTransaction> {
+    let organization = organization(owner, slug).await?;
+    Ok(OrganizationTransaction::begin(owner, organization).await?)
+}
