@@ -198,11 +198,7 @@ pub async fn page(
         Position::Before(user_id) => {
             let on_page = preceding(db, organization, search.as_ref(), user_id).await?;
             // So close to the beginning, the first page is meant.
-            if on_page.len() < PAGE_SIZE {
-                following(db, organization, search.as_ref(), "").await?
-            } else {
-                on_page
-            }
+            if on_page.len() < PAGE_SIZE { following(db, organization, search.as_ref(), "").await? } else { on_page }
         }
     };
     let accounts = with_gateways(db, organization, &on_page).await?;
