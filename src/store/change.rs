@@ -2,6 +2,8 @@
 //! transaction that made the change.
 
 use serde_json::Value;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::{OrganizationTransaction, Result};
 use crate::mail::id::{ChangeId, OrganizationId, Revision};
@@ -118,4 +120,90 @@ async fn insert_items(
     .execute(&mut **transaction)
     .await?;
     Ok(())
+}
+
+/// Which relays have a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// How many relays are counted: all that have not signed off.
+    pub relays: usize,
+    /// How many of them route by the change.
+    pub confirmed: usize,
+    /// Those that have neither confirmed it nor been heard from for 60 s.
+    pub silent: Vec<SilentRelay>,
+}
+
+/// A relay that may have vanished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentRelay {
+    pub name: String,
+    pub last_seen_at: OffsetDateTime,
+}
+
+impl Progress {
+    /// Whether waiting any longer would change nothing: every relay has confirmed or is silent.
+    pub fn is_settled(&self) -> bool {
+        self.confirmed + self.silent.len() == self.relays
+    }
+}
+
+/// How far the relays are with a revision.
+pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progress> {
+    let relays = sqlx::query!(
+        r#"
+        select name, last_seen_at, confirmed_revision >= $1 as "confirmed!",
+               last_seen_at < now() - interval '60 seconds' as "silent!"
+        from relay where signed_off_at is null order by name
+        "#,
+        revision as Revision,
+    )
+    .fetch_all(db)
+    .await?;
+    let mut progress = Progress { relays: relays.len(), ..Progress::default() };
+    for relay in relays {
+        if relay.confirmed {
+            progress.confirmed += 1;
+        } else if relay.silent {
+            progress.silent.push(SilentRelay { name: relay.name, last_seen_at: relay.last_seen_at });
+        }
+    }
+    Ok(progress)
+}
+
+/// A change of one pointer, as the page that made it reports on it.
+#[derive(Debug, Clone)]
+pub struct RecentChange {
+    pub revision: Revision,
+    /// The gateway address that was set; `None` if it was deleted.
+    pub after: Option<String>,
+}
+
+/// A change of this subject that the organization made within the last ten minutes: later, a page
+/// that is opened again has nothing to report. Another tenant's change is simply not found.
+pub async fn recent(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    subject: Subject,
+    key: &str,
+) -> Result<Option<RecentChange>> {
+    sqlx::query_as!(
+        RecentChange,
+        r#"
+        select change.revision as "revision: Revision", audit_entry.after
+        from change
+        join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        where change.organization_id = $1 and change.id = $2
+          and change.committed_at > now() - interval '10 minutes'
+          and exists (select from change_item
+                      where change_item.organization_id = $1 and change_item.change_id = $2
+                        and change_item.subject = $3 and change_item.subject_key = $4)
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        subject.as_str(),
+        key,
+    )
+    .fetch_optional(db)
+    .await
 }

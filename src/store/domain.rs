@@ -8,7 +8,7 @@ use super::{
     change::{AuditEntry, ChangeItem, Subject},
     organization::{CreateError, is_unique_violation},
 };
-use crate::mail::{DomainName, id::OrganizationId};
+use crate::mail::{DomainName, GatewayAddress, id::OrganizationId};
 
 /// Adds a mail domain to an organization, as one change. For the operator.
 pub async fn add(owner: &PgPool, organization: OrganizationId, name: &DomainName) -> Result<(), CreateError> {
@@ -41,4 +41,29 @@ pub(super) async fn insert(db: &mut PgConnection, organization: OrganizationId, 
 
 pub(super) fn added(name: &DomainName) -> ChangeItem {
     ChangeItem { subject: Subject::Domain, key: name.to_string(), before: None, after: Some(json!({})) }
+}
+
+/// A mail domain as the pages list it.
+#[derive(Debug, Clone)]
+pub struct ListedDomain {
+    pub name: DomainName,
+    pub gateway: Option<GatewayAddress>,
+}
+
+/// The mail domains of the organization, by name.
+pub async fn list(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<ListedDomain>> {
+    sqlx::query_as!(
+        ListedDomain,
+        r#"
+        select mail_domain.name as "name: DomainName", gateway.address as "gateway?: GatewayAddress"
+        from mail_domain
+        left join gateway on gateway.organization_id = mail_domain.organization_id
+                         and gateway.id = mail_domain.outbound_gateway_id
+        where mail_domain.organization_id = $1
+        order by mail_domain.name
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_all(db)
+    .await
 }

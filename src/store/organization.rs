@@ -1,13 +1,13 @@
 //! Organizations: made by the operator, looked at by their administrators.
 
 use serde_json::json;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Subject},
 };
-use crate::mail::{DomainName, id::OrganizationId};
+use crate::mail::{DomainName, GatewayAddress, id::OrganizationId};
 
 /// What an organization is called in paths and on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +125,50 @@ pub async fn by_slug_across_tenants(db: impl PgExecutor<'_>, slug: &str) -> Resu
     sqlx::query_scalar!(r#"select id as "id: OrganizationId" from organization where slug = $1"#, slug)
         .fetch_optional(db)
         .await
+}
+
+/// An organization at a glance: how many accounts there are, and whose gateway they follow.
+/// A suspended account sends nothing, so it counts as nobody's follower.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    pub accounts: i64,
+    pub suspended: i64,
+    /// Active accounts with a gateway of their own.
+    pub with_own_gateway: i64,
+    /// Active accounts without one of their own whose mail domain has one.
+    pub with_domain_gateway: i64,
+    /// Active accounts that the organization's gateway applies to, or the platform's default where it has none.
+    pub following: i64,
+    pub administrators: i64,
+    pub gateway: Option<GatewayAddress>,
+}
+
+/// The organization of the transaction at a glance.
+pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Result<Summary> {
+    sqlx::query_as!(
+        Summary,
+        r#"
+        select count(account.id) as "accounts!",
+               count(account.id) filter (where account.status = 'suspended') as "suspended!",
+               count(account.id) filter (where account.status = 'active'
+                                     and account.outbound_gateway_id is not null) as "with_own_gateway!",
+               count(account.id) filter (where account.status = 'active' and account.outbound_gateway_id is null
+                                     and domain.outbound_gateway_id is not null) as "with_domain_gateway!",
+               count(account.id) filter (where account.status = 'active' and account.outbound_gateway_id is null
+                                     and domain.outbound_gateway_id is null) as "following!",
+               (select count(*) from administrator_role where organization_id = $1) as "administrators!",
+               (select gateway.address from organization
+                join gateway on gateway.organization_id = organization.id
+                            and gateway.id = organization.outbound_gateway_id
+                where organization.id = $1) as "gateway: GatewayAddress"
+        from mail_account account
+        join mail_domain domain on domain.organization_id = account.organization_id and domain.name = account.domain
+        where account.organization_id = $1
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
 }
 
 pub(super) fn is_unique_violation(error: &sqlx::Error) -> bool {

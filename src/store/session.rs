@@ -1,1 +1,91 @@
-//! (to be written)
+//! Sessions of browsers. The statements behind the pages' session layer; a session's id is hashed
+//! here, so that no caller can keep the id itself.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Result, WebStore};
+use crate::mail::id::AdministratorId;
+
+/// A session as the browser's cookie names it: 128 random bits.
+#[derive(Clone, Copy)]
+pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// What the store keeps. The id has 128 random bits, so a plain hash cannot be tried out.
+    fn hash(self) -> Vec<u8> {
+        Sha256::digest(self.0).to_vec()
+    }
+}
+
+impl WebStore {
+    /// Starts a session, which ends twelve hours later however much it is used. Returns `false`, and
+    /// changes nothing, if a session has this id already.
+    pub async fn create_session(
+        &self,
+        id: SessionId,
+        administrator: Option<AdministratorId>,
+        data: &Value,
+    ) -> Result<bool> {
+        // Sign-ins are rare and this has an index: no other broom is needed.
+        sqlx::query!("delete from session where expires_at < now()").execute(self.pool()).await?;
+        let created = sqlx::query!(
+            r#"
+            insert into session (id_hash, administrator_id, data, touched_at, expires_at)
+            values ($1, $2, $3, now(), now() + interval '12 hours')
+            on conflict (id_hash) do nothing
+            "#,
+            id.hash(),
+            administrator as Option<AdministratorId>,
+            data,
+        )
+        .execute(self.pool())
+        .await?;
+        Ok(created.rows_affected() == 1)
+    }
+
+    /// What a session holds. `None` if there is none with this id, if it is twelve hours old, or if
+    /// it was not used for thirty minutes. Loading is using; it is written down at most once a minute.
+    pub async fn load_session(&self, id: SessionId) -> Result<Option<Value>> {
+        let found = sqlx::query!(
+            r#"
+            select data, touched_at < now() - interval '1 minute' as "stale!"
+            from session
+            where id_hash = $1 and expires_at > now() and touched_at > now() - interval '30 minutes'
+            "#,
+            id.hash(),
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(session) = found else { return Ok(None) };
+        if session.stale {
+            sqlx::query!("update session set touched_at = now() where id_hash = $1", id.hash())
+                .execute(self.pool())
+                .await?;
+        }
+        Ok(Some(session.data))
+    }
+
+    /// Replaces what a session holds. Its end stays where it was; one that is gone stays gone.
+    pub async fn save_session(
+        &self,
+        id: SessionId,
+        administrator: Option<AdministratorId>,
+        data: &Value,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update session set administrator_id = $2, data = $3, touched_at = now() where id_hash = $1",
+            id.hash(),
+            administrator as Option<AdministratorId>,
+            data,
+        )
+        .execute(self.pool())
+        .await
+        .map(drop)
+    }
+
+    /// Ends a session. Ending one that has ended is no error.
+    pub async fn delete_session(&self, id: SessionId) -> Result<()> {
+        sqlx::query!("delete from session where id_hash = $1", id.hash()).execute(self.pool()).await.map(drop)
+    }
+}

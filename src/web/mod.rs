@@ -1,1 +1,147 @@
-//! Front door 1.
+//! Front door 1: the administrators' pages. One file a page; this one puts them together. Knows
+//! nothing of the relay: they meet in the store.
+
+pub mod administration;
+pub mod assets;
+pub mod client_address;
+pub mod console;
+pub mod error;
+pub mod form;
+pub mod gateway_form;
+pub mod health;
+pub mod home;
+pub mod layers;
+pub mod link;
+pub mod mail_account_manager;
+pub mod outbound_gateway;
+pub mod outbound_mail_gateway;
+pub mod password;
+pub mod server;
+pub mod session;
+pub mod sign_in;
+pub mod status;
+pub mod web_mail_cloud;
+pub mod wording;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::{
+    Router,
+    handler::Handler,
+    http::{Method, Uri},
+    response::{Html, IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use ipnet::IpNet;
+use tower_http::csrf::CsrfLayer;
+
+pub use server::serve;
+
+use self::{error::PageError, password::Verifier};
+use crate::{
+    policy::{gateway_network::AllowedNetworks, routing::PlatformDefault},
+    store::WebStore,
+};
+
+/// What the operator set that pages depend on.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `OUTGATE_PUBLIC_URL`: under which browsers reach the pages, where that is not what they listen on.
+    pub public_url: Option<Uri>,
+    /// `OUTGATE_TRUSTED_PROXIES`: whose word counts for a client's address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `OUTGATE_DEFAULT_ROUTE`: where mail without a gateway goes.
+    pub platform_default: PlatformDefault,
+    /// Addresses that are not public and that a gateway may have all the same.
+    pub allowed_networks: AllowedNetworks,
+}
+
+/// What every page has at hand.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub store: WebStore,
+    pub settings: Arc<Settings>,
+    pub passwords: Verifier,
+    /// Refuses what another site makes a browser send.
+    csrf: CsrfLayer,
+}
+
+impl App {
+    /// An error says in one sentence which setting is wrong.
+    pub fn new(settings: Settings, store: WebStore) -> anyhow::Result<Self> {
+        let mut csrf = CsrfLayer::new();
+        if let Some(url) = &settings.public_url {
+            let origin = origin(url).with_context(|| format!("“{url}” is not the address of a web site"))?;
+            csrf = csrf.add_trusted_origin(origin)?;
+        }
+        Ok(Self { store, settings: Arc::new(settings), passwords: Verifier::new()?, csrf })
+    }
+
+    /// Whether browsers come by https and may be told to insist on it.
+    fn is_https(&self) -> bool {
+        self.settings.public_url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"))
+    }
+}
+
+/// What a browser sends as `Origin` (RFC 6454 §6.2): small letters, no default port.
+fn origin(url: &Uri) -> Option<String> {
+    let scheme = url.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+    let host = url.host()?.to_ascii_lowercase();
+    match url.port_u16() {
+        Some(port) if (scheme, port) != ("http", 80) && (scheme, port) != ("https", 443) => {
+            Some(format!("{scheme}://{host}:{port}"))
+        }
+        _ => Some(format!("{scheme}://{host}")),
+    }
+}
+
+/// One method of one path. Kept as a list, so that tests can go through all of them.
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    handler: MethodRouter<App>,
+}
+
+impl Route {
+    fn get<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
+        Self { method: Method::GET, path, handler: get(handler) }
+    }
+
+    fn post<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
+        Self { method: Method::POST, path, handler: post(handler) }
+    }
+}
+
+/// Every path that is answered, and by which method.
+pub fn routes() -> Vec<Route> {
+    [
+        home::routes(),
+        sign_in::routes(),
+        administration::routes(),
+        web_mail_cloud::routes(),
+        outbound_mail_gateway::routes(),
+        mail_account_manager::routes(),
+        outbound_gateway::routes(),
+        assets::routes(),
+        health::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// All pages behind all layers.
+pub fn router(app: App) -> Router {
+    let pages = routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .fallback(async || PageError::NotFound)
+        .with_state(app.clone());
+    layers::wrap(pages, &app)
+}
+
+/// A page from its template.
+fn page(template: &impl askama::Template) -> Result<Response, PageError> {
+    Ok(Html(template.render()?).into_response())
+}

@@ -1,0 +1,45 @@
+//! What stands around every page of an organization: the bar, the navigation and who is signed in.
+
+use super::session::InOrganization;
+
+/// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
+pub const PAGES: [(&str, &str); 2] = [
+    (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
+    (super::mail_account_manager::LABEL, "mail-account-manager"),
+];
+
+/// The frame of one page.
+#[derive(Debug, Clone)]
+pub struct Console {
+    pub slug: String,
+    pub organization: String,
+    pub email: String,
+    pub role: &'static str,
+    /// Whether there are other organizations to go to.
+    pub several: bool,
+    /// The label of the page in the navigation that this one is or belongs to.
+    pub here: &'static str,
+}
+
+impl Console {
+    pub fn new(inside: &InOrganization, here: &'static str) -> Self {
+        Self {
+            slug: inside.access.slug.clone(),
+            organization: inside.access.name.clone(),
+            email: inside.access.email.clone(),
+            role: inside.access.role.label(),
+            several: inside.organizations > 1,
+            here,
+        }
+    }
+
+    /// Whether this is the page with that label, or one that belongs to it.
+    pub fn is_at(&self, label: &str) -> bool {
+        self.here == label
+    }
+
+    /// The path of a page under Web Mail Cloud.
+    pub fn path(&self, segment: &str) -> String {
+        format!("/{}/web-mail-cloud/{segment}", self.slug)
+    }
+}

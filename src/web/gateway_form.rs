@@ -1,0 +1,87 @@
+//! The one form at every scope: one field, one parser, one partial template.
+
+use serde::Deserialize;
+use sqlx::PgConnection;
+
+use crate::{
+    mail::{
+        GatewayAddress,
+        gateway_address::{GatewayAddressError, GatewayHost},
+        id::OrganizationId,
+    },
+    policy::gateway_network::{self, AllowedNetworks, Refusal},
+    store,
+};
+
+/// What is sent. Nothing else is accepted, so nothing else can be set by it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayForm {
+    pub outbound_gateway: String,
+}
+
+/// Why an address was not taken, in words for who typed it.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayMistake {
+    #[error(transparent)]
+    Address(#[from] GatewayAddressError),
+    #[error(transparent)]
+    Network(#[from] Refusal),
+}
+
+impl GatewayForm {
+    /// The address, or `None` for an emptied field, which deletes. An IP address is checked against
+    /// the networks here; a name is checked by the relay, on every address that it resolves to.
+    pub fn parse(&self, allowed: &AllowedNetworks) -> Result<Option<GatewayAddress>, GatewayMistake> {
+        let address = match self.outbound_gateway.parse::<GatewayAddress>() {
+            Ok(address) => address,
+            Err(GatewayAddressError::Empty) => return Ok(None),
+            Err(mistake) => return Err(mistake.into()),
+        };
+        if let GatewayHost::Ip(ip) = address.host() {
+            gateway_network::check(*ip, address.port(), allowed)?;
+        }
+        Ok(Some(address))
+    }
+}
+
+/// The form as it is shown.
+#[derive(Debug)]
+pub struct GatewayField {
+    /// What stands in the field: the present address, or what was typed.
+    pub typed: String,
+    pub mistake: Option<GatewayMistake>,
+    /// Addresses that the organization uses already.
+    pub known: Vec<GatewayAddress>,
+    /// What the field is for, below its label.
+    pub hint: &'static str,
+    /// Why it cannot be changed, for who may only read.
+    pub read_only: Option<&'static str>,
+    /// Where to go without saving; empty if there is nowhere to go.
+    pub way_back: String,
+}
+
+impl GatewayField {
+    /// With what the store has. Call [`GatewayField::again`] to show what was typed instead.
+    pub async fn of(
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        present: Option<&GatewayAddress>,
+        hint: &'static str,
+        read_only: Option<&'static str>,
+    ) -> store::Result<Self> {
+        Ok(Self {
+            typed: present.map(ToString::to_string).unwrap_or_default(),
+            mistake: None,
+            known: store::gateway::known_addresses(db, organization).await?,
+            hint,
+            read_only,
+            way_back: String::new(),
+        })
+    }
+
+    /// With what was typed and what is wrong with it.
+    pub fn again(self, form: GatewayForm, mistake: GatewayMistake) -> Self {
+        Self { typed: form.outbound_gateway, mistake: Some(mistake), ..self }
+    }
+}

@@ -1,0 +1,38 @@
+//! `/` and `/{organization}`: on to where administrators begin.
+
+use askama::Template;
+use axum::response::Response;
+
+use super::{
+    Route,
+    error::{PageError, see_other},
+    page,
+    session::{InOrganization, SignedIn},
+};
+use crate::store::tenant::Access;
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get("/", choose), Route::get("/{organization}", enter)]
+}
+
+/// The choice, for who looks after several organizations.
+#[derive(Template)]
+#[template(path = "organizations.html")]
+struct Organizations {
+    email: String,
+    organizations: Vec<Access>,
+}
+
+async fn choose(signed_in: SignedIn) -> Result<Response, PageError> {
+    match signed_in.organizations.as_slice() {
+        [only] => Ok(see_other(&format!("/{}/administration", only.slug))),
+        several => page(&Organizations {
+            email: several.first().map(|access| access.email.clone()).unwrap_or_default(),
+            organizations: signed_in.organizations,
+        }),
+    }
+}
+
+async fn enter(inside: InOrganization) -> Response {
+    see_other(&format!("/{}/administration", inside.access.slug))
+}

@@ -1,0 +1,207 @@
+//! Outbound Gateway of one user: the same form, and what applies without it.
+
+use askama::Template;
+use axum::{
+    extract::{FromRequestParts, RawPathParams, State},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    App, Route,
+    console::Console,
+    error::{PageError, see_other},
+    form::{Form, Query},
+    gateway_form::{GatewayField, GatewayForm, GatewayMistake},
+    mail_account_manager::{self, ListQuery},
+    page,
+    session::InOrganization,
+    status,
+    wording::{self, ShownAddress, ShownRoute},
+};
+use crate::{
+    mail::{GatewayAddress, id::AccountId},
+    policy::routing::{PlatformDefault, Scope, SenderGateways},
+    store::{
+        self,
+        account::ListedAccount,
+        gateway::{PointerScope, Set},
+    },
+};
+
+const PATH: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get(PATH, show), Route::post(PATH, save)]
+}
+
+/// The account that the path names. One that cannot be is not found, like one that is not there.
+struct OfAccount(AccountId);
+
+impl<S: Send + Sync> FromRequestParts<S> for OfAccount {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
+        let account = params.iter().find(|(name, _)| *name == "account").and_then(|(_, id)| id.parse().ok());
+        account.map(Self).ok_or(PageError::NotFound)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "outbound_gateway.html")]
+struct OutboundGateway {
+    console: Console,
+    field: GatewayField,
+    user_id: String,
+    name: String,
+    suspended: bool,
+    /// The list of accounts, from where the form was opened.
+    list: String,
+    /// What is asked about at each scope, nearest first.
+    steps: Vec<Step>,
+    /// Whether to ask for the deletion to be confirmed.
+    deleting: bool,
+    own: Option<ShownAddress>,
+    without_own: ShownRoute,
+}
+
+/// One scope that may decide where the user's mail goes.
+struct Step {
+    scope: &'static str,
+    /// Whose it is, where that has a name.
+    name: String,
+    /// `None`: nothing is set there, or the platform sends directly.
+    address: Option<ShownAddress>,
+    is_platform: bool,
+    applies: bool,
+}
+
+#[derive(Deserialize)]
+struct FormQuery {
+    #[serde(flatten)]
+    list: ListQuery,
+    delete: Option<String>,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    OfAccount(account): OfAccount,
+    Query(query): Query<FormQuery>,
+) -> Result<Response, PageError> {
+    page(&look(&app, &inside, account, &query).await?)
+}
+
+/// The page with what the store has.
+async fn look(
+    app: &App,
+    inside: &InOrganization,
+    account: AccountId,
+    query: &FormQuery,
+) -> Result<OutboundGateway, PageError> {
+    let organization = inside.access.organization();
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let Some(account) = store::account::by_id(&mut transaction, organization, account).await? else {
+        return Err(PageError::NotFound);
+    };
+    let may_save = inside.access.role.may_set_account_gateway();
+    let mut field = GatewayField::of(
+        &mut transaction,
+        organization,
+        account.gateways.user.as_ref(),
+        "Host name or IP address of the server that this user's mail leaves through. Leave empty for none.",
+        (!may_save).then_some("Your role reads only. An Administrator or a User Administrator may change this."),
+    )
+    .await?;
+    drop(transaction);
+    field.way_back = query.list.link_to_row(&inside.access.slug, account.id).build();
+    let default = &app.settings.platform_default;
+    let without_own = SenderGateways { user: None, ..account.gateways.clone() };
+    Ok(OutboundGateway {
+        console: Console::new(inside, mail_account_manager::LABEL),
+        list: field.way_back.clone(),
+        field,
+        user_id: wording::user_id(&account.user_id),
+        steps: steps(&account, default),
+        deleting: query.delete.is_some() && may_save && account.gateways.user.is_some(),
+        own: account.gateways.user.as_ref().map(ShownAddress::from),
+        without_own: ShownRoute::of(without_own, default),
+        suspended: account.suspended,
+        name: account.name,
+    })
+}
+
+fn steps(account: &ListedAccount, default: &PlatformDefault) -> Vec<Step> {
+    let decided = ShownRoute::of(account.gateways.clone(), default).set_by;
+    let step = |scope: Scope, title, name: String, address: Option<ShownAddress>| Step {
+        scope: title,
+        name,
+        address,
+        is_platform: scope == Scope::Platform,
+        applies: scope == decided,
+    };
+    let shown = |gateway: &Option<GatewayAddress>| gateway.as_ref().map(ShownAddress::from);
+    let platform = match default {
+        PlatformDefault::Mx => None,
+        PlatformDefault::Smarthost(address) => Some(address.into()),
+    };
+    vec![
+        step(Scope::User, "User", String::new(), shown(&account.gateways.user)),
+        step(Scope::Domain, "Domain", account.user_id.domain().to_unicode(), shown(&account.gateways.domain)),
+        step(Scope::Organization, "Organization", String::new(), shown(&account.gateways.organization)),
+        step(Scope::Platform, "Platform", String::new(), platform),
+    ]
+}
+
+async fn save(
+    State(app): State<App>,
+    inside: InOrganization,
+    OfAccount(account): OfAccount,
+    Query(query): Query<FormQuery>,
+    Form(form): Form<GatewayForm>,
+) -> Result<Response, PageError> {
+    if !inside.access.role.may_set_account_gateway() {
+        return Err(PageError::Forbidden(
+            "Your role reads only. Ask an Administrator or a User Administrator of your organization.",
+        ));
+    }
+    match form.parse(&app.settings.allowed_networks) {
+        Ok(address) => set(&app, &inside, account, &query.list, address.as_ref()).await,
+        Err(mistake) => again(&app, &inside, account, query, form, mistake).await,
+    }
+}
+
+async fn set(
+    app: &App,
+    inside: &InOrganization,
+    account: AccountId,
+    list: &ListQuery,
+    address: Option<&GatewayAddress>,
+) -> Result<Response, PageError> {
+    let access = &inside.access;
+    let transaction = app.store.begin(access).await?;
+    let link = list.link_to_row(&access.slug, account);
+    match store::gateway::set(transaction, &PointerScope::Account(account), address, &access.email).await? {
+        Set::NotFound => Err(PageError::NotFound),
+        Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
+        Set::Changed(committed) => {
+            status::wait_until_live(app, access, committed.revision).await?;
+            Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
+        }
+    }
+}
+
+async fn again(
+    app: &App,
+    inside: &InOrganization,
+    account: AccountId,
+    query: FormQuery,
+    form: GatewayForm,
+    mistake: GatewayMistake,
+) -> Result<Response, PageError> {
+    let mut look = look(app, inside, account, &FormQuery { delete: None, ..query }).await?;
+    look.field = look.field.again(form, mistake);
+    Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+}

@@ -1,0 +1,158 @@
+//! Outbound Mail Gateway: the gateway of all users, and who follows it.
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    App, Route,
+    console::Console,
+    error::{PageError, see_other},
+    form::{Form, Query},
+    gateway_form::{GatewayField, GatewayForm, GatewayMistake},
+    link::Link,
+    page,
+    session::InOrganization,
+    status::{self, Part, StatusLine},
+    wording::{self, ShownAddress, ShownRoute},
+};
+use crate::{
+    mail::{GatewayAddress, id::ChangeId},
+    policy::routing::SenderGateways,
+    store::{
+        self,
+        change::Subject,
+        domain::ListedDomain,
+        gateway::{PointerScope, Set},
+        organization::Summary,
+    },
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Outbound Mail Gateway";
+
+const PATH: &str = "/{organization}/web-mail-cloud/outbound-mail-gateway";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get(PATH, show), Route::post(PATH, save)]
+}
+
+/// How many mail domains with a gateway of their own are named before the rest are only counted.
+const NAMED_DOMAINS: usize = 5;
+
+#[derive(Template)]
+#[template(path = "outbound_mail_gateway.html")]
+struct OutboundMailGateway {
+    console: Console,
+    status: Option<StatusLine>,
+    field: GatewayField,
+    summary: Summary,
+    route: ShownRoute,
+    /// The first few mail domains with a gateway of their own.
+    domains: Vec<(String, ShownAddress)>,
+    more_domains: usize,
+}
+
+#[derive(Deserialize)]
+struct AfterSave {
+    change: Option<String>,
+    unchanged: Option<String>,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(after): Query<AfterSave>,
+) -> Result<Response, PageError> {
+    page(&look(&app, &inside, &after).await?)
+}
+
+/// The page with what the store has.
+async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<OutboundMailGateway, PageError> {
+    let organization = inside.access.organization();
+    let default = &app.settings.platform_default;
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let summary = store::organization::summary(&mut transaction, organization).await?;
+    let domains = store::domain::list(&mut transaction, organization).await?;
+    let mut status = after.unchanged.is_some().then(|| status::unchanged_organization(&summary));
+    if let Some(change) = after.change.as_deref().and_then(|change| change.parse::<ChangeId>().ok()) {
+        let key = organization.to_string();
+        let change = store::change::recent(&mut transaction, organization, change, Subject::Organization, &key).await?;
+        if let Some(change) = change {
+            let progress = store::change::progress(&mut transaction, change.revision).await?;
+            status = Some(status::of_organization(&change, &summary, default, &progress));
+        }
+    }
+    let read_only = (!inside.access.role.may_set_organization_gateway())
+        .then_some("Only an Administrator may change the gateway of all users. You can see it.");
+    let field = GatewayField::of(
+        &mut transaction,
+        organization,
+        summary.gateway.as_ref(),
+        "Host name or IP address of the server that all users' mail leaves through. Leave empty for none.",
+        read_only,
+    )
+    .await?;
+    drop(transaction);
+    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
+    let domains = with_gateway(&domains);
+    Ok(OutboundMailGateway {
+        console: Console::new(inside, LABEL),
+        status,
+        field,
+        route: ShownRoute::of(gateways, default),
+        summary,
+        more_domains: domains.len().saturating_sub(NAMED_DOMAINS),
+        domains: domains.into_iter().take(NAMED_DOMAINS).collect(),
+    })
+}
+
+fn with_gateway(domains: &[ListedDomain]) -> Vec<(String, ShownAddress)> {
+    let named = |domain: &ListedDomain| Some((domain.name.to_unicode(), domain.gateway.as_ref()?.into()));
+    domains.iter().filter_map(named).collect()
+}
+
+async fn save(
+    State(app): State<App>,
+    inside: InOrganization,
+    Form(form): Form<GatewayForm>,
+) -> Result<Response, PageError> {
+    if !inside.access.role.may_set_organization_gateway() {
+        return Err(PageError::Forbidden(
+            "Only an Administrator may change the gateway of all users. Ask one of your organization.",
+        ));
+    }
+    match form.parse(&app.settings.allowed_networks) {
+        Ok(address) => set(&app, &inside, address.as_ref()).await,
+        Err(mistake) => again(&app, &inside, form, mistake).await,
+    }
+}
+
+async fn set(app: &App, inside: &InOrganization, address: Option<&GatewayAddress>) -> Result<Response, PageError> {
+    let access = &inside.access;
+    let transaction = app.store.begin(access).await?;
+    let link = Link::to(format!("/{}/web-mail-cloud/outbound-mail-gateway", access.slug));
+    match store::gateway::set(transaction, &PointerScope::Organization, address, &access.email).await? {
+        Set::NotFound => Err(PageError::NotFound),
+        Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
+        Set::Changed(committed) => {
+            status::wait_until_live(app, access, committed.revision).await?;
+            Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
+        }
+    }
+}
+
+async fn again(
+    app: &App,
+    inside: &InOrganization,
+    form: GatewayForm,
+    mistake: GatewayMistake,
+) -> Result<Response, PageError> {
+    let mut look = look(app, inside, &AfterSave { change: None, unchanged: None }).await?;
+    look.field = look.field.again(form, mistake);
+    Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+}

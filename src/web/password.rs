@@ -1,0 +1,93 @@
+//! Administrators' passwords: hashed with argon2id off the async threads, never more at once than
+//! there are cores. Used by sign-in, and by the operator's commands for a new hash.
+
+use std::{sync::Arc, time::Duration};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use tokio::sync::Semaphore;
+
+/// In bytes. More is refused before any work is done for it.
+pub const MAXIMUM_LENGTH: usize = 1024;
+
+/// How long a sign-in waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many sign-ins wait for each core before further ones are turned away at once.
+const WAITING_PER_CORE: usize = 16;
+
+/// Why a password was not hashed.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    #[error("the password is longer than {MAXIMUM_LENGTH} bytes")]
+    TooLong,
+    #[error("the password could not be hashed: {0}")]
+    Hash(argon2::password_hash::Error),
+}
+
+/// A salted argon2id hash in PHC format, with 19 MiB, two passes and one lane (the OWASP figures,
+/// which are the defaults of the crate). Takes some 50 ms of one core: not for async threads.
+pub fn hash(password: &str) -> Result<String, PasswordError> {
+    if password.len() > MAXIMUM_LENGTH {
+        return Err(PasswordError::TooLong);
+    }
+    Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).map_err(PasswordError::Hash)
+}
+
+/// Whether the hash was made from this password. Takes as long as [`hash`]; `false` for a hash
+/// that cannot be read.
+pub fn verify(password: &str, hash: &str) -> bool {
+    let Ok(hash) = PasswordHash::new(hash) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+}
+
+/// Too many sign-ins at once; nothing was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy;
+
+/// Where sign-ins wait for a core.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    cores: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    /// What a password is checked against when nobody has the address, so that the answer takes as long.
+    nobodys: Arc<str>,
+}
+
+impl Verifier {
+    /// One check per core at a time.
+    pub fn new() -> Result<Self, PasswordError> {
+        Self::with_cores(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// `cores` checks at a time.
+    pub fn with_cores(cores: usize) -> Result<Self, PasswordError> {
+        Ok(Self {
+            cores: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(cores * WAITING_PER_CORE)),
+            nobodys: hash("nobody's password")?.into(),
+        })
+    }
+
+    /// Whether `hash` was made from this password. Without a hash the same work is done, and the answer is no.
+    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Busy> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy)?;
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.cores).acquire_owned()).await;
+        let Ok(Ok(core)) = turn else { return Err(Busy) };
+        let nobodys = Arc::clone(&self.nobodys);
+        // The permits go along: work goes on although the client may have gone.
+        let checked = tokio::task::spawn_blocking(move || {
+            let _held = (place, core);
+            match hash {
+                Some(hash) => verify(&password, &hash),
+                None => {
+                    std::hint::black_box(verify(&password, &nobodys));
+                    false
+                }
+            }
+        });
+        checked.await.map_err(|_| Busy)
+    }
+}

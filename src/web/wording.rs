@@ -1,0 +1,102 @@
+//! Numbers, routes and moments in the words that pages use for them.
+
+use std::borrow::Borrow;
+
+use time::{OffsetDateTime, macros::format_description};
+
+use crate::{
+    mail::{GatewayAddress, Mailbox},
+    policy::routing::{NextHop, PlatformDefault, Route, Scope, SenderGateways, route},
+};
+
+// Templates pass references, everything else values.
+
+/// `1240` → `1,240`.
+pub fn number(count: impl Borrow<i64>) -> String {
+    let count = *count.borrow();
+    let digits = count.unsigned_abs().to_string();
+    let mut grouped = String::from(if count < 0 { "-" } else { "" });
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1 account`, `1,240 accounts`.
+pub fn counted(count: impl Borrow<i64>, one: &str, many: &str) -> String {
+    let count = *count.borrow();
+    format!("{} {}", number(count), if count == 1 { one } else { many })
+}
+
+/// A moment with its zone, to the minute: `23 November 2026, 14:02 UTC`.
+pub fn moment(moment: OffsetDateTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
+    moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+}
+
+/// A User ID for people: its domain in its own script.
+pub fn user_id(mailbox: &Mailbox) -> String {
+    format!("{}@{}", mailbox.local_part(), mailbox.domain().to_unicode())
+}
+
+/// A gateway address in the two parts that pages set apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownAddress {
+    pub host: String,
+    pub port: u16,
+}
+
+impl From<&GatewayAddress> for ShownAddress {
+    fn from(address: &GatewayAddress) -> Self {
+        Self { host: address.host().to_string(), port: address.port() }
+    }
+}
+
+/// Where mail goes, and which scope says so, ready to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownRoute {
+    /// `None`: directly to the recipients' servers.
+    pub address: Option<ShownAddress>,
+    pub set_by: Scope,
+}
+
+impl ShownRoute {
+    /// The same decision that the relay makes.
+    pub fn of(gateways: SenderGateways<GatewayAddress>, default: &PlatformDefault) -> Self {
+        let Route { next_hop, set_by } = route(gateways, default);
+        let address = match &next_hop {
+            NextHop::Gateway(address) | NextHop::Platform(PlatformDefault::Smarthost(address)) => Some(address.into()),
+            NextHop::Platform(PlatformDefault::Mx) => None,
+        };
+        Self { address, set_by }
+    }
+
+    /// The tag beside the address.
+    pub fn tag(&self) -> &'static str {
+        match self.set_by {
+            Scope::User => "own",
+            Scope::Domain => "domain",
+            Scope::Organization => "organization",
+            Scope::Platform => "platform",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (count, expected) in
+            [(0_i64, "0"), (999, "999"), (1240, "1,240"), (1_000_000, "1,000,000"), (-1240, "-1,240")]
+        {
+            assert_eq!(number(count), expected);
+        }
+        assert_eq!(counted(1_i64, "account", "accounts"), "1 account");
+        assert_eq!(counted(0_i64, "account", "accounts"), "0 accounts");
+    }
+}

@@ -1,0 +1,46 @@
+// Comfort for the pages, which all work without it.
+"use strict";
+
+// "/" goes to the search field, as long as nothing is being typed elsewhere.
+document.addEventListener("keydown", (event) => {
+  const search = document.querySelector("input[type=search]");
+  const typing = event.target.closest("input, textarea, select");
+  if (event.key === "/" && search && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    search.focus();
+    search.select();
+  }
+  if (event.key === "Escape") {
+    const menu = document.querySelector("details[open]");
+    if (menu) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  }
+});
+
+// A click outside closes the menu.
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details[open]")) {
+    if (!menu.contains(event.target)) {
+      menu.open = false;
+    }
+  }
+});
+
+// A second click on a button does not send a form twice. Coming back to the page allows it again.
+document.addEventListener("submit", (event) => {
+  if (event.target.dataset.sent) {
+    event.preventDefault();
+  } else if (event.target.method === "post") {
+    event.target.dataset.sent = "1";
+  }
+});
+addEventListener("pageshow", () => {
+  for (const form of document.forms) {
+    delete form.dataset.sent;
+  }
+});
+
+// What went wrong is read first, and fixed where the link leads.
+document.querySelector(".mistakes")?.focus();
