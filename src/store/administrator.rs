@@ -2,7 +2,7 @@
 
 use sqlx::{PgExecutor, PgPool};
 
-use super::{Result, WebStore};
+use super::{OrganizationTransaction, Result, WebStore, change::AuditEntry};
 use crate::{
     mail::{
         Mailbox,
@@ -46,7 +46,7 @@ pub async fn create(
     organization: OrganizationId,
     role: Role,
 ) -> Result<bool> {
-    let mut transaction = owner.begin().await?;
+    let mut transaction = OrganizationTransaction::begin(owner, organization).await?;
     let created = sqlx::query_scalar!(
         r#"
         insert into administrator (id, email, password_hash) values ($1, $2, $3)
@@ -71,7 +71,15 @@ pub async fn create(
     )
     .execute(&mut *transaction)
     .await?;
-    transaction.commit().await?;
+    let audit = AuditEntry {
+        actor: "operator".to_owned(),
+        action: "administrator.create",
+        subject: email.to_string(),
+        before: None,
+        after: Some(role.to_string()),
+    };
+    // No item: what relays route by is as it was.
+    transaction.commit_change(&[], audit).await?;
     Ok(created.is_some())
 }
 
