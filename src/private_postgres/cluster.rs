@@ -16,8 +16,8 @@ use super::{Binaries, server::Server, service_user::make_private_folder};
 
 /// The role that owns everything in the private cluster: its superuser.
 pub const OWNER: &str = "outgate";
-/// The one database in it.
-pub const DATABASE: &str = "outgate";
+/// The one database in it: what `initdb` makes.
+pub const DATABASE: &str = "postgres";
 
 /// The longest folder for a socket: the whole path ends at 107 bytes (103 on some systems), of which
 /// PostgreSQL needs 14 for `/.s.PGSQL.5432`.
@@ -44,9 +44,8 @@ impl PrivateCluster {
     /// One sentence that says what to do.
     pub fn start(data_dir: &Path, binaries: Option<&Path>) -> anyhow::Result<Self> {
         ensure!(!geteuid().is_root(), "PostgreSQL refuses to run as root.");
-        let user = User::from_uid(geteuid())?.ok_or_else(|| {
-            anyhow!("The user id {} has no entry in passwd: PostgreSQL cannot run as it.", geteuid())
-        })?;
+        let user = User::from_uid(geteuid())?
+            .ok_or_else(|| anyhow!("The user id {} has no entry in passwd: PostgreSQL cannot run as it.", geteuid()))?;
         make_private_folder(data_dir)?;
         let data_dir =
             fs::canonicalize(data_dir).with_context(|| format!("cannot enter the folder {}", data_dir.display()))?;
@@ -71,13 +70,13 @@ impl PrivateCluster {
     }
 
     fn join(mut self, users: &Path) -> anyhow::Result<Self> {
-        let _turn = self.take_turn()?;
+        let turn = self.take_turn()?;
         let users = open_lock(users)?;
         // At once: who takes it for itself alone holds the turn.
         users.lock_shared().context("cannot lock the data directory")?;
         self.users = Some(users);
-        self.server.initialize()?;
-        self.server.bring_up()?;
+        self.server.initialize(&turn)?;
+        self.server.bring_up(&turn)?;
         Ok(self)
     }
 
@@ -103,11 +102,11 @@ impl PrivateCluster {
         if self.server.is_ready() {
             return Ok(false);
         }
-        let _turn = self.take_turn()?;
+        let turn = self.take_turn()?;
         if self.server.is_ready() {
             return Ok(false);
         }
-        self.server.bring_up()?;
+        self.server.bring_up(&turn)?;
         Ok(true)
     }
 
@@ -119,10 +118,10 @@ impl PrivateCluster {
 
     fn leave(&mut self) -> anyhow::Result<()> {
         let Some(users) = self.users.take() else { return Ok(()) };
-        let _turn = self.take_turn()?;
+        let turn = self.take_turn()?;
         users.unlock()?;
         match users.try_lock() {
-            Ok(()) => self.server.stop(),
+            Ok(()) => self.server.stop(&turn),
             Err(_) => Ok(()),
         }
     }

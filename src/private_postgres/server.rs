@@ -4,9 +4,9 @@
 use std::{
     env,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    process::{self, Command, Output, Stdio},
+    process::{self, Command, Output},
     thread,
     time::{Duration, Instant},
 };
@@ -14,10 +14,7 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
-use super::{
-    Binaries,
-    cluster::{DATABASE, OWNER},
-};
+use super::{Binaries, cluster::OWNER};
 use crate::store::roles;
 
 /// How long a start may take, recovery after a crash included.
@@ -60,9 +57,9 @@ impl Server {
         }
     }
 
-    /// Makes the cluster and its database where there is none yet. It gets its final name last, so
-    /// that a start which is killed half-way leaves nothing that looks finished.
-    pub fn initialize(&self) -> anyhow::Result<()> {
+    /// Makes the cluster where there is none yet. It gets its final name last, so that a start which is
+    /// killed half-way leaves nothing that looks finished.
+    pub fn initialize(&self, turn: &File) -> anyhow::Result<()> {
         if Self::made_by(&self.folder)?.is_some() {
             return Ok(());
         }
@@ -70,8 +67,7 @@ impl Server {
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
         }
-        self.initdb(&unfinished)?;
-        self.create_database(&unfinished)?;
+        self.initdb(&unfinished, turn)?;
         fs::rename(&unfinished, &self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
         if let Some(parent) = self.folder.parent() {
             File::open(parent).and_then(|parent| parent.sync_all())?;
@@ -79,11 +75,11 @@ impl Server {
         Ok(())
     }
 
-    fn initdb(&self, folder: &Path) -> anyhow::Result<()> {
+    fn initdb(&self, folder: &Path, turn: &File) -> anyhow::Result<()> {
         // Not every C library knows C.UTF-8, by which letters beyond ASCII have upper and lower case.
         for locale in ["C.UTF-8", "C"] {
             let output = self
-                .command("initdb")
+                .command("initdb", turn)?
                 .args(["--username", OWNER, "--encoding=UTF8", "--auth=peer", "--data-checksums", "--no-instructions"])
                 .args(["--locale", locale, "--pgdata"])
                 .arg(folder)
@@ -94,41 +90,15 @@ impl Server {
             }
             let reason = String::from_utf8_lossy(&output.stderr);
             if locale == "C" || !reason.contains("invalid locale name") {
-                bail!("PostgreSQL's initdb failed: {}.", last_line(&reason));
+                bail!("PostgreSQL's initdb failed: {}.", error_line(&reason));
             }
         }
         Ok(())
     }
 
-    /// In single-user mode, for which the server's own program suffices: no client has to be installed.
-    fn create_database(&self, folder: &Path) -> anyhow::Result<()> {
-        let mut single = self
-            .command("postgres")
-            .args(["--single", "-D"])
-            .arg(folder)
-            .arg("template1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run postgres")?;
-        if let Some(mut input) = single.stdin.take() {
-            input.write_all(format!("create database {DATABASE}\n").as_bytes())?;
-        }
-        let output = single.wait_with_output()?;
-        let reason = String::from_utf8_lossy(&output.stderr);
-        // It ends well even if a statement did not.
-        ensure!(
-            output.status.success() && !reason.contains("ERROR:"),
-            "PostgreSQL could not make the database {DATABASE}: {}.",
-            last_line(&reason)
-        );
-        Ok(())
-    }
-
     /// Returns once the server takes connections, started here or found running. Whoever calls holds
     /// the cluster's turn, so nobody else of ours starts or stops it meanwhile.
-    pub fn bring_up(&self) -> anyhow::Result<()> {
+    pub fn bring_up(&self, turn: &File) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match self.state()? {
@@ -142,10 +112,10 @@ impl Server {
                         self.log.display()
                     )
                 }
-                State::Stopped => return self.launch(),
+                State::Stopped => return self.launch(turn),
                 State::StoppedAndMistakable => {
                     self.disown_process_id()?;
-                    return self.launch();
+                    return self.launch(turn);
                 }
             }
         }
@@ -202,11 +172,12 @@ impl Server {
         self.folder.join("postmaster.pid")
     }
 
-    fn launch(&self) -> anyhow::Result<()> {
+    fn launch(&self, turn: &File) -> anyhow::Result<()> {
         self.write_access_rules()?;
+        self.remove_socket_lock()?;
         self.put_large_log_aside()?;
         let output = self
-            .command("pg_ctl")
+            .command("pg_ctl", turn)?
             .args(["start", "--silent", "--wait", "--timeout"])
             .arg(START_TIMEOUT.as_secs().to_string())
             .arg("--pgdata")
@@ -258,6 +229,18 @@ impl Server {
         write("pg_ident.conf", mapped(&self.user).concat() + &mapped("root").concat())
     }
 
+    /// A killed server's lock on its socket names a process id too, which may be another program's by now. The folder
+    /// is ours alone and no server of ours runs.
+    fn remove_socket_lock(&self) -> anyhow::Result<()> {
+        let lock = self.socket_folder.join(".s.PGSQL.5432.lock");
+        match fs::remove_file(&lock) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                bail!("cannot remove {}: {error}", lock.display())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn put_large_log_aside(&self) -> anyhow::Result<()> {
         match fs::metadata(&self.log) {
             Ok(log) if log.len() > LOG_LIMIT => Ok(fs::rename(&self.log, self.log.with_extension("log.old"))?),
@@ -266,12 +249,12 @@ impl Server {
     }
 
     /// Lets running statements be cancelled and everything be written; returns when it is down.
-    pub fn stop(&self) -> anyhow::Result<()> {
+    pub fn stop(&self, turn: &File) -> anyhow::Result<()> {
         if matches!(self.state()?, State::Stopped | State::StoppedAndMistakable) {
             return Ok(());
         }
         let output = self
-            .command("pg_ctl")
+            .command("pg_ctl", turn)?
             .args(["stop", "--silent", "--wait", "--mode=fast", "--timeout=120", "--pgdata"])
             .arg(&self.folder)
             .output()
@@ -286,22 +269,25 @@ impl Server {
         let fatal = log.lines().rev().find_map(|line| line.split_once("FATAL:"));
         match fatal {
             Some((_, fatal)) => fatal.trim().to_owned(),
-            None => last_line(&String::from_utf8_lossy(&output.stderr)).to_owned(),
+            None => error_line(&String::from_utf8_lossy(&output.stderr)).to_owned(),
         }
     }
 
     /// A program of PostgreSQL, in a folder that its user can enter, undisturbed by settings meant for
     /// other servers (`PGPORT`, `PGDATA`, …).
-    fn command(&self, program: &str) -> Command {
+    ///
+    /// Its standard input is the turn's lock: if this process is killed, the turn ends with that
+    /// program, and whoever comes next waits for it instead of working against it.
+    fn command(&self, program: &str, turn: &File) -> anyhow::Result<Command> {
         let mut command = Command::new(self.binaries.program(program));
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
-        command.env("LC_ALL", "C").stdin(Stdio::null());
+        command.env("LC_ALL", "C").stdin(turn.try_clone()?);
         if let Some(parent) = self.folder.parent() {
             command.current_dir(parent);
         }
-        command
+        Ok(command)
     }
 }
 
@@ -315,6 +301,10 @@ fn tail(file: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn last_line(text: &str) -> &str {
-    text.trim_end().lines().next_back().unwrap_or("it gave no reason").trim().trim_end_matches('.')
+/// The line that says what went wrong, without what a program says about tidying up after it.
+fn error_line(text: &str) -> &str {
+    let mut lines = text.trim_end().lines();
+    let last = lines.clone().next_back().unwrap_or("it gave no reason");
+    let line = lines.find_map(|line| line.split_once("error: ")).map_or(last, |(_, error)| error);
+    line.trim().trim_end_matches('.')
 }
