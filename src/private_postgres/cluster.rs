@@ -50,6 +50,11 @@ impl PrivateCluster {
         let data_dir =
             fs::canonicalize(data_dir).with_context(|| format!("cannot enter the folder {}", data_dir.display()))?;
         ensure!(
+            fs::metadata(&data_dir)?.uid() == geteuid().as_raw(),
+            "The data directory {} belongs to another user: run as that user or as root, or set OUTGATE_DATA_DIR.",
+            data_dir.display()
+        );
+        ensure!(
             data_dir.to_str().is_some_and(|path| !path.contains(['"', '$', '`', '\\', '\n'])),
             "The data directory {} has a character in its path that PostgreSQL's own scripts cannot bear: choose another.",
             data_dir.display()
