@@ -1,1 +1,451 @@
-//! Settings.
+//! The settings: flags, then environment, then the default. Read by `main`, which passes on what each part
+//! needs; nothing below `main` reads a setting by itself.
+
+use std::{
+    env, fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{anyhow, ensure};
+use clap::{
+    ArgAction, Args, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use ipnet::IpNet;
+use nix::unistd::{geteuid, gethostname};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::{mail::DomainName, policy::routing::PlatformDefault};
+
+/// Where the store is. Every subcommand finds it the same way.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreSettings {
+    /// PostgreSQL to use, as the owner of the database; without it a private one runs in the data directory
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = database_url)]
+    pub database_url: Option<PgConnectOptions>,
+    /// The same database as the role of the pages, which owns nothing
+    #[arg(long, env = "OUTGATE_WEB_DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = database_url)]
+    pub web_database_url: Option<PgConnectOptions>,
+    /// The same database as the role of the relay, which owns nothing
+    #[arg(long, env = "OUTGATE_RELAY_DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = database_url)]
+    pub relay_database_url: Option<PgConnectOptions>,
+    /// Where the private PostgreSQL and large messages are kept [default: ./outgate-data; as root /var/lib/outgate]
+    #[arg(long, env = "OUTGATE_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// The folder with PostgreSQL's initdb, pg_ctl and postgres, if they are not found by themselves
+    #[arg(long, env = "OUTGATE_PG_BIN", value_name = "FOLDER")]
+    pub pg_bin: Option<PathBuf>,
+}
+
+impl StoreSettings {
+    /// The data directory as an absolute path.
+    ///
+    /// # Errors
+    /// If it is relative and there is no current directory to start from.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        let by_default = if geteuid().is_root() { "/var/lib/outgate" } else { "outgate-data" };
+        let folder = self.data_dir.as_deref().unwrap_or(Path::new(by_default));
+        ensure!(!folder.as_os_str().is_empty(), "OUTGATE_DATA_DIR is empty: name a folder.");
+        std::path::absolute(folder)
+            .map_err(|error| anyhow!("OUTGATE_DATA_DIR is {}, which leads nowhere: {error}.", folder.display()))
+    }
+}
+
+/// What the pages and the relay must agree on.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Platform")]
+pub struct PlatformSettings {
+    /// Where mail goes if no gateway is set: mx (directly to the recipients' servers) or the address of a server
+    #[arg(long, env = "OUTGATE_DEFAULT_ROUTE", value_name = "ROUTE", value_parser = default_route)]
+    pub default_route: Option<PlatformDefault>,
+    /// Private networks that every organization's gateways may be in, separated by commas [default: none]
+    #[arg(
+        long,
+        env = "OUTGATE_ALLOWED_GATEWAY_NETWORKS",
+        value_name = "NETWORKS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub allowed_gateway_networks: Networks,
+}
+
+impl PlatformSettings {
+    /// The operator's choice, which has no default: a wrong guess would send mail past an archive or a screen.
+    ///
+    /// # Errors
+    /// If it was not made.
+    pub fn required_default_route(&self) -> anyhow::Result<PlatformDefault> {
+        self.default_route.clone().ok_or_else(|| {
+            anyhow!(
+                "OUTGATE_DEFAULT_ROUTE is not set: set it to mx, to send mail without a gateway directly to the \
+                 recipients' servers, or to the address of the server that shall take it, such as mail.example.com."
+            )
+        })
+    }
+}
+
+/// The admin pages.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pages")]
+pub struct WebSettings {
+    /// Where the pages are served
+    #[arg(long, env = "OUTGATE_HTTP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = listener)]
+    pub http_listen: SocketAddr,
+    /// How browsers reach the pages, such as https://outgate.example.com [default: http:// and the listening address]
+    #[arg(long, env = "OUTGATE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
+    /// Networks of the proxies in front of the pages, whose word on the client's address counts [default: none]
+    #[arg(
+        long,
+        env = "OUTGATE_TRUSTED_PROXIES",
+        value_name = "NETWORKS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub trusted_proxies: Networks,
+}
+
+impl WebSettings {
+    /// As set, else where the pages are served.
+    pub fn public_url(&self) -> PublicUrl {
+        self.public_url.clone().unwrap_or_else(|| PublicUrl::of_listener(self.http_listen))
+    }
+}
+
+/// The relay.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Relay")]
+pub struct RelaySettings {
+    /// Where mail is accepted; several addresses are separated by commas
+    #[arg(long, env = "OUTGATE_SMTP_LISTEN", value_name = "ADDRESSES", default_value = "127.0.0.1:2525")]
+    pub smtp_listen: Listeners,
+    /// The name that the relay gives itself in SMTP [default: this machine's]
+    #[arg(long, env = "OUTGATE_HOSTNAME", value_name = "NAME")]
+    pub hostname: Option<DomainName>,
+    /// The name under which administrators see this relay; no two may share one [default: the host name]
+    #[arg(long, env = "OUTGATE_RELAY_NAME", value_name = "NAME", value_parser = relay_name)]
+    pub relay_name: Option<String>,
+    /// Networks whose mail servers may submit for every organization without signing in, separated by commas
+    #[arg(long, env = "OUTGATE_TRUSTED_NETWORKS", value_name = "NETWORKS", default_value = "127.0.0.0/8,::1/128")]
+    pub trusted_networks: Networks,
+    /// on: hand over to the gateway while the client waits; off: commit everything to the queue first
+    #[arg(long, env = "OUTGATE_HANDOVER", value_name = "ON|OFF", default_value = "on", action = ArgAction::Set, value_parser = on_or_off)]
+    pub handover: bool,
+    /// How long the client may wait for the gateway's answer before the message is queued
+    #[arg(long, env = "OUTGATE_HANDOVER_WAIT", value_name = "TIME", default_value = "20s", value_parser = duration)]
+    pub handover_wait: Duration,
+    /// How long a relay that cannot reach the store goes on with what it knows
+    #[arg(long, env = "OUTGATE_MAX_STALENESS", value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_staleness: Duration,
+}
+
+impl RelaySettings {
+    /// The relay's own name, for greeting, EHLO and `Received`.
+    ///
+    /// # Errors
+    /// If none is set and this machine's own is not a host name.
+    pub fn hostname(&self) -> anyhow::Result<DomainName> {
+        if let Some(name) = &self.hostname {
+            return Ok(name.clone());
+        }
+        let own = gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        own.parse().map_err(|_| {
+            anyhow!("OUTGATE_HOSTNAME is not set, and this machine's own name “{own}” is not a host name: set it.")
+        })
+    }
+
+    /// The name that administrators see, given the relay's own name.
+    pub fn relay_name(&self, hostname: &DomainName) -> String {
+        self.relay_name.clone().unwrap_or_else(|| hostname.to_string())
+    }
+}
+
+/// Networks, written `10.0.0.0/8,2001:db8::/32`; a single address counts as a network of one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(pub Vec<IpNet>);
+
+impl Networks {
+    pub fn contain(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+}
+
+impl FromStr for Networks {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        items(typed).map(network).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn network(typed: &str) -> Result<IpNet, String> {
+    let parsed = typed.parse::<IpNet>().ok().or_else(|| typed.parse::<IpAddr>().ok().map(IpNet::from));
+    parsed.map(|network| network.trunc()).ok_or_else(|| format!("“{typed}” is not a network: write it as 10.0.0.0/8."))
+}
+
+/// Addresses to listen on, written `127.0.0.1:2525,[::1]:2525`; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listeners(pub Vec<SocketAddr>);
+
+impl FromStr for Listeners {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        let listeners: Vec<SocketAddr> = items(typed).map(listener).collect::<Result<_, _>>()?;
+        if listeners.is_empty() { Err(no_listener(typed)) } else { Ok(Self(listeners)) }
+    }
+}
+
+fn items(typed: &str) -> impl Iterator<Item = &str> {
+    typed.split([',', ' ']).filter(|item| !item.is_empty())
+}
+
+fn listener(typed: &str) -> Result<SocketAddr, String> {
+    typed.trim().parse().map_err(|_| no_listener(typed))
+}
+
+fn no_listener(typed: &str) -> String {
+    format!("“{typed}” is not an address to listen on: write an IP address and a port, such as 127.0.0.1:2525.")
+}
+
+/// How browsers reach the pages: scheme, host and port, nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// Without a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn of_listener(listener: SocketAddr) -> Self {
+        let ip = match listener.ip() {
+            // One cannot go to “every address of this machine”.
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        Self(format!("http://{}", SocketAddr::new(ip, listener.port())))
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        let mistake = || {
+            format!(
+                "“{typed}” is not the URL of a server: write scheme and host only, such as https://outgate.example.com."
+            )
+        };
+        let url: hyper::Uri = typed.trim().parse().map_err(|_| mistake())?;
+        let (Some(scheme @ ("http" | "https")), Some(authority)) = (url.scheme_str(), url.authority()) else {
+            return Err(mistake());
+        };
+        let only_a_server = url.path() == "/" && url.query().is_none() && !authority.as_str().contains('@');
+        if only_a_server && !authority.host().is_empty() {
+            Ok(Self(format!("{scheme}://{}", authority.as_str().to_ascii_lowercase())))
+        } else {
+            Err(mistake())
+        }
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What was typed is not repeated: there may be a password in it.
+fn database_url(typed: &str) -> Result<PgConnectOptions, String> {
+    let mistake = "this is not the URL of a PostgreSQL database: write it as postgres://user:password@host/database.";
+    if !typed.starts_with("postgres://") && !typed.starts_with("postgresql://") {
+        return Err(mistake.to_owned());
+    }
+    typed.parse().map_err(|_| mistake.to_owned())
+}
+
+fn default_route(typed: &str) -> Result<PlatformDefault, String> {
+    if typed.trim().eq_ignore_ascii_case("mx") {
+        return Ok(PlatformDefault::Mx);
+    }
+    typed.parse().map(PlatformDefault::Smarthost).map_err(|mistake| format!("{mistake} Or write mx."))
+}
+
+fn relay_name(typed: &str) -> Result<String, String> {
+    let name = typed.trim();
+    let printable = !name.is_empty() && name.len() <= 100 && !name.chars().any(char::is_control);
+    if printable { Ok(name.to_owned()) } else { Err(format!("“{typed}” is not a name: use up to 100 characters.")) }
+}
+
+fn on_or_off(typed: &str) -> Result<bool, String> {
+    match typed.trim() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("“{typed}” is neither on nor off.")),
+    }
+}
+
+/// `20` and `20s` are seconds; `m`, `h` and `d` are minutes, hours and days. Zero is no time.
+fn duration(typed: &str) -> Result<Duration, String> {
+    let mistake = || format!("“{typed}” is not a length of time: write 20s, 5m, 24h or 7d.");
+    let trimmed = typed.trim();
+    let digits = trimmed.find(|character: char| !character.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| mistake())?;
+    let seconds = match unit.trim_start() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(mistake()),
+    };
+    match number.checked_mul(seconds) {
+        None | Some(0) => Err(mistake()),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+/// One sentence for a wrong value, which names the setting as whoever made it knows it: by its flag if that was
+/// used, by its variable otherwise. `None` for everything else that the command line can be wrong in.
+pub fn wrong_setting(error: &clap::Error, command: &Command) -> Option<String> {
+    if error.kind() != ErrorKind::ValueValidation {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let reason = std::error::Error::source(error)?;
+    let flag = argument.split(' ').next()?;
+    let flag_was_used = env::args().any(|used| used.split('=').next() == Some(flag));
+    let variable = variable_of(command, flag).filter(|_| !flag_was_used);
+    Some(format!("{}: {reason}", variable.as_deref().unwrap_or(flag)))
+}
+
+fn variable_of(command: &Command, flag: &str) -> Option<String> {
+    let own =
+        command.get_arguments().find(|own| own.get_long() == flag.strip_prefix("--")).and_then(|own| own.get_env());
+    own.map(|name| name.to_string_lossy().into_owned())
+        .or_else(|| command.get_subcommands().find_map(|subcommand| variable_of(subcommand, flag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct All {
+        #[command(flatten)]
+        store: StoreSettings,
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(flatten)]
+        web: WebSettings,
+        #[command(flatten)]
+        relay: RelaySettings,
+    }
+
+    fn with(flags: &[&str]) -> Result<All, String> {
+        let all = All::try_parse_from([&["outgate"], flags].concat());
+        all.map_err(|error| wrong_setting(&error, &All::command()).unwrap_or_else(|| error.to_string()))
+    }
+
+    #[test]
+    fn without_any_setting_everything_listens_on_loopback_only() {
+        let all = with(&[]).unwrap();
+        assert_eq!(all.web.http_listen, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(all.web.public_url().as_str(), "http://127.0.0.1:8080");
+        assert_eq!(all.relay.smtp_listen.0, ["127.0.0.1:2525".parse().unwrap()]);
+        assert!(all.relay.trusted_networks.contain("127.9.9.9".parse().unwrap()));
+        assert!(all.relay.trusted_networks.contain("::1".parse().unwrap()));
+        assert!(all.relay.trusted_networks.contain("::ffff:127.0.0.1".parse().unwrap()));
+        assert!(!all.relay.trusted_networks.contain("192.0.2.1".parse().unwrap()));
+        assert!(all.platform.allowed_gateway_networks.0.is_empty());
+        assert!(all.relay.handover);
+        assert_eq!(all.relay.handover_wait, Duration::from_secs(20));
+        assert_eq!(all.relay.max_staleness, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn the_default_route_has_no_default() {
+        let unset = with(&[]).unwrap().platform.required_default_route().unwrap_err().to_string();
+        assert!(unset.starts_with("OUTGATE_DEFAULT_ROUTE is not set"), "{unset}");
+        let route = |typed| with(&["--default-route", typed]).unwrap().platform.required_default_route().unwrap();
+        assert_eq!(route("mx"), PlatformDefault::Mx);
+        assert_eq!(route("MX"), PlatformDefault::Mx);
+        assert_eq!(route("Mail.Example.com:587"), PlatformDefault::Smarthost("mail.example.com:587".parse().unwrap()));
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas_or_blanks_and_may_be_empty() {
+        let networks = |typed| with(&["--trusted-networks", typed]).unwrap().relay.trusted_networks.0;
+        assert_eq!(networks(""), []);
+        assert_eq!(
+            networks("10.1.2.3/8, 2001:db8::7"),
+            ["10.0.0.0/8".parse().unwrap(), "2001:db8::7/128".parse().unwrap()]
+        );
+        let listeners = with(&["--smtp-listen", "127.0.0.1:25,[::1]:25"]).unwrap().relay.smtp_listen.0;
+        assert_eq!(listeners, ["127.0.0.1:25".parse().unwrap(), "[::1]:25".parse().unwrap()]);
+    }
+
+    #[test]
+    fn lengths_of_time_have_a_unit_or_are_seconds() {
+        let wait = |typed| with(&["--handover-wait", typed]).unwrap().relay.handover_wait.as_secs();
+        assert_eq!([wait("20"), wait("20s"), wait("1m"), wait("24h"), wait("7d")], [20, 20, 60, 86_400, 604_800]);
+    }
+
+    #[test]
+    fn the_public_url_is_a_server_and_nothing_more() {
+        let url = |typed| with(&["--public-url", typed]).unwrap().web.public_url().to_string();
+        assert_eq!(url("https://Outgate.Example.com/"), "https://outgate.example.com");
+        assert_eq!(url("http://192.0.2.7:8080"), "http://192.0.2.7:8080");
+        assert_eq!(url("https://[2001:db8::7]:8443"), "https://[2001:db8::7]:8443");
+        let everywhere = with(&["--http-listen", "0.0.0.0:9000"]).unwrap();
+        assert_eq!(everywhere.web.public_url().as_str(), "http://127.0.0.1:9000");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_in_one_sentence() {
+        for (flag, value, reason) in [
+            ("--database-url", "mysql://root:secret@db/x", "not the URL of a PostgreSQL database"),
+            ("--web-database-url", "db", "not the URL of a PostgreSQL database"),
+            ("--relay-database-url", "postgres://u:secret@h:port/x", "not the URL of a PostgreSQL database"),
+            ("--default-route", "a b", "contains a blank"),
+            ("--allowed-gateway-networks", "10.0.0.0/33", "“10.0.0.0/33” is not a network"),
+            ("--http-listen", "8080", "“8080” is not an address to listen on"),
+            ("--http-listen", "localhost:8080", "is not an address to listen on"),
+            ("--public-url", "outgate.example.com", "is not the URL of a server"),
+            ("--public-url", "ftp://outgate.example.com", "is not the URL of a server"),
+            ("--public-url", "https://outgate.example.com/admin", "is not the URL of a server"),
+            ("--public-url", "https://ann@outgate.example.com", "is not the URL of a server"),
+            ("--trusted-proxies", "proxy.example.com", "“proxy.example.com” is not a network"),
+            ("--smtp-listen", "127.0.0.1:2525,25", "“25” is not an address to listen on"),
+            ("--smtp-listen", "", "is not an address to listen on"),
+            ("--hostname", "mail_1", "is not a domain name"),
+            ("--relay-name", " ", "is not a name"),
+            ("--trusted-networks", "all", "“all” is not a network"),
+            ("--handover", "yes", "“yes” is neither on nor off"),
+            ("--handover-wait", "20x", "“20x” is not a length of time"),
+            ("--handover-wait", "0", "“0” is not a length of time"),
+            ("--handover-wait", "-1s", "is not a length of time"),
+            ("--max-staleness", "99999999999999999999d", "is not a length of time"),
+        ] {
+            let variable = match flag {
+                "--database-url" => "DATABASE_URL".to_owned(),
+                flag => format!("OUTGATE_{}", flag[2..].replace('-', "_").to_uppercase()),
+            };
+            let said = with(&[&format!("{flag}={value}")]).unwrap_err();
+            assert!(said.starts_with(&format!("{variable}: ")), "{flag} {value}: {said}");
+            assert!(said.contains(reason), "{flag} {value}: {said}");
+            assert!(!said.contains("secret") && !said.contains('\n'), "{flag} {value}: {said}");
+        }
+    }
+}
