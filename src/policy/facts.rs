@@ -1,7 +1,10 @@
 //! The facts that routing decides from, held in memory: by the relay for all tenants, by
 //! `outgate route explain` for one sender. A look-up costs the same however many accounts there are.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     routing::{PlatformDefault, Route, SenderGateways, route},
@@ -108,6 +111,12 @@ impl RoutingFacts {
 
     pub fn set_address(&mut self, address: &str, account: Option<AccountId>) {
         replace(&mut self.addresses, address.into(), account);
+    }
+
+    /// Forgets every address of these accounts, by looking at all addresses: only for the rare
+    /// change that does not say which addresses it took away.
+    pub fn forget_addresses_of(&mut self, accounts: &HashSet<AccountId>) {
+        self.addresses.retain(|_, account| !accounts.contains(account));
     }
 
     /// The account that has exactly this address.

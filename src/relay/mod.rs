@@ -2,5 +2,8 @@
 //! administrators chose, or queues it. Knows nothing of pages.
 
 pub mod demonstration_gateway;
+pub mod follow;
 pub mod message;
 pub mod routing_table;
+pub mod settings;
+pub mod submission;

@@ -1,10 +1,19 @@
 //! The routing facts of all tenants in memory, shared by every session and every attempt.
+//! [`follow`](super::follow) keeps them as the store has them.
 
-use std::sync::{PoisonError, RwLock};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
-use crate::policy::{
-    facts::{Decision, RoutingFacts},
-    routing::PlatformDefault,
+use tokio::sync::watch;
+
+use crate::{
+    mail::id::Revision,
+    policy::{
+        facts::{Decision, RoutingFacts},
+        routing::PlatformDefault,
+    },
 };
 
 /// What every route is decided from. A decision made after [`change`](Self::change) returned
@@ -14,11 +23,47 @@ pub struct RoutingTable {
     /// A std lock: it is held for look-ups of nanoseconds, never across an await.
     facts: RwLock<RoutingFacts>,
     default: PlatformDefault,
+    /// How old the facts are; for who only reads the clock of it, apart from the facts.
+    age: RwLock<Age>,
+    /// The revision that the facts are of; none before they were loaded.
+    applied: watch::Sender<Option<Revision>>,
+    max_staleness: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Age {
+    NotLoaded,
+    /// The facts are given and follow nothing.
+    Fixed,
+    /// When the store last said that nothing newer is known.
+    Following(Instant),
+}
+
+/// Whether the facts may be used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knowledge {
+    /// The relay has started and not yet reached the store.
+    NotLoaded,
+    Usable,
+    /// The store has been out of reach for longer than the operator allows.
+    Stale,
 }
 
 impl RoutingTable {
+    /// Facts that are complete and follow nothing.
     pub fn new(facts: RoutingFacts, default: PlatformDefault) -> Self {
-        Self { facts: RwLock::new(facts), default }
+        Self { facts: RwLock::new(facts), age: RwLock::new(Age::Fixed), ..Self::following(default, Duration::MAX) }
+    }
+
+    /// Without facts yet; those to come may be used for `max_staleness` after the store was last heard.
+    pub fn following(default: PlatformDefault, max_staleness: Duration) -> Self {
+        Self {
+            facts: RwLock::default(),
+            default,
+            age: RwLock::new(Age::NotLoaded),
+            applied: watch::Sender::new(None),
+            max_staleness,
+        }
     }
 
     /// Where mail of this sender goes now.
@@ -29,5 +74,25 @@ impl RoutingTable {
     /// Changes facts, all at once for every reader.
     pub fn change(&self, apply: impl FnOnce(&mut RoutingFacts)) {
         apply(&mut self.facts.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes that the facts were those of `revision` at `at`, and that the store had nothing newer then.
+    pub fn is_current(&self, revision: Revision, at: Instant) {
+        *self.age.write().unwrap_or_else(PoisonError::into_inner) = Age::Following(at);
+        self.applied.send_if_modified(|applied| applied.replace(revision) != Some(revision));
+    }
+
+    /// The revision that the facts are of, as it changes.
+    pub fn applied(&self) -> watch::Receiver<Option<Revision>> {
+        self.applied.subscribe()
+    }
+
+    /// Whether a decision made at `now` may be used.
+    pub fn knowledge(&self, now: Instant) -> Knowledge {
+        match *self.age.read().unwrap_or_else(PoisonError::into_inner) {
+            Age::NotLoaded => Knowledge::NotLoaded,
+            Age::Following(at) if now.saturating_duration_since(at) > self.max_staleness => Knowledge::Stale,
+            Age::Fixed | Age::Following(_) => Knowledge::Usable,
+        }
     }
 }

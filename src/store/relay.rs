@@ -1,1 +1,129 @@
-//! (to be written)
+//! Relays: who signed on, what each has confirmed, and the lock that keeps two running relays
+//! from having one name.
+
+use sqlx::PgExecutor;
+use time::OffsetDateTime;
+
+use super::Result;
+use crate::mail::id::{RelayId, Revision};
+
+/// A relay as pages and `outgate relay list` show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    pub name: String,
+    pub confirmed: Revision,
+    pub last_seen_at: OffsetDateTime,
+    pub signed_off_at: Option<OffsetDateTime>,
+    /// Has not signed off, and was not heard from for 60 seconds.
+    pub silent: bool,
+}
+
+/// How far a revision is live. Every relay that has not signed off counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    pub relays: u32,
+    /// How many of them have confirmed the revision or a later one.
+    pub confirmed: u32,
+    /// How many of them were not heard from for 60 seconds.
+    pub silent: u32,
+}
+
+/// Takes the name for as long as the connection lives; false if another running relay has it.
+pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> {
+    sqlx::query_scalar!(r#"select pg_try_advisory_lock(hashtextextended('outgate relay ' || $1, 0)) as "taken!""#, name)
+        .fetch_one(db)
+        .await
+}
+
+/// Signs on under a name, with what the relay has applied so far. A relay that was here before
+/// under that name gets its former id back, and with it the mail that it had leased; else `new` is its id.
+pub async fn sign_on(db: impl PgExecutor<'_>, name: &str, new: RelayId, applied: Revision) -> Result<RelayId> {
+    sqlx::query_scalar!(
+        r#"
+        insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), $3)
+        on conflict (name) do update
+        set started_at = now(), last_seen_at = now(), confirmed_revision = $3, signed_off_at = null
+        returning id as "id: RelayId"
+        "#,
+        new as RelayId,
+        name,
+        applied as Revision,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Says that no new attempt of this relay uses facts older than `revision`. False if the operator
+/// has forgotten the relay: then it has to sign on again, or nobody would wait for it.
+pub async fn confirm(db: impl PgExecutor<'_>, relay: RelayId, revision: Revision) -> Result<bool> {
+    let done = sqlx::query!(
+        r#"
+        update relay set confirmed_revision = greatest(confirmed_revision, $2), last_seen_at = now()
+        where id = $1 and signed_off_at is null
+        "#,
+        relay as RelayId,
+        revision as Revision,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Says that the relay is alive, and asks for the latest revision in the same round trip.
+/// `None` if the operator has forgotten the relay.
+pub async fn heartbeat(db: impl PgExecutor<'_>, relay: RelayId) -> Result<Option<Revision>> {
+    sqlx::query_scalar!(
+        r#"
+        update relay set last_seen_at = now() where id = $1 and signed_off_at is null
+        returning (select revision from installation) as "revision!: Revision"
+        "#,
+        relay as RelayId,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// A relay that stopped in good order is not waited for.
+pub async fn sign_off(db: impl PgExecutor<'_>, relay: RelayId) -> Result<()> {
+    sqlx::query!("update relay set signed_off_at = now(), last_seen_at = now() where id = $1", relay as RelayId)
+        .execute(db)
+        .await
+        .map(drop)
+}
+
+/// All relays that ever signed on and were not forgotten, by name.
+pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Relay>> {
+    sqlx::query_as!(
+        Relay,
+        r#"
+        select name, confirmed_revision as "confirmed: Revision", last_seen_at, signed_off_at,
+               (signed_off_at is null and last_seen_at < now() - interval '60 seconds') as "silent!"
+        from relay order by name
+        "#,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// How far a revision is live, for the status line of a save.
+pub async fn live(db: impl PgExecutor<'_>, revision: Revision) -> Result<Live> {
+    sqlx::query!(
+        r#"
+        select count(*) as "relays!",
+               count(*) filter (where confirmed_revision >= $1) as "confirmed!",
+               count(*) filter (where last_seen_at < now() - interval '60 seconds') as "silent!"
+        from relay where signed_off_at is null
+        "#,
+        revision as Revision,
+    )
+    .map(|row| Live { relays: row.relays as u32, confirmed: row.confirmed as u32, silent: row.silent as u32 })
+    .fetch_one(db)
+    .await
+}
+
+/// Stops waiting for a relay that will not come back. One that runs after all signs on again with
+/// its next heartbeat. Returns whether there was one. For the operator.
+pub async fn forget(owner: impl PgExecutor<'_>, name: &str) -> Result<bool> {
+    let done = sqlx::query!("delete from relay where name = $1", name).execute(owner).await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,1 +1,437 @@
-//! (to be written)
+//! The facts that routing decides from, read from the store: all of them for a relay that starts,
+//! what changes touched for one that follows, one sender's for `outgate route explain`.
+
+use std::collections::HashSet;
+
+use futures_util::TryStreamExt;
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+
+use super::{Result, change::Subject};
+use crate::{
+    mail::{
+        DomainName, GatewayAddress,
+        id::{AccountId, GatewayId, OrganizationId, Revision},
+    },
+    policy::{
+        facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
+        sender,
+    },
+};
+
+/// All facts, as they were at the revision that is returned with them: one snapshot, read row by row.
+pub async fn load_all_across_tenants(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
+    begin_snapshot(db).await?;
+    let loaded = load_all(db).await;
+    end_snapshot(db).await?;
+    loaded
+}
+
+async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
+    let revision = latest_revision(db).await?;
+    let mut facts = RoutingFacts::default();
+    load_organizations(db, &mut facts).await?;
+    load_domains(db, &mut facts).await?;
+    load_gateways(db, &mut facts).await?;
+    load_accounts(db, &mut facts).await?;
+    load_addresses(db, &mut facts).await?;
+    Ok((revision, facts))
+}
+
+/// Every statement until [`end_snapshot`] sees the store as it was at the first of them.
+async fn begin_snapshot(db: &mut PgConnection) -> Result<()> {
+    sqlx::query!("begin isolation level repeatable read read only").execute(db).await.map(drop)
+}
+
+async fn end_snapshot(db: &mut PgConnection) -> Result<()> {
+    sqlx::query!("commit").execute(db).await.map(drop)
+}
+
+async fn latest_revision(db: &mut PgConnection) -> Result<Revision> {
+    sqlx::query_scalar!(r#"select revision as "revision: Revision" from installation"#).fetch_one(db).await
+}
+
+async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = sqlx::query!(
+        r#"
+        select id as "id: OrganizationId", status = 'suspended' as "suspended!",
+               outbound_gateway_id as "gateway: GatewayId"
+        from organization
+        "#,
+    )
+    .fetch(db);
+    while let Some(row) = rows.try_next().await? {
+        facts.set_organization(row.id, Some(OrganizationFacts { suspended: row.suspended, gateway: row.gateway }));
+    }
+    Ok(())
+}
+
+async fn load_domains(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", name as "name: DomainName",
+               outbound_gateway_id as "gateway: GatewayId"
+        from mail_domain
+        "#,
+    )
+    .fetch(db);
+    while let Some(row) = rows.try_next().await? {
+        facts.set_domain(row.name, Some(DomainFacts { organization: row.organization, gateway: row.gateway }));
+    }
+    Ok(())
+}
+
+async fn load_gateways(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = sqlx::query_as!(
+        Gateway,
+        r#"
+        select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
+               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode"
+        from gateway
+        join gateway_revision used on used.organization_id = gateway.organization_id
+                                  and used.gateway_id = gateway.id and used.revision = gateway.revision
+        "#,
+    )
+    .fetch(db);
+    while let Some(gateway) = rows.try_next().await? {
+        facts.set_gateway(gateway.id, Some(gateway));
+    }
+    Ok(())
+}
+
+async fn load_accounts(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = sqlx::query!(
+        r#"
+        select id as "id: AccountId", status = 'suspended' as "suspended!", outbound_gateway_id as "gateway: GatewayId"
+        from mail_account
+        where outbound_gateway_id is not null or status = 'suspended'
+        "#,
+    )
+    .fetch(db);
+    while let Some(row) = rows.try_next().await? {
+        facts.set_account(row.id, Some(AccountFacts { suspended: row.suspended, gateway: row.gateway }));
+    }
+    Ok(())
+}
+
+async fn load_addresses(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = sqlx::query!(r#"select address, account_id as "account: AccountId" from mail_address"#).fetch(db);
+    while let Some(row) = rows.try_next().await? {
+        facts.set_address(&row.address, Some(row.account));
+    }
+    Ok(())
+}
+
+/// What some things are now. `None`: gone.
+#[derive(Debug, Default)]
+pub struct Changes {
+    organizations: Vec<(OrganizationId, Option<OrganizationFacts>)>,
+    domains: Vec<(DomainName, Option<DomainFacts>)>,
+    gateways: Vec<(GatewayId, Option<Gateway>)>,
+    accounts: Vec<(AccountId, Option<AccountFacts>)>,
+    former_addresses: Vec<String>,
+    /// Whose former addresses nobody wrote down.
+    of_unknown_addresses: HashSet<AccountId>,
+    addresses: Vec<(String, AccountId)>,
+}
+
+impl Changes {
+    /// Brings facts up to date.
+    pub fn apply(self, facts: &mut RoutingFacts) {
+        for (id, organization) in self.organizations {
+            facts.set_organization(id, organization);
+        }
+        for (name, domain) in self.domains {
+            facts.set_domain(name, domain);
+        }
+        for (id, gateway) in self.gateways {
+            facts.set_gateway(id, gateway);
+        }
+        for (id, account) in self.accounts {
+            facts.set_account(id, account);
+        }
+        if !self.of_unknown_addresses.is_empty() {
+            facts.forget_addresses_of(&self.of_unknown_addresses);
+        }
+        for address in self.former_addresses {
+            facts.set_address(&address, None);
+        }
+        for (address, account) in self.addresses {
+            facts.set_address(&address, Some(account));
+        }
+    }
+}
+
+/// What all changes after a revision touched, as it is at the revision that is returned with it.
+///
+/// An account's item whose addresses changed names all former ones in `before.addresses`. Where
+/// one does not, they are looked for among all addresses when the changes are applied.
+pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
+    begin_snapshot(db).await?;
+    let loaded = load_changes(db, after).await;
+    end_snapshot(db).await?;
+    loaded
+}
+
+async fn load_changes(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
+    let revision = latest_revision(db).await?;
+    let touched = touched_after(db, after).await?;
+    let mut changes = read(db, &touched).await?;
+    changes.former_addresses = touched.former_addresses;
+    changes.of_unknown_addresses = touched.of_unknown_addresses;
+    Ok((revision, changes))
+}
+
+/// Keys of things to be read.
+#[derive(Debug, Default)]
+struct Touched {
+    organizations: HashSet<OrganizationId>,
+    domains: HashSet<DomainName>,
+    gateways: HashSet<(OrganizationId, GatewayId)>,
+    accounts: HashSet<(OrganizationId, AccountId)>,
+    former_addresses: Vec<String>,
+    of_unknown_addresses: HashSet<AccountId>,
+}
+
+async fn touched_after(db: &mut PgConnection, after: Revision) -> Result<Touched> {
+    let mut rows = sqlx::query!(
+        r#"
+        select item.organization_id as "organization: OrganizationId", item.subject, item.subject_key as key, item.before
+        from change
+        join change_item item on item.organization_id = change.organization_id and item.change_id = change.id
+        where change.revision > $1
+        "#,
+        after as Revision,
+    )
+    .fetch(db);
+    let mut touched = Touched::default();
+    while let Some(row) = rows.try_next().await? {
+        touched.add(row.organization, &row.subject, &row.key, row.before.as_ref())?;
+    }
+    Ok(touched)
+}
+
+impl Touched {
+    fn add(&mut self, organization: OrganizationId, subject: &str, key: &str, before: Option<&Value>) -> Result<()> {
+        let unreadable = |error: String| sqlx::Error::Decode(format!("change item {subject} {key}: {error}").into());
+        match subject {
+            _ if subject == Subject::Organization.as_str() => {
+                self.organizations.insert(organization);
+            }
+            _ if subject == Subject::Domain.as_str() => {
+                self.domains.insert(key.parse().map_err(|error| unreadable(format!("{error}")))?);
+            }
+            _ if subject == Subject::Gateway.as_str() => {
+                let id = key.parse().map_err(|error| unreadable(format!("{error}")))?;
+                self.gateways.insert((organization, id));
+            }
+            _ if subject == Subject::Account.as_str() => {
+                let id = key.parse().map_err(|error| unreadable(format!("{error}")))?;
+                self.accounts.insert((organization, id));
+                match former_addresses(before) {
+                    Former::These(addresses) => self.former_addresses.extend(addresses),
+                    Former::Unknown => {
+                        self.of_unknown_addresses.insert(id);
+                    }
+                }
+            }
+            _ => return Err(unreadable("no such subject".to_owned())),
+        }
+        Ok(())
+    }
+}
+
+enum Former {
+    These(Vec<String>),
+    Unknown,
+}
+
+/// The addresses that a change may have taken from an account: none if it was added, or if the
+/// change was about other things only.
+fn former_addresses(before: Option<&Value>) -> Former {
+    const ABOUT_OTHER_THINGS: [&str; 4] = ["outbound_gateway", "status", "name", "external_id"];
+    match before {
+        None | Some(Value::Null) => Former::These(Vec::new()),
+        Some(Value::Object(before)) => match before.get("addresses") {
+            Some(Value::Array(addresses)) => {
+                Former::These(addresses.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
+            None if before.keys().all(|key| ABOUT_OTHER_THINGS.contains(&key.as_str())) => Former::These(Vec::new()),
+            Some(_) | None => Former::Unknown,
+        },
+        Some(_) => Former::Unknown,
+    }
+}
+
+/// Reads what the touched things are now, each kind in one statement.
+async fn read(db: &mut PgConnection, touched: &Touched) -> Result<Changes> {
+    Ok(Changes {
+        organizations: read_organizations(db, touched).await?,
+        domains: read_domains(db, touched).await?,
+        gateways: read_gateways(db, touched).await?,
+        accounts: read_accounts(db, touched).await?,
+        addresses: read_addresses(db, touched).await?,
+        ..Changes::default()
+    })
+}
+
+async fn read_organizations(
+    db: &mut PgConnection,
+    touched: &Touched,
+) -> Result<Vec<(OrganizationId, Option<OrganizationFacts>)>> {
+    if touched.organizations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<OrganizationId> = touched.organizations.iter().copied().collect();
+    sqlx::query!(
+        r#"
+        select touched.id as "touched!: OrganizationId", organization.id as "found?: OrganizationId",
+               status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId"
+        from unnest($1::uuid[]) as touched (id) left join organization using (id)
+        "#,
+        &ids as &[OrganizationId],
+    )
+    .map(|row| {
+        let suspended = row.suspended.unwrap_or_default();
+        (row.touched, row.found.map(|_| OrganizationFacts { suspended, gateway: row.gateway }))
+    })
+    .fetch_all(db)
+    .await
+}
+
+async fn read_domains(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(DomainName, Option<DomainFacts>)>> {
+    if touched.domains.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = touched.domains.iter().map(ToString::to_string).collect();
+    sqlx::query!(
+        r#"
+        select touched.name as "name!: DomainName", organization_id as "organization?: OrganizationId",
+               outbound_gateway_id as "gateway?: GatewayId"
+        from unnest($1::text[]) as touched (name) left join mail_domain using (name)
+        "#,
+        &names,
+    )
+    .map(|row| (row.name, row.organization.map(|organization| DomainFacts { organization, gateway: row.gateway })))
+    .fetch_all(db)
+    .await
+}
+
+async fn read_gateways(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(GatewayId, Option<Gateway>)>> {
+    if touched.gateways.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (organizations, ids): (Vec<OrganizationId>, Vec<GatewayId>) = touched.gateways.iter().copied().unzip();
+    let found = sqlx::query_as!(
+        Gateway,
+        r#"
+        select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
+               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode"
+        from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, id)
+        join gateway using (organization_id, id)
+        join gateway_revision used on used.organization_id = gateway.organization_id
+                                  and used.gateway_id = gateway.id and used.revision = gateway.revision
+        "#,
+        &organizations as &[OrganizationId],
+        &ids as &[GatewayId],
+    )
+    .fetch_all(db)
+    .await?;
+    let gone = ids.into_iter().map(|id| (id, None));
+    // Later entries replace earlier ones when applied: first everything is gone, then what was found is not.
+    Ok(gone.chain(found.into_iter().map(|gateway| (gateway.id, Some(gateway)))).collect())
+}
+
+async fn read_accounts(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(AccountId, Option<AccountFacts>)>> {
+    if touched.accounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (organizations, ids): (Vec<OrganizationId>, Vec<AccountId>) = touched.accounts.iter().copied().unzip();
+    sqlx::query!(
+        r#"
+        select touched.id as "touched!: AccountId", account.id as "found?: AccountId",
+               account.status = 'suspended' as suspended, account.outbound_gateway_id as "gateway?: GatewayId"
+        from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, id)
+        left join mail_account account using (organization_id, id)
+        "#,
+        &organizations as &[OrganizationId],
+        &ids as &[AccountId],
+    )
+    .map(|row| {
+        let suspended = row.suspended.unwrap_or_default();
+        (row.touched, row.found.map(|_| AccountFacts { suspended, gateway: row.gateway }))
+    })
+    .fetch_all(db)
+    .await
+}
+
+async fn read_addresses(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(String, AccountId)>> {
+    if touched.accounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (organizations, ids): (Vec<OrganizationId>, Vec<AccountId>) = touched.accounts.iter().copied().unzip();
+    sqlx::query!(
+        r#"
+        select address, account_id as "account!: AccountId"
+        from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, account_id)
+        join mail_address using (organization_id, account_id)
+        "#,
+        &organizations as &[OrganizationId],
+        &ids as &[AccountId],
+    )
+    .map(|row| (row.address, row.account))
+    .fetch_all(db)
+    .await
+}
+
+/// The facts that decide about one reverse-path, and no others. For the operator's `route explain`,
+/// which asks as the owner.
+pub async fn for_sender_across_tenants(owner: &PgPool, reverse_path: &str) -> Result<RoutingFacts> {
+    let mut db = owner.acquire().await?;
+    begin_snapshot(&mut db).await?;
+    let loaded = load_for_sender(&mut db, reverse_path).await;
+    end_snapshot(&mut db).await?;
+    let mut facts = RoutingFacts::default();
+    loaded?.apply(&mut facts);
+    Ok(facts)
+}
+
+async fn load_for_sender(db: &mut PgConnection, reverse_path: &str) -> Result<Changes> {
+    let candidates = sender::candidates(reverse_path);
+    let addresses: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+    let domains: HashSet<DomainName> = candidates.into_iter().map(|candidate| candidate.domain().clone()).collect();
+    let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
+    let owners = sqlx::query_scalar!(
+        r#"select distinct organization_id as "organization: OrganizationId" from mail_domain where name = any($1)"#,
+        &names,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let accounts = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", account_id as "account: AccountId"
+        from mail_address where organization_id = any($1) and address = any($2)
+        "#,
+        &owners as &[OrganizationId],
+        &addresses,
+    )
+    .map(|row| (row.organization, row.account))
+    .fetch_all(&mut *db)
+    .await?;
+    let gateways = sqlx::query!(
+        r#"select organization_id as "organization: OrganizationId", id as "id: GatewayId"
+           from gateway where organization_id = any($1)"#,
+        &owners as &[OrganizationId],
+    )
+    .map(|row| (row.organization, row.id))
+    .fetch_all(&mut *db)
+    .await?;
+    let touched = Touched {
+        organizations: owners.into_iter().collect(),
+        domains,
+        gateways: gateways.into_iter().collect(),
+        accounts: accounts.into_iter().collect(),
+        ..Touched::default()
+    };
+    read(db, &touched).await
+}

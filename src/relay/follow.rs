@@ -1,0 +1,243 @@
+//! Keeps the routing table as the store has it (promise: a saved change is live at once). Listens before it
+//! loads, applies every change, and confirms a revision once no route can be decided from older facts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    Acquire, PgPool,
+    postgres::{PgListener, PgPoolOptions},
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::routing_table::RoutingTable;
+use crate::{
+    mail::id::{RelayId, Revision},
+    store,
+};
+
+/// What `commit_change` notifies.
+const CHANNEL: &str = "outgate_change";
+/// How often the relay says that it is alive and asks whether it missed a notification.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// After this long without an answer the store counts as gone.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long loading all facts may take.
+const LOADING_WAIT: Duration = Duration::from_secs(120);
+/// How long a relay that starts waits for its name: one that was killed leaves it within moments.
+const NAME_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to reach the store.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// Why a relay cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error("a relay named “{0}” is running already; give this one another name, or stop that one first")]
+    NameTaken(String),
+}
+
+/// Why following broke off.
+enum BrokenOff {
+    NameTaken,
+    Disconnected,
+    Store(sqlx::Error),
+    NoAnswer,
+}
+
+impl From<sqlx::Error> for BrokenOff {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<tokio::time::error::Elapsed> for BrokenOff {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self::NoAnswer
+    }
+}
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NameTaken => f.write_str("the relay's name is still taken"),
+            Self::Disconnected => f.write_str("disconnected"),
+            Self::Store(error) => error.fmt(f),
+            Self::NoAnswer => f.write_str("no answer"),
+        }
+    }
+}
+
+/// Follows the store until `stop`, then signs off. The id under which the relay signed on goes to
+/// `signed_on`; it stays the same however often the store is lost and found again.
+///
+/// The pool only says how to connect: a connection of its own listens, asks and holds the name.
+pub async fn run(
+    name: &str,
+    pool: &PgPool,
+    table: &Arc<RoutingTable>,
+    signed_on: &watch::Sender<Option<RelayId>>,
+    stop: CancellationToken,
+) -> Result<(), FollowError> {
+    let mut follower = Follower { name, table, signed_on, applied: None };
+    let mut backoff = BACKOFF[0];
+    loop {
+        let broken_off = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            connected = follower.connect(pool) => match connected {
+                Ok((own_pool, mut listener)) => {
+                    backoff = BACKOFF[0];
+                    let ended = follower.follow(&mut listener, &stop).await;
+                    drop(listener);
+                    close(own_pool).await;
+                    match ended {
+                        Ok(()) => return Ok(()),
+                        Err(broken_off) => broken_off,
+                    }
+                }
+                Err(broken_off) => broken_off,
+            },
+        };
+        if matches!(broken_off, BrokenOff::NameTaken) && follower.applied.is_none() {
+            return Err(FollowError::NameTaken(name.to_owned()));
+        }
+        tracing::warn!(relay = name, %broken_off, "lost the store; routing on what is known");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(backoff) => {}
+        }
+        backoff = (backoff * 2).min(BACKOFF[1]);
+    }
+}
+
+/// Ends the listening connection, and with it the lock on the name.
+async fn close(pool: PgPool) {
+    // A connection that no longer answers is left to the operating system.
+    let _ = timeout(ANSWER_WAIT, pool.close()).await;
+}
+
+struct Follower<'a> {
+    name: &'a str,
+    table: &'a RoutingTable,
+    signed_on: &'a watch::Sender<Option<RelayId>>,
+    /// The revision that the table has.
+    applied: Option<Revision>,
+}
+
+impl Follower<'_> {
+    /// A connection that listens and has the name. Listening comes before loading, so that no
+    /// change falls between the two.
+    async fn connect(&mut self, pool: &PgPool) -> Result<(PgPool, PgListener), BrokenOff> {
+        let options = (*pool.connect_options()).clone();
+        let own_pool = PgPoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(ANSWER_WAIT)
+            .connect_with(options)
+            .await?;
+        let mut listener = PgListener::connect_with(&own_pool).await?;
+        // A connection made again by itself would lack the lock, and notifications would be missing.
+        listener.eager_reconnect(false);
+        listener.ignore_pool_close_event(true);
+        timeout(ANSWER_WAIT, listener.listen(CHANNEL)).await??;
+        self.take_name(&mut listener).await?;
+        Ok((own_pool, listener))
+    }
+
+    async fn take_name(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+        let give_up = Instant::now() + NAME_WAIT;
+        while !timeout(ANSWER_WAIT, store::relay::try_lock_name(&mut *listener, self.name)).await?? {
+            if Instant::now() > give_up {
+                return Err(BrokenOff::NameTaken);
+            }
+            tokio::time::sleep(BACKOFF[0]).await;
+        }
+        Ok(())
+    }
+
+    /// From here on the relay counts: a change is live only when it has confirmed it. A relay that
+    /// has not loaded yet has confirmed nothing, and accepts nothing.
+    async fn sign_on(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+        let id = (*self.signed_on.borrow()).unwrap_or_default();
+        let applied = self.applied.unwrap_or(Revision(0));
+        let id = timeout(ANSWER_WAIT, store::relay::sign_on(listener, self.name, id, applied)).await??;
+        self.signed_on.send_if_modified(|signed_on| signed_on.replace(id) != Some(id));
+        Ok(())
+    }
+
+    async fn follow(&mut self, listener: &mut PgListener, stop: &CancellationToken) -> Result<(), BrokenOff> {
+        self.sign_on(listener).await?;
+        self.catch_up(listener).await?;
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.sign_off(listener).await,
+                notified = listener.try_recv() => {
+                    if notified?.is_none() {
+                        return Err(BrokenOff::Disconnected);
+                    }
+                    // One reading answers all that have come so far.
+                    while listener.next_buffered().is_some() {}
+                    self.catch_up(listener).await?;
+                }
+                _ = heartbeat.tick() => self.beat(listener).await?,
+            }
+        }
+    }
+
+    /// Brings the table to the store's latest revision, then confirms it.
+    async fn catch_up(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+        let asked_at = Instant::now();
+        let db = listener.acquire().await?;
+        let revision = match self.applied {
+            None => {
+                let loading = store::routing_facts::load_all_across_tenants(db);
+                let (revision, facts) = timeout(LOADING_WAIT, loading).await??;
+                tracing::info!(%revision, addresses = facts.address_count(), "routing facts loaded");
+                self.table.change(|known| *known = facts);
+                revision
+            }
+            Some(applied) => {
+                let loading = store::routing_facts::load_changes_across_tenants(db, applied);
+                let (revision, changes) = timeout(LOADING_WAIT, loading).await??;
+                self.table.change(|known| changes.apply(known));
+                revision
+            }
+        };
+        self.applied = Some(revision);
+        self.table.is_current(revision, asked_at);
+        self.confirm(listener, revision).await
+    }
+
+    async fn confirm(&self, listener: &mut PgListener, revision: Revision) -> Result<(), BrokenOff> {
+        let Some(id) = *self.signed_on.borrow() else { return Ok(()) };
+        let known = timeout(ANSWER_WAIT, store::relay::confirm(&mut *listener, id, revision)).await??;
+        if known { Ok(()) } else { self.sign_on(listener).await }
+    }
+
+    /// Says that the relay is alive; a notification that got lost shows here.
+    async fn beat(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+        let Some(id) = *self.signed_on.borrow() else { return Ok(()) };
+        let asked_at = Instant::now();
+        match timeout(ANSWER_WAIT, store::relay::heartbeat(&mut *listener, id)).await?? {
+            None => self.sign_on(listener).await,
+            Some(latest) if Some(latest) == self.applied => {
+                self.table.is_current(latest, asked_at);
+                Ok(())
+            }
+            Some(_) => self.catch_up(listener).await,
+        }
+    }
+
+    async fn sign_off(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+        if let Some(id) = *self.signed_on.borrow() {
+            timeout(ANSWER_WAIT, store::relay::sign_off(listener, id)).await??;
+        }
+        Ok(())
+    }
+}

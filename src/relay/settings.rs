@@ -1,0 +1,91 @@
+//! What the operator decides about a relay. A plain value: flags and environment are `config`'s,
+//! and every part of the relay is given the settings that it needs.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::policy::{gateway_network::AllowedNetworks, routing::PlatformDefault};
+
+/// Everything that a relay is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Under which it signs on: one running relay a name.
+    pub name: String,
+    /// Its host name in greetings, replies and `Received` fields.
+    pub hostname: String,
+    /// `OUTGATE_SMTP_LISTEN`.
+    pub smtp_listen: Vec<SocketAddr>,
+    /// `OUTGATE_TRUSTED_NETWORKS`: clients here submit for every organization without signing in.
+    pub trusted_networks: Vec<IpNet>,
+    /// `OUTGATE_DEFAULT_ROUTE`.
+    pub default: PlatformDefault,
+    /// `OUTGATE_HANDOVER`: pass messages on while their client waits; else everything is queued first.
+    pub handover: bool,
+    /// `OUTGATE_HANDOVER_WAIT`: how long a client waits for the gateway's answer.
+    pub handover_wait: Duration,
+    /// Networks that are not public and may hold gateways all the same.
+    pub allowed: AllowedNetworks,
+    /// In bytes, as SIZE announces it.
+    pub max_message_size: u64,
+    /// `OUTGATE_MAX_STALENESS`: how long mail is routed on what was known before the store went away.
+    pub max_staleness: Duration,
+    /// Where messages that are too large for memory stand while they are received.
+    pub spool_dir: PathBuf,
+    pub limits: SubmissionLimits,
+}
+
+impl Settings {
+    /// A relay on the default port of the loopback interface, with the default of everything.
+    pub fn new(name: impl Into<String>, hostname: impl Into<String>, default: PlatformDefault) -> Self {
+        Self {
+            name: name.into(),
+            hostname: hostname.into(),
+            smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
+            trusted_networks: loopback(),
+            default,
+            handover: true,
+            handover_wait: Duration::from_secs(20),
+            allowed: AllowedNetworks::default(),
+            max_message_size: 50 * 1024 * 1024,
+            max_staleness: Duration::from_secs(24 * 60 * 60),
+            spool_dir: std::env::temp_dir(),
+            limits: SubmissionLimits::default(),
+        }
+    }
+}
+
+/// 127.0.0.0/8 and ::1.
+fn loopback() -> Vec<IpNet> {
+    vec![IpNet::new_assert([127, 0, 0, 0].into(), 8), IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128)]
+}
+
+/// What one client may take of what all clients share.
+#[derive(Debug, Clone)]
+pub struct SubmissionLimits {
+    /// Connections at a time, of all clients together.
+    pub connections: usize,
+    /// Connections at a time of one client address in a trusted network.
+    pub connections_of_trusted_client: usize,
+    /// Connections at a time of any other client address.
+    pub connections_of_other_client: usize,
+    /// Between two pieces of input (RFC 5321 §4.5.3.2.7 asks for five minutes at least).
+    pub idle: Duration,
+    /// From MAIL to the end of the message, so that a client that sends a byte a minute ends too.
+    pub transaction: Duration,
+    /// How long a message in flight may still take when the relay stops.
+    pub stopping: Duration,
+}
+
+impl Default for SubmissionLimits {
+    fn default() -> Self {
+        Self {
+            connections: 2000,
+            connections_of_trusted_client: 1000,
+            connections_of_other_client: 10,
+            idle: Duration::from_secs(5 * 60),
+            transaction: Duration::from_secs(30 * 60),
+            stopping: Duration::from_secs(30),
+        }
+    }
+}

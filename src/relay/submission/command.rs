@@ -1,0 +1,222 @@
+//! From a line that a client sent to a command, by smtp-proto's grammar and what it leaves open.
+//! Part of the [session](super::session).
+
+use smtp_proto::{Error, Request};
+
+use super::replies;
+use crate::mail::{DomainName, Mailbox, Reply, envelope::MailParameters};
+
+/// The longest command line in bytes, its end included. RFC 5321 §4.5.3.1.4 asks for 512, and each
+/// extension adds what its parameters need.
+const LONGEST_LINE: usize = 1024;
+/// How much of a line without an end is read before the client is given up.
+const LONGEST_GARBAGE: usize = 64 * 1024;
+
+/// A command that the session can act upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Ehlo(String),
+    Helo(String),
+    Mail(MailCommand),
+    /// The forward-path without angle brackets and source route.
+    Rcpt(String),
+    Data,
+    Rset,
+    Noop,
+    Vrfy,
+    Help,
+    Quit,
+}
+
+/// RFC 5321 §4.1.1.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailCommand {
+    /// Without angle brackets and source route; empty for the null reverse-path.
+    pub reverse_path: String,
+    /// SIZE (RFC 1870), in bytes.
+    pub size: Option<u64>,
+    pub parameters: MailParameters,
+}
+
+/// What is said to a line that is no command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mistake {
+    /// The client may go on.
+    Said(Reply),
+    /// What follows cannot be trusted to be commands.
+    Closing(Reply),
+}
+
+impl From<Reply> for Mistake {
+    fn from(reply: Reply) -> Self {
+        Self::Said(reply)
+    }
+}
+
+/// Collects the bytes of one command line.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    line: Vec<u8>,
+    /// How much of a line that is too long was dropped.
+    dropped: usize,
+}
+
+impl LineReader {
+    /// Nothing of a line has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty() && self.dropped == 0
+    }
+
+    /// Takes bytes up to the end of a line. `None`: there is none yet.
+    pub fn read(&mut self, input: &mut &[u8]) -> Option<Result<Command, Mistake>> {
+        let end = memchr::memchr(b'\n', input).map(|at| at + 1);
+        let (piece, rest) = input.split_at(end.unwrap_or(input.len()));
+        *input = rest;
+        if self.dropped > 0 || self.line.len() + piece.len() > LONGEST_LINE {
+            self.dropped += self.line.len() + piece.len();
+            self.line.clear();
+        } else {
+            self.line.extend_from_slice(piece);
+        }
+        if self.dropped > LONGEST_GARBAGE {
+            return Some(Err(Mistake::Closing(replies::line_too_long())));
+        }
+        end?;
+        if std::mem::take(&mut self.dropped) > 0 {
+            return Some(Err(replies::line_too_long().into()));
+        }
+        let parsed = parse(&self.line);
+        self.line.clear();
+        Some(parsed)
+    }
+}
+
+/// `line` ends with LF.
+fn parse(line: &[u8]) -> Result<Command, Mistake> {
+    // Whoever sends bare CR or LF may be the half of a pair that was led to send another's
+    // bytes as commands: nothing that follows is taken for a command.
+    let text = line.strip_suffix(b"\r\n").ok_or_else(|| Mistake::Closing(replies::bare_line_end()))?;
+    if text.contains(&b'\r') {
+        return Err(Mistake::Closing(replies::bare_line_end()));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| replies::not_text())?;
+    if text.chars().any(char::is_control) {
+        return Err(replies::not_text().into());
+    }
+    let request = Request::parse(&mut line.iter()).map_err(|error| mistake(&error))?;
+    match request {
+        Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
+        Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
+        Request::Mail { .. } => Ok(Command::Mail(mail(text)?)),
+        Request::Rcpt { .. } => Ok(Command::Rcpt(rcpt(text)?)),
+        Request::Data => alone(text, Command::Data),
+        Request::Rset => alone(text, Command::Rset),
+        Request::Quit => alone(text, Command::Quit),
+        Request::Noop { .. } => Ok(Command::Noop),
+        Request::Vrfy { .. } => Ok(Command::Vrfy),
+        Request::Help { .. } => Ok(Command::Help),
+        // What follows these in the same breath is not commands.
+        Request::Bdat { .. } | Request::Burl { .. } | Request::Auth { .. } | Request::StartTls => {
+            Err(Mistake::Closing(replies::not_offered(request.name())))
+        }
+        Request::Lhlo { .. } | Request::Expn { .. } | Request::Etrn { .. } | Request::Atrn { .. } => {
+            Err(replies::not_offered(request.name()).into())
+        }
+    }
+}
+
+fn mistake(error: &Error) -> Mistake {
+    Mistake::Said(match error {
+        Error::InvalidSenderAddress => replies::malformed_sender(),
+        Error::InvalidRecipientAddress => replies::malformed_recipient(),
+        Error::SyntaxError { syntax } => replies::syntax(syntax),
+        Error::InvalidParameter { param } => replies::parameter_value(param),
+        Error::UnsupportedParameter { param } => replies::parameter_not_offered(param),
+        Error::UnknownCommand
+        | Error::NeedsMoreData { .. }
+        | Error::ResponseTooLong
+        | Error::InvalidResponse { .. } => replies::unknown_command(),
+    })
+}
+
+fn alone(text: &str, command: Command) -> Result<Command, Mistake> {
+    if text.trim_ascii().len() == 4 { Ok(command) } else { Err(replies::takes_no_argument().into()) }
+}
+
+fn mail(text: &str) -> Result<MailCommand, Reply> {
+    let (reverse_path, parameters) = path(text).ok_or_else(replies::malformed_sender)?;
+    let mut command =
+        MailCommand { reverse_path: reverse_path.to_owned(), size: None, parameters: MailParameters::default() };
+    for parameter in parameters.split_ascii_whitespace() {
+        let (keyword, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match (keyword.to_ascii_uppercase().as_str(), value.to_ascii_uppercase().as_str()) {
+            ("SIZE", size) => {
+                command.size = Some(size.parse().map_err(|_| replies::parameter_value("SIZE"))?);
+            }
+            ("BODY", "8BITMIME") => command.parameters.eight_bit = true,
+            ("BODY", "7BIT") => {}
+            ("BODY", _) => return Err(replies::parameter_value("BODY")),
+            ("SMTPUTF8", "") => command.parameters.smtputf8 = true,
+            (keyword, _) => return Err(replies::parameter_not_offered(keyword)),
+        }
+    }
+    if !command.parameters.smtputf8 && !reverse_path.is_ascii() {
+        return Err(replies::needs_smtputf8());
+    }
+    if !reverse_path.is_empty() && reverse_path.parse::<Mailbox>().is_err() {
+        return Err(replies::malformed_sender());
+    }
+    Ok(command)
+}
+
+fn rcpt(text: &str) -> Result<String, Reply> {
+    let (forward_path, parameters) = path(text).ok_or_else(replies::malformed_recipient)?;
+    if let Some(parameter) = parameters.split_ascii_whitespace().next() {
+        let keyword = parameter.split('=').next().unwrap_or(parameter).to_ascii_uppercase();
+        return Err(replies::parameter_not_offered(&keyword));
+    }
+    if forward_path.eq_ignore_ascii_case("postmaster") {
+        return Err(replies::no_mailboxes_here());
+    }
+    let (_, domain) = forward_path.rsplit_once('@').ok_or_else(replies::malformed_recipient)?;
+    if domain.parse::<DomainName>().is_err() && !is_address_literal(domain) {
+        return Err(replies::malformed_recipient());
+    }
+    Ok(forward_path.to_owned())
+}
+
+/// RFC 5321 §4.1.3: `[192.0.2.7]`, `[IPv6:2001:db8::7]`.
+fn is_address_literal(domain: &str) -> bool {
+    let Some(literal) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else { return false };
+    match literal.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => literal[5..].parse::<std::net::Ipv6Addr>().is_ok(),
+        _ => literal.parse::<std::net::Ipv4Addr>().is_ok(),
+    }
+}
+
+/// What stands between the angle brackets, and what comes after them. smtp-proto gives the path
+/// with its quotation marks removed, but it has to reach the next server as it came.
+fn path(text: &str) -> Option<(&str, &str)> {
+    let (_, rest) = text.split_once('<')?;
+    let mut quoted = false;
+    let mut escaped = false;
+    let end = rest.bytes().position(|byte| {
+        let ends = byte == b'>' && !quoted;
+        if byte == b'"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = quoted && byte == b'\\' && !escaped;
+        ends
+    })?;
+    let (path, after) = (&rest[..end], &rest[end + 1..]);
+    if !after.is_empty() && !after.starts_with(' ') {
+        return None;
+    }
+    // RFC 5321 §4.1.2: a source route is accepted and ignored.
+    let path = match path.strip_prefix('@') {
+        Some(route) => route.split_once(':')?.1,
+        None => path,
+    };
+    // smtp-proto skips blanks inside a path; the next server may not.
+    (path.starts_with('"') || !path.contains(' ')).then_some((path, after))
+}

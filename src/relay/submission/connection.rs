@@ -1,0 +1,232 @@
+//! Moves bytes between a client's connection and its [session](super::session), keeps the time
+//! limits, and spools large messages.
+
+use std::{fs::File, future::Future, io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Accept,
+    session::{Action, Session, Submitted},
+};
+use crate::{
+    mail::Reply,
+    relay::{
+        message::{Content, Message},
+        settings::SubmissionLimits,
+        submission::replies,
+    },
+};
+
+/// Read at a time.
+const BUFFER: usize = 32 * 1024;
+/// How long the last words may take to reach a client that we close on.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What every connection of a relay needs.
+pub(super) struct Surroundings {
+    pub accept: Accept,
+    pub limits: SubmissionLimits,
+    pub spool_dir: PathBuf,
+    /// The relay stops: what is in flight may finish.
+    pub stop: CancellationToken,
+    /// It has waited long enough.
+    pub give_up: CancellationToken,
+}
+
+/// Serves one client until either side closes.
+pub(super) async fn serve<S>(stream: S, session: Session, surroundings: Arc<Surroundings>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Connection { stream, session, surroundings, spool: None, transaction_ends: None };
+    // A client that vanishes is its own affair: nothing was promised to it.
+    if connection.run().await.is_ok() {
+        connection.end().await;
+    }
+}
+
+struct Connection<S> {
+    stream: S,
+    session: Session,
+    surroundings: Arc<Surroundings>,
+    /// What has been spooled of the message that is being read.
+    spool: Option<Spool>,
+    transaction_ends: Option<Instant>,
+}
+
+struct Spool {
+    file: Arc<File>,
+    size: u64,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn run(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        if self.obey(&[]).await? {
+            return Ok(());
+        }
+        loop {
+            let ended = match self.read(&mut buffer).await? {
+                Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Input::Bytes(read) => self.obey(&buffer[..read]).await?,
+                Input::Stopping => {
+                    self.session.stop();
+                    self.obey(&[]).await?
+                }
+                Input::TooSlow => {
+                    self.session.time_out();
+                    self.obey(&[]).await?
+                }
+            };
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
+        let now = Instant::now();
+        self.transaction_ends = match (self.session.in_transaction(), self.transaction_ends) {
+            (false, _) => None,
+            (true, Some(ends)) => Some(ends),
+            (true, None) => Some(now + self.surroundings.limits.transaction),
+        };
+        let idle_ends = now + self.surroundings.limits.idle;
+        let deadline = self.transaction_ends.map_or(idle_ends, |ends| ends.min(idle_ends));
+        let stopping = match self.session.has_message_in_flight() {
+            true => &self.surroundings.give_up,
+            false => &self.surroundings.stop,
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => Ok(Input::Stopping),
+            read = timeout_at(deadline, self.stream.read(buffer)) => match read {
+                Ok(read) => Ok(Input::Bytes(read?)),
+                Err(_) => Ok(Input::TooSlow),
+            },
+        }
+    }
+
+    /// Gives input to the session and does what it asks for. True if the connection is to be closed.
+    async fn obey(&mut self, mut input: &[u8]) -> io::Result<bool> {
+        loop {
+            let action = self.session.on(&mut input, OffsetDateTime::now_utc());
+            if !self.session.has_message_in_flight() {
+                self.spool = None;
+            }
+            match action {
+                // Replies to a group of commands leave together (RFC 2920 §3.2).
+                Action::Read => return self.flush().await.map(|()| false),
+                Action::Close => return self.flush().await.map(|()| true),
+                Action::Spool(piece) => {
+                    if let Err(error) = self.spool(piece).await {
+                        tracing::error!(%error, "cannot spool a message");
+                        self.spool = None;
+                        self.session.spool_failed();
+                    }
+                }
+                Action::Accept(submitted) => {
+                    self.flush().await?;
+                    let reply = self.accept(*submitted).await;
+                    self.session.answer(&reply);
+                }
+            }
+        }
+    }
+
+    async fn accept(&mut self, submitted: Submitted) -> Reply {
+        let content = match self.content(submitted.rest).await {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::error!(%error, "cannot spool a message");
+                return replies::no_room();
+            }
+        };
+        let accepting = (self.surroundings.accept)(Message {
+            id: submitted.id,
+            envelope: submitted.envelope,
+            sender: submitted.sender,
+            content,
+            accepted_at: OffsetDateTime::now_utc(),
+        });
+        or_given_up(accepting, &self.surroundings.give_up).await
+    }
+
+    async fn content(&mut self, rest: Vec<u8>) -> io::Result<Content> {
+        if self.spool.is_none() {
+            return Ok(Content::Memory(Bytes::from(rest)));
+        }
+        self.spool(rest).await?;
+        match self.spool.take() {
+            Some(Spool { file, size }) => Ok(Content::Spooled { file, size }),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Writes behind what was spooled so far. The file has no name: it is gone with its last reader.
+    async fn spool(&mut self, piece: Vec<u8>) -> io::Result<()> {
+        let size = piece.len() as u64;
+        let spool_dir = self.surroundings.spool_dir.clone();
+        let file = self.spool.as_ref().map(|spool| spool.file.clone());
+        let written = tokio::task::spawn_blocking(move || -> io::Result<Arc<File>> {
+            let file = match file {
+                Some(file) => file,
+                None => Arc::new(tempfile::tempfile_in(spool_dir)?),
+            };
+            io::Write::write_all(&mut &*file, &piece)?;
+            Ok(file)
+        });
+        let file = written.await.map_err(io::Error::other)??;
+        let before = self.spool.as_ref().map_or(0, |spool| spool.size);
+        self.spool = Some(Spool { file, size: before + size });
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let output = self.session.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        // A client that does not read its replies is as slow as one that does not write.
+        timeout(self.surroundings.limits.idle, async {
+            self.stream.write_all(&output).await?;
+            self.stream.flush().await
+        })
+        .await?
+    }
+
+    /// Closes so that the last reply arrives: were there unread input, closing at once would throw
+    /// the reply away on its way.
+    async fn end(&mut self) {
+        let _ = timeout(LAST_WORDS, async {
+            self.stream.shutdown().await?;
+            let mut unread = [0; 1024];
+            while self.stream.read(&mut unread).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+    }
+}
+
+enum Input {
+    Bytes(usize),
+    Stopping,
+    TooSlow,
+}
+
+/// What becomes of a message, or that it took too long when the relay stops. The client then tries
+/// again; if the message was passed on after all, that is the duplicate that a loss would be worse than.
+async fn or_given_up(accepting: impl Future<Output = Reply>, give_up: &CancellationToken) -> Reply {
+    tokio::select! {
+        biased;
+        reply = accepting => reply,
+        () = give_up.cancelled() => replies::given_up(),
+    }
+}

@@ -1,0 +1,137 @@
+//! Reads the content of a message after DATA: finds its end, removes transparency dots, and
+//! notices what a message may not contain. Part of the [session](super::session).
+//!
+//! Written here and not taken from a library: smtp-proto's receiver ends a message at CR LF `.` CR CR LF
+//! too, which is one of the ways to smuggle a second message past a server that does not.
+
+use memchr::memchr3;
+
+/// What is wrong with a message as a whole. It is read to its end all the same, or what remains of
+/// it would be taken for commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// RFC 5321 §2.3.8: CR and LF occur together only.
+    BareCarriageReturn,
+    BareLineFeed,
+    /// RFC 5322 §3.5 has no NUL in a message.
+    Nul,
+    TooLarge,
+    /// It could not be kept.
+    NoRoom,
+}
+
+/// Where in a line the reader is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// After CR LF; that which ended the DATA command counts (RFC 5321 §4.1.1.4).
+    LineStart,
+    InLine,
+    /// After a CR that was not yet passed on.
+    Cr,
+    /// After a dot at the start of a line, which was not passed on.
+    Dot,
+    /// After a dot at the start of a line, and CR.
+    DotCr,
+}
+
+/// Takes the bytes after 354 as they come, in pieces of any size.
+#[derive(Debug)]
+pub struct DataReader {
+    place: Place,
+    fault: Option<Fault>,
+}
+
+impl DataReader {
+    pub fn new() -> Self {
+        Self { place: Place::LineStart, fault: None }
+    }
+
+    /// The first thing found wrong.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Refuses the message; what was found first stays the reason.
+    pub fn refuse(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// Takes from `input` what belongs to the message and appends its content, unless the message is
+    /// refused anyway. True at the end of the message, which is CR LF `.` CR LF and nothing else;
+    /// what is left of `input` then are commands.
+    pub fn read(&mut self, input: &mut &[u8], content: &mut Vec<u8>) -> bool {
+        while let Some(&byte) = input.first() {
+            match (self.place, byte) {
+                (Place::LineStart, b'.') => self.step(input, Place::Dot),
+                (Place::LineStart, _) => self.place = Place::InLine,
+                (Place::InLine, _) => self.read_text(input, content),
+                (Place::Cr, b'\n') => {
+                    self.keep(content, b"\r\n");
+                    self.step(input, Place::LineStart);
+                }
+                (Place::Dot, b'\r') => self.step(input, Place::DotCr),
+                (Place::DotCr, b'\n') => {
+                    self.step(input, Place::LineStart);
+                    return true;
+                }
+                // RFC 5321 §4.5.2: a dot that is not alone on its line was put there for transparency.
+                (Place::Dot, _) => self.place = Place::InLine,
+                (Place::Cr | Place::DotCr, _) => {
+                    self.refuse(Fault::BareCarriageReturn);
+                    self.place = Place::InLine;
+                }
+            }
+        }
+        false
+    }
+
+    /// Passes on text up to the next thing that has to be looked at.
+    fn read_text(&mut self, input: &mut &[u8], content: &mut Vec<u8>) {
+        let (text, rest) = input.split_at(plain(input));
+        self.keep(content, text);
+        *input = rest;
+        match rest.first() {
+            Some(b'\r') => self.step(input, Place::Cr),
+            Some(b'\n') => {
+                self.refuse(Fault::BareLineFeed);
+                self.step(input, Place::InLine);
+            }
+            Some(_) => {
+                self.refuse(Fault::Nul);
+                self.step(input, Place::InLine);
+            }
+            None => {}
+        }
+    }
+
+    fn step(&mut self, input: &mut &[u8], place: Place) {
+        *input = &input[1..];
+        self.place = place;
+    }
+
+    fn keep(&self, content: &mut Vec<u8>, bytes: &[u8]) {
+        if self.fault.is_none() {
+            content.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Default for DataReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How many bytes are content as they stand: whole lines and the beginning of one, until the next
+/// NUL, lone CR or LF, line that begins with a dot, or line end whose next byte is not there yet.
+fn plain(bytes: &[u8]) -> usize {
+    let mut checked = 0;
+    while let Some(found) = memchr3(b'\r', b'\n', 0, &bytes[checked..]) {
+        let at = checked + found;
+        match bytes[at..] {
+            [b'\r', b'\n', next, ..] if next != b'.' => checked = at + 2,
+            _ => return at,
+        }
+    }
+    bytes.len()
+}

@@ -1,0 +1,483 @@
+//! One SMTP session as a state machine without sockets (RFC 5321): bytes go in, replies come out,
+//! and in between it says what has to be done. [`connection`](super::connection) feeds it.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use ipnet::IpNet;
+use time::OffsetDateTime;
+
+use super::{
+    command::{Command, LineReader, MailCommand, Mistake},
+    data::{DataReader, Fault},
+    null_sender, replies,
+};
+use crate::{
+    mail::{Envelope, Reply, id::QueueId, received::Received},
+    policy::facts::Decision,
+    relay::routing_table::{Knowledge, RoutingTable},
+};
+
+/// How much of a message is kept in memory, in bytes. What is larger goes to the spool in pieces of
+/// this size, and its header has to be in the first.
+pub const IN_MEMORY: usize = 256 * 1024;
+/// After so many a client gets no further.
+const MOST_MISTAKES: u32 = 10;
+
+/// What all sessions of a relay share.
+#[derive(Debug)]
+pub struct Terms {
+    pub hostname: String,
+    pub trusted_networks: Vec<IpNet>,
+    /// In bytes.
+    pub max_message_size: u64,
+    pub table: Arc<RoutingTable>,
+}
+
+impl Terms {
+    /// Whether clients at this address submit without signing in.
+    pub fn trusts(&self, client: IpAddr) -> bool {
+        self.trusted_networks.iter().any(|network| network.contains(&client))
+    }
+}
+
+/// What has to be done next.
+#[derive(Debug)]
+pub enum Action {
+    /// Send the output, then read more.
+    Read,
+    /// Put this piece of the message behind the former ones, then go on.
+    Spool(Vec<u8>),
+    /// Find out what becomes of the message, then say it to [`Session::answer`].
+    Accept(Box<Submitted>),
+    /// Send the output, then close.
+    Close,
+}
+
+/// A message that was read whole.
+#[derive(Debug)]
+pub struct Submitted {
+    pub id: QueueId,
+    pub envelope: Envelope,
+    /// The address that decides the route.
+    pub sender: String,
+    /// What was not spooled: all of a small message, our `Received` field included.
+    pub rest: Vec<u8>,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    terms: Arc<Terms>,
+    client: IpAddr,
+    hello: Option<Hello>,
+    state: State,
+    line: LineReader,
+    output: Vec<u8>,
+    mistakes: u32,
+}
+
+#[derive(Debug)]
+struct Hello {
+    /// The name that the client gave itself.
+    name: String,
+    /// By EHLO.
+    extended: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No message has been begun.
+    Waiting,
+    /// After MAIL: the envelope so far.
+    Envelope(MailCommand, Vec<String>),
+    /// After 354.
+    Content(Box<Receiving>),
+    /// The message was read; what becomes of it is being found out.
+    Deciding,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    id: QueueId,
+    envelope: Envelope,
+    reader: DataReader,
+    content: Vec<u8>,
+    /// The length of our own field, which stands at the start of `content` until that is spooled.
+    own_field: usize,
+    /// In bytes, our own field included.
+    spooled: u64,
+    header: Option<HeaderFacts>,
+}
+
+/// What is looked at in the header.
+#[derive(Debug)]
+struct HeaderFacts {
+    hops: usize,
+    /// Who may have sent it; only looked for if the reverse-path is null.
+    senders: Vec<String>,
+}
+
+impl Session {
+    pub fn new(terms: Arc<Terms>, client: IpAddr) -> Self {
+        Self {
+            terms,
+            client,
+            hello: None,
+            state: State::Waiting,
+            line: LineReader::default(),
+            output: Vec::new(),
+            mistakes: 0,
+        }
+    }
+
+    /// Begins: says who we are, or that we cannot serve yet.
+    pub fn greet(&mut self) {
+        match self.terms.table.knowledge(Instant::now()) {
+            Knowledge::NotLoaded => self.close(&replies::not_loaded(&self.terms.hostname)),
+            Knowledge::Usable | Knowledge::Stale => self.say(&replies::greeting(&self.terms.hostname)),
+        }
+    }
+
+    /// What has to be sent to the client.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Whether a message is being read or decided about: it is let finish when the relay stops.
+    pub fn has_message_in_flight(&self) -> bool {
+        matches!(self.state, State::Content(_) | State::Deciding)
+    }
+
+    /// Whether MAIL was accepted and the message is not yet read whole.
+    pub fn in_transaction(&self) -> bool {
+        matches!(self.state, State::Envelope(..) | State::Content(_))
+    }
+
+    /// Takes input until there is something to do. To be called again with what is left of the
+    /// input, until it says [`Action::Read`] or [`Action::Close`].
+    pub fn on(&mut self, input: &mut &[u8], now: OffsetDateTime) -> Action {
+        loop {
+            match self.state {
+                State::Closed => return Action::Close,
+                State::Content(_) => match self.read_content(input) {
+                    Some(action) => return action,
+                    None if input.is_empty() => return Action::Read,
+                    None => {}
+                },
+                _ if input.is_empty() => return Action::Read,
+                _ => self.read_command(input, now),
+            }
+        }
+    }
+
+    /// Says what became of the message.
+    pub fn answer(&mut self, reply: &Reply) {
+        if reply.is_positive() {
+            self.mistakes = 0;
+        }
+        self.state = State::Waiting;
+        self.say(reply);
+    }
+
+    /// The spool cannot take the message: it is refused when it has been read to its end.
+    pub fn spool_failed(&mut self) {
+        if let State::Content(receiving) = &mut self.state {
+            receiving.reader.refuse(Fault::NoRoom);
+        }
+    }
+
+    /// The relay stops.
+    pub fn stop(&mut self) {
+        self.close(&replies::stopping(&self.terms.hostname));
+    }
+
+    /// The client took too long.
+    pub fn time_out(&mut self) {
+        self.close(&replies::timed_out(&self.terms.hostname));
+    }
+
+    /// The client spoke before it was greeted: it listens to no reply, so it is no mail client, or an
+    /// attempt to send one's commands through another's connection.
+    pub fn refuse_early_talker(&mut self) {
+        self.close(&replies::talked_early());
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        self.output.extend_from_slice(reply.to_wire().as_bytes());
+    }
+
+    fn close(&mut self, reply: &Reply) {
+        self.say(reply);
+        self.state = State::Closed;
+    }
+
+    fn read_command(&mut self, input: &mut &[u8], now: OffsetDateTime) {
+        // A TLS handshake, a wrong port, noise: no line end may ever come.
+        let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\r' | b'\n');
+        if self.hello.is_none() && self.line.is_empty() && !input.first().is_some_and(is_text) {
+            return self.close(&replies::not_mail());
+        }
+        match self.line.read(input) {
+            None => {}
+            Some(Ok(command)) => self.obey(command, !input.is_empty(), now),
+            Some(Err(Mistake::Closing(reply))) => self.close(&reply),
+            // A browser that was made to post to us would go on with commands in the body.
+            Some(Err(Mistake::Said(reply))) if self.hello.is_none() && reply == replies::unknown_command() => {
+                self.close(&replies::not_mail());
+            }
+            Some(Err(Mistake::Said(reply))) => self.mistake(&reply),
+        }
+    }
+
+    fn mistake(&mut self, reply: &Reply) {
+        self.mistakes += 1;
+        self.say(reply);
+        if self.mistakes >= MOST_MISTAKES {
+            self.close(&replies::too_many_mistakes(&self.terms.hostname));
+        }
+    }
+
+    fn obey(&mut self, command: Command, more_follows: bool, now: OffsetDateTime) {
+        // RFC 2920 §3.1: these end a group of commands; more may come after their reply only.
+        if more_follows && matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Data) {
+            return self.close(&replies::talked_early());
+        }
+        match command {
+            Command::Ehlo(name) => self.hello(name, true),
+            Command::Helo(name) => self.hello(name, false),
+            Command::Mail(mail) => self.mail(mail),
+            Command::Rcpt(forward_path) => self.rcpt(forward_path),
+            Command::Data => self.data(now),
+            Command::Rset => {
+                self.state = State::Waiting;
+                self.say(&replies::reset());
+            }
+            Command::Noop => self.say(&replies::noop()),
+            Command::Vrfy => self.say(&replies::cannot_verify()),
+            Command::Help => self.say(&replies::help()),
+            Command::Quit => self.close(&replies::goodbye(&self.terms.hostname)),
+        }
+    }
+
+    /// RFC 5321 §4.1.4: EHLO also ends a message that was begun.
+    fn hello(&mut self, name: String, extended: bool) {
+        self.state = State::Waiting;
+        self.hello = Some(Hello { name, extended });
+        let reply = match extended {
+            true => replies::ehlo(&self.terms.hostname, self.terms.max_message_size),
+            false => replies::helo(&self.terms.hostname),
+        };
+        self.say(&reply);
+    }
+
+    fn mail(&mut self, mail: MailCommand) {
+        if self.hello.is_none() {
+            return self.mistake(&replies::say_hello_first());
+        }
+        if !matches!(self.state, State::Waiting) {
+            return self.mistake(&replies::one_sender());
+        }
+        match self.refuse_sender(&mail) {
+            Some(refusal) => self.say(&refusal),
+            None => {
+                self.say(&replies::sender_accepted());
+                self.state = State::Envelope(mail, Vec::new());
+            }
+        }
+    }
+
+    /// What is said to MAIL if not 250. A null reverse-path is judged when the header is read.
+    fn refuse_sender(&self, mail: &MailCommand) -> Option<Reply> {
+        let terms = &self.terms;
+        if !terms.trusts(self.client) {
+            return Some(replies::not_trusted(self.client));
+        }
+        if mail.size.is_some_and(|size| size > terms.max_message_size) {
+            return Some(replies::too_large(terms.max_message_size));
+        }
+        if terms.table.knowledge(Instant::now()) != Knowledge::Usable {
+            return Some(replies::stale());
+        }
+        if mail.reverse_path.is_empty() {
+            return None;
+        }
+        replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path)
+    }
+
+    fn rcpt(&mut self, forward_path: String) {
+        let State::Envelope(mail, forward_paths) = &mut self.state else {
+            return self.mistake(&replies::sender_first());
+        };
+        if !mail.parameters.smtputf8 && !forward_path.is_ascii() {
+            return self.say(&replies::needs_smtputf8());
+        }
+        if forward_paths.len() >= replies::MOST_RECIPIENTS {
+            return self.say(&replies::too_many_recipients());
+        }
+        forward_paths.push(forward_path);
+        self.say(&replies::recipient_accepted());
+    }
+
+    fn data(&mut self, now: OffsetDateTime) {
+        match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Envelope(mail, forward_paths) if !forward_paths.is_empty() => {
+                let receiving = self.begin_content(mail, forward_paths, now);
+                self.state = State::Content(Box::new(receiving));
+                self.say(&replies::send_message());
+            }
+            envelope @ State::Envelope(..) => {
+                self.state = envelope;
+                self.say(&replies::recipient_first());
+            }
+            _ => self.mistake(&replies::sender_first()),
+        }
+    }
+
+    fn begin_content(&self, mail: MailCommand, forward_paths: Vec<String>, now: OffsetDateTime) -> Receiving {
+        let id = QueueId::new();
+        let with = match &self.hello {
+            Some(hello) if !hello.extended => "SMTP",
+            // RFC 6531 §4.3.
+            _ if mail.parameters.smtputf8 => "UTF8SMTP",
+            _ => "ESMTP",
+        };
+        let own_field = Received {
+            helo: self.hello.as_ref().map_or("", |hello| &hello.name),
+            client: self.client,
+            by: &self.terms.hostname,
+            with,
+            id: &id.to_string(),
+            at: now,
+        }
+        .to_field();
+        let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(IN_MEMORY)).min(IN_MEMORY);
+        let mut content = Vec::with_capacity(own_field.len() + expected);
+        content.extend_from_slice(own_field.as_bytes());
+        Receiving {
+            id,
+            envelope: Envelope { reverse_path: mail.reverse_path, forward_paths, parameters: mail.parameters },
+            reader: DataReader::new(),
+            content,
+            own_field: own_field.len(),
+            spooled: 0,
+            header: None,
+        }
+    }
+
+    fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
+        let State::Content(receiving) = &mut self.state else { return None };
+        let ended = receiving.read(input, self.terms.max_message_size);
+        if !ended {
+            return receiving.piece_to_spool().map(Action::Spool);
+        }
+        let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
+        match self.judge(*receiving) {
+            Ok(submitted) => Some(Action::Accept(Box::new(submitted))),
+            Err(refusal) => {
+                self.answer(&refusal);
+                None
+            }
+        }
+    }
+
+    /// Whether a message that was read to its end can be passed on.
+    fn judge(&self, mut receiving: Receiving) -> Result<Submitted, Reply> {
+        if let Some(fault) = receiving.reader.fault() {
+            return Err(self.refusal_of(fault));
+        }
+        let header = receiving.take_header();
+        if header.hops > replies::MOST_HOPS {
+            return Err(replies::going_in_circles());
+        }
+        let sender = match receiving.envelope.reverse_path.as_str() {
+            "" => self.sender_of_null(&header.senders)?,
+            given => given.to_owned(),
+        };
+        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content })
+    }
+
+    fn refusal_of(&self, fault: Fault) -> Reply {
+        match fault {
+            Fault::BareCarriageReturn => replies::bare_carriage_return(),
+            Fault::BareLineFeed => replies::bare_line_feed(),
+            Fault::Nul => replies::nul(),
+            Fault::TooLarge => replies::too_large(self.terms.max_message_size),
+            Fault::NoRoom => replies::no_room(),
+        }
+    }
+
+    /// The first candidate of a mail domain that is known here. There is no default: mail that
+    /// cannot be told whose it is has no route.
+    fn sender_of_null(&self, candidates: &[String]) -> Result<String, Reply> {
+        for candidate in candidates {
+            match self.terms.table.decide(candidate) {
+                Decision::UnknownDomain => {}
+                decision => {
+                    return match replies::refusal(&decision, candidate) {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(candidate.clone()),
+                    };
+                }
+            }
+        }
+        Err(replies::undecidable_sender())
+    }
+}
+
+impl Receiving {
+    /// True at the end of the message.
+    fn read(&mut self, input: &mut &[u8], max_message_size: u64) -> bool {
+        let ended = self.reader.read(input, &mut self.content);
+        let size = self.spooled + self.content.len() as u64 - self.own_field as u64;
+        if size > max_message_size {
+            self.reader.refuse(Fault::TooLarge);
+        }
+        if self.reader.fault().is_some() {
+            self.content = Vec::new();
+            self.own_field = 0;
+        }
+        ended
+    }
+
+    fn piece_to_spool(&mut self) -> Option<Vec<u8>> {
+        if self.content.len() < IN_MEMORY {
+            return None;
+        }
+        self.look_at_header();
+        self.spooled += self.content.len() as u64;
+        Some(std::mem::replace(&mut self.content, Vec::with_capacity(IN_MEMORY)))
+    }
+
+    fn take_header(&mut self) -> HeaderFacts {
+        self.look_at_header();
+        self.header.take().unwrap_or(HeaderFacts { hops: 0, senders: Vec::new() })
+    }
+
+    fn look_at_header(&mut self) {
+        if self.header.is_some() {
+            return;
+        }
+        let as_sent = &self.content[self.own_field..];
+        let senders = match self.envelope.reverse_path.is_empty() {
+            true => null_sender::candidates(as_sent),
+            false => Vec::new(),
+        };
+        self.header = Some(HeaderFacts { hops: hops(as_sent), senders });
+    }
+}
+
+/// How many servers a message has passed (RFC 5321 §6.3).
+fn hops(message: &[u8]) -> usize {
+    const FIELD: &[u8] = b"received:";
+    let mut hops = 0;
+    for line in message.split(|&byte| byte == b'\n') {
+        if line == b"\r" || line.is_empty() {
+            break;
+        }
+        if line.get(..FIELD.len()).is_some_and(|name| name.eq_ignore_ascii_case(FIELD)) {
+            hops += 1;
+        }
+    }
+    hops
+}
