@@ -1,1 +1,182 @@
-fn main() {}
+//! The command line: every subcommand, and where each finds the store. What they do is in
+//! `command`, `web` and `relay`.
+
+mod command;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use outgate::{
+    config::{self, PlatformSettings, RelaySettings, StoreSettings, WebSettings},
+    telemetry,
+};
+
+use command::{
+    accounts::Accounts, administrator::Administrator, domain::Domain, gateway::Gateway, organization::Organization,
+    relay::RelayCommand, route::Route, store::Store, up::Up,
+};
+
+/// Says where an organization's outbound mail leaves, and relays it there.
+#[derive(Debug, Parser)]
+#[command(name = "outgate", version)]
+struct Cli {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything: the store unless DATABASE_URL is set, the pages and a relay
+    Up(Box<Up>),
+    /// Run the admin pages
+    Web {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(flatten)]
+        web: WebSettings,
+    },
+    /// Run a relay, or list and forget relays
+    #[command(args_conflicts_with_subcommands = true)]
+    Relay {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(flatten)]
+        relay: RelaySettings,
+        #[command(subcommand)]
+        command: Option<RelayCommand>,
+    },
+    /// Make the roles and tables of the store, or bring them up to this version
+    Migrate,
+    /// Organizations
+    #[command(subcommand)]
+    Organization(Organization),
+    /// Mail domains
+    #[command(subcommand)]
+    Domain(Domain),
+    /// Administrators of organizations
+    #[command(subcommand)]
+    Administrator(Administrator),
+    /// Mail accounts
+    Accounts {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(subcommand)]
+        command: Accounts,
+    },
+    /// Outbound gateways
+    Gateway {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(subcommand)]
+        command: Gateway,
+    },
+    /// Where mail goes
+    Route {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(subcommand)]
+        command: Route,
+    },
+    /// Ask the pages of this machine whether they answer; for container health checks
+    #[command(hide = true)]
+    Healthcheck {
+        #[command(flatten)]
+        web: WebSettings,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help goes to who asked for it; a mistake is one sentence.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        error.exit();
+    }
+    let sentence = config::wrong_setting(error, &Cli::command()).unwrap_or_else(|| {
+        let rendered = error.to_string();
+        let first = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // What is missing stands on lines of its own.
+        let missing: Vec<&str> = rendered.lines().skip(1).map_while(|line| line.strip_prefix("  ")).collect();
+        format!("{first} {}", missing.join(" ")).trim_end().to_owned()
+    });
+    eprintln!("outgate: {sentence}");
+    eprintln!("Try: outgate {} --help", subcommand_words().join(" "));
+    ExitCode::from(2)
+}
+
+/// The words before the first flag, as far as they are subcommands.
+fn subcommand_words() -> Vec<String> {
+    let mut command = Cli::command();
+    let mut words = Vec::new();
+    for word in std::env::args_os().skip(1).map(OsString::into_string).map_while(Result::ok) {
+        let Some(found) = command.find_subcommand(&word).cloned() else { break };
+        words.push(word);
+        command = found;
+    }
+    words
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let _log = telemetry::start()?;
+    // One TLS provider for the whole process; a second call would be the only way to fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Command::Up(up) = cli.command {
+        return command::up::run(*up, cli.store);
+    }
+    if let Command::Healthcheck { web } = cli.command {
+        return command::healthcheck::run(web.http_listen);
+    }
+    if let Command::Accounts { command: Accounts::Import { file, .. }, .. } = &cli.command {
+        // Said before anything is started for it, and while we may still read it.
+        std::fs::File::open(file).with_context(|| format!("{} cannot be opened", file.display()))?;
+    }
+    let store = Store::find(cli.store)?;
+    let ended = command::runtime()?.block_on(run_on(&store, cli.command));
+    store.leave()?;
+    ended
+}
+
+async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
+    let owner = async || store.owner().await;
+    match command {
+        Command::Up(_) | Command::Healthcheck { .. } => unreachable!("these find no store here"),
+        Command::Web { platform, web } => command::serve::web(store, &platform, &web).await,
+        Command::Relay { command: Some(command), .. } => command::relay::run(command, &owner().await?).await,
+        Command::Relay { platform, relay, command: None } => command::serve::relay(store, &platform, &relay).await,
+        Command::Migrate => {
+            outgate::store::roles::migrate(&store.owner_before_migration().await?).await?;
+            println!("The store is ready for this version.");
+            Ok(())
+        }
+        Command::Organization(command) => command::organization::run(command, &owner().await?).await,
+        Command::Domain(command) => command::domain::run(command, &owner().await?).await,
+        Command::Administrator(command) => command::administrator::run(command, &owner().await?).await,
+        Command::Accounts { platform, command } => {
+            command::accounts::run(command, &owner().await?, &command::allowed(&platform)).await
+        }
+        Command::Gateway { platform, command } => {
+            command::gateway::run(command, &owner().await?, &command::allowed(&platform)).await
+        }
+        Command::Route { platform, command } => {
+            command::route::run(command, &owner().await?, &platform.required_default_route()?).await
+        }
+    }
+}

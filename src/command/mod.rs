@@ -6,15 +6,20 @@ pub mod administrator;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
+pub mod healthcheck;
 pub mod organization;
 pub mod relay;
 pub mod route;
+pub mod serve;
+pub mod store;
 pub mod up;
 
 use anyhow::Context;
 use outgate::{
+    config::PlatformSettings,
     mail::id::OrganizationId,
-    store::{self, OrganizationTransaction},
+    policy::gateway_network::AllowedNetworks,
+    store::{self as facts, OrganizationTransaction},
 };
 use sqlx::PgPool;
 
@@ -23,7 +28,7 @@ pub const OPERATOR: &str = "operator";
 
 /// The organization that a command names.
 pub async fn organization(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationId> {
-    store::organization::by_slug_across_tenants(owner, slug)
+    facts::organization::by_slug_across_tenants(owner, slug)
         .await?
         .with_context(|| format!("there is no organization “{slug}”"))
 }
@@ -32,4 +37,14 @@ pub async fn organization(owner: &PgPool, slug: &str) -> anyhow::Result<Organiza
 pub async fn begin(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationTransaction> {
     let organization = organization(owner, slug).await?;
     Ok(OrganizationTransaction::begin(owner, organization).await?)
+}
+
+/// The networks that the operator opened to gateways.
+pub fn allowed(platform: &PlatformSettings) -> AllowedNetworks {
+    AllowedNetworks { networks: platform.allowed_gateway_networks.0.clone(), listeners: Vec::new() }
+}
+
+/// The threads that everything asynchronous runs on.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }

@@ -28,19 +28,14 @@ pub async fn run(command: Route, owner: &PgPool, default: &PlatformDefault) -> a
     if sender.parse::<Mailbox>().is_err() {
         anyhow::bail!("“{sender}” is not a mail address");
     }
-    println!("{}", explain(owner, &sender, recipient.as_ref(), default).await?);
+    let facts = store::routing_facts::for_sender_across_tenants(owner, &sender).await?;
+    println!("{}", in_words(&sender, recipient.as_ref(), facts.decide(&sender, default)));
     Ok(())
 }
 
-/// The answer in words: what decides comes first.
-pub async fn explain(
-    owner: &PgPool,
-    sender: &str,
-    recipient: Option<&Mailbox>,
-    default: &PlatformDefault,
-) -> anyhow::Result<String> {
-    let facts = store::routing_facts::for_sender_across_tenants(owner, sender).await?;
-    Ok(match facts.decide(sender, default) {
+/// A decision for a person: what becomes of the mail comes first, then why.
+pub fn in_words(sender: &str, recipient: Option<&Mailbox>, decision: Decision) -> String {
+    match decision {
         Decision::UnknownDomain => format!("Mail from {sender} is refused: no organization has this domain."),
         Decision::OrganizationSuspended => format!("Mail from {sender} is refused: the organization is suspended."),
         Decision::AccountSuspended => format!("Mail from {sender} is refused: the account is suspended."),
@@ -66,5 +61,5 @@ pub async fn explain(
             let unknown = if found.account.is_none() { " No account has this address; it follows its domain." } else { "" };
             format!("Mail from {sender} leaves {next_hop}: {whose}.{unknown}")
         }
-    })
+    }
 }

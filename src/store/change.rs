@@ -207,3 +207,8 @@ pub async fn recent(
     .fetch_optional(db)
     .await
 }
+
+/// The revision of the last change of any organization.
+pub async fn current_revision(db: impl sqlx::PgExecutor<'_>) -> Result<Revision> {
+    sqlx::query_scalar!(r#"select revision as "revision: Revision" from installation"#).fetch_one(db).await
+}

@@ -1,0 +1,90 @@
+//! `outgate web` and `outgate relay`: one front door each, until Ctrl-C or SIGTERM.
+
+use anyhow::Context;
+use outgate::{
+    config::{PlatformSettings, RelaySettings, WebSettings},
+    relay::{self, Relay},
+    store::WebStore,
+    web,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::store::Store;
+
+pub async fn web(store: &Store, platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<()> {
+    let listener = bind(settings).await?;
+    let pool = store.web().await?;
+    let settings = web_settings(platform, settings)?;
+    tracing::info!(listen = %listener.local_addr()?, "the pages are served");
+    web::serve(settings, WebStore::new(pool.clone()), listener, until_told()).await?;
+    pool.close().await;
+    Ok(())
+}
+
+pub async fn relay(store: &Store, platform: &PlatformSettings, settings: &RelaySettings) -> anyhow::Result<()> {
+    let settings = relay_settings(platform, settings)?;
+    let listeners = relay::submission::bind(&settings)?;
+    let pool = store.relay()?;
+    Relay::new(settings, pool.clone()).run(listeners, until_told()).await?;
+    pool.close().await;
+    Ok(())
+}
+
+/// Opens the pages' listener.
+pub async fn bind(settings: &WebSettings) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(settings.http_listen)
+        .await
+        .with_context(|| format!("OUTGATE_HTTP_LISTEN: cannot listen on {}", settings.http_listen))
+}
+
+pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<web::Settings> {
+    Ok(web::Settings {
+        public_url: Some(settings.public_url().as_str().parse()?),
+        trusted_proxies: settings.trusted_proxies.0.clone(),
+        platform_default: platform.required_default_route()?,
+        allowed_networks: super::allowed(platform),
+    })
+}
+
+pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> anyhow::Result<relay::Settings> {
+    let hostname = settings.hostname()?;
+    let defaults = relay::Settings::new(
+        settings.relay_name(&hostname),
+        hostname.to_string(),
+        platform.required_default_route()?,
+    );
+    Ok(relay::Settings {
+        smtp_listen: settings.smtp_listen.0.clone(),
+        trusted_networks: settings.trusted_networks.0.clone(),
+        handover: settings.handover,
+        handover_wait: settings.handover_wait,
+        allowed: super::allowed(platform),
+        max_staleness: settings.max_staleness,
+        ..defaults
+    })
+}
+
+/// Cancelled by the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once.
+pub fn until_told() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        let terminate = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminate => {}
+        }
+        tracing::info!("stopping: mail in flight finishes");
+        told.cancel();
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    stop
+}
