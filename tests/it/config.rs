@@ -1,0 +1,117 @@
+//! What the operator sets, by flag or environment.
+
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use outgate::{
+    config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings, wrong_setting},
+    policy::routing::PlatformDefault,
+};
+
+#[derive(Debug, Parser)]
+struct All {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    platform: PlatformSettings,
+    #[command(flatten)]
+    web: WebSettings,
+    #[command(flatten)]
+    relay: RelaySettings,
+}
+
+fn with(flags: &[&str]) -> Result<All, String> {
+    let all = All::try_parse_from([&["outgate"], flags].concat());
+    all.map_err(|error| wrong_setting(&error, &All::command()).unwrap_or_else(|| error.to_string()))
+}
+
+#[test]
+fn without_any_setting_everything_listens_on_loopback_only() {
+    let all = with(&[]).unwrap();
+    assert_eq!(all.web.http_listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(all.web.public_url().as_str(), "http://127.0.0.1:8080");
+    assert_eq!(all.relay.smtp_listen.0, ["127.0.0.1:2525".parse().unwrap()]);
+    assert!(all.relay.trusted_networks.contain("127.9.9.9".parse().unwrap()));
+    assert!(all.relay.trusted_networks.contain("::1".parse().unwrap()));
+    assert!(all.relay.trusted_networks.contain("::ffff:127.0.0.1".parse().unwrap()));
+    assert!(!all.relay.trusted_networks.contain("192.0.2.1".parse().unwrap()));
+    assert!(all.platform.allowed_gateway_networks.0.is_empty());
+    assert!(all.relay.handover);
+    assert_eq!(all.relay.handover_wait, Duration::from_secs(20));
+    assert_eq!(all.relay.max_staleness, Duration::from_secs(86_400));
+}
+
+#[test]
+fn the_default_route_has_no_default() {
+    let unset = with(&[]).unwrap().platform.required_default_route().unwrap_err().to_string();
+    assert!(unset.starts_with("OUTGATE_DEFAULT_ROUTE is not set"), "{unset}");
+    let route = |typed| with(&["--default-route", typed]).unwrap().platform.required_default_route().unwrap();
+    assert_eq!(route("mx"), PlatformDefault::Mx);
+    assert_eq!(route("MX"), PlatformDefault::Mx);
+    assert_eq!(route("Mail.Example.com:587"), PlatformDefault::Smarthost("mail.example.com:587".parse().unwrap()));
+}
+
+#[test]
+fn lists_are_separated_by_commas_or_blanks_and_may_be_empty() {
+    let networks = |typed| with(&["--trusted-networks", typed]).unwrap().relay.trusted_networks.0;
+    assert_eq!(networks(""), []);
+    assert_eq!(
+        networks("10.1.2.3/8, 2001:db8::7"),
+        ["10.0.0.0/8".parse().unwrap(), "2001:db8::7/128".parse().unwrap()]
+    );
+    let listeners = with(&["--smtp-listen", "127.0.0.1:25,[::1]:25"]).unwrap().relay.smtp_listen.0;
+    assert_eq!(listeners, ["127.0.0.1:25".parse().unwrap(), "[::1]:25".parse().unwrap()]);
+}
+
+#[test]
+fn lengths_of_time_have_a_unit_or_are_seconds() {
+    let wait = |typed| with(&["--handover-wait", typed]).unwrap().relay.handover_wait.as_secs();
+    assert_eq!([wait("20"), wait("20s"), wait("1m"), wait("24h"), wait("7d")], [20, 20, 60, 86_400, 604_800]);
+}
+
+#[test]
+fn the_public_url_is_a_server_and_nothing_more() {
+    let url = |typed| with(&["--public-url", typed]).unwrap().web.public_url().to_string();
+    assert_eq!(url("https://Outgate.Example.com/"), "https://outgate.example.com");
+    assert_eq!(url("http://192.0.2.7:8080"), "http://192.0.2.7:8080");
+    assert_eq!(url("https://[2001:db8::7]:8443"), "https://[2001:db8::7]:8443");
+    let everywhere = with(&["--http-listen", "0.0.0.0:9000"]).unwrap();
+    assert_eq!(everywhere.web.public_url().as_str(), "http://127.0.0.1:9000");
+}
+
+#[test]
+fn a_wrong_setting_is_named_in_one_sentence() {
+    for (flag, value, reason) in [
+        ("--database-url", "mysql://root:secret@db/x", "not the URL of a PostgreSQL database"),
+        ("--web-database-url", "db", "not the URL of a PostgreSQL database"),
+        ("--relay-database-url", "postgres://u:secret@h:port/x", "not the URL of a PostgreSQL database"),
+        ("--default-route", "a b", "contains a blank"),
+        ("--allowed-gateway-networks", "10.0.0.0/33", "“10.0.0.0/33” is not a network"),
+        ("--http-listen", "8080", "“8080” is not an address to listen on"),
+        ("--http-listen", "localhost:8080", "is not an address to listen on"),
+        ("--public-url", "outgate.example.com", "is not the URL of a server"),
+        ("--public-url", "ftp://outgate.example.com", "is not the URL of a server"),
+        ("--public-url", "https://outgate.example.com/admin", "is not the URL of a server"),
+        ("--public-url", "https://ann@outgate.example.com", "is not the URL of a server"),
+        ("--trusted-proxies", "proxy.example.com", "“proxy.example.com” is not a network"),
+        ("--smtp-listen", "127.0.0.1:2525,25", "“25” is not an address to listen on"),
+        ("--smtp-listen", "", "is not an address to listen on"),
+        ("--hostname", "mail_1", "is not a domain name"),
+        ("--relay-name", " ", "is not a name"),
+        ("--trusted-networks", "all", "“all” is not a network"),
+        ("--handover", "yes", "“yes” is neither on nor off"),
+        ("--handover-wait", "20x", "“20x” is not a length of time"),
+        ("--handover-wait", "0", "“0” is not a length of time"),
+        ("--handover-wait", "-1s", "is not a length of time"),
+        ("--max-staleness", "99999999999999999999d", "is not a length of time"),
+    ] {
+        let variable = match flag {
+            "--database-url" => "DATABASE_URL".to_owned(),
+            flag => format!("OUTGATE_{}", flag[2..].replace('-', "_").to_uppercase()),
+        };
+        let said = with(&[&format!("{flag}={value}")]).unwrap_err();
+        assert!(said.starts_with(&format!("{variable}: ")), "{flag} {value}: {said}");
+        assert!(said.contains(reason), "{flag} {value}: {said}");
+        assert!(!said.contains("secret") && !said.contains('\n'), "{flag} {value}: {said}");
+    }
+}
