@@ -3,7 +3,123 @@
 
 pub mod demonstration_gateway;
 pub mod follow;
+pub mod handover;
 pub mod message;
+pub mod notification;
+pub mod queue;
+pub mod resolver;
 pub mod routing_table;
 pub mod settings;
 pub mod submission;
+pub mod transfer;
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use sqlx::PgPool;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    handover::{Handover, dialer::Dialer, tls::Tls},
+    message::Message,
+    queue::{Queue, QueueSettings},
+    resolver::Resolver,
+    routing_table::RoutingTable,
+    submission::Accept,
+    transfer::{Transfer, TransferSettings},
+};
+use crate::mail::{EnhancedStatus, Reply, id::RelayId};
+
+pub use self::settings::Settings;
+
+/// A relay worker: everything between a client's connection and a gateway's answer.
+pub struct Relay {
+    settings: Settings,
+    pool: PgPool,
+    table: Arc<RoutingTable>,
+}
+
+impl Relay {
+    /// Nothing runs yet. The pool connects as the relay's role.
+    pub fn new(settings: Settings, pool: PgPool) -> Self {
+        let table = Arc::new(RoutingTable::following(settings.default.clone(), settings.max_staleness));
+        Self { settings, pool, table }
+    }
+
+    /// The routing facts that this relay acts on.
+    pub fn table(&self) -> Arc<RoutingTable> {
+        Arc::clone(&self.table)
+    }
+
+    /// Runs until `stop`: then no new mail is taken, mail in flight finishes, leases are given back,
+    /// and the relay signs off, in this order. Starts without the store, too: mail is answered 421 until it is there.
+    ///
+    /// # Errors
+    /// If another relay of the same name is running, or TLS or DNS cannot be set up.
+    pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) -> anyhow::Result<()> {
+        let handover = Arc::new(Handover::new(Dialer {
+            resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
+            tls: Tls::new()?,
+            allowed: self.settings.allowed.clone(),
+            hostname: self.settings.hostname.clone(),
+            limits: handover::dialer::TimeLimits::default(),
+        }));
+        let (signed_on, id) = watch::channel(None);
+        let transfer = Arc::new(OnceLock::new());
+        let (queue_stop, follow_stop) = (CancellationToken::new(), CancellationToken::new());
+        // The follower ends last; if it ends early, its name is taken and nothing may go on.
+        let following = async {
+            let ended = follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let receiving = async {
+            let accept = accept(Arc::clone(&transfer));
+            submission::listen(listeners, &self.settings, self.table(), accept, stop.clone()).await;
+            queue_stop.cancel();
+        };
+        let delivering = async {
+            self.deliver(id, handover, &transfer, queue_stop.clone()).await;
+            follow_stop.cancel();
+        };
+        let (followed, (), ()) = tokio::join!(following, receiving, delivering);
+        Ok(followed?)
+    }
+
+    /// Waits for the relay to sign on, then works on the queue.
+    async fn deliver(
+        &self,
+        mut id: watch::Receiver<Option<RelayId>>,
+        handover: Arc<Handover>,
+        transfer: &OnceLock<Transfer>,
+        stop: CancellationToken,
+    ) {
+        let signed_on = stop.run_until_cancelled(id.wait_for(Option::is_some)).await;
+        let Some(Ok(Some(relay))) = signed_on.map(|waited| waited.map(|id| *id)) else { return };
+        let settings = QueueSettings {
+            relay,
+            hostname: self.settings.hostname.clone(),
+            default: self.settings.default.clone(),
+            mx_port: crate::mail::gateway_address::SMTP_PORT,
+        };
+        let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
+        let transfer_settings =
+            TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
+        let _ = transfer.set(Transfer::new(self.table(), handover, queue.clone(), transfer_settings));
+        queue.run(stop).await;
+    }
+}
+
+/// What submission hands messages to. Before the relay has signed on there is nobody to take them.
+fn accept(transfer: Arc<OnceLock<Transfer>>) -> Accept {
+    Arc::new(move |message: Message| {
+        let transfer = Arc::clone(&transfer);
+        Box::pin(async move {
+            match transfer.get() {
+                Some(transfer) => transfer.accept(message).await,
+                None => Reply::new(451, EnhancedStatus(4, 3, 2), "the relay is still starting, try again"),
+            }
+        })
+    })
+}

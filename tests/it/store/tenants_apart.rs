@@ -27,22 +27,12 @@ async fn two_tenants(installation: &Installation) -> [Tenant; 2] {
     tenants.try_into().unwrap()
 }
 
-async fn tenant_tables(owner: &PgPool) -> Vec<String> {
-    sqlx::query_scalar(
-        "select table_name::text from information_schema.columns
-         where table_schema = 'public' and column_name = 'organization_id' order by 1",
-    )
-    .fetch_all(owner)
-    .await
-    .unwrap()
-}
-
 #[sqlx::test]
 async fn a_statement_that_forgot_its_condition_still_sees_one_organization_only(owner: PgPool) {
     let installation = Installation::on(owner);
     let [acme, _] = two_tenants(&installation).await;
     let web = installation.pool_as("outgate_web").await;
-    for table in tenant_tables(&installation.owner).await {
+    for table in installation.tenant_tables().await {
         if table == "queued_body" {
             continue; // The pages' role may not read it at all.
         }
@@ -85,7 +75,7 @@ async fn a_connection_that_served_one_organization_carries_nothing_to_the_next_u
 async fn without_row_level_security_the_conditions_alone_keep_tenants_apart(owner: PgPool) {
     let installation = Installation::on(owner);
     let [acme, birch] = two_tenants(&installation).await;
-    for table in tenant_tables(&installation.owner).await.iter().map(String::as_str).chain(["organization"]) {
+    for table in installation.tenant_tables().await.iter().map(String::as_str).chain(["organization"]) {
         let statement = format!("alter table {table} disable row level security");
         sqlx::query(AssertSqlSafe(statement)).execute(&installation.owner).await.unwrap();
     }
@@ -109,7 +99,7 @@ async fn assert_apart(installation: &Installation, acme: &Tenant, birch: &Tenant
             .await
             .unwrap(),
     );
-    let before = everything_of(installation, birch).await;
+    let before = installation.everything_of(birch).await;
     for scope in [PointerScope::Account(foreign_account), PointerScope::Domain(birch.domain.parse().unwrap())] {
         let mut transaction = OrganizationTransaction::begin(&web, acme.id).await.unwrap();
         let read = gateway::pointer(&mut transaction, acme.id, &scope).await.unwrap();
@@ -122,20 +112,5 @@ async fn assert_apart(installation: &Installation, acme: &Tenant, birch: &Tenant
     let known = gateway::known_addresses(&mut transaction, acme.id).await.unwrap();
     assert!(known.iter().all(|address| address.to_string().ends_with("acme.example")), "{known:?}");
     drop(transaction);
-    assert_eq!(everything_of(installation, birch).await, before);
-}
-
-/// Every row of one organization as text.
-async fn everything_of(installation: &Installation, tenant: &Tenant) -> Vec<String> {
-    let mut rows = Vec::new();
-    for table in tenant_tables(&installation.owner).await {
-        let statement = format!("select to_jsonb(t)::text from {table} t where organization_id = $1 order by 1");
-        let of_table: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
-            .bind(tenant.id.0)
-            .fetch_all(&installation.owner)
-            .await
-            .unwrap();
-        rows.extend(of_table);
-    }
-    rows
+    assert_eq!(installation.everything_of(birch).await, before);
 }

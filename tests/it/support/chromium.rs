@@ -34,7 +34,7 @@ pub struct Chromium {
 
 impl Chromium {
     pub async fn start(look: Look) -> Self {
-        let driver_program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
+        let driver_program = std::env::var("OUTGATE_TEST_CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
         let mut driver = Command::new(&driver_program)
             .args(["--port=0", "--allowed-ips=127.0.0.1"])
             .stdout(Stdio::piped())
@@ -86,6 +86,25 @@ impl Chromium {
             names.push(format!("{} “{}”", seen.role, seen.name));
         }
         panic!("no {role} named “{name}” in it; there is: {}", names.join(", "));
+    }
+
+    /// The link with this name in the page's main part, where a navigation has one too.
+    pub async fn click_in_main(&self, name: &str) {
+        let main = self.find("main", "").await;
+        self.find_in(&main, "link", name).await.click().await.unwrap();
+    }
+
+    /// The row of a table whose header is this.
+    pub async fn row_with(&self, header: &str) -> Element {
+        for row in self.client.find_all(Locator::Css("tr")).await.unwrap() {
+            for cell in row.find_all(Locator::Css("th")).await.unwrap() {
+                let seen = self.seen(cell).await.unwrap();
+                if seen.role == "rowheader" && seen.name == header {
+                    return row;
+                }
+            }
+        }
+        panic!("no row is headed {header}; the page says: {}", self.text().await)
     }
 
     pub async fn click(&self, role: &str, name: &str) {
@@ -194,7 +213,7 @@ fn capabilities(look: Look) -> serde_json::Map<String, Value> {
         arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
     }
     let mut options = json!({ "args": arguments });
-    if let Ok(binary) = std::env::var("CHROMIUM") {
+    if let Ok(binary) = std::env::var("OUTGATE_TEST_CHROMIUM") {
         options["binary"] = json!(binary);
     }
     if !look.script {

@@ -9,7 +9,7 @@ use outgate::{
     policy::Role,
     store::{self, OrganizationTransaction, WebStore, account::NewAccount, gateway::PointerScope},
 };
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 pub struct Installation {
     pub owner: PgPool,
@@ -71,5 +71,28 @@ impl Installation {
     pub async fn administrator(&self, tenant: &Tenant, email: &str, password_hash: &str, role: Role) {
         let email: Mailbox = email.parse().unwrap();
         store::administrator::create(&self.owner, &email, password_hash, tenant.id, role).await.unwrap();
+    }
+
+    /// Every table whose rows belong to organizations.
+    pub async fn tenant_tables(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "select table_name::text from information_schema.columns
+             where table_schema = 'public' and column_name = 'organization_id' order by 1",
+        )
+        .fetch_all(&self.owner)
+        .await
+        .unwrap()
+    }
+
+    /// Every row of one organization as text.
+    pub async fn everything_of(&self, tenant: &Tenant) -> Vec<String> {
+        let mut rows = Vec::new();
+        for table in self.tenant_tables().await {
+            let statement = format!("select to_jsonb(t)::text from {table} t where organization_id = $1 order by 1");
+            let of_table: Vec<String> =
+                sqlx::query_scalar(AssertSqlSafe(statement)).bind(tenant.id.0).fetch_all(&self.owner).await.unwrap();
+            rows.extend(of_table);
+        }
+        rows
     }
 }

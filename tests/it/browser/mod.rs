@@ -1,0 +1,4 @@
+//! Journeys of administrators through a real Chromium, with real mail after each step.
+
+mod journey;
+mod looks;
