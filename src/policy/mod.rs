@@ -2,6 +2,7 @@
 //! that the pages and the command line explain.
 
 pub mod facts;
+pub mod fault;
 pub mod gateway_network;
 pub mod retry;
 pub mod role;

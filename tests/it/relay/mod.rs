@@ -1,1 +1,3 @@
 //! What the relay does with mail.
+
+mod handover;
