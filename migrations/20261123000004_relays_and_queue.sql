@@ -38,17 +38,20 @@ create table queued_message (
     attempts         integer not null default 0,
     last_reply       text,
     accepted_at      timestamptz not null,
+    -- While a relay has the message: when its lease ends. While it is held: when it expires. So one
+    -- comparison finds everything that somebody has to look at.
     next_attempt_at  timestamptz not null,
     expires_at       timestamptz not null,
     -- Which relay has it now. The token changes with every claim, so that a relay that was paused
     -- beyond its lease cannot record over another's result.
     lease_relay_id   uuid,
     lease_token      uuid,
-    lease_until      timestamptz,
-    primary key (organization_id, id)
+    primary key (organization_id, id),
+    check ((lease_relay_id is null) = (lease_token is null))
 );
-create index queued_message_due on queued_message (next_attempt_at) where state = 'waiting';
+create index queued_message_due on queued_message (next_attempt_at);
 create index queued_message_leased on queued_message (lease_relay_id) where lease_relay_id is not null;
+create index queued_message_by_gateway on queued_message (organization_id, waits_for, next_attempt_at) where waits_for is not null;
 
 -- The bytes, apart from the state that changes with every attempt, and in pieces, so that a
 -- large message is never whole in memory.

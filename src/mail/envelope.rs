@@ -14,7 +14,7 @@ pub struct Envelope {
 }
 
 /// What MAIL says beside the reverse-path and what must reach the next server.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailParameters {
     /// BODY=8BITMIME (RFC 6152).
     #[serde(default)]
@@ -22,4 +22,38 @@ pub struct MailParameters {
     /// SMTPUTF8 (RFC 6531).
     #[serde(default)]
     pub smtputf8: bool,
+}
+
+/// One recipient of a waiting message, and what became of it so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// As given in RCPT, without angle brackets.
+    pub to: String,
+    pub state: RecipientState,
+    /// What the last server that was asked said about this recipient, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
+}
+
+/// What became of a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecipientState {
+    /// Still to be delivered.
+    Waiting,
+    Delivered,
+    /// Refused for good; the sender has a notification.
+    Refused,
+}
+
+impl Recipient {
+    /// A recipient that nobody was asked about yet.
+    pub fn waiting(to: impl Into<String>) -> Self {
+        Self { to: to.into(), state: RecipientState::Waiting, reply: None }
+    }
+}
+
+/// The domain of a forward-path, or the address in brackets of an address literal; `None` where there is none.
+pub fn domain_of(forward_path: &str) -> Option<&str> {
+    forward_path.rsplit_once('@').map(|(_, domain)| domain).filter(|domain| !domain.is_empty())
 }

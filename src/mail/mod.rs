@@ -2,6 +2,7 @@
 //! nothing here reads a socket, a clock or the store.
 
 pub mod domain_name;
+pub mod dsn;
 pub mod envelope;
 pub mod gateway_address;
 pub mod id;

@@ -27,6 +27,17 @@ impl Reply {
         Self { code, enhanced: Some(enhanced), lines: vec![text.into()] }
     }
 
+    /// The reply with its words marked as another server's: `gateway mail.example.com said: No such user`.
+    pub fn said_by(&self, who: &str) -> Self {
+        let mut said = self.clone();
+        if let Some(first) = said.lines.first_mut() {
+            *first = format!("{who} said: {first}");
+        }
+        // RFC 3463 §3.1: where the server gave no detail, the class alone is known.
+        said.enhanced = self.enhanced.or(Some(EnhancedStatus((self.code / 100) as u8, 0, 0)));
+        said
+    }
+
     /// 2yz: the request was carried out (RFC 5321 §4.2.1).
     pub fn is_positive(&self) -> bool {
         (200..300).contains(&self.code)

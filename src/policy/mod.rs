@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod facts;
+pub mod fault;
 pub mod gateway_network;
 pub mod retry;
 pub mod role;

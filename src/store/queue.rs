@@ -1,1 +1,388 @@
-//! (to be written)
+//! The queue: waiting mail, who has it now, and what became of it. Only relays come here, for all
+//! tenants; whatever they record is fenced by the token of their claim.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgExecutor, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Result;
+use crate::mail::{
+    envelope::{MailParameters, Recipient},
+    id::{GatewayId, OrganizationId, QueueId, RelayId},
+};
+
+/// The largest piece in which a body is stored, in bytes.
+pub const PIECE: usize = 1024 * 1024;
+
+/// One message in the queue, without its body.
+#[derive(Debug, Clone)]
+pub struct QueuedMessage {
+    pub organization: OrganizationId,
+    pub id: QueueId,
+    pub state: State,
+    /// The address that decides the route; `None` for our own notifications.
+    pub sender: Option<String>,
+    pub reverse_path: String,
+    pub recipients: Vec<Recipient>,
+    pub parameters: MailParameters,
+    /// In bytes.
+    pub size: i64,
+    /// The gateway that it last waited for; `None`: the platform's default.
+    pub waits_for: Option<GatewayId>,
+    /// Those that count: a gateway's own trouble does not.
+    pub attempts: i32,
+    /// Why it still waits, in one line.
+    pub last_reply: Option<String>,
+    pub accepted_at: OffsetDateTime,
+    pub next_attempt_at: OffsetDateTime,
+    pub expires_at: OffsetDateTime,
+    pub lease: Option<Lease>,
+}
+
+/// What a message waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its next attempt.
+    Waiting,
+    /// An administrator.
+    Held,
+    /// The gateway's answer to a message that it has whole.
+    AnswerAwaited,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Held => "held",
+            Self::AnswerAwaited => "answer_awaited",
+        }
+    }
+}
+
+/// Who has a message now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    pub relay: RelayId,
+    /// Made anew by every claim.
+    pub token: Uuid,
+}
+
+/// Which of the waiting messages to claim.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted {
+    /// Up to so many that are due, the longest due first.
+    Due(i64),
+    /// One that waits for this gateway, due or not: to see whether the gateway takes mail again.
+    Probe(OrganizationId, GatewayId),
+}
+
+/// Adds messages; their bodies follow with [`insert_piece_across_tenants`] in the same transaction.
+pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMessage]) -> Result<()> {
+    let column = |value: fn(&QueuedMessage) -> Value| messages.iter().map(|message| value(message)).collect::<Vec<_>>();
+    let organizations: Vec<Uuid> = messages.iter().map(|message| message.organization.0).collect();
+    let ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
+    let states: Vec<String> = messages.iter().map(|message| message.state.as_str().to_owned()).collect();
+    let senders: Vec<Option<String>> = messages.iter().map(|message| message.sender.clone()).collect();
+    let reverse_paths: Vec<String> = messages.iter().map(|message| message.reverse_path.clone()).collect();
+    let recipients = column(|message| serde_json::to_value(&message.recipients).unwrap_or_default());
+    let parameters = column(|message| serde_json::to_value(message.parameters).unwrap_or_default());
+    let sizes: Vec<i64> = messages.iter().map(|message| message.size).collect();
+    let waits_for: Vec<Option<Uuid>> = messages.iter().map(|message| message.waits_for.map(|id| id.0)).collect();
+    let attempts: Vec<i32> = messages.iter().map(|message| message.attempts).collect();
+    let last_replies: Vec<Option<String>> = messages.iter().map(|message| message.last_reply.clone()).collect();
+    let accepted_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.accepted_at).collect();
+    let next_attempt_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.next_attempt_at).collect();
+    let expires_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.expires_at).collect();
+    let relays: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.relay.0)).collect();
+    let tokens: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.token)).collect();
+    sqlx::query!(
+        r#"
+        insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
+                                    waits_for, attempts, last_reply, accepted_at, next_attempt_at, expires_at,
+                                    lease_relay_id, lease_token)
+        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[],
+                             $8::bigint[], $9::uuid[], $10::integer[], $11::text[], $12::timestamptz[],
+                             $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[])
+        "#,
+        &organizations,
+        &ids,
+        &states,
+        &senders as &[Option<String>],
+        &reverse_paths,
+        &recipients,
+        &parameters,
+        &sizes,
+        &waits_for as &[Option<Uuid>],
+        &attempts,
+        &last_replies as &[Option<String>],
+        &accepted_at,
+        &next_attempt_at,
+        &expires_at,
+        &relays as &[Option<Uuid>],
+        &tokens as &[Option<Uuid>],
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Adds the bodies of several messages that have one piece each.
+pub async fn insert_bodies_across_tenants(
+    db: &mut PgConnection,
+    bodies: &[(OrganizationId, QueueId, &[u8])],
+) -> Result<()> {
+    let organizations: Vec<Uuid> = bodies.iter().map(|(organization, _, _)| organization.0).collect();
+    let ids: Vec<Uuid> = bodies.iter().map(|(_, id, _)| id.0).collect();
+    let contents: Vec<&[u8]> = bodies.iter().map(|(_, _, content)| *content).collect();
+    sqlx::query!(
+        r#"
+        insert into queued_body (organization_id, message_id, piece, content)
+        select organization_id, message_id, 0, content
+        from unnest($1::uuid[], $2::uuid[], $3::bytea[]) as body (organization_id, message_id, content)
+        "#,
+        &organizations,
+        &ids,
+        &contents as &[&[u8]],
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Adds one piece of a body; the first is 0.
+pub async fn insert_piece_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    id: QueueId,
+    piece: i32,
+    content: &[u8],
+) -> Result<()> {
+    sqlx::query!(
+        "insert into queued_body (organization_id, message_id, piece, content) values ($1, $2, $3, $4)",
+        organization as OrganizationId,
+        id as QueueId,
+        piece,
+        content,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// One piece of a body; `None` if there is none.
+pub async fn piece_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    id: QueueId,
+    piece: i32,
+) -> Result<Option<Vec<u8>>> {
+    sqlx::query_scalar!(
+        "select content from queued_body where organization_id = $1 and message_id = $2 and piece = $3",
+        organization as OrganizationId,
+        id as QueueId,
+        piece,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Takes messages for this relay until `until`. Each is taken by one relay only, and what another
+/// one has is passed over unless its lease has ended.
+pub async fn claim_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    wanted: Wanted,
+    now: OffsetDateTime,
+    until: OffsetDateTime,
+) -> Result<Vec<QueuedMessage>> {
+    let (limit, probed) = match wanted {
+        Wanted::Due(limit) => (limit, None),
+        Wanted::Probe(organization, gateway) => (1, Some((organization.0, gateway.0))),
+    };
+    sqlx::query!(
+        r#"
+        with wanted as (
+            select organization_id, id, state from queued_message
+            where case when $5::uuid is null then next_attempt_at <= $3
+                       else organization_id = $6 and waits_for = $5 and state = 'waiting'
+                            and (lease_token is null or next_attempt_at <= $3) end
+            order by next_attempt_at
+            limit $4
+            for update skip locked
+        )
+        update queued_message as message
+        set lease_relay_id = $1, lease_token = gen_random_uuid(), next_attempt_at = $2
+        from wanted
+        where message.organization_id = wanted.organization_id and message.id = wanted.id
+        returning message.organization_id as "organization: OrganizationId", message.id as "id: QueueId",
+                  message.state = 'held' as "held!", message.sender, message.reverse_path,
+                  message.recipients as "recipients: Json<Vec<Recipient>>",
+                  message.parameters as "parameters: Json<MailParameters>", message.size,
+                  message.waits_for as "waits_for: GatewayId", message.attempts, message.last_reply,
+                  message.accepted_at, message.next_attempt_at, message.expires_at,
+                  message.lease_token as "token!"
+        "#,
+        relay as RelayId,
+        until,
+        now,
+        limit,
+        probed.map(|(_, gateway)| gateway),
+        probed.map(|(organization, _)| organization),
+    )
+    .map(|row| QueuedMessage {
+        organization: row.organization,
+        id: row.id,
+        state: if row.held { State::Held } else { State::Waiting },
+        sender: row.sender,
+        reverse_path: row.reverse_path,
+        recipients: row.recipients.0,
+        parameters: row.parameters.0,
+        size: row.size,
+        waits_for: row.waits_for,
+        attempts: row.attempts,
+        last_reply: row.last_reply,
+        accepted_at: row.accepted_at,
+        next_attempt_at: row.next_attempt_at,
+        expires_at: row.expires_at,
+        lease: Some(Lease { relay, token: row.token }),
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// Writes what became of a message and gives its lease back. Returns whether the lease still held:
+/// if not, somebody else has the message and nothing was written.
+pub async fn record_across_tenants(db: impl PgExecutor<'_>, message: &QueuedMessage, token: Uuid) -> Result<bool> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message
+        set state = $4, recipients = $5, waits_for = $6, attempts = $7, last_reply = $8, next_attempt_at = $9,
+            expires_at = $10, lease_relay_id = null, lease_token = null
+        where organization_id = $1 and id = $2 and lease_token = $3
+        "#,
+        message.organization as OrganizationId,
+        message.id as QueueId,
+        token,
+        message.state.as_str(),
+        Json(&message.recipients) as Json<&Vec<Recipient>>,
+        message.waits_for as Option<GatewayId>,
+        message.attempts,
+        message.last_reply,
+        message.next_attempt_at,
+        message.expires_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes a message that is done with its body. Returns whether the lease still held.
+pub async fn remove_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    id: QueueId,
+    token: Uuid,
+) -> Result<bool> {
+    let done = sqlx::query!(
+        "delete from queued_message where organization_id = $1 and id = $2 and lease_token = $3",
+        organization as OrganizationId,
+        id as QueueId,
+        token,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Moves the end of leases, for attempts that are still under way.
+pub async fn renew_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    tokens: &[Uuid],
+    until: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query!(
+        "update queued_message set next_attempt_at = $3 where lease_relay_id = $1 and lease_token = any($2)",
+        relay as RelayId,
+        tokens,
+        until,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Gives back the leases of a relay, so that its messages are due: when it starts (then they are of
+/// its own previous life) and when it stops. `except` are the tokens of what is under way.
+pub async fn release_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    except: &[Uuid],
+    now: OffsetDateTime,
+) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message
+        set lease_relay_id = null, lease_token = null,
+            state = case state when 'answer_awaited' then 'waiting' else state end,
+            next_attempt_at = case state when 'held' then expires_at else $2 end
+        where lease_relay_id = $1 and lease_token <> all($3)
+        "#,
+        relay as RelayId,
+        now,
+        except,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The senders whose mail waits for a gateway, at most a thousand.
+pub async fn senders_waiting_for(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    gateway: GatewayId,
+) -> Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        select distinct sender as "sender!" from queued_message
+        where organization_id = $1 and waits_for = $2 and state = 'waiting' and sender is not null
+        limit 1000
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Makes mail due that waits for a gateway: all of it, or that of some senders.
+pub async fn make_due(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    gateway: GatewayId,
+    senders: Option<&[String]>,
+    now: OffsetDateTime,
+) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message set next_attempt_at = $4
+        where organization_id = $1 and waits_for = $2 and state = 'waiting' and lease_token is null
+          and next_attempt_at > $4 and ($3::text[] is null or sender = any($3))
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        senders,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// When the next message is due; `None` if the queue is empty.
+pub async fn next_due_across_tenants(db: impl PgExecutor<'_>) -> Result<Option<OffsetDateTime>> {
+    sqlx::query_scalar!("select min(next_attempt_at) from queued_message").fetch_one(db).await
+}

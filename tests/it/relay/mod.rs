@@ -1,3 +1,4 @@
 //! What the relay does with mail.
 
 mod demonstration_gateway;
+mod handover;

@@ -3,5 +3,9 @@
 pub mod chromium;
 pub mod installation;
 pub mod world;
+pub mod gateway;
+pub mod sending;
 
+pub use gateway::Gateway;
 pub use installation::{Installation, Tenant};
+pub use sending::Sending;

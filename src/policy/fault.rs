@@ -1,0 +1,93 @@
+//! Whose fault it is when a transfer does not succeed: the recipient's, the message's, the gateway's
+//! or nobody's for long. What the relay does next follows from this alone.
+
+use crate::mail::{EnhancedStatus, Reply};
+
+/// How far a transfer came, in the order in which it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Finding the server's addresses.
+    LookUp,
+    Connect,
+    Greeting,
+    /// EHLO, or HELO.
+    Hello,
+    /// STARTTLS and the handshake.
+    Tls,
+    Mail,
+    Recipient,
+    /// The answer to DATA itself.
+    Data,
+    /// The message's bytes.
+    Content,
+    /// The answer to the final dot.
+    Dot,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A server that was chosen for us: it has to take our mail.
+    Gateway {
+        /// It has taken a message since its last change.
+        has_accepted: bool,
+    },
+    /// A recipient's own server, found by MX: it owes us nothing.
+    RecipientsServer,
+}
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This recipient will never get this message.
+    Recipient,
+    /// Nobody will get this message by this way.
+    Message,
+    /// The server cannot take anything now, or refuses us as such: its mail waits, and no attempt is charged.
+    Gateway,
+    /// The same may succeed later.
+    Transient,
+}
+
+/// Whose fault a reply that is not positive is, or the lack of any (`None`: closed, timed out, garbage).
+pub fn fault(stage: Stage, reply: Option<&Reply>, peer: Peer) -> Fault {
+    let gateway = matches!(peer, Peer::Gateway { .. });
+    let Some(reply) = reply else {
+        // Whoever breaks off inside a message may do so because of that message: others are not held up by it.
+        return if gateway && stage < Stage::Content { Fault::Gateway } else { Fault::Transient };
+    };
+    // RFC 5321 §3.8: 421 closes the channel, whatever was asked.
+    if reply.code == 421 {
+        return if gateway { Fault::Gateway } else { Fault::Transient };
+    }
+    if !reply.is_permanent() {
+        return if gateway && stage < Stage::Mail { Fault::Gateway } else { Fault::Transient };
+    }
+    match (stage, peer) {
+        // RFC 5321 §5.1: another server of the domain, or this one later, may not refuse us.
+        (_, Peer::RecipientsServer) if stage < Stage::Mail => Fault::Transient,
+        (_, Peer::Gateway { .. }) if stage < Stage::Mail => Fault::Gateway,
+        (Stage::Mail, Peer::Gateway { .. }) if !is_about_the_message(reply) => Fault::Gateway,
+        (Stage::Recipient, Peer::Gateway { has_accepted: false }) if is_relay_denied(reply) => Fault::Gateway,
+        (Stage::Recipient, _) => Fault::Recipient,
+        _ => Fault::Message,
+    }
+}
+
+/// A refusal of size (RFC 1870 §6.1) or of content (RFC 3463 §3.7).
+fn is_about_the_message(reply: &Reply) -> bool {
+    match reply.enhanced {
+        Some(EnhancedStatus(_, 3, 4) | EnhancedStatus(_, 6, _)) => true,
+        Some(_) => false,
+        None => reply.code == 552,
+    }
+}
+
+/// A refusal of us: what a gateway says that does not know this platform.
+fn is_relay_denied(reply: &Reply) -> bool {
+    match reply.enhanced {
+        Some(EnhancedStatus(_, 7, 1)) => true,
+        Some(EnhancedStatus(_, 1, _)) => false,
+        _ => reply.lines.iter().any(|line| line.to_ascii_lowercase().contains("relay")),
+    }
+}

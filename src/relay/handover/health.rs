@@ -1,0 +1,154 @@
+//! What is known of the servers: which have taken mail, and which are failing and when one message
+//! may try again for all that wait.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+use super::peer::{Peer, PeerKey};
+use crate::{
+    mail::id::{GatewayId, OrganizationId},
+    policy::retry,
+};
+
+/// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// A std lock: held for look-ups only, never across an await.
+    peers: Mutex<HashMap<PeerKey, State>>,
+    recovered: Mutex<Vec<(OrganizationId, GatewayId)>>,
+    /// Something was added to `recovered`.
+    recovery: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    has_accepted: bool,
+    failing: Option<Failing>,
+}
+
+/// A server that could not take mail.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    pub since: OffsetDateTime,
+    /// In a row.
+    pub failures: u32,
+    /// Nobody asks it before.
+    pub until: OffsetDateTime,
+    /// In words.
+    pub reason: String,
+    /// One message is asking now.
+    probing: bool,
+}
+
+/// Leave to ask a server. While one that was failing is probed nobody else gets one.
+#[derive(Debug)]
+pub struct Leave {
+    health: Arc<Health>,
+    probed: Option<PeerKey>,
+}
+
+impl Health {
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, State>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the server may be asked now; if not, why.
+    pub fn leave(self: &Arc<Self>, peer: &Peer, now: OffsetDateTime) -> Result<Leave, Failing> {
+        let mut peers = self.peers();
+        let failing = peers.get_mut(&peer.key).and_then(|state| state.failing.as_mut());
+        let probed = match failing {
+            None => None,
+            Some(failing) if failing.until <= now && !failing.probing => {
+                failing.probing = true;
+                Some(peer.key.clone())
+            }
+            Some(failing) => return Err(failing.clone()),
+        };
+        Ok(Leave { health: self.clone(), probed })
+    }
+
+    /// Why the server is failing, if it is.
+    pub fn failing(&self, key: &PeerKey) -> Option<Failing> {
+        self.peers().get(key).and_then(|state| state.failing.clone())
+    }
+
+    /// Every tenant's gateway that is failing, and until when nobody asks it.
+    pub fn failing_gateways(&self) -> Vec<(PeerKey, OffsetDateTime)> {
+        let peers = self.peers();
+        let failing = peers.iter().filter_map(|(key, state)| match (key, &state.failing) {
+            (PeerKey::Gateway(..), Some(failing)) => Some((key.clone(), failing.until)),
+            _ => None,
+        });
+        failing.collect()
+    }
+
+    /// Whether it has taken a message since its last change, as far as this relay has seen.
+    pub fn has_accepted(&self, key: &PeerKey) -> bool {
+        self.peers().get(key).is_some_and(|state| state.has_accepted)
+    }
+
+    /// It has taken a message: whatever was wrong is over.
+    pub fn accepted(&self, peer: &Peer) {
+        if peer.is_recipients_server() {
+            return;
+        }
+        let mut peers = self.peers();
+        let state = match peers.get_mut(&peer.key) {
+            Some(state) => state,
+            None => peers.entry(peer.key.clone()).or_default(),
+        };
+        state.has_accepted = true;
+        if state.failing.take().is_some() {
+            tracing::info!(%peer, "takes mail again");
+            let mut recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
+            if let PeerKey::Gateway(organization, gateway, _) = peer.key {
+                recovered.push((organization, gateway));
+            }
+            self.recovery.notify_one();
+        }
+    }
+
+    /// It could not take a message. Returns when it is asked again. Several messages that fail
+    /// together count once.
+    pub fn failed(&self, peer: &Peer, reason: &str, now: OffsetDateTime) -> OffsetDateTime {
+        if peer.is_recipients_server() {
+            return retry::next_probe(now, 1);
+        }
+        let mut peers = self.peers();
+        let state = peers.entry(peer.key.clone()).or_default();
+        let failing = state.failing.get_or_insert_with(|| {
+            tracing::warn!(%peer, reason, "is failing");
+            Failing { since: now, failures: 0, until: now, reason: String::new(), probing: false }
+        });
+        if failing.until <= now {
+            failing.failures += 1;
+            failing.until = retry::next_probe(now, failing.failures);
+        }
+        reason.clone_into(&mut failing.reason);
+        failing.until
+    }
+
+    /// Waits until a server takes mail again.
+    pub async fn recovery(&self) {
+        self.recovery.notified().await;
+    }
+
+    /// The gateways that take mail again since this was last asked.
+    pub fn take_recovered(&self) -> Vec<(OrganizationId, GatewayId)> {
+        std::mem::take(&mut *self.recovered.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let Some(key) = &self.probed else { return };
+        if let Some(failing) = self.health.peers().get_mut(key).and_then(|state| state.failing.as_mut()) {
+            failing.probing = false;
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the bytes of a message are read from while it goes out: memory, a spool file, or the queue.
+
+use std::{io, os::unix::fs::FileExt};
+
+use bytes::Bytes;
+use sqlx::PgPool;
+
+use crate::{
+    mail::id::{OrganizationId, QueueId},
+    relay::message::Content,
+    store,
+};
+
+/// What is read of a spool file at a time.
+const CHUNK: u64 = 256 * 1024;
+
+/// A message's bytes. Reading begins at the front as often as wanted.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Content(Content),
+    /// In the queue, in pieces.
+    Stored {
+        db: PgPool,
+        organization: OrganizationId,
+        id: QueueId,
+        size: u64,
+    },
+}
+
+/// One reading from front to end.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    read: u64,
+    piece: i32,
+}
+
+impl Source {
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Content(content) => content.size(),
+            Self::Stored { size, .. } => *size,
+        }
+    }
+
+    pub fn reader(&self) -> Reader {
+        Reader { source: self.clone(), read: 0, piece: 0 }
+    }
+
+    /// The header section with the empty line that ends it, at most `limit` bytes of it.
+    pub async fn header(&self, limit: usize) -> io::Result<Vec<u8>> {
+        let mut header = Vec::new();
+        let mut reader = self.reader();
+        while let Some(chunk) = reader.next().await? {
+            let searched = header.len().saturating_sub(3);
+            header.extend_from_slice(&chunk);
+            if let Some(end) = header[searched..].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                header.truncate(searched + end + 4);
+                break;
+            }
+            if header.len() > limit {
+                break;
+            }
+        }
+        header.truncate(limit);
+        Ok(header)
+    }
+
+    /// Whether any byte is beyond ASCII.
+    pub async fn has_eight_bit_bytes(&self) -> io::Result<bool> {
+        let mut reader = self.reader();
+        while let Some(chunk) = reader.next().await? {
+            if !chunk.is_ascii() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Reader {
+    /// The next bytes; `None` at the end. An error if fewer come than there should be: a message is
+    /// never sent in part.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let size = self.source.size();
+        if self.read == size {
+            return Ok(None);
+        }
+        let chunk = match &self.source {
+            Source::Content(Content::Memory(bytes)) => bytes.clone(),
+            Source::Content(Content::Spooled { file, size }) => {
+                let file = file.clone();
+                let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
+                tokio::task::spawn_blocking(move || {
+                    let mut chunk = vec![0; length];
+                    file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
+                })
+                .await
+                .map_err(io::Error::other)??
+            }
+            Source::Stored { db, organization, id, .. } => {
+                let piece = store::queue::piece_across_tenants(db, *organization, *id, self.piece).await;
+                Bytes::from(piece.map_err(io::Error::other)?.ok_or(io::ErrorKind::UnexpectedEof)?)
+            }
+        };
+        self.piece += 1;
+        self.read += chunk.len() as u64;
+        if self.read > size {
+            return Err(io::Error::other("more bytes are stored than the message has"));
+        }
+        Ok(Some(chunk))
+    }
+}

@@ -1,0 +1,99 @@
+//! One attempt at a waiting message: route anew, ask, send. All its recipients go to a gateway in one
+//! transaction; archives need the whole envelope.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::{
+    Entry, Queue,
+    target::Target,
+    verdict::{self, Attempted},
+};
+use crate::{
+    mail::envelope::RecipientState,
+    relay::handover::{Begun, Transaction, peer::Peer, transaction::Request},
+};
+
+/// Longer than all time limits before the message's bytes together: a backstop.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+impl Queue {
+    /// Attempts every recipient who still waits.
+    pub(super) async fn attempt(&self, entry: &Entry, now: OffsetDateTime) -> Attempted {
+        let message = &entry.message;
+        let waiting = |(place, recipient): (usize, &crate::mail::envelope::Recipient)| {
+            (recipient.state == RecipientState::Waiting).then_some(place)
+        };
+        let places: Vec<usize> = message.recipients.iter().enumerate().filter_map(waiting).collect();
+        if places.is_empty() {
+            return Attempted { waits_for: message.waits_for, ..Attempted::default() };
+        }
+        loop {
+            let attempted = match self.target(message) {
+                Target::Held(reason) => {
+                    Some(Attempted { waits_for: message.waits_for, held: Some(reason), ..Attempted::default() })
+                }
+                Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
+                Target::Peer(_) => {
+                    let route = || match self.target(message) {
+                        Target::Peer(peer) => Ok(peer),
+                        Target::Mx | Target::Held(_) => Err(()),
+                    };
+                    self.attempt_by(entry, &places, route, now).await
+                }
+            };
+            // None: the route changed while the attempt waited for a connection.
+            if let Some(attempted) = attempted {
+                return attempted;
+            }
+        }
+    }
+
+    /// One transaction with the server that `route` says; `None` if it says that there is none.
+    pub(super) async fn attempt_by(
+        &self,
+        entry: &Entry,
+        places: &[usize],
+        route: impl FnMut() -> Result<Peer, ()>,
+        now: OffsetDateTime,
+    ) -> Option<Attempted> {
+        let message = &entry.message;
+        let recipients: Vec<String> = places.iter().map(|place| message.recipients[*place].to.clone()).collect();
+        let request = Request {
+            reverse_path: &message.reverse_path,
+            recipients: &recipients,
+            parameters: message.parameters,
+            source: &entry.source,
+        };
+        Some(match self.shared.handover.begin(request, route, PATIENCE, now).await {
+            Begun::Detour(()) => return None,
+            Begun::Failing(peer, failing) => verdict::waiting(&peer, &failing.reason, failing.until, places),
+            Begun::Busy(peer) => verdict::waiting(&peer, "all connections are in use", now, places),
+            Begun::Answered(peer, answers) => verdict::of_answers(&peer, &answers, places),
+            Begun::Failed(failed) => verdict::of_failed(&failed, places),
+            Begun::Open(mut transaction) => {
+                let sent = transaction.send(&entry.source, now).await;
+                conclude(*transaction, sent, places, now).await
+            }
+        })
+    }
+}
+
+/// Waits for the answer to a message that was sent.
+pub async fn conclude(
+    mut transaction: Transaction,
+    sent: Result<(), crate::relay::handover::Failed>,
+    places: &[usize],
+    now: OffsetDateTime,
+) -> Attempted {
+    let end = match sent {
+        Ok(()) => transaction.answer(now).await,
+        Err(failed) => Err(failed),
+    };
+    let attempted = verdict::of_transaction(&transaction.peer, &transaction.recipients, places, &end);
+    if end.as_ref().map_or_else(|failed| failed.is_answer_to_message(), |_| true) {
+        transaction.finish();
+    }
+    attempted
+}

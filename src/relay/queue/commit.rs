@@ -1,0 +1,163 @@
+//! Commits messages to the queue, many in one transaction: whoever comes while a transaction is under
+//! way goes with the next one. Nobody waits for company.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Entry, Queue};
+use crate::{
+    relay::{handover::source::Source, message::Content},
+    store::{
+        self,
+        queue::{PIECE, QueuedMessage},
+    },
+};
+
+/// Transactions at once.
+const TRANSACTIONS: usize = 2;
+/// What goes into one transaction, in messages and bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// How long a client waits for a commit before it is told to try again.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The messages are not known to be in the queue: nothing may be promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the message could not be stored")]
+pub struct NotCommitted;
+
+/// Messages that are committed together or not at all.
+pub struct Pending {
+    entries: Vec<Entry>,
+    done: oneshot::Sender<Result<(), NotCommitted>>,
+}
+
+impl Queue {
+    /// Commits messages, all or none. After `Ok` they survive whatever happens to this process.
+    pub(crate) async fn commit(&self, entries: Vec<Entry>) -> Result<(), NotCommitted> {
+        let is_free = entries.iter().any(|entry| entry.message.lease.is_none());
+        let (done, committed) = oneshot::channel();
+        let pending = Pending { entries, done };
+        let outcome = tokio::time::timeout(PATIENCE, async {
+            self.shared.commits.send(pending).await.map_err(|_| NotCommitted)?;
+            committed.await.map_err(|_| NotCommitted)?
+        });
+        outcome.await.unwrap_or(Err(NotCommitted))?;
+        if is_free {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// Starts the task that gathers commits; it ends when the last sender is gone.
+pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
+    let (sender, mut receiver) = mpsc::channel::<Pending>(BATCH * 4);
+    tokio::spawn(async move {
+        let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
+        // Gathering goes on until a transaction is free.
+        while let Ok(permit) = transactions.clone().acquire_owned().await {
+            let Some(first) = receiver.recv().await else { break };
+            let batch = gather(first, &mut receiver);
+            let db = db.clone();
+            tokio::spawn(async move {
+                commit_batch(&db, batch).await;
+                drop(permit);
+            });
+        }
+    });
+    sender
+}
+
+fn gather(first: Pending, receiver: &mut mpsc::Receiver<Pending>) -> Vec<Pending> {
+    let mut bytes = first.bytes();
+    let mut batch = vec![first];
+    while batch.len() < BATCH && bytes < BATCH_BYTES {
+        let Ok(pending) = receiver.try_recv() else { break };
+        bytes += pending.bytes();
+        batch.push(pending);
+    }
+    batch
+}
+
+impl Pending {
+    fn bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.source.size()).sum()
+    }
+}
+
+/// Whoever does not wait any more has told its client to try again: its messages are left out.
+async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>) {
+    batch.retain(|pending| !pending.done.is_closed());
+    let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
+    let committed = insert(db, &entries).await;
+    match committed {
+        // One bad row fails its transaction, but not the others' messages.
+        Err(sqlx::Error::Database(error)) if batch.len() > 1 => {
+            tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
+            for pending in batch {
+                let entries: Vec<&Entry> = pending.entries.iter().collect();
+                let committed = insert(db, &entries).await;
+                pending.answer(committed);
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, messages = batch.len(), "messages could not be stored");
+            for pending in batch {
+                let _ = pending.done.send(Err(NotCommitted));
+            }
+        }
+        Ok(()) => {
+            for pending in batch {
+                pending.answer(Ok(()));
+            }
+        }
+    }
+}
+
+impl Pending {
+    fn answer(self, committed: store::Result<()>) {
+        if let Err(error) = &committed {
+            tracing::error!(%error, "a message could not be stored");
+        }
+        // Whoever has gone meanwhile gets the message twice rather than not at all.
+        let _ = self.done.send(committed.map_err(|_| NotCommitted));
+    }
+}
+
+async fn insert(db: &PgPool, entries: &[&Entry]) -> store::Result<()> {
+    let mut transaction = db.begin().await?;
+    insert_entries(&mut transaction, entries).await?;
+    transaction.commit().await
+}
+
+/// Adds messages with their bodies inside a transaction of the caller's.
+pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store::Result<()> {
+    let messages: Vec<&QueuedMessage> = entries.iter().map(|entry| &entry.message).collect();
+    store::queue::insert_across_tenants(db, &messages).await?;
+    let mut small = Vec::new();
+    for entry in entries {
+        match &entry.source {
+            Source::Content(Content::Memory(bytes)) if bytes.len() <= PIECE => {
+                small.push((entry.message.organization, entry.message.id, bytes.as_ref()));
+            }
+            _ => insert_pieces(db, entry).await?,
+        }
+    }
+    if small.is_empty() { Ok(()) } else { store::queue::insert_bodies_across_tenants(db, &small).await }
+}
+
+async fn insert_pieces(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
+    let mut reader = entry.source.reader();
+    let mut piece = 0;
+    while let Some(chunk) = reader.next().await.map_err(sqlx::Error::Io)? {
+        for content in chunk.chunks(PIECE) {
+            let (organization, id) = (entry.message.organization, entry.message.id);
+            store::queue::insert_piece_across_tenants(&mut *db, organization, id, piece, content).await?;
+            piece += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Delivery to the recipients' own servers: by domain, in the order of their MX records, each server
+//! tried until one has an answer.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use super::{
+    Entry, Queue,
+    verdict::{Attempted, Verdict},
+};
+use crate::{
+    mail::{GatewayAddress, GatewayHost, envelope::domain_of},
+    relay::{
+        handover::peer::Peer,
+        resolver::{Exchanges, LookUpError},
+    },
+};
+
+/// Where a domain's mail can go.
+enum Servers {
+    /// In the order in which they are tried.
+    Hosts(Vec<GatewayHost>),
+    Refused(&'static str),
+    Unavailable(String),
+}
+
+impl Queue {
+    /// One transaction for each domain, all at a time. A domain's trouble holds up no other.
+    pub(super) async fn attempt_directly(&self, entry: &Entry, places: &[usize], now: OffsetDateTime) -> Attempted {
+        let mut attempted = Attempted { charged: true, ..Attempted::default() };
+        for (domain, places) in by_domain(entry, places) {
+            attempted.verdicts.extend(self.attempt_domain(entry, &domain, &places, now).await);
+        }
+        attempted
+    }
+
+    async fn attempt_domain(
+        &self,
+        entry: &Entry,
+        domain: &str,
+        places: &[usize],
+        now: OffsetDateTime,
+    ) -> Vec<(usize, Verdict)> {
+        let same = |verdict: Verdict| places.iter().map(|place| (*place, verdict.clone())).collect::<Vec<_>>();
+        let hosts = match self.servers(domain).await {
+            Servers::Hosts(hosts) => hosts,
+            Servers::Refused(reason) => return same(Verdict::Refused(reason.to_owned())),
+            Servers::Unavailable(reason) => return same(Verdict::Waiting(reason)),
+        };
+        let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
+        for host in hosts {
+            let peer = Peer::recipients_server(host, self.shared.settings.mx_port);
+            let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer), now).await else {
+                return same(Verdict::Waiting("the route was changed".to_owned()));
+            };
+            verdicts = attempted.verdicts;
+            // RFC 5321 §5.1: the next server, as long as there is no answer about the message.
+            if attempted.is_answered {
+                break;
+            }
+        }
+        verdicts
+    }
+
+    /// The peer, as long as the message still goes directly.
+    fn route_to<'a>(&'a self, entry: &'a Entry, peer: &'a Peer) -> impl FnMut() -> Result<Peer, ()> + 'a {
+        move || match self.target(&entry.message) {
+            super::target::Target::Mx => Ok(peer.clone()),
+            _ => Err(()),
+        }
+    }
+
+    async fn servers(&self, domain: &str) -> Servers {
+        if domain.starts_with('[') {
+            // RFC 5321 §4.1.3: an address literal is the server itself.
+            return match domain.parse::<GatewayAddress>() {
+                Ok(address) => Servers::Hosts(vec![address.host().clone()]),
+                Err(_) => Servers::Refused("5.1.3 the recipient's domain is not a domain name"),
+            };
+        }
+        let Ok(name) = domain.parse::<crate::mail::DomainName>() else {
+            return Servers::Refused("5.1.3 the recipient's domain is not a domain name");
+        };
+        let resolver = &self.shared.handover.dialer().resolver;
+        let hosts = match resolver.exchanges(name.as_str()).await {
+            Ok(Exchanges::Null) => {
+                // RFC 7505 §4.1.
+                return Servers::Refused("556 5.1.10 the recipient's domain accepts no mail (null MX)");
+            }
+            Ok(Exchanges::Hosts(hosts)) => hosts,
+            Err(error) => return Servers::Unavailable(error.to_string()),
+        };
+        // Without an MX record the domain has to be a host; if it is not, nobody is there.
+        if hosts == [name.as_str()]
+            && let Err(LookUpError::NotFound(_)) = resolver.addresses(name.as_str()).await
+        {
+            return Servers::Refused("550 5.1.2 the recipient's domain does not exist or has no mail server");
+        }
+        Servers::Hosts(hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name)).collect())
+    }
+}
+
+/// The places of recipients by their domain in lower case.
+fn by_domain(entry: &Entry, places: &[usize]) -> BTreeMap<String, Vec<usize>> {
+    let mut domains: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for place in places {
+        let domain = domain_of(&entry.message.recipients[*place].to).unwrap_or_default();
+        domains.entry(domain.to_lowercase()).or_default().push(*place);
+    }
+    domains
+}

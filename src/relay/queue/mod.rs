@@ -1,0 +1,187 @@
+//! Waiting mail: committed to PostgreSQL before anybody hears 250, delivered from there by whichever
+//! relay claims it. A step is claim, route, attempt, record.
+
+mod attempt;
+mod claim;
+mod commit;
+mod direct;
+mod lease;
+mod record;
+mod run;
+mod target;
+mod verdict;
+
+use std::{sync::Arc, time::Instant};
+
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::lease::{HeldLease, Leases};
+pub use self::{
+    attempt::conclude,
+    commit::NotCommitted,
+    record::{Recorded, after},
+    verdict::{Attempted, Verdict, of_answers, of_failed, waiting},
+};
+use super::{
+    handover::{Handover, source::Source},
+    routing_table::RoutingTable,
+};
+use crate::{
+    mail::id::RelayId,
+    policy::routing::PlatformDefault,
+    store::{
+        self,
+        queue::{Lease, QueuedMessage},
+    },
+};
+
+/// Attempts at once, over all gateways.
+const ATTEMPTS: usize = 200;
+
+/// How long a claim holds before another relay may take the message; renewed while the attempt goes on.
+const LEASE: Duration = Duration::minutes(2);
+
+/// What a queue has to know about the relay that works on it.
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    pub relay: RelayId,
+    /// Our own name, in notifications.
+    pub hostname: String,
+    /// Where notifications go, and mail without a gateway.
+    pub default: PlatformDefault,
+    /// 25, except in tests.
+    pub mx_port: u16,
+}
+
+/// The queue as one relay works on it. Clones are the same queue.
+#[derive(Clone)]
+pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    db: PgPool,
+    settings: QueueSettings,
+    table: Arc<RoutingTable>,
+    handover: Arc<Handover>,
+    commits: mpsc::Sender<commit::Pending>,
+    leases: Arc<Leases>,
+    attempts: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// Something may be due now.
+    wake: Notify,
+}
+
+/// A message with its bytes.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub message: QueuedMessage,
+    pub source: Source,
+}
+
+/// The right to attempt a message as soon as it is committed.
+pub struct AttemptPermit(#[expect(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
+
+impl Queue {
+    /// Inside a runtime: commits are gathered by a task that ends with the queue.
+    pub fn new(db: PgPool, settings: QueueSettings, table: Arc<RoutingTable>, handover: Arc<Handover>) -> Self {
+        let commits = commit::start(db.clone());
+        let shared = Shared {
+            db,
+            settings,
+            table,
+            handover,
+            commits,
+            leases: Arc::default(),
+            attempts: Arc::new(Semaphore::new(ATTEMPTS)),
+            tasks: TaskTracker::new(),
+            wake: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// One step: takes what is due at `now`, attempts it, and records what became of it. Returns how
+    /// many messages were attempted.
+    pub async fn step(&self, now: OffsetDateTime) -> store::Result<usize> {
+        let claimed = self.claim(ATTEMPTS, now).await?;
+        let count = claimed.len();
+        let mut attempts = JoinSet::new();
+        for entry in claimed {
+            let queue = self.clone();
+            let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+            attempts.spawn(async move {
+                queue.work(entry, now).await;
+                drop(held);
+            });
+        }
+        attempts.join_all().await;
+        Ok(count)
+    }
+
+    /// Waits until nothing is under way that was begun here, outside a step.
+    pub async fn settled(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.shared.tasks.reopen();
+    }
+
+    /// Our own name.
+    pub fn hostname(&self) -> &str {
+        &self.shared.settings.hostname
+    }
+
+    /// Leave to attempt one more message now; `None` if enough are under way.
+    pub(super) fn permit(&self) -> Option<AttemptPermit> {
+        self.shared.attempts.clone().try_acquire_owned().ok().map(AttemptPermit)
+    }
+
+    /// A lease for a message that is about to be committed, held until the second value is dropped.
+    pub(super) fn lease(&self) -> (Lease, HeldLease) {
+        let lease = Lease { relay: self.shared.settings.relay, token: Uuid::new_v4() };
+        (lease, self.shared.leases.hold(lease.token))
+    }
+
+    /// When a lease that begins now ends, unless it is renewed.
+    pub(super) fn lease_end(now: OffsetDateTime) -> OffsetDateTime {
+        now + LEASE
+    }
+
+    /// Attempts a committed message that is leased to this relay, in the background.
+    pub(super) fn attempt_now(&self, entry: Entry, permit: AttemptPermit, now: OffsetDateTime) {
+        let queue = self.clone();
+        let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+        self.shared.tasks.spawn(async move {
+            queue.work(entry, now).await;
+            drop((held, permit));
+            queue.shared.wake.notify_one();
+        });
+    }
+
+    /// Goes on in the background with something that a committed message waits for, and records the outcome.
+    pub(super) fn conclude<F>(&self, entry: Entry, held: HeldLease, now: OffsetDateTime, outcome: F)
+    where
+        F: Future<Output = Attempted> + Send + 'static,
+    {
+        let queue = self.clone();
+        let started = Instant::now();
+        self.shared.tasks.spawn(async move {
+            let attempted = outcome.await;
+            queue.record(&entry, &attempted, now + started.elapsed()).await;
+            drop(held);
+        });
+    }
+
+    /// One claimed message: routed anew, attempted, recorded.
+    async fn work(&self, entry: Entry, now: OffsetDateTime) {
+        let started = Instant::now();
+        let attempted = self.attempt(&entry, now).await;
+        self.record(&entry, &attempted, now + started.elapsed()).await;
+    }
+}

@@ -1,0 +1,188 @@
+//! Writes down what became of an attempt: delivered recipients are never asked for again, refused ones
+//! are reported to the sender in the same transaction.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::{
+    Entry, Queue, commit,
+    verdict::{Attempted, Verdict},
+};
+use crate::{
+    mail::{
+        dsn::{Cause, Failure},
+        envelope::RecipientState,
+    },
+    policy::retry,
+    relay::notification::notification,
+    store::{
+        self,
+        queue::{QueuedMessage, State},
+    },
+};
+
+/// How often recording is tried again while the store is away, a second apart. The lease runs on: if
+/// somebody else takes the message meanwhile, it may arrive twice.
+const TRIES: u32 = 600;
+
+/// The longest reason that is kept, in bytes.
+const MAX_REASON: usize = 1024;
+
+/// A message after an attempt.
+pub struct Recorded {
+    pub message: QueuedMessage,
+    /// Recipients given up in this attempt.
+    pub failures: Vec<Failure>,
+}
+
+impl Recorded {
+    /// Nobody waits for the message any more.
+    fn is_finished(&self) -> bool {
+        self.message.recipients.iter().all(|recipient| recipient.state != RecipientState::Waiting)
+    }
+}
+
+impl Queue {
+    /// Records the outcome until the store has taken it.
+    pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
+        let spread = spread(entry.message.id.0.as_u128());
+        let recorded = after(&entry.message, attempted, now, spread);
+        self.log(&recorded);
+        for _ in 0..TRIES {
+            match self.write(entry, &recorded, now).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tracing::error!(queue_id = %entry.message.id, "an outcome could not be recorded, the message is tried again");
+    }
+
+    async fn write(&self, entry: &Entry, recorded: &Recorded, now: OffsetDateTime) -> store::Result<()> {
+        let message = &recorded.message;
+        let Some(lease) = entry.message.lease else { return Ok(()) };
+        let (db, hostname) = (&self.shared.db, &self.shared.settings.hostname);
+        let notification = notification(hostname, message, &entry.source, &recorded.failures, now).await;
+        let mut transaction = db.begin().await?;
+        let is_ours = match recorded.is_finished() {
+            true => {
+                let (organization, id) = (message.organization, message.id);
+                store::queue::remove_across_tenants(&mut *transaction, organization, id, lease.token).await?
+            }
+            false => store::queue::record_across_tenants(&mut *transaction, message, lease.token).await?,
+        };
+        if !is_ours {
+            tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
+            return Ok(());
+        }
+        let notifies = notification.is_some();
+        if let Some((message, source)) = notification {
+            commit::insert_entries(&mut transaction, &[&Entry { message, source }]).await?;
+        }
+        transaction.commit().await?;
+        if notifies {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    fn log(&self, recorded: &Recorded) {
+        let message = &recorded.message;
+        let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
+        tracing::info!(
+            organization = %message.organization,
+            queue_id = %message.id,
+            sender = message.sender.as_deref().unwrap_or_default(),
+            delivered = count(RecipientState::Delivered),
+            refused = count(RecipientState::Refused),
+            waiting = count(RecipientState::Waiting),
+            state = ?message.state,
+            attempts = message.attempts,
+            reply = message.last_reply.as_deref().unwrap_or_default(),
+            next_attempt_at = %message.next_attempt_at,
+            "attempted",
+        );
+    }
+}
+
+/// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.
+pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) -> Recorded {
+    let mut message = before.clone();
+    let mut failures = Vec::new();
+    for (place, verdict) in &attempted.verdicts {
+        let Some(recipient) = message.recipients.get_mut(*place) else { continue };
+        let (state, reason) = match verdict {
+            Verdict::Delivered(reason) => (RecipientState::Delivered, reason),
+            Verdict::Refused(reason) => (RecipientState::Refused, reason),
+            Verdict::Waiting(reason) => (RecipientState::Waiting, reason),
+        };
+        let reason = shortened(reason);
+        message.last_reply = Some(reason.clone());
+        if state == RecipientState::Refused {
+            failures.push(Failure { recipient: recipient.to.clone(), reason: reason.clone(), cause: Cause::Refused });
+        }
+        recipient.state = state;
+        recipient.reply = Some(reason);
+    }
+    message.waits_for = attempted.waits_for;
+    message.attempts += i32::from(attempted.charged);
+    schedule(&mut message, attempted, now, spread);
+    if message.expires_at <= now {
+        failures.extend(expire(&mut message));
+    }
+    Recorded { message, failures }
+}
+
+/// When it is tried again, or until when it is held.
+fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) {
+    if let Some(reason) = attempted.held {
+        if message.state != State::Held {
+            message.state = State::Held;
+            message.expires_at = message.accepted_at + retry::HELD_LIFETIME;
+            message.last_reply = Some(reason.to_owned());
+        }
+        message.next_attempt_at = message.expires_at;
+        return;
+    }
+    message.state = State::Waiting;
+    message.next_attempt_at = match attempted.charged {
+        true => retry::next_attempt(now, message.attempts.unsigned_abs(), spread),
+        false => {
+            // A gateway is asked by one message for all that wait for it; the others look again more and
+            // more seldom, and at once when it takes mail again. For the platform's default nobody does that.
+            let longest = if message.waits_for.is_some() { time::Duration::HOUR } else { 5 * time::Duration::MINUTE };
+            retry::next_look(now, message.accepted_at, attempted.until, longest, spread)
+        }
+    };
+    message.next_attempt_at = message.next_attempt_at.min(message.expires_at.max(now));
+}
+
+/// Gives up everybody who still waits.
+fn expire(message: &mut QueuedMessage) -> Vec<Failure> {
+    let days = (message.expires_at - message.accepted_at).whole_days();
+    let mut failures = Vec::new();
+    for recipient in &mut message.recipients {
+        if recipient.state != RecipientState::Waiting {
+            continue;
+        }
+        recipient.state = RecipientState::Refused;
+        let reason = match message.state {
+            State::Held => message.last_reply.clone(),
+            State::Waiting | State::AnswerAwaited => recipient.reply.clone(),
+        };
+        let reason = reason.unwrap_or_else(|| "it was never attempted".to_owned());
+        failures.push(Failure { recipient: recipient.to.clone(), reason, cause: Cause::Expired(days) });
+    }
+    failures
+}
+
+fn shortened(reason: &str) -> String {
+    let end = reason.floor_char_boundary(MAX_REASON);
+    reason[..end].to_owned()
+}
+
+/// A number from 0 to 1 that is the same for one message and different for others.
+fn spread(id: u128) -> f64 {
+    (id & 0xffff) as f64 / 65536.0
+}

@@ -1,0 +1,110 @@
+//! What an attempt came to, recipient by recipient.
+
+use time::OffsetDateTime;
+
+use crate::{
+    mail::{Reply, id::GatewayId},
+    policy::fault::{Fault, Stage},
+    relay::handover::{Failed, RecipientAnswer, peer::Peer},
+};
+
+/// What became of one recipient, with the words that decided it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered(String),
+    Refused(String),
+    Waiting(String),
+}
+
+/// What became of a message in one attempt.
+#[derive(Debug, Default)]
+pub struct Attempted {
+    /// For recipients by their place in the message; who is missing was not asked about.
+    pub verdicts: Vec<(usize, Verdict)>,
+    /// The gateway that it goes on waiting for.
+    pub waits_for: Option<GatewayId>,
+    /// Why nobody may send it.
+    pub held: Option<&'static str>,
+    /// The server said something about the message or its recipients.
+    pub is_answered: bool,
+    /// The attempt counts: it is not the gateway that was at fault.
+    pub charged: bool,
+    /// Not to be tried before.
+    pub until: Option<OffsetDateTime>,
+}
+
+impl Attempted {
+    /// Whether the recipient at this place was refused for good.
+    pub fn is_refused(&self, place: usize) -> bool {
+        self.verdicts.iter().any(|(at, verdict)| *at == place && matches!(verdict, Verdict::Refused(_)))
+    }
+}
+
+/// The verdicts of a transaction in which somebody was accepted, once it has ended.
+pub fn of_transaction(
+    peer: &Peer,
+    answers: &[RecipientAnswer],
+    places: &[usize],
+    end: &Result<Reply, Failed>,
+) -> Attempted {
+    let mut attempted = of_answers(peer, answers, places);
+    for ((_, verdict), answer) in attempted.verdicts.iter_mut().zip(answers) {
+        if *answer != RecipientAnswer::Accepted {
+            continue;
+        }
+        *verdict = match end {
+            Ok(reply) => Verdict::Delivered(format!("{peer} said: {reply}")),
+            Err(failed) => of_failure(failed),
+        };
+    }
+    if let Err(failed) = end {
+        attempted.charged = failed.fault != Fault::Gateway;
+        attempted.until = failed.until;
+    }
+    attempted
+}
+
+/// The verdicts of a transaction before its message was sent. Who was accepted waits for that.
+pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) -> Attempted {
+    let verdict = |answer: &RecipientAnswer| match answer {
+        RecipientAnswer::Accepted => Verdict::Waiting(format!("{peer} has not answered yet")),
+        RecipientAnswer::Deferred(reply) => Verdict::Waiting(format!("{peer} said: {reply}")),
+        RecipientAnswer::Refused(reply) => Verdict::Refused(format!("{peer} said: {reply}")),
+    };
+    Attempted {
+        verdicts: places.iter().copied().zip(answers.iter().map(verdict)).collect(),
+        waits_for: peer.gateway_id(),
+        charged: true,
+        is_answered: true,
+        ..Attempted::default()
+    }
+}
+
+/// The same verdict for all.
+pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
+    Attempted {
+        verdicts: places.iter().map(|place| (*place, of_failure(failed))).collect(),
+        waits_for: failed.peer.gateway_id(),
+        charged: failed.fault != Fault::Gateway,
+        until: failed.until,
+        is_answered: failed.reply.is_some() && failed.stage >= Stage::Mail,
+        ..Attempted::default()
+    }
+}
+
+fn of_failure(failed: &Failed) -> Verdict {
+    match failed.fault {
+        Fault::Message | Fault::Recipient => Verdict::Refused(failed.reason.clone()),
+        Fault::Gateway | Fault::Transient => Verdict::Waiting(failed.reason.clone()),
+    }
+}
+
+/// Nobody was asked; everybody waits.
+pub fn waiting(peer: &Peer, reason: &str, until: OffsetDateTime, places: &[usize]) -> Attempted {
+    Attempted {
+        verdicts: places.iter().map(|place| (*place, Verdict::Waiting(reason.to_owned()))).collect(),
+        waits_for: peer.gateway_id(),
+        until: Some(until),
+        ..Attempted::default()
+    }
+}

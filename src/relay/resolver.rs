@@ -1,0 +1,118 @@
+//! Look-ups in the DNS: the addresses of gateways and mail servers, and which servers take a
+//! domain's mail. What may be connected to is decided where the connection is made.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::LookupIpStrategy,
+    net::{DnsError, NetError},
+    proto::{op::ResponseCode, rr::RData},
+};
+
+/// At most this many servers of one domain are tried (RFC 5321 §5.1 wants at least two).
+const MAX_EXCHANGES: usize = 10;
+
+/// Answers look-ups, from the DNS or from a table.
+pub enum Resolver {
+    Dns(Box<TokioResolver>),
+    Fixed(FixedNames),
+}
+
+/// Names that are known beforehand: what tests resolve with.
+#[derive(Debug, Clone, Default)]
+pub struct FixedNames {
+    pub addresses: HashMap<String, Vec<IpAddr>>,
+    /// Mail exchangers with their preference; one exchanger `.` is a null MX.
+    pub exchanges: HashMap<String, Vec<(u16, String)>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookUpError {
+    #[error("the name {0} does not exist or has no address")]
+    NotFound(String),
+    #[error("the name {0} could not be looked up: {1}")]
+    Unavailable(String, String),
+}
+
+/// Who takes a domain's mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exchanges {
+    /// Host names, the most preferred first.
+    Hosts(Vec<String>),
+    /// RFC 7505: the domain says that it takes none.
+    Null,
+}
+
+impl Resolver {
+    /// On the machine's own DNS configuration, with five seconds for each of two tries.
+    pub fn from_system() -> Result<Self, NetError> {
+        let mut builder = TokioResolver::builder_tokio()?;
+        let options = builder.options_mut();
+        options.timeout = Duration::from_secs(5);
+        options.attempts = 2;
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self::Dns(Box::new(builder.build()?)))
+    }
+
+    /// All addresses of a host, IPv4 first.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookUpError> {
+        let mut addresses: Vec<IpAddr> = match self {
+            Self::Fixed(names) => names.addresses.get(host).cloned().unwrap_or_default(),
+            Self::Dns(dns) => match dns.lookup_ip(absolute(host)).await {
+                Ok(found) => found.iter().collect(),
+                Err(error) if is_definite(&error) => Vec::new(),
+                Err(error) => return Err(LookUpError::Unavailable(host.to_owned(), error.to_string())),
+            },
+        };
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        addresses.dedup();
+        if addresses.is_empty() { Err(LookUpError::NotFound(host.to_owned())) } else { Ok(addresses) }
+    }
+
+    /// The servers of a domain by preference, equal ones in any order; without an MX record the
+    /// domain itself (RFC 5321 §5.1).
+    pub async fn exchanges(&self, domain: &str) -> Result<Exchanges, LookUpError> {
+        let mut found = match self {
+            Self::Fixed(names) => names.exchanges.get(domain).cloned().unwrap_or_default(),
+            Self::Dns(dns) => match dns.mx_lookup(absolute(domain)).await {
+                Ok(lookup) => lookup.answers().iter().filter_map(|record| exchange(&record.data)).collect(),
+                Err(error) if is_definite(&error) => Vec::new(),
+                Err(error) => return Err(LookUpError::Unavailable(domain.to_owned(), error.to_string())),
+            },
+        };
+        if found.is_empty() {
+            return Ok(Exchanges::Hosts(vec![domain.to_owned()]));
+        }
+        // RFC 7505 §3: a null MX stands alone; beside others it is a mistake and says nothing.
+        if found.len() == 1 && found[0].1 == "." {
+            return Ok(Exchanges::Null);
+        }
+        found.retain(|(_, host)| host != ".");
+        found.sort();
+        Ok(Exchanges::Hosts(found.into_iter().map(|(_, host)| host).take(MAX_EXCHANGES).collect()))
+    }
+}
+
+fn exchange(data: &RData) -> Option<(u16, String)> {
+    let RData::MX(mx) = data else { return None };
+    let host = mx.exchange.to_ascii();
+    let host = if host == "." { host } else { host.trim_end_matches('.').to_lowercase() };
+    Some((mx.preference, host))
+}
+
+/// With a final dot the search list of this machine is left out.
+fn absolute(name: &str) -> String {
+    if name.ends_with('.') { name.to_owned() } else { format!("{name}.") }
+}
+
+/// The DNS answered and has nothing, as opposed to: it did not answer.
+fn is_definite(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,304 @@
+//! What becomes of a message that was read whole: handed over to its gateway while the client still
+//! waits, or committed to the queue. 250 means one or the other, never less (RFC 5321 §4.2.5).
+
+use std::{sync::Arc, time::Duration};
+
+use time::OffsetDateTime;
+
+use super::{
+    handover::{
+        Begun, Failed, Handover, RecipientAnswer, Transaction, peer::Peer, source::Source, transaction::Request,
+    },
+    message::Message,
+    notification::notification,
+    queue::{self, Attempted, Entry, Queue, after, of_answers, of_failed},
+    routing_table::RoutingTable,
+};
+use crate::{
+    mail::{
+        EnhancedStatus, Reply,
+        envelope::Recipient,
+        id::{GatewayId, OrganizationId},
+    },
+    policy::{
+        facts::{Decision, SenderRoute},
+        fault::Fault,
+        retry,
+        routing::{NextHop, PlatformDefault},
+    },
+    store::queue::{QueuedMessage, State},
+};
+
+/// Takes responsibility for messages. Clones share everything.
+#[derive(Clone)]
+pub struct Transfer {
+    table: Arc<RoutingTable>,
+    handover: Arc<Handover>,
+    queue: Queue,
+    settings: TransferSettings,
+}
+
+/// How messages are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct TransferSettings {
+    /// Off: everything is committed to the queue first.
+    pub handover: bool,
+    /// How long a client waits for its gateway before the queue takes over.
+    pub handover_wait: Duration,
+}
+
+/// Where a message can go while the client waits.
+enum Way {
+    Peer(OrganizationId, Peer),
+    /// Only by way of the queue.
+    Queue(OrganizationId, Option<GatewayId>),
+    Refused(Reply),
+}
+
+impl Transfer {
+    pub fn new(table: Arc<RoutingTable>, handover: Arc<Handover>, queue: Queue, settings: TransferSettings) -> Self {
+        Self { table, handover, queue, settings }
+    }
+
+    /// Hands the message over or queues it; the reply is for the client. 250: the gateway has said so,
+    /// or the message is committed. 451: nobody has it, the client is to try again.
+    pub async fn accept(&self, message: Message) -> Reply {
+        let now = message.accepted_at;
+        let source = Source::Content(message.content.clone());
+        let request = Request {
+            reverse_path: &message.envelope.reverse_path,
+            recipients: &message.envelope.forward_paths,
+            parameters: message.envelope.parameters,
+            source: &source,
+        };
+        loop {
+            let organization = match self.way(&message.sender) {
+                Way::Peer(organization, _) => organization,
+                Way::Queue(organization, gateway) => {
+                    return self.queue_for_now(&message, organization, gateway).await;
+                }
+                Way::Refused(reply) => return reply,
+            };
+            let route = || match self.way(&message.sender) {
+                Way::Peer(owner, peer) if owner == organization => Ok(peer),
+                _ => Err(()),
+            };
+            let entry = Entry { message: queued(&message, organization), source: source.clone() };
+            return match self.handover.begin(request, route, self.settings.handover_wait, now).await {
+                // The route was changed in these moments.
+                Begun::Detour(()) => continue,
+                Begun::Failing(peer, failing) => {
+                    let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places(&entry));
+                    self.commit_outcome(entry, &attempted, now).await
+                }
+                Begun::Busy(peer) => self.queue_for_now(&message, organization, peer.gateway_id()).await,
+                Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
+                    Some(refusal) => refusal,
+                    None => {
+                        let attempted = of_answers(&peer, &answers, &places(&entry));
+                        self.commit_outcome(entry, &attempted, now).await
+                    }
+                },
+                Begun::Failed(failed) => self.failed(entry, &failed, now).await,
+                Begun::Open(transaction) => self.send(entry, *transaction, now).await,
+            };
+        }
+    }
+
+    fn way(&self, sender: &str) -> Way {
+        let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
+        let SenderRoute { organization, route, .. } = match self.table.decide(sender) {
+            Decision::Route(route) => route,
+            Decision::UnknownDomain => return refused("the sender's domain is not one that this relay sends for"),
+            Decision::OrganizationSuspended => return refused("the sender's organization is suspended"),
+            Decision::AccountSuspended => return refused("the sender's account is suspended"),
+        };
+        match (route.next_hop, self.settings.handover) {
+            (NextHop::Gateway(gateway), true) => Way::Peer(organization, Peer::gateway(&gateway)),
+            (NextHop::Gateway(gateway), false) => Way::Queue(organization, Some(gateway.id)),
+            (NextHop::Platform(PlatformDefault::Smarthost(address)), true) => {
+                Way::Peer(organization, Peer::smarthost(&address))
+            }
+            (NextHop::Platform(_), _) => Way::Queue(organization, None),
+        }
+    }
+
+    /// The recipients have their answers, at least one is accepted.
+    async fn send(&self, entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
+        let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
+        if !transaction.recipients.iter().all(is_accepted) {
+            return self.send_to_some(entry, transaction, now).await;
+        }
+        if let Err(failed) = transaction.send(&entry.source, now).await {
+            return self.failed(entry, &failed, now).await;
+        }
+        match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
+            Ok(Ok(reply)) => {
+                log_handed_over(&entry.message, &transaction.peer, &reply);
+                transaction.finish();
+                reply
+            }
+            Ok(Err(failed)) => {
+                if failed.is_answer_to_message() {
+                    transaction.finish();
+                }
+                self.failed(entry, &failed, now).await
+            }
+            Err(_) => self.await_answer(entry, transaction, now).await,
+        }
+    }
+
+    /// Some recipients were accepted, others not: each one's state is committed before the message
+    /// goes to the accepted ones, so that nobody is forgotten and nobody is asked for twice.
+    async fn send_to_some(&self, mut entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
+        let places = places(&entry);
+        let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
+        let recorded = after(&entry.message, &so_far, now, 0.0);
+        let notification = self.notification(&recorded, &entry, now).await;
+        let (lease, held) = self.queue.lease();
+        // The attempt that is under way is counted when it ends.
+        let attempts = entry.message.attempts;
+        entry.message =
+            QueuedMessage { lease: Some(lease), attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
+        let entries = std::iter::once(entry.clone()).chain(notification).collect();
+        if self.queue.commit(entries).await.is_err() {
+            // The transaction is given up with its connection: nobody has the message.
+            return not_stored();
+        }
+        let reply = queued_as(&entry.message);
+        let source = entry.source.clone();
+        self.queue.conclude(entry, held, now, async move {
+            let sent = transaction.send(&source, now).await;
+            let mut attempted = queue::conclude(transaction, sent, &places, now).await;
+            // The refused ones have their notification already.
+            attempted.verdicts.retain(|verdict| !so_far.is_refused(verdict.0));
+            attempted
+        });
+        reply
+    }
+
+    /// The gateway has the whole message and does not answer: it is committed, and the same connection
+    /// waits on. Trying again earlier would make duplicates.
+    async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
+        let (lease, held) = self.queue.lease();
+        entry.message.state = State::AnswerAwaited;
+        entry.message.lease = Some(lease);
+        entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
+        entry.message.waits_for = transaction.peer.gateway_id();
+        entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
+        if self.queue.commit(vec![entry.clone()]).await.is_err() {
+            return not_stored();
+        }
+        let reply = queued_as(&entry.message);
+        let places = places(&entry);
+        let answer = async move { queue::conclude(transaction, Ok(()), &places, now).await };
+        self.queue.conclude(entry, held, now, answer);
+        reply
+    }
+
+    /// No success: the message's own fault goes back to the client, everything else waits.
+    async fn failed(&self, entry: Entry, failed: &Failed, now: OffsetDateTime) -> Reply {
+        if let (Fault::Message | Fault::Recipient, Some(reply)) = (failed.fault, &failed.reply) {
+            return reply.said_by(&failed.peer.to_string());
+        }
+        let attempted = of_failed(failed, &places(&entry));
+        self.commit_outcome(entry, &attempted, now).await
+    }
+
+    /// Commits a message as it is after an attempt while the client waited.
+    async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
+        let recorded = after(&entry.message, attempted, now, 0.0);
+        let notification = self.notification(&recorded, &entry, now).await;
+        entry.message = recorded.message;
+        let reply = queued_as(&entry.message);
+        let entries = std::iter::once(entry).chain(notification).collect();
+        if self.queue.commit(entries).await.is_ok() { reply } else { not_stored() }
+    }
+
+    /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
+    async fn queue_for_now(
+        &self,
+        message: &Message,
+        organization: OrganizationId,
+        gateway: Option<GatewayId>,
+    ) -> Reply {
+        let now = message.accepted_at;
+        let source = Source::Content(message.content.clone());
+        let mut entry = Entry { message: queued(message, organization), source };
+        entry.message.waits_for = gateway;
+        let reply = queued_as(&entry.message);
+        let Some(permit) = self.queue.permit() else {
+            return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
+        };
+        let (lease, _held) = self.queue.lease();
+        entry.message.lease = Some(lease);
+        entry.message.next_attempt_at = Queue::lease_end(now);
+        if self.queue.commit(vec![entry.clone()]).await.is_err() {
+            return not_stored();
+        }
+        self.queue.attempt_now(entry, permit, now);
+        reply
+    }
+
+    async fn notification(&self, recorded: &queue::Recorded, entry: &Entry, now: OffsetDateTime) -> Option<Entry> {
+        let (hostname, failures) = (self.queue.hostname(), &recorded.failures);
+        let (message, source) = notification(hostname, &recorded.message, &entry.source, failures, now).await?;
+        Some(Entry { message, source })
+    }
+}
+
+/// The message as the queue would have it, due now.
+fn queued(message: &Message, organization: OrganizationId) -> QueuedMessage {
+    QueuedMessage {
+        organization,
+        id: message.id,
+        state: State::Waiting,
+        sender: Some(message.sender.clone()),
+        reverse_path: message.envelope.reverse_path.clone(),
+        recipients: message.envelope.forward_paths.iter().map(Recipient::waiting).collect(),
+        parameters: message.envelope.parameters,
+        size: message.content.size() as i64,
+        waits_for: None,
+        attempts: 0,
+        last_reply: None,
+        accepted_at: message.accepted_at,
+        next_attempt_at: message.accepted_at,
+        expires_at: message.accepted_at + retry::LIFETIME,
+        lease: None,
+    }
+}
+
+fn places(entry: &Entry) -> Vec<usize> {
+    (0..entry.message.recipients.len()).collect()
+}
+
+/// The first refusal, if every recipient was refused for good.
+fn refusal_by_all(peer: &Peer, answers: &[RecipientAnswer]) -> Option<Reply> {
+    let refusal = |answer: &RecipientAnswer| match answer {
+        RecipientAnswer::Refused(reply) => Some(reply.clone()),
+        RecipientAnswer::Accepted | RecipientAnswer::Deferred(_) => None,
+    };
+    let refusals: Option<Vec<Reply>> = answers.iter().map(refusal).collect();
+    refusals?.first().map(|reply| reply.said_by(&peer.to_string()))
+}
+
+fn queued_as(message: &QueuedMessage) -> Reply {
+    Reply::new(250, EnhancedStatus(2, 0, 0), format!("queued as {}", message.id))
+}
+
+fn not_stored() -> Reply {
+    Reply::new(451, EnhancedStatus(4, 3, 0), "the message could not be stored, try again later")
+}
+
+fn log_handed_over(message: &QueuedMessage, peer: &Peer, reply: &Reply) {
+    tracing::info!(
+        organization = %message.organization,
+        queue_id = %message.id,
+        sender = message.sender.as_deref().unwrap_or_default(),
+        recipients = message.recipients.len(),
+        %peer,
+        key = ?peer.key,
+        %reply,
+        "handed over",
+    );
+}

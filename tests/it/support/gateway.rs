@@ -1,0 +1,368 @@
+//! A scripted SMTP gateway: records every message that it accepted with envelope and bytes, and can
+//! misbehave at a chosen stage.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// How long a test waits for what has to happen.
+pub const HAPPENS_WITHIN: Duration = Duration::from_secs(20);
+
+/// A message that the gateway answered with 250.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    pub reverse_path: String,
+    /// What MAIL said behind the reverse-path.
+    pub parameters: String,
+    /// Those that were accepted.
+    pub recipients: Vec<String>,
+    /// Transparency dots removed.
+    pub content: Vec<u8>,
+    pub encrypted: bool,
+}
+
+/// Where a fault happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    Greeting,
+    Ehlo,
+    StartTls,
+    Mail,
+    Rcpt,
+    Data,
+    /// In the middle of the message.
+    Content,
+    Dot,
+}
+
+/// What happens there.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// These lines instead of the usual answer; CRLF is added.
+    Says(String),
+    Closes,
+    /// Nothing, until [`Gateway::go_on`]; then as usual.
+    Stalls,
+}
+
+/// How the gateway behaves now.
+#[derive(Clone)]
+pub struct Behaviour {
+    pub fault: Option<(At, Fault)>,
+    /// Answers to RCPT for single recipients.
+    pub recipients: HashMap<String, String>,
+    pub extensions: Vec<&'static str>,
+    pub tls: Option<TlsAcceptor>,
+    /// 421 to the second message on a connection.
+    pub one_message_only: bool,
+}
+
+pub struct Gateway {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: JoinHandle<()>,
+}
+
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    received: watch::Sender<Vec<Received>>,
+    connections: AtomicUsize,
+    stalled: watch::Sender<usize>,
+    go_on: Notify,
+}
+
+impl Gateway {
+    pub async fn start() -> Self {
+        Self::start_on("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_on(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let behaviour = Behaviour {
+            fault: None,
+            recipients: HashMap::new(),
+            extensions: vec!["PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
+            tls: None,
+            one_message_only: false,
+        };
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(behaviour),
+            received: watch::Sender::new(Vec::new()),
+            connections: AtomicUsize::new(0),
+            stalled: watch::Sender::new(0),
+            go_on: Notify::new(),
+        });
+        let served = shared.clone();
+        let listener = tokio::spawn(async move {
+            let mut sessions = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                served.connections.fetch_add(1, Ordering::SeqCst);
+                let shared = served.clone();
+                sessions.spawn(async move { serve(stream, shared).await });
+            }
+        });
+        Self { address, shared, listener }
+    }
+
+    /// An address at which nothing listens, for a gateway to be started there later.
+    pub async fn free_address() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.shared.behaviour.lock().unwrap());
+    }
+
+    pub fn fails(&self, at: At, fault: Fault) {
+        self.behave(|behaviour| behaviour.fault = Some((at, fault)));
+    }
+
+    pub fn says(&self, at: At, line: &str) {
+        self.fails(at, Fault::Says(line.to_owned()));
+    }
+
+    pub fn works_again(&self) {
+        self.behave(|behaviour| behaviour.fault = None);
+    }
+
+    pub fn offers_tls(&self) {
+        self.behave(|behaviour| behaviour.tls = Some(self_signed()));
+    }
+
+    pub fn answers_recipient(&self, recipient: &str, line: &str) {
+        self.behave(|behaviour| {
+            behaviour.recipients.insert(recipient.to_owned(), line.to_owned());
+        });
+    }
+
+    /// Waits until this many messages have arrived, and returns them all.
+    pub async fn received(&self, count: usize) -> Vec<Received> {
+        let mut watched = self.shared.received.subscribe();
+        let arrived = timeout(HAPPENS_WITHIN, watched.wait_for(|received| received.len() >= count)).await;
+        arrived.expect("the messages did not arrive in time").unwrap().clone()
+    }
+
+    /// What has arrived so far.
+    pub fn so_far(&self) -> Vec<Received> {
+        self.shared.received.borrow().clone()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until this many conversations have stalled.
+    pub async fn stalled(&self, count: usize) {
+        let mut watched = self.shared.stalled.subscribe();
+        let stalled = timeout(HAPPENS_WITHIN, watched.wait_for(|stalled| *stalled >= count)).await;
+        stalled.expect("nobody came as far as the stall in time").unwrap();
+    }
+
+    /// Lets a stalled conversation go on.
+    pub fn go_on(&self) {
+        self.shared.go_on.notify_one();
+    }
+
+    /// Closes everything, as a machine that loses power.
+    pub async fn stop(self) -> SocketAddr {
+        self.listener.abort();
+        let _ = self.listener.await;
+        self.address
+    }
+}
+
+fn self_signed() -> TlsAcceptor {
+    let certified = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Whether the conversation goes on.
+type Going = Option<()>;
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    stream.set_nodelay(true).unwrap();
+    let mut session = Session { stream: BufReader::new(stream), shared, encrypted: false, messages: 0 };
+    if session.greet().await.is_none() {
+        return;
+    }
+    let Some(true) = session.converse().await else { return };
+    let Session { stream, shared, messages, .. } = session;
+    let acceptor = shared.behaviour.lock().unwrap().tls.clone().unwrap();
+    let Ok(stream) = acceptor.accept(stream.into_inner()).await else { return };
+    Session { stream: BufReader::new(stream), shared, encrypted: true, messages }.converse().await;
+}
+
+struct Session<S> {
+    stream: BufReader<S>,
+    shared: Arc<Shared>,
+    encrypted: bool,
+    messages: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    fn behaviour(&self) -> Behaviour {
+        self.shared.behaviour.lock().unwrap().clone()
+    }
+
+    async fn say(&mut self, lines: &str) -> Going {
+        let text: String = lines.lines().map(|line| format!("{line}\r\n")).collect();
+        self.stream.get_mut().write_all(text.as_bytes()).await.ok()?;
+        self.stream.get_mut().flush().await.ok()
+    }
+
+    /// The fault that is set for this stage, or the usual answer. Returns whether it was the usual one.
+    async fn answer(&mut self, at: At, usual: &str) -> Option<bool> {
+        match self.behaviour().fault {
+            Some((stage, fault)) if stage == at => match fault {
+                Fault::Closes => None,
+                Fault::Says(lines) => self.say(&lines).await.map(|()| false),
+                Fault::Stalls => {
+                    self.shared.stalled.send_modify(|stalled| *stalled += 1);
+                    self.shared.go_on.notified().await;
+                    self.say(usual).await.map(|()| true)
+                }
+            },
+            _ => self.say(usual).await.map(|()| true),
+        }
+    }
+
+    async fn greet(&mut self) -> Going {
+        self.answer(At::Greeting, "220 gateway.example ESMTP").await.map(drop)
+    }
+
+    async fn line(&mut self) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        let read = self.stream.read_until(b'\n', &mut line).await.ok()?;
+        (read > 0).then_some(line)
+    }
+
+    /// Returns `Some(true)` when the client wants TLS.
+    async fn converse(&mut self) -> Option<bool> {
+        let mut envelope: Option<Received> = None;
+        loop {
+            let line = String::from_utf8_lossy(&self.line().await?).trim_end().to_owned();
+            let verb = line.split([' ', ':']).next().unwrap_or_default().to_uppercase();
+            match verb.as_str() {
+                "EHLO" => {
+                    let mut offers = self.behaviour().extensions;
+                    if self.behaviour().tls.is_some() && !self.encrypted {
+                        offers.push("STARTTLS");
+                    }
+                    let lines: Vec<String> = std::iter::once("gateway.example")
+                        .chain(offers.iter().copied())
+                        .enumerate()
+                        .map(|(index, offer)| format!("250{}{offer}", if index == offers.len() { ' ' } else { '-' }))
+                        .collect();
+                    self.answer(At::Ehlo, &lines.join("\n")).await?;
+                }
+                "HELO" | "NOOP" => self.say("250 gateway.example").await?,
+                "STARTTLS" => {
+                    if self.answer(At::StartTls, "220 go ahead").await? {
+                        return Some(true);
+                    }
+                }
+                "MAIL" => {
+                    if self.behaviour().one_message_only && self.messages > 0 {
+                        self.say("421 4.3.2 one message only").await?;
+                        return None;
+                    }
+                    envelope = self.answer(At::Mail, "250 2.1.0 sender ok").await?.then(|| self.mail(&line));
+                }
+                "RCPT" => self.rcpt(&line, envelope.as_mut()).await?,
+                "DATA" => self.data(&mut envelope).await?,
+                "RSET" => {
+                    envelope = None;
+                    self.say("250 2.0.0 reset").await?;
+                }
+                "QUIT" => {
+                    self.say("221 2.0.0 bye").await?;
+                    return None;
+                }
+                _ => self.say("500 5.5.2 what?").await?,
+            }
+        }
+    }
+
+    fn mail(&self, line: &str) -> Received {
+        let (reverse_path, parameters) = line[line.find('<').unwrap() + 1..].split_once('>').unwrap();
+        Received {
+            reverse_path: reverse_path.to_owned(),
+            parameters: parameters.trim().to_owned(),
+            recipients: vec![],
+            content: vec![],
+            encrypted: self.encrypted,
+        }
+    }
+
+    async fn rcpt(&mut self, line: &str, envelope: Option<&mut Received>) -> Going {
+        let Some(envelope) = envelope else { return self.say("503 5.5.1 MAIL first").await };
+        let recipient = line[line.find('<').unwrap() + 1..line.rfind('>').unwrap()].to_owned();
+        if let Some(answer) = self.behaviour().recipients.get(&recipient).cloned() {
+            return self.say(&answer).await;
+        }
+        if self.answer(At::Rcpt, "250 2.1.5 recipient ok").await? {
+            envelope.recipients.push(recipient);
+        }
+        Some(())
+    }
+
+    async fn data(&mut self, envelope: &mut Option<Received>) -> Going {
+        let ready = envelope.as_ref().is_some_and(|envelope| !envelope.recipients.is_empty());
+        if !ready {
+            return self.say("554 5.5.1 no valid recipients").await;
+        }
+        if !self.answer(At::Data, "354 end with a dot").await? {
+            return Some(());
+        }
+        let mut content = Vec::new();
+        loop {
+            let line = self.line().await?;
+            if matches!(self.behaviour().fault, Some((At::Content, Fault::Closes))) {
+                return None;
+            }
+            if line == b".\r\n" && (content.is_empty() || content.ends_with(b"\r\n")) {
+                break;
+            }
+            let after_line_end = content.is_empty() || content.ends_with(b"\r\n");
+            let dot = usize::from(after_line_end && line.starts_with(b"."));
+            content.extend_from_slice(&line[dot..]);
+        }
+        self.messages += 1;
+        let mut received = envelope.take().unwrap();
+        received.content = content;
+        // Recorded before the answer, as a gateway that takes responsibility does.
+        let usual = !matches!(self.behaviour().fault, Some((At::Dot, Fault::Says(_) | Fault::Closes)));
+        if usual && !matches!(self.behaviour().fault, Some((At::Dot, Fault::Stalls))) {
+            self.shared.received.send_modify(|all| all.push(received));
+            return self.say("250 2.0.0 kept as 4711").await;
+        }
+        if self.answer(At::Dot, "250 2.0.0 kept as 4711").await? {
+            self.shared.received.send_modify(|all| all.push(received));
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,210 @@
+//! The sending half of a relay, without its listeners: routing facts set by hand, a queue on the
+//! test's database.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use outgate::{
+    mail::{
+        Envelope, GatewayAddress, Reply,
+        envelope::MailParameters,
+        id::{GatewayId, OrganizationId, QueueId, RelayId},
+    },
+    policy::{
+        facts::{DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
+        gateway_network::AllowedNetworks,
+        routing::PlatformDefault,
+    },
+    relay::{
+        handover::{Handover, connection::TimeLimits, dialer::Dialer, tls::Tls},
+        message::{Content, Message},
+        queue::{Queue, QueueSettings},
+        resolver::{FixedNames, Resolver},
+        routing_table::RoutingTable,
+        transfer::{Transfer, TransferSettings},
+    },
+};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use super::Installation;
+
+/// What a test may want otherwise.
+#[derive(Clone)]
+pub struct Options {
+    pub default: PlatformDefault,
+    pub handover: bool,
+    pub handover_wait: Duration,
+    pub names: FixedNames,
+    pub limits: TimeLimits,
+    pub mx_port: u16,
+    pub allowed: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            default: PlatformDefault::Mx,
+            handover: true,
+            handover_wait: Duration::from_secs(20),
+            names: FixedNames::default(),
+            limits: TimeLimits::default(),
+            mx_port: 25,
+            allowed: "127.0.0.0/8",
+        }
+    }
+}
+
+pub struct Sending {
+    pub owner: PgPool,
+    /// As the relay's role.
+    pub db: PgPool,
+    pub options: Options,
+    pub organization: OrganizationId,
+    pub table: Arc<RoutingTable>,
+    pub handover: Arc<Handover>,
+    pub queue: Queue,
+    pub transfer: Transfer,
+    pub now: OffsetDateTime,
+}
+
+/// A row of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub state: String,
+    pub sender: Option<String>,
+    pub recipients: String,
+    pub last_reply: Option<String>,
+    pub attempts: i32,
+    pub leased: bool,
+}
+
+impl Sending {
+    pub async fn on(owner: PgPool) -> Self {
+        Self::with(owner, Options::default()).await
+    }
+
+    pub async fn with(owner: PgPool, options: Options) -> Self {
+        let db = Installation::on(owner.clone()).relay_pool().await;
+        let organization = OrganizationId::new();
+        let mut facts = RoutingFacts::default();
+        facts.set_organization(organization, Some(OrganizationFacts { suspended: false, gateway: None }));
+        facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+        let table = Arc::new(RoutingTable::new(facts, options.default.clone()));
+        Self::assembled(owner, db, options, organization, table)
+    }
+
+    /// Another relay on the same store with the same facts.
+    pub fn another(&self) -> Self {
+        let (organization, table) = (self.organization, self.table.clone());
+        Self::assembled(self.owner.clone(), self.db.clone(), self.options.clone(), organization, table)
+    }
+
+    fn assembled(
+        owner: PgPool,
+        db: PgPool,
+        options: Options,
+        organization: OrganizationId,
+        table: Arc<RoutingTable>,
+    ) -> Self {
+        let handover = Arc::new(Handover::new(Dialer {
+            resolver: Resolver::Fixed(options.names.clone()),
+            tls: Tls::new().unwrap(),
+            allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
+            hostname: "relay.outgate.example".to_owned(),
+            limits: options.limits,
+        }));
+        let settings = QueueSettings {
+            relay: RelayId::new(),
+            hostname: "relay.outgate.example".to_owned(),
+            default: options.default.clone(),
+            mx_port: options.mx_port,
+        };
+        let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
+        let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
+        let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), settings);
+        let now = OffsetDateTime::now_utc();
+        Self { owner, db, options, organization, table, handover, queue, transfer, now }
+    }
+
+    /// Points the organization at a gateway; `None` deletes the pointer.
+    pub fn set_gateway(&self, address: Option<&str>) -> Option<GatewayId> {
+        self.set_gateway_with(address, TlsMode::WhenOffered)
+    }
+
+    pub fn set_gateway_with(&self, address: Option<&str>, tls: TlsMode) -> Option<GatewayId> {
+        let organization = self.organization;
+        let gateway = address.map(|address| GatewayFacts {
+            organization,
+            id: GatewayId::new(),
+            revision: 1,
+            address: address.parse::<GatewayAddress>().unwrap(),
+            tls,
+        });
+        let id = gateway.as_ref().map(|gateway| gateway.id);
+        self.table.change(|facts| {
+            if let Some(gateway) = gateway {
+                facts.set_gateway(gateway.id, Some(gateway));
+            }
+            facts.set_organization(organization, Some(OrganizationFacts { suspended: false, gateway: id }));
+        });
+        id
+    }
+
+    pub fn message(&self, to: &[&str]) -> Message {
+        self.message_with(to, "Subject: hello\r\n\r\nHello.\r\n")
+    }
+
+    pub fn message_with(&self, to: &[&str], content: impl AsRef<[u8]>) -> Message {
+        Message {
+            id: QueueId::new(),
+            envelope: Envelope {
+                reverse_path: "ann@acme.example".to_owned(),
+                forward_paths: to.iter().map(|to| (*to).to_owned()).collect(),
+                parameters: MailParameters::default(),
+            },
+            sender: "ann@acme.example".to_owned(),
+            content: Content::Memory(content.as_ref().to_vec().into()),
+            accepted_at: self.now,
+        }
+    }
+
+    /// A message to one recipient, and the reply that its client gets.
+    pub async fn send(&self) -> Reply {
+        self.transfer.accept(self.message(&["bob@elsewhere.example"])).await
+    }
+
+    pub async fn step_after(&self, minutes: i64) -> usize {
+        self.queue.step(self.now + time::Duration::minutes(minutes)).await.unwrap()
+    }
+
+    pub async fn waiting(&self) -> Vec<Waiting> {
+        let rows = sqlx::query!(
+            r#"
+            select state, sender, recipients::text as "recipients!", last_reply, attempts,
+                   lease_token is not null as "leased!"
+            from queued_message order by accepted_at, id
+            "#
+        );
+        let waiting = rows.map(|row| Waiting {
+            state: row.state,
+            sender: row.sender,
+            recipients: row.recipients,
+            last_reply: row.last_reply,
+            attempts: row.attempts,
+            leased: row.leased,
+        });
+        waiting.fetch_all(&self.owner).await.unwrap()
+    }
+}
+
+/// Names for a resolver that answers from a table.
+pub fn names(addresses: &[(&str, &str)], exchanges: &[(&str, u16, &str)]) -> FixedNames {
+    let mut names = FixedNames::default();
+    for (host, ip) in addresses {
+        names.addresses.entry((*host).to_owned()).or_default().push(ip.parse::<IpAddr>().unwrap());
+    }
+    for (domain, preference, host) in exchanges {
+        names.exchanges.entry((*domain).to_owned()).or_default().push((*preference, (*host).to_owned()));
+    }
+    names
+}
