@@ -41,10 +41,12 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
             refuse_closed_networks(&rows, allowed)?;
             let transaction = super::begin(owner, &slug).await?;
             let imported =
-                store::account_file::import(transaction, &rows, super::OPERATOR).await.map_err(|error| match error {
-                    ImportError::Rows(mistakes) => in_words(mistakes),
-                    ImportError::Store(error) => error.into(),
-                })?;
+                store::account_file::import(transaction, &rows, super::OPERATOR).await.map_err(
+                    |error| match error {
+                        ImportError::Rows(mistakes) => in_words(mistakes),
+                        ImportError::Store(error) => error.into(),
+                    },
+                )?;
             let unchanged = rows.len() - imported.added - imported.changed;
             println!("{} accounts added, {} changed, {unchanged} as they were.", imported.added, imported.changed);
         }

@@ -62,7 +62,11 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
         Set::Unchanged => println!("Nothing changed: it was so already."),
         Set::Changed(committed) => match address {
             Some(address) => {
-                println!("Mail of {of} now leaves through {}. Revision {}.", address.with_port_in_words(), committed.revision);
+                println!(
+                    "Mail of {of} now leaves through {}. Revision {}.",
+                    address.with_port_in_words(),
+                    committed.revision
+                );
             }
             None => println!("The gateway of {of} is deleted. Revision {}.", committed.revision),
         },

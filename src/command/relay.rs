@@ -23,9 +23,10 @@ pub async fn run(command: RelayCommand, owner: &PgPool) -> anyhow::Result<()> {
             for relay in relays {
                 let state = match relay.signed_off_at {
                     Some(at) => format!("signed off {}", at.format(&Rfc3339)?),
+                    None if relay.silent => format!("silent since {}", relay.last_seen_at.format(&Rfc3339)?),
                     None => format!("last seen {}", relay.last_seen_at.format(&Rfc3339)?),
                 };
-                println!("{}\trevision {}\t{state}", relay.name, relay.confirmed_revision);
+                println!("{}\trevision {}\t{state}", relay.name, relay.confirmed);
             }
         }
         RelayCommand::Forget { name } => {
@@ -37,4 +38,3 @@ pub async fn run(command: RelayCommand, owner: &PgPool) -> anyhow::Result<()> {
     }
     Ok(())
 }
-

@@ -58,7 +58,8 @@ pub fn in_words(sender: &str, recipient: Option<&Mailbox>, decision: Decision) -
                 }
                 (NextHop::Platform(PlatformDefault::Mx), None) => "directly to the recipients' servers".to_owned(),
             };
-            let unknown = if found.account.is_none() { " No account has this address; it follows its domain." } else { "" };
+            let unknown =
+                if found.account.is_none() { " No account has this address; it follows its domain." } else { "" };
             format!("Mail from {sender} leaves {next_hop}: {whose}.{unknown}")
         }
     }

@@ -49,11 +49,8 @@ pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyh
 
 pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> anyhow::Result<relay::Settings> {
     let hostname = settings.hostname()?;
-    let defaults = relay::Settings::new(
-        settings.relay_name(&hostname),
-        hostname.to_string(),
-        platform.required_default_route()?,
-    );
+    let defaults =
+        relay::Settings::new(settings.relay_name(&hostname), hostname.to_string(), platform.required_default_route()?);
     Ok(relay::Settings {
         smtp_listen: settings.smtp_listen.0.clone(),
         trusted_networks: settings.trusted_networks.0.clone(),

@@ -112,10 +112,7 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
 }
 
 /// One part that fails ends the others in good order; `up` is all of them or nothing.
-async fn stopping_all(
-    stop: &CancellationToken,
-    part: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+async fn stopping_all(stop: &CancellationToken, part: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let ended = part.await;
     stop.cancel();
     ended

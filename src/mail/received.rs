@@ -26,7 +26,7 @@ impl Received<'_> {
         let helo: String = self
             .helo
             .chars()
-            .filter(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_'))
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_'))
             .collect();
         let helo = if helo.is_empty() { "unknown" } else { helo.as_str() };
         let client = match self.client {

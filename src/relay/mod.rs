@@ -63,14 +63,15 @@ impl Relay {
             tls: Tls::new()?,
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
-            limits: handover::dialer::TimeLimits::default(),
+            limits: handover::connection::TimeLimits::default(),
         }));
         let (signed_on, id) = watch::channel(None);
         let transfer = Arc::new(OnceLock::new());
         let (queue_stop, follow_stop) = (CancellationToken::new(), CancellationToken::new());
         // The follower ends last; if it ends early, its name is taken and nothing may go on.
         let following = async {
-            let ended = follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
+            let ended =
+                follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
             stop.cancel();
             ended
         };
@@ -95,8 +96,8 @@ impl Relay {
         transfer: &OnceLock<Transfer>,
         stop: CancellationToken,
     ) {
-        let signed_on = stop.run_until_cancelled(id.wait_for(Option::is_some)).await;
-        let Some(Ok(Some(relay))) = signed_on.map(|waited| waited.map(|id| *id)) else { return };
+        let signed_on = async { id.wait_for(Option::is_some).await.ok().and_then(|id| *id) };
+        let Some(Some(relay)) = stop.run_until_cancelled(signed_on).await else { return };
         let settings = QueueSettings {
             relay,
             hostname: self.settings.hostname.clone(),

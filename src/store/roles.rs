@@ -47,7 +47,8 @@ pub async fn migrate(owner: &PgPool) -> anyhow::Result<()> {
 /// Whether the tables are those of this version. The table that says so is sqlx's own, so these two
 /// statements are the only ones that are not checked against the schema at compile time.
 pub async fn is_migrated(owner: &PgPool) -> Result<bool> {
-    let there: bool = sqlx::query_scalar("select to_regclass('public._sqlx_migrations') is not null").fetch_one(owner).await?;
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('public._sqlx_migrations') is not null").fetch_one(owner).await?;
     if !there {
         return Ok(false);
     }

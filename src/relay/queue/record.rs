@@ -52,7 +52,9 @@ impl Queue {
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
                 Ok(()) => return,
-                Err(error) => tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet"),
+                Err(error) => {
+                    tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet")
+                }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

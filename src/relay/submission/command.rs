@@ -103,7 +103,9 @@ fn parse(line: &[u8]) -> Result<Command, Mistake> {
     if text.chars().any(char::is_control) {
         return Err(replies::not_text().into());
     }
-    let request = Request::parse(&mut line.iter()).map_err(|error| mistake(&error))?;
+    let with_name = literal_as_name(text);
+    let checked = with_name.as_ref().map_or(line, String::as_bytes);
+    let request = Request::parse(&mut checked.iter()).map_err(|error| mistake(&error))?;
     match request {
         Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
         Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
@@ -123,6 +125,13 @@ fn parse(line: &[u8]) -> Result<Command, Mistake> {
             Err(replies::not_offered(request.name()).into())
         }
     }
+}
+
+/// smtp-proto knows no address literals: a well-formed one is shown to it as a name.
+fn literal_as_name(text: &str) -> Option<String> {
+    let start = text.rfind("@[")? + 1;
+    let end = start + text[start..].find(']')? + 1;
+    is_address_literal(&text[start..end]).then(|| format!("{}literal.invalid{}\r\n", &text[..start], &text[end..]))
 }
 
 fn mistake(error: &Error) -> Mistake {

@@ -51,7 +51,9 @@ async fn walk(owner: PgPool, look: Look) {
     // Enter the address of the mail gateway in Outbound Gateway.
     admin.fill("Outbound Gateway", &for_all.typed()).await;
     admin.click("button", "Save").await;
-    admin.wait_for_text(&format!("Saved. 2 accounts now send through {}. Live on 1 of 1 relays.", for_all.shown())).await;
+    admin
+        .wait_for_text(&format!("Saved. 2 accounts now send through {}. Live on 1 of 1 relays.", for_all.shown()))
+        .await;
     world.send("ann@acme.example", "ann follows all").await;
     assert_eq!(for_all.next_subject().await, "ann follows all");
 
@@ -64,7 +66,8 @@ async fn walk(owner: PgPool, look: Look) {
     // Enter the address of the outbound gateway server, click Save.
     admin.fill("Outbound Gateway", &for_ann.typed()).await;
     admin.click("button", "Save").await;
-    let saved = format!("Saved. Mail from ann@acme.example now leaves through {}. Live on 1 of 1 relays.", for_ann.shown());
+    let saved =
+        format!("Saved. Mail from ann@acme.example now leaves through {}. Live on 1 of 1 relays.", for_ann.shown());
     admin.wait_for_text(&saved).await;
     world.send("Ann+news@ACME.example", "ann has her own").await;
     assert_eq!(for_ann.next_subject().await, "ann has her own");

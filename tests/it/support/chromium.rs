@@ -221,8 +221,7 @@ fn capabilities(look: Look) -> serde_json::Map<String, Value> {
     }
     // Narrower than a desktop window can be: the page is laid out as on a phone.
     if look.width < 500 {
-        options["mobileEmulation"] =
-            json!({ "deviceMetrics": { "width": look.width, "height": look.height, "pixelRatio": 2.0, "touch": true } });
+        options["mobileEmulation"] = json!({ "deviceMetrics": { "width": look.width, "height": look.height, "pixelRatio": 2.0, "touch": true } });
     }
     let capabilities = json!({ "goog:chromeOptions": options });
     capabilities.as_object().unwrap().clone()

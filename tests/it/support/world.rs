@@ -100,7 +100,8 @@ impl World {
 
     /// Sends one message with curl; its subject is how it is known again.
     pub async fn send(&self, sender: &str, subject: &str) {
-        let message = format!("From: {sender}\r\nTo: someone@elsewhere.example\r\nSubject: {subject}\r\n\r\nHello.\r\n");
+        let message =
+            format!("From: {sender}\r\nTo: someone@elsewhere.example\r\nSubject: {subject}\r\n\r\nHello.\r\n");
         let mut curl = Command::new("curl")
             .args(["-sS", "--max-time", "20", "--mail-from", sender, "--mail-rcpt", "someone@elsewhere.example"])
             .args(["--upload-file", "-", &format!("smtp://{}", self.submission)])

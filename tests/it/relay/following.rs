@@ -1,0 +1,1 @@
+//! How a relay's memory follows the store.

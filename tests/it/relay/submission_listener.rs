@@ -1,0 +1,229 @@
+//! What clients meet on the wire: limits, large messages, stopping.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use outgate::{policy::routing::PlatformDefault, relay::routing_table::RoutingTable};
+use tokio::sync::Semaphore;
+
+use crate::support::{
+    SmtpClient,
+    relay::{Reception, known_facts, known_table, queued},
+};
+
+#[tokio::test]
+async fn a_submitted_message_is_accepted_as_it_was_sent() {
+    let reception = Reception::start().await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+
+    let reply = client.submit("ann@acme.example", "bob@far.example", "Subject: x\r\n\r\n..text").await;
+
+    assert_eq!(reply, "250 2.0.0 queued\r\n");
+    let accepted = reception.accepted();
+    assert_eq!(accepted[0].content, b"Subject: x\r\n\r\n.text\r\n");
+    assert!(
+        accepted[0]
+            .received
+            .starts_with("Received: from client.example ([127.0.0.1])\r\n\tby relay.example with ESMTP id ")
+    );
+    drop(client);
+    reception.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_message_is_spooled_and_complete() {
+    let reception = Reception::start().await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+    let content: String = (0..40_000).map(|line| format!("{line} of a large message\r\n")).collect();
+
+    for _ in 0..2 {
+        let reply = client.submit("ann@acme.example", "bob@far.example", content.trim_end()).await;
+        assert_eq!(reply, "250 2.0.0 queued\r\n");
+    }
+
+    let accepted = reception.accepted();
+    assert_eq!(accepted.len(), 2);
+    for message in accepted {
+        assert!(message.spooled);
+        assert_eq!(String::from_utf8(message.content).unwrap(), content);
+    }
+    assert_eq!(client.submit("ann@acme.example", "bob@far.example", "small").await, "250 2.0.0 queued\r\n");
+    assert!(!reception.accepted()[2].spooled);
+    drop(client);
+    reception.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_message_that_finds_no_room_is_refused_for_now() {
+    let gone = tempfile::tempdir().unwrap();
+    let spool_dir = gone.path().join("gone");
+    let reception =
+        Reception::with(known_table(), |settings| settings.spool_dir = spool_dir, || async { queued() }).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+
+    let reply = client.submit("ann@acme.example", "bob@far.example", &"text\r\n".repeat(100_000)).await;
+    assert_eq!(reply, "452 4.3.1 There is no room for the message now, try again later\r\n");
+
+    // In step, and small ones need no room.
+    assert_eq!(client.submit("ann@acme.example", "bob@far.example", "small").await, "250 2.0.0 queued\r\n");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_the_middle_is_sent_away() {
+    let soon = |settings: &mut outgate::relay::settings::Settings| {
+        settings.limits.idle = Duration::from_millis(50);
+    };
+    let reception = Reception::with(known_table(), soon, || async { queued() }).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+
+    assert_eq!(client.reply().await, "421 4.4.2 relay.example has waited too long and closes the connection\r\n");
+    assert_eq!(client.reply().await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_byte_now_and_then_has_an_end_too() {
+    let soon = |settings: &mut outgate::relay::settings::Settings| {
+        settings.limits.transaction = Duration::from_millis(100);
+    };
+    let reception = Reception::with(known_table(), soon, || async { queued() }).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+    client.say("MAIL FROM:<ann@acme.example>").await;
+    client.say("RCPT TO:<bob@far.example>").await;
+    client.say("DATA").await;
+
+    client.send(b"x").await;
+    assert_eq!(client.reply().await, "421 4.4.2 relay.example has waited too long and closes the connection\r\n");
+    assert!(reception.accepted().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_address_has_so_many_connections_and_no_more() {
+    let two = |settings: &mut outgate::relay::settings::Settings| {
+        settings.limits.connections_of_trusted_client = 2;
+    };
+    let reception = Reception::with(known_table(), two, || async { queued() }).await;
+    let _first = SmtpClient::greeted(reception.address).await;
+    let mut second = SmtpClient::greeted(reception.address).await;
+
+    let mut third = SmtpClient::connect(reception.address).await;
+    assert_eq!(third.reply().await, "421 4.7.0 relay.example has too many connections, try again later\r\n");
+    assert_eq!(third.reply().await, "");
+
+    assert!(second.say("QUIT").await.starts_with("221 "));
+    assert_eq!(second.reply().await, "");
+    drop(second);
+    let mut again = SmtpClient::connect(reception.address).await;
+    while again.reply().await.starts_with("421") {
+        again = SmtpClient::connect(reception.address).await;
+    }
+}
+
+#[tokio::test]
+async fn who_talks_before_the_greeting_is_refused() {
+    let reception = Reception::with(known_table(), |_| {}, || async { queued() }).await;
+    // The runtime of this test has one thread: the connection is not accepted before the bytes are there.
+    let stream = std::net::TcpStream::connect(reception.address).unwrap();
+    std::io::Write::write_all(&mut &stream, b"EHLO client.example\r\n").unwrap();
+
+    let said = tokio::task::spawn_blocking(move || std::io::read_to_string(stream).unwrap()).await.unwrap();
+    assert_eq!(said, "554 5.5.0 Wait for the reply before sending more\r\n");
+}
+
+#[tokio::test]
+async fn a_relay_that_has_not_reached_the_store_yet_asks_to_come_back() {
+    let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(60)));
+    let reception = Reception::with(table, |_| {}, || async { queued() }).await;
+    let mut client = SmtpClient::connect(reception.address).await;
+
+    assert!(client.reply().await.starts_with("421 4.3.2 relay.example has just started "));
+    assert_eq!(client.reply().await, "");
+}
+
+#[tokio::test]
+async fn mail_is_not_routed_on_facts_that_are_too_old() {
+    let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(60)));
+    table.change(|facts| *facts = known_facts());
+    let heard_at = std::time::Instant::now() - Duration::from_secs(61);
+    table.is_current(outgate::mail::id::Revision(1), heard_at);
+    let reception = Reception::with(Arc::clone(&table), |_| {}, || async { queued() }).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+
+    let stale = "451 4.3.0 The store has been out of reach for too long to route mail, try again later\r\n";
+    assert_eq!(client.say("MAIL FROM:<ann@acme.example>").await, stale);
+
+    table.is_current(outgate::mail::id::Revision(1), std::time::Instant::now());
+    assert_eq!(client.submit("ann@acme.example", "bob@far.example", "x").await, "250 2.0.0 queued\r\n");
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_finishes_what_is_in_flight() {
+    let answers = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&answers);
+    let reception = Reception::with(
+        known_table(),
+        |_| {},
+        move || {
+            let permits = Arc::clone(&permits);
+            async move {
+                permits.acquire().await.unwrap().forget();
+                queued()
+            }
+        },
+    )
+    .await;
+    let mut idle = SmtpClient::greeted(reception.address).await;
+    let mut begun = SmtpClient::greeted(reception.address).await;
+    begun.say("MAIL FROM:<ann@acme.example>").await;
+    let mut sending = after_354(reception.address).await;
+    sending.send(b"half").await;
+    let mut waiting = after_354(reception.address).await;
+    waiting.send(b"whole\r\n.\r\n").await;
+    until_accepted(&reception, 1).await;
+
+    reception.stop.cancel();
+
+    let stopping = "421 4.3.2 relay.example is stopping, try again in a moment\r\n";
+    assert_eq!(idle.reply().await, stopping);
+    assert_eq!(begun.reply().await, stopping);
+    sending.send(b" and half\r\n.\r\n").await;
+    until_accepted(&reception, 2).await;
+    answers.add_permits(2);
+    for mut client in [sending, waiting] {
+        assert_eq!(client.reply().await, "250 2.0.0 queued\r\n");
+        assert_eq!(client.reply().await, stopping);
+    }
+    assert_eq!(reception.accepted()[1].content, b"half and half\r\n");
+    drop((idle, begun));
+    reception.stop().await;
+}
+
+async fn after_354(address: SocketAddr) -> SmtpClient {
+    let mut client = SmtpClient::greeted(address).await;
+    for command in ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA"] {
+        client.say(command).await;
+    }
+    client
+}
+
+async fn until_accepted(reception: &Reception, count: usize) {
+    let accepted = async {
+        while reception.accepted().len() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), accepted).await.expect("the message is read");
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_does_not_wait_for_ever() {
+    let soon = |settings: &mut outgate::relay::settings::Settings| {
+        settings.limits.stopping = Duration::from_millis(50);
+    };
+    let reception = Reception::with(known_table(), soon, std::future::pending).await;
+    let mut client = after_354(reception.address).await;
+    client.send(b"whole\r\n.\r\n").await;
+    until_accepted(&reception, 1).await;
+
+    reception.stop().await;
+
+    assert!(client.reply().await.starts_with("451 4.3.2 The relay is stopping "));
+}

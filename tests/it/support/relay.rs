@@ -1,0 +1,232 @@
+//! A relay's reception without the rest: a session fed by hand, or a listener on a port of its own.
+//! What is accepted lands here, with the reply that the test chose.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use outgate::{
+    mail::{
+        EnhancedStatus, Reply,
+        id::{AccountId, GatewayId, OrganizationId},
+    },
+    policy::{
+        facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
+        routing::PlatformDefault,
+    },
+    relay::{
+        message::{Content, Message},
+        routing_table::RoutingTable,
+        settings::Settings,
+        submission::{
+            self, Accept, Terms,
+            session::{Action, Session},
+        },
+    },
+};
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a client on the loopback interface may submit in the dialogs.
+pub const MAX_MESSAGE_SIZE: u64 = 100_000;
+pub const HOSTNAME: &str = "relay.example";
+
+/// Whom the dialogs know: the organizations of acme.example (and acme.test), other.example and, suspended,
+/// closed.example; ann@acme.example, who is also ann.lee@; carl@acme.example, suspended.
+pub fn known_facts() -> RoutingFacts {
+    let mut facts = RoutingFacts::default();
+    for (domains, suspended) in
+        [(&["acme.example", "acme.test"][..], false), (&["other.example"], false), (&["closed.example"], true)]
+    {
+        let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
+        facts.set_gateway(
+            gateway,
+            Some(Gateway {
+                organization,
+                id: gateway,
+                revision: 1,
+                address: domains[0].parse().unwrap(),
+                tls: TlsMode::WhenOffered,
+            }),
+        );
+        facts.set_organization(organization, Some(OrganizationFacts { suspended, gateway: Some(gateway) }));
+        for domain in domains {
+            facts.set_domain(domain.parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+        }
+    }
+    let (ann, carl) = (AccountId::new(), AccountId::new());
+    facts.set_address("ann@acme.example", Some(ann));
+    facts.set_address("ann.lee@acme.example", Some(ann));
+    facts.set_address("carl@acme.example", Some(carl));
+    facts.set_account(carl, Some(AccountFacts { suspended: true, gateway: None }));
+    facts
+}
+
+pub fn known_table() -> Arc<RoutingTable> {
+    Arc::new(RoutingTable::new(known_facts(), PlatformDefault::Mx))
+}
+
+pub fn queued() -> Reply {
+    Reply::new(250, EnhancedStatus(2, 0, 0), "queued")
+}
+
+/// A message as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub sender: String,
+    pub reverse_path: String,
+    pub forward_paths: Vec<String>,
+    /// Our own field and the rest, as bytes are.
+    pub received: String,
+    pub content: Vec<u8>,
+    pub spooled: bool,
+}
+
+impl Accepted {
+    fn new(sender: String, envelope: outgate::mail::Envelope, whole: &[u8], spooled: bool) -> Self {
+        // Our field is folded over three lines.
+        let end = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(2).unwrap().0 + 1;
+        Self {
+            sender,
+            reverse_path: envelope.reverse_path,
+            forward_paths: envelope.forward_paths,
+            received: String::from_utf8(whole[..end].to_vec()).unwrap(),
+            content: whole[end..].to_vec(),
+            spooled,
+        }
+    }
+}
+
+/// A session without a network.
+pub struct Desk {
+    session: Session,
+    spool: Vec<u8>,
+    pub accepted: Vec<Accepted>,
+    pub closed: bool,
+}
+
+impl Desk {
+    /// For a client at this address; greeted already.
+    pub fn for_client(client: IpAddr) -> (Self, String) {
+        Self::on(known_table(), client)
+    }
+
+    pub fn on(table: Arc<RoutingTable>, client: IpAddr) -> (Self, String) {
+        let terms = Terms {
+            hostname: HOSTNAME.to_owned(),
+            trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            max_message_size: MAX_MESSAGE_SIZE,
+            table,
+        };
+        let mut session = Session::new(Arc::new(terms), client);
+        session.greet();
+        let mut desk = Self { session, spool: Vec::new(), accepted: Vec::new(), closed: false };
+        let greeting = desk.feed(b"");
+        (desk, greeting)
+    }
+
+    pub fn trusted() -> Self {
+        Self::for_client(Ipv4Addr::LOCALHOST.into()).0
+    }
+
+    /// A session in which EHLO, MAIL, RCPT and DATA were accepted.
+    pub fn after_354() -> Self {
+        let mut desk = Self::trusted();
+        desk.feed(b"EHLO client.example\r\n");
+        desk.feed(b"MAIL FROM:<ann@acme.example>\r\nRCPT TO:<bob@far.example>\r\n");
+        let reply = desk.feed(b"DATA\r\n");
+        assert!(reply.starts_with("354 "), "{reply}");
+        desk
+    }
+
+    /// Gives the session bytes as one piece; what it says to them.
+    pub fn feed(&mut self, mut input: &[u8]) -> String {
+        while !self.closed {
+            match self.session.on(&mut input, OffsetDateTime::UNIX_EPOCH) {
+                Action::Read => break,
+                Action::Close => self.closed = true,
+                Action::Spool(piece) => self.spool.extend(piece),
+                Action::Accept(submitted) => {
+                    let mut whole = std::mem::take(&mut self.spool);
+                    let spooled = !whole.is_empty();
+                    whole.extend(submitted.rest);
+                    self.accepted.push(Accepted::new(submitted.sender, submitted.envelope, &whole, spooled));
+                    self.session.answer(&queued());
+                }
+            }
+        }
+        String::from_utf8(self.session.take_output()).unwrap()
+    }
+
+    pub fn feed_in_pieces(&mut self, input: &[u8], size: usize) -> String {
+        input.chunks(size).map(|piece| self.feed(piece)).collect()
+    }
+}
+
+/// A listening reception.
+pub struct Reception {
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    pub accepted: Arc<Mutex<Vec<Accepted>>>,
+    pub listening: JoinHandle<()>,
+}
+
+impl Reception {
+    /// Answers every message as [`queued`].
+    pub async fn start() -> Self {
+        Self::with(known_table(), |_| {}, || async { queued() }).await
+    }
+
+    /// With settings of one's own, and an answer that may take its time.
+    pub async fn with<F>(
+        table: Arc<RoutingTable>,
+        adjust: impl FnOnce(&mut Settings),
+        answer: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let mut settings = Settings::new("test", HOSTNAME, PlatformDefault::Mx);
+        settings.smtp_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        adjust(&mut settings);
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let keep = Arc::clone(&accepted);
+        let accept: Accept = Arc::new(move |message: Message| {
+            keep.lock().unwrap().push(taken(message));
+            Box::pin(answer())
+        });
+        let listeners = submission::bind(&settings).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let listening =
+            tokio::spawn(async move { submission::listen(listeners, &settings, table, accept, token).await });
+        Self { address, stop, accepted, listening }
+    }
+
+    pub fn accepted(&self) -> Vec<Accepted> {
+        self.accepted.lock().unwrap().clone()
+    }
+
+    /// Ends it, and fails if it does not end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), self.listening).await.expect("the reception ends").unwrap();
+    }
+}
+
+fn taken(message: Message) -> Accepted {
+    let (whole, spooled) = match message.content {
+        Content::Memory(bytes) => (bytes.to_vec(), false),
+        Content::Spooled { file, size } => {
+            let mut whole = vec![0; size as usize];
+            file.read_exact_at(&mut whole, 0).unwrap();
+            (whole, true)
+        }
+    };
+    Accepted::new(message.sender, message.envelope, &whole, spooled)
+}
