@@ -35,10 +35,6 @@ impl Store {
         Ok(Self { settings, private })
     }
 
-    pub fn settings(&self) -> &StoreSettings {
-        &self.settings
-    }
-
     /// The private cluster, where that is the store.
     pub fn private(&self) -> Option<&PrivateCluster> {
         self.private.as_ref()

@@ -2,6 +2,7 @@
 
 pub mod chromium;
 pub mod gateway;
+pub mod browser;
 pub mod installation;
 pub mod relay;
 pub mod sending;
@@ -9,6 +10,7 @@ pub mod smtp_client;
 pub mod world;
 
 pub use gateway::Gateway;
+pub use browser::{Browser, Page, Pages};
 pub use installation::{Installation, Tenant};
 pub use sending::Sending;
 pub use smtp_client::SmtpClient;

@@ -1,1 +1,18 @@
 //! What the pages do.
+
+mod administration;
+mod layers;
+mod mail_account_manager;
+mod outbound_gateway;
+mod outbound_mail_gateway;
+mod roles;
+mod sign_in;
+mod tenants;
+mod web_mail_cloud;
+
+use crate::support::Tenant;
+
+/// The path of a page under Web Mail Cloud.
+fn page_of(tenant: &Tenant, page: &str) -> String {
+    format!("/{}/web-mail-cloud/{page}", tenant.slug)
+}

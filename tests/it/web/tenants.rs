@@ -1,0 +1,162 @@
+//! Tenants are apart: every route, tried with another organization's slug and ids.
+
+use outgate::{mail::id::AccountId, policy::Role, store::gateway::PointerScope, web};
+use reqwest::{Method, StatusCode};
+use sqlx::PgPool;
+
+use super::page_of;
+use crate::support::{Browser, Installation, Page, Pages, Tenant};
+
+/// Routes that name no organization, and so have nothing of another one to show.
+const WITHOUT_ORGANIZATION: [(&str, &str); 9] = [
+    ("GET", "/"),
+    ("GET", "/sign-in"),
+    ("POST", "/sign-in"),
+    ("POST", "/sign-out"),
+    ("GET", "/static/outgate.css"),
+    ("GET", "/static/outgate.js"),
+    ("GET", "/static/icon.svg"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+];
+
+#[sqlx::test]
+async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) {
+    let installation = Installation::on(db);
+    let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
+    let theirs = installation.account(&other, "secret@other.example", &[]).await;
+    installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
+    let pages = Pages::of(&installation).await;
+    let browser = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let nowhere = without_id(&browser.get("/acme/no-such-page").await);
+    let before = everything_of(&installation, &other).await;
+
+    let mut tried = 0;
+    for route in web::routes() {
+        if WITHOUT_ORGANIZATION.contains(&(route.method.as_str(), route.path)) {
+            assert!(!route.path.contains('{'), "{} takes something", route.path);
+            continue;
+        }
+        let cases = cases(route.path, theirs);
+        assert!(!cases.is_empty(), "no case for {} {}: write one", route.method, route.path);
+        for path in cases {
+            let request = match route.method {
+                Method::POST => browser.request(Method::POST, &path).form(&[("outbound_gateway", "evil.example.com")]),
+                _ => browser.request(route.method.clone(), &path),
+            };
+            let page = browser.once(request, &path).await;
+            assert_eq!(page.status, StatusCode::NOT_FOUND, "{} {path}", route.method);
+            assert_eq!(without_id(&page), nowhere, "the same page as for what does not exist: {path}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 15, "{tried}");
+    assert_eq!(everything_of(&installation, &other).await, before, "nothing of theirs was changed");
+}
+
+/// The path of a route with what is not this organization's in every place, alone and together.
+fn cases(route: &str, theirs: AccountId) -> Vec<String> {
+    let unknown = AccountId::new().to_string();
+    let theirs = theirs.to_string();
+    let accounts: &[&str] = &[&theirs, &unknown, "nonsense", "%00", "%ff"];
+    let mut cases = Vec::new();
+    if route.contains("{account}") {
+        for account in accounts {
+            cases.push(route.replace("{organization}", "acme").replace("{account}", account));
+        }
+    }
+    for slug in ["other", "nobody", "ACME", "%ff"] {
+        cases.push(route.replace("{organization}", slug).replace("{account}", &theirs));
+    }
+    assert!(cases.iter().all(|path| !path.contains('{')), "a new kind of place in {route}: name cases for it");
+    cases
+}
+
+#[sqlx::test]
+async fn what_a_query_names_of_another_organization_is_as_if_it_did_not_exist(db: PgPool) {
+    let installation = Installation::on(db);
+    let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
+    installation.account(&acme, "ann@acme.example", &[]).await;
+    let theirs = installation.account(&other, "secret@other.example", &[]).await;
+    let pages = Pages::of(&installation).await;
+    let ours = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let them = pages.signed_in(&installation, &other, Role::Administrator).await;
+    let form = page_of(&other, &format!("mail-account-manager/{theirs}/outbound-gateway"));
+    let saved = them.submit(&form, &[("outbound_gateway", "canary.example.com")]).await;
+    assert!(saved.text().contains("Saved."));
+
+    let (_, query) = saved.path.split_once('?').unwrap();
+    for page in ["mail-account-manager", "outbound-mail-gateway"] {
+        let path = page_of(&acme, page);
+        let plain = ours.get(&path).await;
+        let asked = ours.get(&format!("{path}?{query}")).await;
+        assert_eq!(plain.text(), asked.text());
+    }
+    for search in ["secret", "other.example", "canary"] {
+        let page = ours.get(&page_of(&acme, &format!("mail-account-manager?q={search}"))).await;
+        assert!(page.rows().is_empty(), "{search}: {:?}", page.rows());
+    }
+}
+
+#[sqlx::test]
+async fn fields_that_no_form_has_are_refused_and_change_nothing(db: PgPool) {
+    let installation = Installation::on(db);
+    let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
+    let pages = Pages::of(&installation).await;
+    let browser = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let form = page_of(&acme, "outbound-mail-gateway");
+    let address = ("outbound_gateway", "mail.example.com");
+    let before = (everything_of(&installation, &acme).await, everything_of(&installation, &other).await);
+    let id = other.id.to_string();
+    for fields in [
+        vec![address, ("organization_id", id.as_str())],
+        vec![address, ("role", "administrator")],
+        vec![address, address],
+        vec![],
+    ] {
+        assert_eq!(browser.submit(&form, &fields).await.status, StatusCode::BAD_REQUEST, "{fields:?}");
+    }
+    assert_eq!((everything_of(&installation, &acme).await, everything_of(&installation, &other).await), before);
+}
+
+fn without_id(page: &Page) -> String {
+    let id = page.headers["x-request-id"].to_str().unwrap();
+    assert!(page.html.contains(id), "{}", page.html);
+    page.html.replace(id, "")
+}
+
+/// All of an organization's rows as one text.
+async fn everything_of(installation: &Installation, tenant: &Tenant) -> String {
+    sqlx::query_scalar(
+        "select concat(
+             (select jsonb_agg(organization order by id) from organization where id = $1),
+             (select jsonb_agg(mail_account order by id) from mail_account where organization_id = $1),
+             (select jsonb_agg(gateway order by id) from gateway where organization_id = $1),
+             (select jsonb_agg(change order by id) from change where organization_id = $1))",
+    )
+    .bind(tenant.id.0)
+    .fetch_one(&installation.owner)
+    .await
+    .unwrap()
+}
+
+#[sqlx::test]
+async fn two_organizations_in_one_browser_pool_never_mix(db: PgPool) {
+    let installation = Installation::on(db);
+    let mut browsers: Vec<(Tenant, Browser)> = Vec::new();
+    let pages = Pages::of(&installation).await;
+    for slug in ["acme", "other"] {
+        let tenant = installation.organization(slug).await;
+        installation.account(&tenant, &format!("canary-{slug}@{slug}.example"), &[]).await;
+        let browser = pages.signed_in(&installation, &tenant, Role::Administrator).await;
+        browsers.push((tenant, browser));
+    }
+    for _ in 0..20 {
+        let mut shown = Vec::new();
+        for (tenant, browser) in &browsers {
+            shown.push(browser.get(&page_of(tenant, "mail-account-manager")).await);
+        }
+        assert!(shown[0].html.contains("canary-acme") && !shown[0].html.contains("canary-other"));
+        assert!(shown[1].html.contains("canary-other") && !shown[1].html.contains("canary-acme"));
+    }
+}
