@@ -162,7 +162,7 @@ impl Follower<'_> {
     /// From here on the relay counts: a change is live only when it has confirmed it. A relay that
     /// has not loaded yet has confirmed nothing, and accepts nothing.
     async fn sign_on(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
-        let id = (*self.signed_on.borrow()).unwrap_or_default();
+        let id = self.id().unwrap_or_default();
         let applied = self.applied.unwrap_or(Revision(0));
         let id = timeout(ANSWER_WAIT, store::relay::sign_on(listener, self.name, id, applied)).await??;
         self.signed_on.send_if_modified(|signed_on| signed_on.replace(id) != Some(id));
@@ -215,14 +215,14 @@ impl Follower<'_> {
     }
 
     async fn confirm(&self, listener: &mut PgListener, revision: Revision) -> Result<(), BrokenOff> {
-        let Some(id) = *self.signed_on.borrow() else { return Ok(()) };
+        let Some(id) = self.id() else { return Ok(()) };
         let known = timeout(ANSWER_WAIT, store::relay::confirm(&mut *listener, id, revision)).await??;
         if known { Ok(()) } else { self.sign_on(listener).await }
     }
 
     /// Says that the relay is alive; a notification that got lost shows here.
     async fn beat(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
-        let Some(id) = *self.signed_on.borrow() else { return Ok(()) };
+        let Some(id) = self.id() else { return Ok(()) };
         let asked_at = Instant::now();
         match timeout(ANSWER_WAIT, store::relay::heartbeat(&mut *listener, id)).await?? {
             None => self.sign_on(listener).await,
@@ -234,8 +234,12 @@ impl Follower<'_> {
         }
     }
 
+    fn id(&self) -> Option<RelayId> {
+        *self.signed_on.borrow()
+    }
+
     async fn sign_off(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
-        if let Some(id) = *self.signed_on.borrow() {
+        if let Some(id) = self.id() {
             timeout(ANSWER_WAIT, store::relay::sign_off(listener, id)).await??;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! What every test stands on: an installation of its own with organizations in it.
 
+pub mod following;
 pub mod installation;
 pub mod relay;
 pub mod smtp_client;
