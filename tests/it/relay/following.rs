@@ -63,7 +63,7 @@ async fn change_account(
 /// Ends every connection that relays have in this test's database.
 async fn disconnect_relays(installation: &Installation) {
     let ended: Vec<bool> = sqlx::query_scalar(
-        "select pg_terminate_backend(pid) from pg_stat_activity
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity
          where datname = current_database() and usename = 'outgate_relay'",
     )
     .fetch_all(&installation.owner)
@@ -121,6 +121,7 @@ async fn what_is_added_while_a_relay_runs_is_known(db: PgPool) {
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "ann.example");
     assert_eq!(way_of(&relay.table, "bob@acme.example"), "platform");
     assert_eq!(way_of(&relay.table, "ann@other.example"), "UnknownDomain");
+    relay.stop().await;
 }
 
 #[sqlx::test]
@@ -160,6 +161,7 @@ async fn mail_is_routed_on_what_is_known_while_the_store_is_away(db: PgPool) {
     let_in(&installation, true).await;
     relay.until_live(&installation).await;
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "later.example");
+    relay.stop().await;
 }
 
 #[sqlx::test]
@@ -178,6 +180,7 @@ async fn a_relay_that_starts_without_the_store_knows_nothing_until_it_is_there(d
     relay.until_live(&installation).await;
     assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
+    relay.stop().await;
 }
 
 #[sqlx::test]
@@ -206,6 +209,7 @@ async fn suspended_accounts_and_organizations_are_refused_at_once(db: PgPool) {
     transaction.commit_change(&[item], audit).await.unwrap();
     relay.until_live(&installation).await;
     assert_eq!(way_of(&relay.table, "bob@acme.example"), "OrganizationSuspended");
+    relay.stop().await;
 }
 
 #[sqlx::test]
@@ -241,6 +245,7 @@ async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
         relay.until_live(&installation).await;
         assert_eq!(way_of(&relay.table, "renamed@acme.example"), "platform");
     }
+    relay.stop().await;
 }
 
 #[sqlx::test]
@@ -259,6 +264,8 @@ async fn a_second_relay_of_the_same_name_is_refused(db: PgPool) {
     );
     let third = Following::start(&installation, "two").await;
     assert_eq!(third.until_live(&installation).await.relays, 2);
+    first.stop().await;
+    third.stop().await;
 }
 
 #[sqlx::test]
@@ -272,6 +279,7 @@ async fn a_killed_relay_comes_back_under_its_name(db: PgPool) {
     let back = Following::start(&installation, "one").await;
     assert_eq!(back.until_live(&installation).await.relays, 1);
     assert_eq!(*back.signed_on.borrow(), id);
+    back.stop().await;
 }
 
 #[sqlx::test]
@@ -315,6 +323,7 @@ async fn a_relay_that_was_forgotten_while_it_runs_counts_again(db: PgPool) {
 
     while relay.until_live(&installation).await.relays == 0 {}
     assert_eq!(*relay.signed_on.borrow(), id);
+    relay.stop().await;
 }
 
 #[sqlx::test]
