@@ -220,11 +220,6 @@ impl Follower<'_> {
         if known { Ok(()) } else { self.sign_on(listener).await }
     }
 
-    /// Under which this relay signed on. Copied out, so that no lock is held across an await.
-    fn id(&self) -> Option<RelayId> {
-        *self.signed_on.borrow()
-    }
-
     /// Says that the relay is alive; a notification that got lost shows here.
     async fn beat(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let Some(id) = self.id() else { return Ok(()) };
@@ -237,6 +232,10 @@ impl Follower<'_> {
             }
             Some(_) => self.catch_up(listener).await,
         }
+    }
+
+    fn id(&self) -> Option<RelayId> {
+        *self.signed_on.borrow()
     }
 
     async fn sign_off(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {

@@ -13,6 +13,8 @@ use crate::{
     store,
 };
 
+use super::link::Link;
+
 /// What is sent. Nothing else is accepted, so nothing else can be set by it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +53,9 @@ pub struct GatewayField {
     /// What stands in the field: the present address, or what was typed.
     pub typed: String,
     pub mistake: Option<GatewayMistake>,
-    /// Addresses that the organization uses already.
-    pub known: Vec<GatewayAddress>,
+    /// Gateways that the organization has already, offered below the field. They are links, not a
+    /// list of the field's own: that would make the text field a combobox to assistive technology.
+    pub offered: Vec<Offered>,
     /// What the field is for, below its label.
     pub hint: &'static str,
     /// Why it cannot be changed, for who may only read.
@@ -60,6 +63,17 @@ pub struct GatewayField {
     /// Where to go without saving; empty if there is nowhere to go.
     pub way_back: String,
 }
+
+/// A gateway that is one click away from standing in the field.
+#[derive(Debug)]
+pub struct Offered {
+    pub address: GatewayAddress,
+    /// This page with the address in the field, not saved yet.
+    pub link: String,
+}
+
+/// How many gateways are offered at most.
+const MOST_OFFERED: usize = 8;
 
 impl GatewayField {
     /// With what the store has. Call [`GatewayField::again`] to show what was typed instead.
@@ -73,11 +87,31 @@ impl GatewayField {
         Ok(Self {
             typed: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,
-            known: store::gateway::known_addresses(db, organization).await?,
+            offered: store::gateway::known_addresses(db, organization)
+                .await?
+                .into_iter()
+                .filter(|known| Some(known) != present)
+                .take(MOST_OFFERED)
+                .map(|address| Offered { address, link: String::new() })
+                .collect(),
             hint,
             read_only,
             way_back: String::new(),
         })
+    }
+
+    /// Links the offered gateways to the form at `here`, and puts the chosen one into the field.
+    /// Only what is offered can be chosen: a link from elsewhere cannot fill in an address of its own.
+    pub fn offering(mut self, here: &Link, chosen: Option<&str>) -> Self {
+        for offered in &mut self.offered {
+            offered.link = here.clone().with("gateway", &offered.address.to_string()).build();
+        }
+        let chosen =
+            self.offered.iter().map(|offered| offered.address.to_string()).find(|known| Some(known.as_str()) == chosen);
+        if let Some(chosen) = chosen {
+            self.typed = chosen;
+        }
+        self
     }
 
     /// With what was typed and what is wrong with it.

@@ -83,6 +83,8 @@ struct FormQuery {
     #[serde(flatten)]
     list: ListQuery,
     delete: Option<String>,
+    /// One of the offered gateways, to stand in the field.
+    gateway: Option<String>,
 }
 
 async fn show(
@@ -114,7 +116,8 @@ async fn look(
         "Host name or IP address of the server that this user's mail leaves through. Leave empty for none.",
         (!may_save).then_some("Your role reads only. An Administrator or a User Administrator may change this."),
     )
-    .await?;
+    .await?
+    .offering(&query.list.link_to_form(&inside.access.slug, account.id), query.gateway.as_deref());
     drop(transaction);
     field.way_back = query.list.link_to_row(&inside.access.slug, account.id).build();
     let default = &app.settings.platform_default;

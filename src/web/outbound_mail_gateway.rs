@@ -61,6 +61,8 @@ struct OutboundMailGateway {
 struct AfterSave {
     change: Option<String>,
     unchanged: Option<String>,
+    /// One of the offered gateways, to stand in the field.
+    gateway: Option<String>,
 }
 
 async fn show(
@@ -69,6 +71,11 @@ async fn show(
     Query(after): Query<AfterSave>,
 ) -> Result<Response, PageError> {
     page(&look(&app, &inside, &after).await?)
+}
+
+/// This page.
+fn here(slug: &str) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/outbound-mail-gateway"))
 }
 
 /// The page with what the store has.
@@ -96,7 +103,8 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
         "Host name or IP address of the server that all users' mail leaves through. Leave empty for none.",
         read_only,
     )
-    .await?;
+    .await?
+    .offering(&here(&inside.access.slug), after.gateway.as_deref());
     drop(transaction);
     let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     let domains = with_gateway(&domains);
@@ -135,7 +143,7 @@ async fn save(
 async fn set(app: &App, inside: &InOrganization, address: Option<&GatewayAddress>) -> Result<Response, PageError> {
     let access = &inside.access;
     let transaction = app.store.begin(access).await?;
-    let link = Link::to(format!("/{}/web-mail-cloud/outbound-mail-gateway", access.slug));
+    let link = here(&access.slug);
     match store::gateway::set(transaction, &PointerScope::Organization, address, &access.email).await? {
         Set::NotFound => Err(PageError::NotFound),
         Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
@@ -152,7 +160,7 @@ async fn again(
     form: GatewayForm,
     mistake: GatewayMistake,
 ) -> Result<Response, PageError> {
-    let mut look = look(app, inside, &AfterSave { change: None, unchanged: None }).await?;
+    let mut look = look(app, inside, &AfterSave { change: None, unchanged: None, gateway: None }).await?;
     look.field = look.field.again(form, mistake);
     Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
 }

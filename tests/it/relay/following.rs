@@ -1,1 +1,378 @@
-//! How a relay's memory follows the store.
+//! How a relay's memory follows the store: nothing that was saved is missed, and nothing is said
+//! to be live before it is.
+
+use outgate::{
+    mail::id::AccountId,
+    policy::{
+        facts::{Decision, RoutingFacts},
+        routing::{NextHop, PlatformDefault},
+    },
+    relay::{
+        follow::FollowError,
+        routing_table::{Knowledge, RoutingTable},
+    },
+    store::{
+        self, OrganizationTransaction,
+        change::{AuditEntry, ChangeItem, Subject},
+        gateway::PointerScope,
+    },
+};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+
+use crate::support::{Installation, Tenant, following::Following};
+
+/// Where mail of a sender goes: the gateway's address, or why not.
+fn way(decision: &Decision) -> String {
+    match decision {
+        Decision::Route(sender) => match &sender.route.next_hop {
+            NextHop::Gateway(gateway) => gateway.address.to_string(),
+            NextHop::Platform(_) => "platform".to_owned(),
+        },
+        refused => format!("{refused:?}"),
+    }
+}
+
+fn way_of(table: &RoutingTable, sender: &str) -> String {
+    way(&table.decide(sender))
+}
+
+/// Changes an account by statements, as one change with one item.
+async fn change_account(
+    installation: &Installation,
+    tenant: &Tenant,
+    account: AccountId,
+    statements: &[&'static str],
+    before: Value,
+) {
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, tenant.id).await.unwrap();
+    for statement in statements {
+        sqlx::query(*statement).bind(account.0).execute(&mut *transaction).await.unwrap();
+    }
+    let item = ChangeItem { subject: Subject::Account, key: account.to_string(), before: Some(before), after: None };
+    let audit = AuditEntry {
+        actor: "operator".into(),
+        action: "account.change",
+        subject: "an account".into(),
+        before: None,
+        after: None,
+    };
+    transaction.commit_change(&[item], audit).await.unwrap();
+}
+
+/// Ends every connection that relays have in this test's database.
+async fn disconnect_relays(installation: &Installation) {
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+         where datname = current_database() and usename = 'outgate_relay'",
+    )
+    .fetch_all(&installation.owner)
+    .await
+    .unwrap();
+    assert!(!ended.is_empty());
+}
+
+/// Whether this test's database takes new connections.
+async fn let_in(installation: &Installation, allowed: bool) {
+    let options = (*installation.owner.connect_options()).clone();
+    let name = options.get_database().unwrap().to_owned();
+    let mut elsewhere = PgConnection::connect_with(&options.database("postgres")).await.unwrap();
+    let statement = format!("alter database \"{name}\" allow_connections {allowed}");
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut elsewhere).await.unwrap();
+}
+
+#[sqlx::test]
+async fn a_saved_gateway_is_used_at_once_and_confirmed(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["ann.lee@acme.example"]).await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
+
+    let domain = PointerScope::Domain("acme.example".parse().unwrap());
+    let steps = [
+        (PointerScope::Organization, "all.example"),
+        (domain, "domain.example:587"),
+        (PointerScope::Account(ann), "ann.example"),
+        (PointerScope::Account(ann), ""),
+    ];
+    let ways = ["all.example", "domain.example:587", "ann.example", "domain.example:587"];
+    for ((scope, address), expected) in steps.iter().zip(ways) {
+        installation.set_gateway(&acme, scope, address).await;
+        let live = relay.until_live(&installation).await;
+        assert_eq!((live.relays, live.confirmed, live.silent), (1, 1, 0));
+        assert_eq!(way_of(&relay.table, "Ann.Lee+x@acme.example"), expected);
+    }
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn what_is_added_while_a_relay_runs_is_known(db: PgPool) {
+    let installation = Installation::on(db);
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "ann.example").await;
+    relay.until_live(&installation).await;
+
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "ann.example");
+    assert_eq!(way_of(&relay.table, "bob@acme.example"), "platform");
+    assert_eq!(way_of(&relay.table, "ann@other.example"), "UnknownDomain");
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn a_save_while_the_listening_connection_is_lost_is_followed(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    let id = *relay.signed_on.borrow();
+
+    for round in 0..5 {
+        disconnect_relays(&installation).await;
+        let gateway = format!("gateway{round}.example");
+        installation.set_gateway(&acme, &PointerScope::Organization, &gateway).await;
+        relay.until_live(&installation).await;
+        assert_eq!(way_of(&relay.table, "ann@acme.example"), gateway);
+    }
+    assert_eq!(*relay.signed_on.borrow(), id);
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn mail_is_routed_on_what_is_known_while_the_store_is_away(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "all.example").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+
+    let_in(&installation, false).await;
+    disconnect_relays(&installation).await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "later.example").await;
+    assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "all.example");
+    assert_eq!(installation.live(installation.latest_revision().await).await.confirmed, 0);
+
+    let_in(&installation, true).await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "later.example");
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn a_relay_that_starts_without_the_store_knows_nothing_until_it_is_there(db: PgPool) {
+    let installation = Installation::on(db);
+    installation.organization("acme").await;
+    let_in(&installation, false).await;
+
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .connect_lazy_with((*installation.owner.connect_options()).clone().username(store::roles::RELAY));
+    let relay = Following::on(pool, "one");
+    tokio::task::yield_now().await;
+    assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::NotLoaded);
+
+    let_in(&installation, true).await;
+    relay.until_live(&installation).await;
+    assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn suspended_accounts_and_organizations_are_refused_at_once(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["a@acme.example"]).await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+
+    let suspend = "update mail_account set status = 'suspended' where id = $1";
+    change_account(&installation, &acme, ann, &[suspend], json!({ "status": "active" })).await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "a@acme.example"), "AccountSuspended");
+
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    sqlx::query("update organization set status = 'suspended'").execute(&mut *transaction).await.unwrap();
+    let item = ChangeItem { subject: Subject::Organization, key: acme.id.to_string(), before: None, after: None };
+    let audit = AuditEntry {
+        actor: "operator".into(),
+        action: "organization.suspend",
+        subject: "acme".into(),
+        before: None,
+        after: None,
+    };
+    transaction.commit_change(&[item], audit).await.unwrap();
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "bob@acme.example"), "OrganizationSuspended");
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relay = Following::start(&installation, "one").await;
+    // The change says which addresses there were, says something else, or says nothing.
+    let befores = [json!({ "addresses": ["u@acme.example", "x@acme.example"] }), json!({ "user_id": "u" }), json!(1)];
+    for before in befores {
+        let user = installation.account(&acme, "u@acme.example", &["x@acme.example"]).await;
+        installation.set_gateway(&acme, &PointerScope::Account(user), "own.example").await;
+        relay.until_live(&installation).await;
+        assert_eq!(way_of(&relay.table, "x@acme.example"), "own.example");
+
+        let rename = [
+            "update mail_account set user_id = 'renamed@acme.example' where id = $1",
+            "delete from mail_address where account_id = $1 and address in ('u@acme.example', 'x@acme.example')",
+            "insert into mail_address (organization_id, address, account_id)
+             select organization_id, user_id, id from mail_account where id = $1",
+        ];
+        change_account(&installation, &acme, user, &rename, before.clone()).await;
+        relay.until_live(&installation).await;
+        assert_eq!(way_of(&relay.table, "renamed@acme.example"), "own.example");
+        assert_eq!(way_of(&relay.table, "u@acme.example"), "platform");
+        assert_eq!(way_of(&relay.table, "x@acme.example"), "platform");
+
+        let before = match before {
+            Value::Object(_) if before.get("addresses").is_some() => json!({ "addresses": ["renamed@acme.example"] }),
+            other => other,
+        };
+        change_account(&installation, &acme, user, &["delete from mail_account where id = $1"], before).await;
+        relay.until_live(&installation).await;
+        assert_eq!(way_of(&relay.table, "renamed@acme.example"), "platform");
+    }
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn a_second_relay_of_the_same_name_is_refused(db: PgPool) {
+    let installation = Installation::on(db);
+    let first = Following::start(&installation, "one").await;
+    first.until_live(&installation).await;
+
+    let second = Following::start(&installation, "one").await;
+    let refusal = second.running.await.unwrap().unwrap_err();
+
+    assert!(matches!(refusal, FollowError::NameTaken(_)));
+    assert_eq!(
+        refusal.to_string(),
+        "a relay named “one” is running already; give this one another name, or stop that one first"
+    );
+    let third = Following::start(&installation, "two").await;
+    assert_eq!(third.until_live(&installation).await.relays, 2);
+    first.stop().await;
+    third.stop().await;
+}
+
+#[sqlx::test]
+async fn a_killed_relay_comes_back_under_its_name(db: PgPool) {
+    let installation = Installation::on(db);
+    let killed = Following::start(&installation, "one").await;
+    killed.until_live(&installation).await;
+    let id = *killed.signed_on.borrow();
+    killed.running.abort();
+
+    let back = Following::start(&installation, "one").await;
+    assert_eq!(back.until_live(&installation).await.relays, 1);
+    assert_eq!(*back.signed_on.borrow(), id);
+    back.stop().await;
+}
+
+#[sqlx::test]
+async fn a_relay_that_stopped_is_not_waited_for_and_one_that_vanished_is(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let stopped = Following::start(&installation, "stopped").await;
+    stopped.until_live(&installation).await;
+    stopped.stop().await;
+    let vanished = Following::start(&installation, "vanished").await;
+    vanished.until_live(&installation).await;
+    vanished.running.abort();
+    assert!(vanished.running.await.unwrap_err().is_cancelled());
+    sqlx::query("update relay set last_seen_at = now() - interval '61 s'").execute(&installation.owner).await.unwrap();
+
+    installation.set_gateway(&acme, &PointerScope::Organization, "all.example").await;
+
+    let latest = installation.latest_revision().await;
+    let live = installation.live(latest).await;
+    assert_eq!((live.relays, live.confirmed, live.silent), (1, 0, 1));
+    let relays = store::relay::list(&installation.owner).await.unwrap();
+    let shown: Vec<_> =
+        relays.iter().map(|relay| (relay.name.as_str(), relay.signed_off_at.is_some(), relay.silent)).collect();
+    assert_eq!(shown, [("stopped", true, false), ("vanished", false, true)]);
+
+    assert!(store::relay::forget(&installation.owner, "vanished").await.unwrap());
+    assert!(!store::relay::forget(&installation.owner, "vanished").await.unwrap());
+    assert_eq!(installation.live(latest).await.relays, 0);
+}
+
+#[sqlx::test]
+async fn a_relay_that_was_forgotten_while_it_runs_counts_again(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    let id = *relay.signed_on.borrow();
+
+    store::relay::forget(&installation.owner, "one").await.unwrap();
+    installation.set_gateway(&acme, &PointerScope::Organization, "all.example").await;
+
+    while relay.until_live(&installation).await.relays == 0 {}
+    assert_eq!(*relay.signed_on.borrow(), id);
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn the_facts_of_one_sender_decide_as_all_facts_do(db: PgPool) {
+    let installation = Installation::on(db);
+    for slug in ["acme", "other"] {
+        let tenant = installation.organization(slug).await;
+        let domain = PointerScope::Domain(tenant.domain.parse().unwrap());
+        let ann = installation.account(&tenant, &format!("ann@{slug}.example"), &[&format!("a@{slug}.example")]).await;
+        let bob = installation.account(&tenant, &format!("bob@{slug}.example"), &[]).await;
+        installation.set_gateway(&tenant, &PointerScope::Organization, "all.example").await;
+        installation.set_gateway(&tenant, &PointerScope::Account(ann), "ann.example").await;
+        if slug == "other" {
+            installation.set_gateway(&tenant, &domain, "domain.example").await;
+            let suspend = "update mail_account set status = 'suspended' where id = $1";
+            change_account(&installation, &tenant, bob, &[suspend], json!({ "status": "active" })).await;
+        }
+    }
+    let mut db = installation.owner.acquire().await.unwrap();
+    let (_, all) = store::routing_facts::load_all_across_tenants(&mut db).await.unwrap();
+    let mut answers = Vec::new();
+    for sender in [
+        "ann@acme.example",
+        "A+x@Acme.Example",
+        "bob@acme.example",
+        "nobody@other.example",
+        "bob@other.example",
+        "prvs=1a=ann@other.example",
+        "srs0=x=y=other.example=ann@acme.example",
+        "ann@elsewhere.example",
+        "",
+    ] {
+        let some: RoutingFacts =
+            store::routing_facts::for_sender_across_tenants(&installation.owner, sender).await.unwrap();
+        let decision = some.decide(sender, &PlatformDefault::Mx);
+        assert_eq!(decision, all.decide(sender, &PlatformDefault::Mx), "{sender}");
+        assert!(some.address_count() <= 4, "{sender}");
+        answers.push(way(&decision));
+    }
+    let expected = [
+        "ann.example",
+        "ann.example",
+        "all.example",
+        "domain.example",
+        "AccountSuspended",
+        "ann.example",
+        "all.example",
+        "UnknownDomain",
+        "UnknownDomain",
+    ];
+    assert_eq!(answers, expected);
+}

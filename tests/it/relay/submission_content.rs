@@ -203,6 +203,8 @@ fn content() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn content_arrives_to_the_byte_however_it_is_cut(content in content(), cuts in prop::collection::vec(1..9usize, 1..40)) {
         let wire = stuffed(&content) + ".\r\n" + "NOOP\r\n";

@@ -1,16 +1,17 @@
 //! What every test stands on: an installation of its own with organizations in it.
 
-pub mod chromium;
-pub mod gateway;
 pub mod browser;
+pub mod chromium;
+pub mod following;
+pub mod gateway;
 pub mod installation;
 pub mod relay;
 pub mod sending;
 pub mod smtp_client;
 pub mod world;
 
-pub use gateway::Gateway;
 pub use browser::{Browser, Page, Pages};
+pub use gateway::Gateway;
 pub use installation::{Installation, Tenant};
 pub use sending::Sending;
 pub use smtp_client::SmtpClient;
