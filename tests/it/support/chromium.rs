@@ -13,8 +13,20 @@ use tokio::{
 /// How long a page may take to show what is expected of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is looked through for a role and a name.
-const CANDIDATES: &str = "a, button, input, summary, h1, h2, th, tr, td, nav, main, form, table, [role]";
+/// What can have a role, so that not every element of a page has to be asked for its own.
+fn candidates(role: &str) -> &'static str {
+    match role {
+        "alert" => "[role=alert]",
+        "button" => "button, input[type=submit], [role=button]",
+        "DisclosureTriangle" => "summary",
+        "heading" => "h1, h2, h3, [role=heading]",
+        "link" => "a, [role=link]",
+        "main" => "main, [role=main]",
+        "rowheader" => "th, [role=rowheader]",
+        "textbox" => "input, textarea, [role=textbox]",
+        _ => "*",
+    }
+}
 
 /// How a browser is to be.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +72,7 @@ impl Chromium {
     pub async fn find(&self, role: &str, name: &str) -> Element {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let seen = self.all(CANDIDATES).await;
+            let seen = self.all(candidates(role)).await;
             let found: Vec<&Seen> = seen.iter().filter(|seen| seen.role == role && seen.name == name).collect();
             match found.as_slice() {
                 [one] => return one.element.clone(),
@@ -78,7 +90,7 @@ impl Chromium {
     /// The same within another element, such as a row of a table.
     pub async fn find_in(&self, within: &Element, role: &str, name: &str) -> Element {
         let mut names = Vec::new();
-        for element in within.find_all(Locator::Css(CANDIDATES)).await.unwrap() {
+        for element in within.find_all(Locator::Css(candidates(role))).await.unwrap() {
             let seen = self.seen(element).await.unwrap();
             if seen.role == role && seen.name == name {
                 return seen.element;
@@ -97,7 +109,7 @@ impl Chromium {
     /// The row of a table whose header is this.
     pub async fn row_with(&self, header: &str) -> Element {
         for row in self.client.find_all(Locator::Css("tr")).await.unwrap() {
-            for cell in row.find_all(Locator::Css("th")).await.unwrap() {
+            for cell in row.find_all(Locator::Css(candidates("rowheader"))).await.unwrap() {
                 let seen = self.seen(cell).await.unwrap();
                 if seen.role == "rowheader" && seen.name == header {
                     return row;
