@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    Acquire, PgPool,
+    Acquire, ConnectOptions, PgPool,
     postgres::{PgListener, PgPoolOptions},
 };
 use tokio::{sync::watch, time::timeout};
@@ -131,7 +131,8 @@ impl Follower<'_> {
     /// A connection that listens and has the name. Listening comes before loading, so that no
     /// change falls between the two.
     async fn connect(&mut self, pool: &PgPool) -> Result<(PgPool, PgListener), BrokenOff> {
-        let options = (*pool.connect_options()).clone();
+        // Loading takes as long as there are facts: that is no slow statement to be warned of.
+        let options = (*pool.connect_options()).clone().disable_statement_logging();
         let own_pool = PgPoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
@@ -210,7 +211,7 @@ impl Follower<'_> {
             }
         };
         self.applied = Some(revision);
-        self.table.is_current(revision, asked_at);
+        self.table.mark_current(revision, asked_at);
         self.confirm(listener, revision).await
     }
 
@@ -227,7 +228,7 @@ impl Follower<'_> {
         match timeout(ANSWER_WAIT, store::relay::heartbeat(&mut *listener, id)).await?? {
             None => self.sign_on(listener).await,
             Some(latest) if Some(latest) == self.applied => {
-                self.table.is_current(latest, asked_at);
+                self.table.mark_current(latest, asked_at);
                 Ok(())
             }
             Some(_) => self.catch_up(listener).await,

@@ -77,7 +77,7 @@ impl RoutingTable {
     }
 
     /// Notes that the facts were those of `revision` at `at`, and that the store had nothing newer then.
-    pub fn is_current(&self, revision: Revision, at: Instant) {
+    pub fn mark_current(&self, revision: Revision, at: Instant) {
         *self.age.write().unwrap_or_else(PoisonError::into_inner) = Age::Following(at);
         self.applied.send_if_modified(|applied| applied.replace(revision) != Some(revision));
     }

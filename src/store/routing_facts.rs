@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use futures_util::TryStreamExt;
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Result, change::Subject};
 use crate::{
@@ -19,12 +19,15 @@ use crate::{
     },
 };
 
+/// Every statement of the transaction sees the store as it was at the first of them.
+const SNAPSHOT: &str = "begin isolation level repeatable read read only";
+
 /// All facts, as they were at the revision that is returned with them: one snapshot, read row by row.
 pub async fn load_all_across_tenants(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
-    begin_snapshot(db).await?;
-    let loaded = load_all(db).await;
-    end_snapshot(db).await?;
-    loaded
+    let mut snapshot = db.begin_with(SNAPSHOT).await?;
+    let loaded = load_all(&mut snapshot).await?;
+    snapshot.commit().await?;
+    Ok(loaded)
 }
 
 async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
@@ -36,15 +39,6 @@ async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
     load_accounts(db, &mut facts).await?;
     load_addresses(db, &mut facts).await?;
     Ok((revision, facts))
-}
-
-/// Every statement until [`end_snapshot`] sees the store as it was at the first of them.
-async fn begin_snapshot(db: &mut PgConnection) -> Result<()> {
-    sqlx::query!("begin isolation level repeatable read read only").execute(db).await.map(drop)
-}
-
-async fn end_snapshot(db: &mut PgConnection) -> Result<()> {
-    sqlx::query!("commit").execute(db).await.map(drop)
 }
 
 async fn latest_revision(db: &mut PgConnection) -> Result<Revision> {
@@ -167,10 +161,10 @@ impl Changes {
 /// An account's item whose addresses changed names all former ones in `before.addresses`. Where
 /// one does not, they are looked for among all addresses when the changes are applied.
 pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
-    begin_snapshot(db).await?;
-    let loaded = load_changes(db, after).await;
-    end_snapshot(db).await?;
-    loaded
+    let mut snapshot = db.begin_with(SNAPSHOT).await?;
+    let loaded = load_changes(&mut snapshot, after).await?;
+    snapshot.commit().await?;
+    Ok(loaded)
 }
 
 async fn load_changes(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
@@ -387,12 +381,10 @@ async fn read_addresses(db: &mut PgConnection, touched: &Touched) -> Result<Vec<
 /// The facts that decide about one reverse-path, and no others. For the operator's `route explain`,
 /// which asks as the owner.
 pub async fn for_sender_across_tenants(owner: &PgPool, reverse_path: &str) -> Result<RoutingFacts> {
-    let mut db = owner.acquire().await?;
-    begin_snapshot(&mut db).await?;
-    let loaded = load_for_sender(&mut db, reverse_path).await;
-    end_snapshot(&mut db).await?;
+    let mut snapshot = owner.begin_with(SNAPSHOT).await?;
     let mut facts = RoutingFacts::default();
-    loaded?.apply(&mut facts);
+    load_for_sender(&mut snapshot, reverse_path).await?.apply(&mut facts);
+    snapshot.commit().await?;
     Ok(facts)
 }
 

@@ -143,14 +143,14 @@ async fn mail_is_not_routed_on_facts_that_are_too_old() {
     let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(60)));
     table.change(|facts| *facts = known_facts());
     let heard_at = std::time::Instant::now() - Duration::from_secs(61);
-    table.is_current(outgate::mail::id::Revision(1), heard_at);
+    table.mark_current(outgate::mail::id::Revision(1), heard_at);
     let reception = Reception::with(Arc::clone(&table), |_| {}, || async { queued() }).await;
     let mut client = SmtpClient::greeted(reception.address).await;
 
     let stale = "451 4.3.0 The store has been out of reach for too long to route mail, try again later\r\n";
     assert_eq!(client.say("MAIL FROM:<ann@acme.example>").await, stale);
 
-    table.is_current(outgate::mail::id::Revision(1), std::time::Instant::now());
+    table.mark_current(outgate::mail::id::Revision(1), std::time::Instant::now());
     assert_eq!(client.submit("ann@acme.example", "bob@far.example", "x").await, "250 2.0.0 queued\r\n");
 }
 
