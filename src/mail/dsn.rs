@@ -92,11 +92,8 @@ impl Notification<'_> {
 
     /// RFC 3464 §2.2 and §2.3.
     fn status(&self) -> String {
-        let mut status = format!(
-            "Reporting-MTA: dns; {}\r\nArrival-Date: {}\r\n",
-            self.hostname,
-            rfc2822(self.accepted_at)
-        );
+        let mut status =
+            format!("Reporting-MTA: dns; {}\r\nArrival-Date: {}\r\n", self.hostname, rfc2822(self.accepted_at));
         let recipient_type = if self.is_ascii() { "rfc822" } else { "utf-8" };
         for failure in self.failures {
             status.push_str(&format!(

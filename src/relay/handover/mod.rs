@@ -180,7 +180,8 @@ impl Handover {
                 Err(failure) => return Begun::Failed(self.failed(peer, failure, now)),
                 Ok(answers) => {
                     let health = self.health.clone();
-                    let transaction = Transaction { peer: peer.clone(), recipients: vec![], connection, slot, health, leave };
+                    let transaction =
+                        Transaction { peer: peer.clone(), recipients: vec![], connection, slot, health, leave };
                     return self.answered(transaction, answers, now);
                 }
             }
@@ -196,7 +197,8 @@ impl Handover {
                 Fault::Gateway | Fault::Transient => RecipientAnswer::Deferred(reply),
             },
         };
-        let against_us = answers.iter().find(|reply| fault(Stage::Recipient, Some(reply), side) == Fault::Gateway).cloned();
+        let against_us =
+            answers.iter().find(|reply| fault(Stage::Recipient, Some(reply), side) == Fault::Gateway).cloned();
         transaction.recipients = answers.into_iter().map(answer).collect();
         if transaction.recipients.contains(&RecipientAnswer::Accepted) {
             return Begun::Open(Box::new(transaction));
@@ -261,7 +263,9 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
     let Failure { stage, answer } = failure;
     let side = side(peer, health);
     let (fault, reply, reason) = match answer {
-        Answer::Reply(reply) => (fault(stage, Some(&reply), side), Some(reply.clone()), format!("{peer} said: {reply}")),
+        Answer::Reply(reply) => {
+            (fault(stage, Some(&reply), side), Some(reply.clone()), format!("{peer} said: {reply}"))
+        }
         Answer::Ours(reply) => (Fault::Message, Some(reply.clone()), format!("{peer}: {reply}")),
         // Our own trouble says nothing about the server.
         Answer::Trouble(trouble @ Trouble::Unreadable(_)) => (Fault::Transient, None, trouble.to_string()),

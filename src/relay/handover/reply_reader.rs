@@ -148,7 +148,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reply_is_refused() {
-        for garbage in ["hello\r\n", "25\r\n", "999 what\r\n", "100 what\r\n", "250_x\r\n", "250-a\r\n550 b\r\n", "\r\n"] {
+        for garbage in
+            ["hello\r\n", "25\r\n", "999 what\r\n", "100 what\r\n", "250_x\r\n", "250-a\r\n550 b\r\n", "\r\n"]
+        {
             assert!(matches!(reply(garbage), Err(Trouble::Garbage)), "{garbage:?}");
         }
     }

@@ -25,8 +25,7 @@ impl Queue {
         self.make_due_what_changed(now).await?;
         let until = now + LEASE;
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        let mut claimed =
-            store::queue::claim_across_tenants(db, relay, Wanted::Due(limit as i64), now, until).await?;
+        let mut claimed = store::queue::claim_across_tenants(db, relay, Wanted::Due(limit as i64), now, until).await?;
         for (key, ask_after) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));

@@ -48,11 +48,13 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let spread = spread(entry.message.id.0.as_u128());
         let recorded = after(&entry.message, attempted, now, spread);
-        self.log(&recorded);
+        log(&recorded, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
                 Ok(()) => return,
-                Err(error) => tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet"),
+                Err(error) => {
+                    tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet")
+                }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -86,24 +88,28 @@ impl Queue {
         }
         Ok(())
     }
+}
 
-    fn log(&self, recorded: &Recorded) {
-        let message = &recorded.message;
-        let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
-        tracing::info!(
-            organization = %message.organization,
-            queue_id = %message.id,
-            sender = message.sender.as_deref().unwrap_or_default(),
-            delivered = count(RecipientState::Delivered),
-            refused = count(RecipientState::Refused),
-            waiting = count(RecipientState::Waiting),
-            state = ?message.state,
-            attempts = message.attempts,
-            reply = message.last_reply.as_deref().unwrap_or_default(),
-            next_attempt_at = %message.next_attempt_at,
-            "attempted",
-        );
+fn log(recorded: &Recorded, attempted: &Attempted) {
+    let message = &recorded.message;
+    if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
+        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+        return;
     }
+    let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
+    tracing::info!(
+        organization = %message.organization,
+        queue_id = %message.id,
+        sender = message.sender.as_deref().unwrap_or_default(),
+        delivered = count(RecipientState::Delivered),
+        refused = count(RecipientState::Refused),
+        waiting = count(RecipientState::Waiting),
+        state = ?message.state,
+        attempts = message.attempts,
+        reply = message.last_reply.as_deref().unwrap_or_default(),
+        next_attempt_at = %message.next_attempt_at,
+        "attempted",
+    );
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.

@@ -5,5 +5,5 @@ pub mod installation;
 pub mod sending;
 
 pub use gateway::Gateway;
-pub use installation::{Installation, Tenant};
+pub use installation::Installation;
 pub use sending::Sending;
