@@ -85,7 +85,7 @@ impl Transfer {
             };
             let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
             if let Some(reply) = self.reply(&message, organization, begun, now).await {
-                return reply;
+                return reply.for_client(message.envelope.parameters.smtputf8);
             }
         }
     }
@@ -174,7 +174,7 @@ impl Transfer {
     async fn send_to_some(&self, mut entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
         let places = places(entry.message.recipients.len());
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
-        let recorded = after(&entry.message, &so_far, now, 0.0);
+        let recorded = after(&entry.message, &so_far, now);
         let notification = self.notification(&recorded, &entry, now).await;
         let (lease, held) = self.queue.lease();
         // The attempt that is under way is counted when it ends.
@@ -219,8 +219,8 @@ impl Transfer {
 
     /// No success: the message's own fault goes back to the client, everything else waits.
     async fn failed(&self, entry: Entry, failed: &Failed, now: OffsetDateTime) -> Reply {
-        if let (Fault::Message | Fault::Recipient, Some(reply)) = (failed.fault, &failed.reply) {
-            return reply.said_by(&failed.peer.to_string());
+        if let (Fault::Message | Fault::Recipient, Some(refusal)) = (failed.fault, failed.refusal()) {
+            return refusal;
         }
         let attempted = of_failed(failed, &places(entry.message.recipients.len()));
         self.commit_outcome(entry, &attempted, now).await
@@ -228,7 +228,7 @@ impl Transfer {
 
     /// Commits a message as it is after an attempt while the client waited.
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
-        let recorded = after(&entry.message, attempted, now, 0.0);
+        let recorded = after(&entry.message, attempted, now);
         let notification = self.notification(&recorded, &entry, now).await;
         entry.message = recorded.message;
         let reply = queued_as(&entry.message);

@@ -46,8 +46,7 @@ impl Recorded {
 impl Queue {
     /// Records the outcome until the store has taken it.
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
-        let spread = spread(entry.message.id.0.as_u128());
-        let recorded = after(&entry.message, attempted, now, spread);
+        let recorded = after(&entry.message, attempted, now);
         log(&recorded, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
@@ -113,7 +112,7 @@ fn log(recorded: &Recorded, attempted: &Attempted) {
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.
-pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) -> Recorded {
+pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime) -> Recorded {
     let mut message = before.clone();
     let mut failures = Vec::new();
     for (place, verdict) in &attempted.verdicts {
@@ -133,7 +132,7 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime,
     }
     message.waits_for = attempted.waits_for;
     message.attempts += i32::from(attempted.charged);
-    schedule(&mut message, attempted, now, spread);
+    schedule(&mut message, attempted, now);
     if message.expires_at <= now {
         failures.extend(expire(&mut message));
     }
@@ -141,7 +140,8 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime,
 }
 
 /// When it is tried again, or until when it is held.
-fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) {
+fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime) {
+    let spread = spread(message.id.0.as_u128());
     if let Some(reason) = attempted.held {
         if message.state != State::Held {
             message.state = State::Held;

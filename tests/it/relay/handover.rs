@@ -94,6 +94,20 @@ async fn a_gateway_without_pipelining_is_asked_step_by_step(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_refused_recipient_does_not_cost_the_connection(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.answers_recipient("nobody@elsewhere.example", "550-5.1.1 no such usér\n550 5.1.1 here");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    for _ in 0..2 {
+        let refused = sending.transfer.accept(sending.message(&["nobody@elsewhere.example"])).await;
+        assert_eq!(refused.to_string(), format!("550 5.1.1 gateway {} said: no such us?r here", gateway.address));
+    }
+    assert_eq!(sending.send().await.code, 250);
+    assert_eq!(gateway.connections(), 1);
+}
+
+#[sqlx::test]
 async fn mixed_answers_are_committed_before_the_message_is_sent(db: PgPool) {
     let gateway = Gateway::start().await;
     gateway.answers_recipient("later@elsewhere.example", "450 4.2.1 mailbox busy");
@@ -245,11 +259,12 @@ async fn content_that_the_gateway_cannot_take_is_refused_and_never_converted(db:
     let mut international = sending.message_with(&["bob@elsewhere.example"], "Subject: grüße\r\n\r\nHello.\r\n");
     international.envelope.parameters.smtputf8 = true;
     let reply = sending.transfer.accept(international).await;
-    assert!(reply.to_string().starts_with("554 5.6.7 "), "{reply}");
+    let about = format!("gateway {}: it does not take", gateway.address);
+    assert!(reply.to_string().starts_with(&format!("554 5.6.7 {about} internationalized mail")), "{reply}");
 
     let eight_bit = sending.message_with(&["bob@elsewhere.example"], "Subject: hello\r\n\r\nGrüße.\r\n");
     let reply = sending.transfer.accept(eight_bit).await;
-    assert!(reply.to_string().starts_with("554 5.6.3 "), "{reply}");
+    assert!(reply.to_string().starts_with(&format!("554 5.6.3 {about} 8-bit content")), "{reply}");
 
     let mut plain = sending.message(&["bob@elsewhere.example"]);
     plain.envelope.parameters.smtputf8 = true;
