@@ -144,7 +144,7 @@ fn status_code(failure: &Failure) -> String {
         return "5.4.7".to_owned();
     }
     let reply = quoted_reply(&failure.reason).unwrap_or(&failure.reason);
-    let enhanced = reply.split_whitespace().take(3).find(|word| {
+    let enhanced = reply.split_whitespace().take(5).find(|word| {
         let mut parts = word.split('.');
         word.starts_with("5.") && parts.clone().count() == 3 && parts.all(|part| part.parse::<u16>().is_ok())
     });

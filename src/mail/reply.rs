@@ -29,13 +29,36 @@ impl Reply {
 
     /// The reply with its words marked as another server's: `gateway mail.example.com said: No such user`.
     pub fn said_by(&self, who: &str) -> Self {
-        let mut said = self.clone();
-        if let Some(first) = said.lines.first_mut() {
-            *first = format!("{who} said: {first}");
+        self.beginning_with(&format!("{who} said: "))
+    }
+
+    /// Our own reply about another server: `gateway mail.example.com: it does not take …`.
+    pub fn about(&self, who: &str) -> Self {
+        self.beginning_with(&format!("{who}: "))
+    }
+
+    fn beginning_with(&self, words: &str) -> Self {
+        let mut reply = self.clone();
+        if let Some(first) = reply.lines.first_mut() {
+            first.insert_str(0, words);
         }
         // RFC 3463 §3.1: where the server gave no detail, the class alone is known.
-        said.enhanced = self.enhanced.or(Some(EnhancedStatus((self.code / 100) as u8, 0, 0)));
-        said
+        reply.enhanced = self.enhanced.or(Some(EnhancedStatus((self.code / 100) as u8, 0, 0)));
+        reply
+    }
+
+    /// The reply as a client may get it: lines of at most 512 octets (RFC 5321 §4.5.3.1.5), and
+    /// nothing beyond ASCII unless the client has asked for SMTPUTF8 (RFC 6531 §3.7.4.1).
+    pub fn for_client(mut self, smtputf8: bool) -> Self {
+        // Code, enhanced status and line end take some of them.
+        const LONGEST: usize = 480;
+        for line in &mut self.lines {
+            if !smtputf8 && !line.is_ascii() {
+                *line = line.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect();
+            }
+            line.truncate(line.floor_char_boundary(LONGEST));
+        }
+        self
     }
 
     /// 2yz: the request was carried out (RFC 5321 §4.2.1).

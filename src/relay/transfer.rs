@@ -75,7 +75,7 @@ impl Transfer {
             let organization = match self.way(&message.sender) {
                 Way::Peer(organization, _) => organization,
                 Way::Queue(organization, gateway) => {
-                    return self.queue_for_now(&message, organization, gateway).await;
+                    return self.queue_for_now(entry(&message, organization), gateway, now).await;
                 }
                 Way::Refused(reply) => return reply,
             };
@@ -83,26 +83,40 @@ impl Transfer {
                 Way::Peer(owner, peer) if owner == organization => Ok(peer),
                 _ => Err(()),
             };
-            let entry = Entry { message: queued(&message, organization), source: source.clone() };
-            return match self.handover.begin(request, route, self.settings.handover_wait, now).await {
-                // The route was changed in these moments.
-                Begun::Detour(()) => continue,
-                Begun::Failing(peer, failing) => {
-                    let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places(&entry));
-                    self.commit_outcome(entry, &attempted, now).await
-                }
-                Begun::Busy(peer) => self.queue_for_now(&message, organization, peer.gateway_id()).await,
-                Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
-                    Some(refusal) => refusal,
-                    None => {
-                        let attempted = of_answers(&peer, &answers, &places(&entry));
-                        self.commit_outcome(entry, &attempted, now).await
-                    }
-                },
-                Begun::Failed(failed) => self.failed(entry, &failed, now).await,
-                Begun::Open(transaction) => self.send(entry, *transaction, now).await,
-            };
+            let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
+            if let Some(reply) = self.reply(&message, organization, begun, now).await {
+                return reply.for_client(message.envelope.parameters.smtputf8);
+            }
         }
+    }
+
+    /// What the client hears; `None` if the route was changed in these moments.
+    async fn reply(
+        &self,
+        message: &Message,
+        organization: OrganizationId,
+        begun: Begun<()>,
+        now: OffsetDateTime,
+    ) -> Option<Reply> {
+        let entry = || entry(message, organization);
+        Some(match begun {
+            Begun::Detour(()) => return None,
+            Begun::Open(transaction) => self.send(message, organization, *transaction, now).await,
+            Begun::Failing(peer, failing) => {
+                let places = places(message.envelope.forward_paths.len());
+                let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places);
+                self.commit_outcome(entry(), &attempted, now).await
+            }
+            Begun::Busy(peer) => self.queue_for_now(entry(), peer.gateway_id(), now).await,
+            Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
+                Some(refusal) => refusal,
+                None => {
+                    let attempted = of_answers(&peer, &answers, &places(answers.len()));
+                    self.commit_outcome(entry(), &attempted, now).await
+                }
+            },
+            Begun::Failed(failed) => self.failed(entry(), &failed, now).await,
+        })
     }
 
     fn way(&self, sender: &str) -> Way {
@@ -124,17 +138,24 @@ impl Transfer {
     }
 
     /// The recipients have their answers, at least one is accepted.
-    async fn send(&self, entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
+    async fn send(
+        &self,
+        message: &Message,
+        organization: OrganizationId,
+        mut transaction: Transaction,
+        now: OffsetDateTime,
+    ) -> Reply {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(entry, transaction, now).await;
+            return self.send_to_some(entry(message, organization), transaction, now).await;
         }
-        if let Err(failed) = transaction.send(&entry.source, now).await {
-            return self.failed(entry, &failed, now).await;
+        let source = Source::Content(message.content.clone());
+        if let Err(failed) = transaction.send(&source, now).await {
+            return self.failed(entry(message, organization), &failed, now).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
-                log_handed_over(&entry.message, &transaction.peer, &reply);
+                log_handed_over(message, organization, &transaction.peer, &reply);
                 transaction.finish();
                 reply
             }
@@ -142,18 +163,18 @@ impl Transfer {
                 if failed.is_answer_to_message() {
                     transaction.finish();
                 }
-                self.failed(entry, &failed, now).await
+                self.failed(entry(message, organization), &failed, now).await
             }
-            Err(_) => self.await_answer(entry, transaction, now).await,
+            Err(_) => self.await_answer(entry(message, organization), transaction, now).await,
         }
     }
 
     /// Some recipients were accepted, others not: each one's state is committed before the message
     /// goes to the accepted ones, so that nobody is forgotten and nobody is asked for twice.
     async fn send_to_some(&self, mut entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let places = places(&entry);
+        let places = places(entry.message.recipients.len());
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
-        let recorded = after(&entry.message, &so_far, now, 0.0);
+        let recorded = after(&entry.message, &so_far, now);
         let notification = self.notification(&recorded, &entry, now).await;
         let (lease, held) = self.queue.lease();
         // The attempt that is under way is counted when it ends.
@@ -190,7 +211,7 @@ impl Transfer {
             return not_stored();
         }
         let reply = queued_as(&entry.message);
-        let places = places(&entry);
+        let places = places(entry.message.recipients.len());
         let answer = async move { queue::conclude(transaction, Ok(()), &places, now).await };
         self.queue.conclude(entry, held, now, answer);
         reply
@@ -198,16 +219,16 @@ impl Transfer {
 
     /// No success: the message's own fault goes back to the client, everything else waits.
     async fn failed(&self, entry: Entry, failed: &Failed, now: OffsetDateTime) -> Reply {
-        if let (Fault::Message | Fault::Recipient, Some(reply)) = (failed.fault, &failed.reply) {
-            return reply.said_by(&failed.peer.to_string());
+        if let (Fault::Message | Fault::Recipient, Some(refusal)) = (failed.fault, failed.refusal()) {
+            return refusal;
         }
-        let attempted = of_failed(failed, &places(&entry));
+        let attempted = of_failed(failed, &places(entry.message.recipients.len()));
         self.commit_outcome(entry, &attempted, now).await
     }
 
     /// Commits a message as it is after an attempt while the client waited.
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
-        let recorded = after(&entry.message, attempted, now, 0.0);
+        let recorded = after(&entry.message, attempted, now);
         let notification = self.notification(&recorded, &entry, now).await;
         entry.message = recorded.message;
         let reply = queued_as(&entry.message);
@@ -216,15 +237,7 @@ impl Transfer {
     }
 
     /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
-    async fn queue_for_now(
-        &self,
-        message: &Message,
-        organization: OrganizationId,
-        gateway: Option<GatewayId>,
-    ) -> Reply {
-        let now = message.accepted_at;
-        let source = Source::Content(message.content.clone());
-        let mut entry = Entry { message: queued(message, organization), source };
+    async fn queue_for_now(&self, mut entry: Entry, gateway: Option<GatewayId>, now: OffsetDateTime) -> Reply {
         entry.message.waits_for = gateway;
         let reply = queued_as(&entry.message);
         let Some(permit) = self.queue.permit() else {
@@ -248,8 +261,8 @@ impl Transfer {
 }
 
 /// The message as the queue would have it, due now.
-fn queued(message: &Message, organization: OrganizationId) -> QueuedMessage {
-    QueuedMessage {
+fn entry(message: &Message, organization: OrganizationId) -> Entry {
+    let queued = QueuedMessage {
         organization,
         id: message.id,
         state: State::Waiting,
@@ -265,11 +278,12 @@ fn queued(message: &Message, organization: OrganizationId) -> QueuedMessage {
         next_attempt_at: message.accepted_at,
         expires_at: message.accepted_at + retry::LIFETIME,
         lease: None,
-    }
+    };
+    Entry { message: queued, source: Source::Content(message.content.clone()) }
 }
 
-fn places(entry: &Entry) -> Vec<usize> {
-    (0..entry.message.recipients.len()).collect()
+fn places(count: usize) -> Vec<usize> {
+    (0..count).collect()
 }
 
 /// The first refusal, if every recipient was refused for good.
@@ -290,14 +304,14 @@ fn not_stored() -> Reply {
     Reply::new(451, EnhancedStatus(4, 3, 0), "the message could not be stored, try again later")
 }
 
-fn log_handed_over(message: &QueuedMessage, peer: &Peer, reply: &Reply) {
+fn log_handed_over(message: &Message, organization: OrganizationId, peer: &Peer, reply: &Reply) {
     tracing::info!(
-        organization = %message.organization,
+        %organization,
         queue_id = %message.id,
-        sender = message.sender.as_deref().unwrap_or_default(),
-        recipients = message.recipients.len(),
+        sender = message.sender,
+        recipients = message.envelope.forward_paths.len(),
         %peer,
-        key = ?peer.key,
+        revision = peer.revision(),
         %reply,
         "handed over",
     );

@@ -339,6 +339,22 @@ pub async fn release_across_tenants(
     Ok(done.rows_affected())
 }
 
+/// Makes everything due that waits for any gateway: a relay that starts knows of no failing one, and
+/// one message of each gateway tells.
+pub async fn make_all_due_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message set next_attempt_at = $1
+        where waits_for is not null and state = 'waiting' and lease_token is null and attempts = 0
+          and next_attempt_at > $1
+        "#,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// The senders whose mail waits for a gateway, at most a thousand.
 pub async fn senders_waiting_for(
     db: impl PgExecutor<'_>,

@@ -72,6 +72,8 @@ pub struct Failed {
     pub stage: Stage,
     /// What the server said, or what we found out before asking it.
     pub reply: Option<Reply>,
+    /// The reply is ours, not the server's.
+    is_ours: bool,
     /// In one line, with whose words they are.
     pub reason: String,
     /// When a server that is at fault is asked again.
@@ -220,6 +222,13 @@ impl Handover {
 }
 
 impl Failed {
+    /// What the client of a refused message hears, with whose words they are.
+    pub fn refusal(&self) -> Option<Reply> {
+        let reply = self.reply.as_ref()?;
+        let peer = self.peer.to_string();
+        Some(if self.is_ours { reply.about(&peer) } else { reply.said_by(&peer) })
+    }
+
     /// The server refused the whole message in good order, and takes the next one on the same connection.
     pub fn is_answer_to_message(&self) -> bool {
         self.stage == Stage::Dot && self.reply.as_ref().is_some_and(|reply| reply.code != 421)
@@ -262,6 +271,7 @@ fn side(peer: &Peer, health: &Health) -> fault::Peer {
 fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -> Failed {
     let Failure { stage, answer } = failure;
     let side = side(peer, health);
+    let is_ours = matches!(answer, Answer::Ours(_));
     let (fault, reply, reason) = match answer {
         Answer::Reply(reply) => {
             (fault(stage, Some(&reply), side), Some(reply.clone()), format!("{peer} said: {reply}"))
@@ -272,5 +282,5 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
         Answer::Trouble(trouble) => (fault(stage, None, side), None, format!("{peer}: {trouble}")),
     };
     let until = (fault == Fault::Gateway).then(|| health.failed(peer, &reason, now));
-    Failed { peer: peer.clone(), fault, stage, reply, reason, until }
+    Failed { peer: peer.clone(), fault, stage, reply, is_ours, reason, until }
 }

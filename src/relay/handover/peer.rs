@@ -52,6 +52,14 @@ impl Peer {
         }
     }
 
+    /// The revision of a tenant's gateway.
+    pub fn revision(&self) -> Option<i64> {
+        match self.key {
+            PeerKey::Gateway(_, _, revision) => Some(revision),
+            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+        }
+    }
+
     /// Whether addresses are checked before they are connected to: all but the operator's own choice.
     pub fn is_checked(&self) -> bool {
         !matches!(self.key, PeerKey::Smarthost(_))

@@ -82,10 +82,10 @@ impl Connection {
         };
         let unreadable = |error| Failure::trouble(Stage::Mail, Trouble::Unreadable(error));
         if parameters.smtputf8 && !offered.smtputf8 && needs_smtputf8(request).await.map_err(unreadable)? {
-            return Err(ours(7, "the server does not take internationalized mail (SMTPUTF8), which this message is"));
+            return Err(ours(7, "it does not take internationalized mail (SMTPUTF8), which this message is"));
         }
         if !offered.eight_bit_mime && request.source.has_eight_bit_bytes().await.map_err(unreadable)? {
-            return Err(ours(3, "the server does not take 8-bit content (8BITMIME), which this message has"));
+            return Err(ours(3, "it does not take 8-bit content (8BITMIME), which this message has"));
         }
         let mut mail = format!("MAIL FROM:<{}>", request.reverse_path);
         if offered.size {

@@ -48,3 +48,70 @@ impl Transparency {
         wire.extend_from_slice(b".\r\n");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wire(content: &[u8], borders: &[usize]) -> Vec<u8> {
+        let mut transparency = Transparency::default();
+        let mut wire = Vec::new();
+        let mut start = 0;
+        for border in borders {
+            let end = start.max((*border).min(content.len()));
+            transparency.write(&content[start..end], &mut wire);
+            start = end;
+        }
+        transparency.write(&content[start..], &mut wire);
+        transparency.finish(&mut wire);
+        wire
+    }
+
+    /// What a receiver makes of it (RFC 5321 §4.5.2): the first line that is a single dot ends it.
+    fn received(wire: &[u8]) -> Option<Vec<u8>> {
+        let mut content = Vec::new();
+        let mut rest = wire;
+        loop {
+            if rest == b".\r\n" {
+                return Some(content);
+            }
+            if rest.starts_with(b".\r\n") {
+                return None;
+            }
+            let line = rest.windows(2).position(|bytes| bytes == b"\r\n")? + 2;
+            content.extend_from_slice(rest[..line].strip_prefix(b".").unwrap_or(&rest[..line]));
+            rest = &rest[line..];
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_last_line_end_gets_one() {
+        assert_eq!(wire(b"", &[]), b".\r\n");
+        assert_eq!(wire(b"a", &[]), b"a\r\n.\r\n");
+        assert_eq!(wire(b"a\r", &[]), b"a\r\r\n.\r\n");
+    }
+
+    #[test]
+    fn a_dot_behind_a_lone_line_feed_or_return_is_left_alone() {
+        assert_eq!(wire(b"a\n.\r\nb\r.\r\n", &[]), b"a\n.\r\nb\r.\r\n.\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_arrives_wherever_the_chunks_end(
+            content in proptest::collection::vec(prop_oneof![Just(b'.'), Just(b'\r'), Just(b'\n'), Just(b'a')], 0..60),
+            mut borders in proptest::collection::vec(0_usize..60, 0..6),
+        ) {
+            borders.sort_unstable();
+            let sent = wire(&content, &borders);
+            prop_assert_eq!(&sent, &wire(&content, &[]));
+            let mut expected = content.clone();
+            if !expected.is_empty() && !expected.ends_with(b"\r\n") {
+                expected.extend_from_slice(b"\r\n");
+            }
+            prop_assert_eq!(received(&sent), Some(expected));
+        }
+    }
+}

@@ -88,49 +88,43 @@ impl Pending {
     }
 }
 
-/// Whoever does not wait any more has told its client to try again: its messages are left out.
 async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>) {
-    batch.retain(|pending| !pending.done.is_closed());
-    let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
-    let committed = insert(db, &entries).await;
+    let committed = commit_together(db, &mut batch).await;
     match committed {
         // One bad row fails its transaction, but not the others' messages.
         Err(sqlx::Error::Database(error)) if batch.len() > 1 => {
             tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
             for pending in batch {
-                let entries: Vec<&Entry> = pending.entries.iter().collect();
-                let committed = insert(db, &entries).await;
-                pending.answer(committed);
+                let mut alone = vec![pending];
+                let committed = commit_together(db, &mut alone).await;
+                answer(alone, committed);
             }
         }
-        Err(error) => {
-            tracing::error!(%error, messages = batch.len(), "messages could not be stored");
-            for pending in batch {
-                let _ = pending.done.send(Err(NotCommitted));
-            }
-        }
-        Ok(()) => {
-            for pending in batch {
-                pending.answer(Ok(()));
-            }
-        }
+        committed => answer(batch, committed),
     }
 }
 
-impl Pending {
-    fn answer(self, committed: store::Result<()>) {
-        if let Err(error) = &committed {
-            tracing::error!(%error, "a message could not be stored");
-        }
-        // Whoever has gone meanwhile gets the message twice rather than not at all.
-        let _ = self.done.send(committed.map_err(|_| NotCommitted));
-    }
-}
-
-async fn insert(db: &PgPool, entries: &[&Entry]) -> store::Result<()> {
+/// Whoever does not wait any more has told its client to try again: its messages are left out.
+async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<()> {
     let mut transaction = db.begin().await?;
-    insert_entries(&mut transaction, entries).await?;
+    batch.retain(|pending| !pending.done.is_closed());
+    let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    insert_entries(&mut transaction, &entries).await?;
     transaction.commit().await
+}
+
+fn answer(batch: Vec<Pending>, committed: store::Result<()>) {
+    if let Err(error) = &committed {
+        tracing::error!(%error, messages = batch.len(), "messages could not be stored");
+    }
+    let committed = committed.map_err(|_| NotCommitted);
+    for pending in batch {
+        // Whoever has gone in this moment gets the message twice rather than not at all.
+        let _ = pending.done.send(committed);
+    }
 }
 
 /// Adds messages with their bodies inside a transaction of the caller's.

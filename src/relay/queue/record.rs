@@ -46,9 +46,8 @@ impl Recorded {
 impl Queue {
     /// Records the outcome until the store has taken it.
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
-        let spread = spread(entry.message.id.0.as_u128());
-        let recorded = after(&entry.message, attempted, now, spread);
-        self.log(&recorded);
+        let recorded = after(&entry.message, attempted, now);
+        log(&recorded, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
                 Ok(()) => return,
@@ -88,28 +87,32 @@ impl Queue {
         }
         Ok(())
     }
+}
 
-    fn log(&self, recorded: &Recorded) {
-        let message = &recorded.message;
-        let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
-        tracing::info!(
-            organization = %message.organization,
-            queue_id = %message.id,
-            sender = message.sender.as_deref().unwrap_or_default(),
-            delivered = count(RecipientState::Delivered),
-            refused = count(RecipientState::Refused),
-            waiting = count(RecipientState::Waiting),
-            state = ?message.state,
-            attempts = message.attempts,
-            reply = message.last_reply.as_deref().unwrap_or_default(),
-            next_attempt_at = %message.next_attempt_at,
-            "attempted",
-        );
+fn log(recorded: &Recorded, attempted: &Attempted) {
+    let message = &recorded.message;
+    if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
+        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+        return;
     }
+    let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
+    tracing::info!(
+        organization = %message.organization,
+        queue_id = %message.id,
+        sender = message.sender.as_deref().unwrap_or_default(),
+        delivered = count(RecipientState::Delivered),
+        refused = count(RecipientState::Refused),
+        waiting = count(RecipientState::Waiting),
+        state = ?message.state,
+        attempts = message.attempts,
+        reply = message.last_reply.as_deref().unwrap_or_default(),
+        next_attempt_at = %message.next_attempt_at,
+        "attempted",
+    );
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.
-pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) -> Recorded {
+pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime) -> Recorded {
     let mut message = before.clone();
     let mut failures = Vec::new();
     for (place, verdict) in &attempted.verdicts {
@@ -129,7 +132,7 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime,
     }
     message.waits_for = attempted.waits_for;
     message.attempts += i32::from(attempted.charged);
-    schedule(&mut message, attempted, now, spread);
+    schedule(&mut message, attempted, now);
     if message.expires_at <= now {
         failures.extend(expire(&mut message));
     }
@@ -137,7 +140,8 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime,
 }
 
 /// When it is tried again, or until when it is held.
-fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime, spread: f64) {
+fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime) {
+    let spread = spread(message.id.0.as_u128());
     if let Some(reason) = attempted.held {
         if message.state != State::Held {
             message.state = State::Held;

@@ -36,8 +36,7 @@ impl Queue {
     }
 
     async fn deliver(&self, stop: CancellationToken) {
-        // What this relay had in its previous life is nobody's.
-        while !stop.is_cancelled() && !self.release(&self.shared.leases.tokens()).await {
+        while !stop.is_cancelled() && !self.take_up().await {
             sleep(STORE_AWAY).await;
         }
         while !stop.is_cancelled() {
@@ -52,6 +51,14 @@ impl Queue {
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
+    /// failing gateways were is not known. Returns whether the store has done it.
+    async fn take_up(&self) -> bool {
+        let released = self.release(&self.shared.leases.tokens()).await;
+        let due = store::queue::make_all_due_across_tenants(&self.shared.db, OffsetDateTime::now_utc()).await;
+        released && due.inspect_err(|error| tracing::warn!(%error, "waiting mail could not be made due")).is_ok()
     }
 
     /// Starts as many attempts as may be under way. Returns how long there is nothing more to do.

@@ -7,3 +7,6 @@ mod routing;
 mod submission_content;
 mod submission_dialogs;
 mod submission_listener;
+mod delivery;
+mod mx;
+mod queue;

@@ -12,6 +12,6 @@ pub mod world;
 
 pub use browser::{Browser, Page, Pages};
 pub use gateway::Gateway;
-pub use installation::{Installation, Tenant};
+pub use installation::Installation;
 pub use sending::Sending;
 pub use smtp_client::SmtpClient;

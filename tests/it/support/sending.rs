@@ -84,8 +84,9 @@ impl Sending {
     }
 
     pub async fn with(owner: PgPool, options: Options) -> Self {
-        let db = Installation::on(owner.clone()).relay_pool().await;
-        let organization = OrganizationId::new();
+        let installation = Installation::on(owner.clone());
+        let db = installation.relay_pool().await;
+        let organization = installation.organization("acme").await.id;
         let mut facts = RoutingFacts::default();
         facts.set_organization(organization, Some(OrganizationFacts { suspended: false, gateway: None }));
         facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
@@ -106,6 +107,8 @@ impl Sending {
         organization: OrganizationId,
         table: Arc<RoutingTable>,
     ) -> Self {
+        // Shown with the output of a test that fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::Fixed(options.names.clone()),
             tls: Tls::new().unwrap(),

@@ -1,0 +1,292 @@
+//! Waiting mail: who has it, when it is tried, and what happens when facts change under it.
+
+use outgate::{
+    mail::id::RelayId,
+    policy::{facts::OrganizationFacts, routing::PlatformDefault},
+    relay::queue::{Queue, QueueSettings},
+    store::{self, OrganizationTransaction, queue::Wanted},
+};
+use sqlx::PgPool;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    Gateway, Installation, Sending,
+    gateway::{At, Fault, HAPPENS_WITHIN},
+    sending::Options,
+};
+
+#[sqlx::test]
+async fn mail_for_a_dead_gateway_arrives_when_it_is_back(db: PgPool) {
+    let address = Gateway::free_address().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&address.to_string()));
+    let reply = sending.send().await;
+    assert!(reply.to_string().starts_with("250 2.0.0 queued as "), "{reply}");
+
+    assert_eq!(sending.step_after(0).await, 0, "nobody asks again at once");
+    let gateway = Gateway::start_on(address).await;
+    assert_eq!(sending.step_after(5).await, 1);
+
+    assert_eq!(gateway.received(1).await[0].content, b"Subject: hello\r\n\r\nHello.\r\n");
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn one_message_asks_a_failing_gateway_for_all_that_wait(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.says(At::Greeting, "554 5.3.2 not today");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    for _ in 0..30 {
+        assert_eq!(sending.send().await.code, 250);
+    }
+    assert_eq!(gateway.connections(), 1);
+
+    sending.queue.step(sending.now + time::Duration::seconds(15)).await.unwrap();
+    assert_eq!(gateway.connections(), 2);
+    sending.step_after(3).await;
+    assert_eq!(gateway.connections(), 3);
+    assert!(sending.waiting().await.iter().all(|row| row.attempts == 0), "its own fault costs no message an attempt");
+
+    gateway.works_again();
+    sending.queue.step(sending.now + time::Duration::seconds(225)).await.unwrap();
+    assert!(!gateway.so_far().is_empty());
+    sending.queue.step(sending.now + time::Duration::seconds(226)).await.unwrap();
+    assert_eq!(gateway.received(30).await.len(), 30);
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn new_mail_is_handed_over_again_once_the_gateway_works(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Greeting, Fault::Closes);
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    sending.send().await;
+    gateway.works_again();
+    sending.step_after(1).await;
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+}
+
+#[sqlx::test]
+async fn mail_whose_gateway_was_taken_away_is_held_and_never_sent(db: PgPool) {
+    let smarthost = Gateway::start().await;
+    let address = smarthost.address.to_string().parse().unwrap();
+    let options = Options { default: PlatformDefault::Smarthost(address), ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+
+    sending.set_gateway(None);
+    sending.step_after(5).await;
+
+    let waiting = sending.waiting().await;
+    assert_eq!(waiting[0].state, "held");
+    assert_eq!(waiting[0].last_reply.as_deref(), Some("the gateway that it waited for was taken away"));
+    sending.step_after(60 * 24 * 6).await;
+    assert_eq!(sending.waiting().await[0].state, "held");
+    assert!(smarthost.so_far().is_empty());
+}
+
+#[sqlx::test]
+async fn mail_of_a_removed_domain_or_a_suspended_organization_is_held(db: PgPool) {
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    sending.send().await;
+    sending.table.change(|facts| {
+        facts.set_organization(sending.organization, Some(OrganizationFacts { suspended: true, gateway: None }));
+    });
+    sending.step_after(2).await;
+    assert!(sending.waiting().await.iter().all(|row| row.state == "held"));
+    assert_eq!(sending.waiting().await[0].last_reply.as_deref(), Some("the organization is suspended"));
+}
+
+#[sqlx::test]
+async fn waiting_mail_goes_to_the_gateway_that_applies_now(db: PgPool) {
+    let new = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    for _ in 0..3 {
+        sending.send().await;
+    }
+
+    sending.set_gateway(Some(&new.address.to_string()));
+    // Not due yet: that its senders have another route is enough.
+    assert_eq!(sending.queue.step(sending.now + time::Duration::seconds(1)).await.unwrap(), 3);
+
+    assert_eq!(new.received(3).await.len(), 3);
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn two_relays_share_the_queue_and_deliver_each_message_once(db: PgPool) {
+    let address = Gateway::free_address().await;
+    let one = Sending::on(db).await;
+    one.set_gateway(Some(&address.to_string()));
+    for _ in 0..40 {
+        one.send().await;
+    }
+    let other = one.another();
+    let gateway = Gateway::start_on(address).await;
+    let now = one.now + time::Duration::hours(1);
+
+    let (first, second) = tokio::join!(one.queue.step(now), other.queue.step(now));
+
+    assert_eq!(first.unwrap() + second.unwrap(), 40);
+    one.queue.step(now).await.unwrap();
+    assert_eq!(gateway.received(40).await.len(), 40);
+    assert!(one.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: PgPool) {
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let (now, due) = (sending.now + time::Duration::minutes(5), Wanted::Due(10));
+    let until = now + time::Duration::minutes(2);
+    let claim = async |relay, now, until| {
+        store::queue::claim_across_tenants(&sending.db, relay, due, now, until).await.unwrap()
+    };
+    let paused = claim(RelayId::new(), now, until).await.remove(0);
+    assert!(claim(RelayId::new(), now, until).await.is_empty(), "while the lease holds nobody else gets it");
+    let later = until + time::Duration::minutes(2);
+    let owner = claim(RelayId::new(), until, later).await.remove(0);
+
+    let token = paused.lease.unwrap().token;
+    assert!(!store::queue::record_across_tenants(&sending.db, &paused, token).await.unwrap());
+    assert!(!store::queue::remove_across_tenants(&sending.db, paused.organization, paused.id, token).await.unwrap());
+    assert!(sending.waiting().await[0].leased);
+
+    let token = owner.lease.unwrap().token;
+    assert!(store::queue::remove_across_tenants(&sending.db, owner.organization, owner.id, token).await.unwrap());
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: PgPool) {
+    let address = Gateway::free_address().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&address.to_string()));
+    sending.send().await;
+    // The relay is killed in the middle of an attempt, long before its lease ends.
+    let relay = RelayId::new();
+    let (now, until) = (sending.now + time::Duration::minutes(5), sending.now + time::Duration::days(1));
+    store::queue::claim_across_tenants(&sending.db, relay, Wanted::Due(1), now, until).await.unwrap();
+    assert!(sending.waiting().await[0].leased);
+
+    let gateway = Gateway::start_on(address).await;
+    let again = sending.another();
+    let settings = QueueSettings {
+        relay,
+        hostname: "relay.outgate.example".to_owned(),
+        default: PlatformDefault::Mx,
+        mx_port: 25,
+    };
+    let queue = Queue::new(again.db.clone(), settings, again.table.clone(), again.handover.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (queue, stop) = (queue.clone(), stop.clone());
+        async move { queue.run(stop).await }
+    });
+
+    assert_eq!(gateway.received(1).await.len(), 1);
+    stop.cancel();
+    timeout(HAPPENS_WITHIN, running).await.expect("the queue did not stop in time").unwrap();
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn a_stopping_queue_gives_its_leases_back(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Mail, Fault::Stalls);
+    let sending = Sending::with(db, Options { handover: false, ..Options::default() }).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let stop = CancellationToken::new();
+    let queue = sending.queue.clone();
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { queue.run(stop).await }
+    });
+    sending.send().await;
+    gateway.stalled(1).await;
+    assert!(sending.waiting().await[0].leased);
+
+    stop.cancel();
+    gateway.go_on();
+    timeout(HAPPENS_WITHIN, running).await.expect("the queue did not stop in time").unwrap();
+
+    assert_eq!(gateway.so_far().len(), 1, "what is under way is ended first");
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn without_hand_over_everything_is_committed_first(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::with(db, Options { handover: false, ..Options::default() }).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let message = sending.message(&["bob@elsewhere.example"]);
+    let id = message.id;
+
+    let reply = sending.transfer.accept(message).await;
+
+    assert_eq!(reply.to_string(), format!("250 2.0.0 queued as {id}"));
+    assert_eq!(gateway.received(1).await.len(), 1);
+    sending.queue.settled().await;
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn a_large_message_comes_out_of_the_queue_as_it_went_in(db: PgPool) {
+    let address = Gateway::free_address().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&address.to_string()));
+    let mut content = b"Subject: large\r\n\r\n".to_vec();
+    for line in 0..60_000 {
+        content.extend_from_slice(format!(".{line} is a line that begins with a dot or two\r\n..\r\n").as_bytes());
+    }
+    let message = sending.message_with(&["bob@elsewhere.example"], &content);
+    sending.transfer.accept(message).await;
+    let pieces = sqlx::query_scalar!(r#"select count(*) as "count!" from queued_body"#);
+    assert_eq!(pieces.fetch_one(&sending.owner).await.unwrap() as usize, content.len().div_ceil(store::queue::PIECE));
+
+    let gateway = Gateway::start_on(address).await;
+    sending.step_after(5).await;
+
+    assert!(gateway.received(1).await[0].content == content);
+}
+
+#[sqlx::test]
+async fn a_message_that_is_deferred_is_tried_later_and_later(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.says(At::Rcpt, "450 4.2.1 mailbox busy");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    sending.send().await;
+    assert_eq!(sending.waiting().await[0].attempts, 1);
+
+    for (minutes, attempts) in [(2, 2), (3, 2), (5, 3), (20, 4)] {
+        sending.step_after(minutes).await;
+        assert_eq!(sending.waiting().await[0].attempts, attempts, "after {minutes} minutes");
+    }
+    gateway.works_again();
+    sending.step_after(60).await;
+    assert_eq!(gateway.received(1).await.len(), 1);
+}
+
+#[sqlx::test]
+async fn pages_see_the_state_of_waiting_mail_in_their_organization_and_never_its_content(db: PgPool) {
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let web = Installation::on(sending.owner.clone()).pool_as(store::roles::WEB).await;
+    let seen = sqlx::query_scalar!(r#"select count(*) as "count!" from queued_message"#);
+    assert_eq!(seen.fetch_one(&web).await.unwrap(), 0, "outside an organization no waiting mail is seen");
+    let mut transaction = OrganizationTransaction::begin(&web, sending.organization).await.unwrap();
+    let seen = sqlx::query_scalar!(r#"select count(*) as "count!" from queued_message"#);
+    assert_eq!(seen.fetch_one(&mut *transaction).await.unwrap(), 1);
+    let bodies = sqlx::query_scalar!(r#"select count(*) as "count!" from queued_body"#);
+    assert!(bodies.fetch_one(&mut *transaction).await.is_err());
+}
