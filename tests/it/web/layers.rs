@@ -202,6 +202,21 @@ async fn a_failure_of_ours_shows_a_number_and_nothing_else(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_page_that_panics_shows_what_any_failure_shows(db: PgPool) {
+    let store = Installation::on(db).web_store().await;
+    let app = web::App::new(browser::settings(), store).unwrap();
+    let broken =
+        axum::Router::new().route("/broken", axum::routing::get(async || -> &'static str { panic!("a secret") }));
+    let request = axum::http::Request::get("/broken").body(axum::body::Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(web::layers::wrap(broken, &app), request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.headers()["content-security-policy"], CSP);
+    let body = axum::body::to_bytes(response.into_body(), 100_000).await.unwrap();
+    let html = String::from_utf8_lossy(&body);
+    assert!(html.contains("Something went wrong") && !html.contains("a secret"), "{html}");
+}
+
+#[sqlx::test]
 async fn a_client_that_never_finishes_its_request_is_cut_off(db: PgPool) {
     let pages = Pages::of(&Installation::on(db)).await;
     let body = "POST /sign-in HTTP/1.1\r\nhost: a\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 100\r\n\r\nemail=";

@@ -2,7 +2,7 @@
 
 use outgate::{policy::Role, store::gateway::PointerScope};
 use reqwest::StatusCode;
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgListener};
 
 use super::page_of;
 use crate::support::{Browser, Installation, Pages, Tenant, browser};
@@ -158,6 +158,26 @@ async fn the_status_line_says_which_relays_are_behind(db: PgPool) {
         .await
         .unwrap();
     assert!(admin.get(&page.path).await.text().contains("Live on 1 of 1 relays."));
+}
+
+#[sqlx::test]
+async fn a_save_waits_a_moment_for_the_relays_to_confirm(db: PgPool) {
+    let Scene { installation, acme, admin, path } = scene(db).await;
+    installation.account(&acme, "ann@acme.example", &[]).await;
+    relay(&installation, "relay-1", 0, "0 seconds").await;
+    let mut notifications = PgListener::connect_with(&installation.owner).await.unwrap();
+    notifications.listen("outgate_change").await.unwrap();
+
+    let confirms = async {
+        notifications.recv().await.unwrap();
+        sqlx::query("update relay set confirmed_revision = (select revision from installation)")
+            .execute(&installation.owner)
+            .await
+            .unwrap();
+    };
+    let (page, ()) = tokio::join!(admin.submit(&path, &[(FIELD, "a.example.com")]), confirms);
+
+    assert!(page.text().contains("Live on 1 of 1 relays."), "{}", page.text());
 }
 
 #[sqlx::test]

@@ -119,6 +119,23 @@ async fn fields_that_no_form_has_are_refused_and_change_nothing(db: PgPool) {
     assert_eq!((everything_of(&installation, &acme).await, everything_of(&installation, &other).await), before);
 }
 
+#[sqlx::test]
+async fn a_suspended_organization_shows_nothing_and_changes_nothing(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let pages = Pages::of(&installation).await;
+    let browser = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    sqlx::query("update organization set status = 'suspended'").execute(&installation.owner).await.unwrap();
+    let form = page_of(&acme, "outbound-mail-gateway");
+    for page in [browser.get(&form).await, browser.submit(&form, &[("outbound_gateway", "a.example.com")]).await] {
+        assert_eq!(page.status, StatusCode::FORBIDDEN);
+        assert!(page.text().contains("This organization is suspended"), "{}", page.text());
+    }
+    let gateways: i64 =
+        sqlx::query_scalar("select count(*) from gateway").fetch_one(&installation.owner).await.unwrap();
+    assert_eq!(gateways, 0);
+}
+
 fn without_id(page: &Page) -> String {
     let id = page.headers["x-request-id"].to_str().unwrap();
     assert!(page.html.contains(id), "{}", page.html);
