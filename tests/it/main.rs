@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod mail;
 mod relay;
 mod support;
 mod web;
