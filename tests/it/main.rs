@@ -4,6 +4,7 @@
 
 mod config;
 mod mail;
+mod private_postgres;
 mod relay;
 mod support;
 mod web;

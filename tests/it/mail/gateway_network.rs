@@ -6,7 +6,7 @@ use outgate::policy::gateway_network::{AllowedNetworks, Refusal, check};
 
 /// `None`: a tenant's gateway may be there.
 #[rustfmt::skip]
-const ADDRESSES: &[(&str, Option<fn(IpAddr) -> Refusal>)] = &[
+const ADDRESSES: &[(&str, Option<Kind>)] = &[
     // Public.
     ("192.0.2.7", None),
     ("198.51.100.7", None),
@@ -115,6 +115,8 @@ const ADDRESSES: &[(&str, Option<fn(IpAddr) -> Refusal>)] = &[
     ("::ffff:255.255.255.255", Some(Refusal::NotAServer)),
     ("2002:e000:1::", Some(Refusal::NotAServer)),
 ];
+
+type Kind = fn(IpAddr) -> Refusal;
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
