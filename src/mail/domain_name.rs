@@ -3,6 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
 /// A fully qualified domain name in its canonical form: ASCII (IDNA), lower case, no trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(String);
@@ -33,14 +35,18 @@ impl FromStr for DomainName {
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
         let mistake = || DomainNameError(typed.to_owned());
         let name = typed.strip_suffix('.').unwrap_or(typed);
-        let ascii = idna::domain_to_ascii_strict(name).map_err(|_| mistake())?;
+        // Hyphens are judged below: names such as `r3---a.example.com` are in use.
+        let ascii = Uts46::new()
+            .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow, DnsLength::Verify)
+            .map_err(|_| mistake())?;
         // RFC 1035 §2.3.4: 255 octets on the wire, which are 253 characters here.
         let well_formed = !ascii.is_empty()
             && ascii.len() <= 253
             && ascii.split('.').all(is_label)
             // A last label of digits alone is an IPv4 address, or a mistyped one.
-            && !ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-        if well_formed { Ok(Self(ascii)) } else { Err(mistake()) }
+            && !ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+            && !idna::domain_to_unicode(&ascii).0.contains(is_punctuation_or_symbol);
+        if well_formed { Ok(Self(ascii.into_owned())) } else { Err(mistake()) }
     }
 }
 
@@ -50,6 +56,16 @@ fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && !label.starts_with('-')
         && !label.ends_with('-')
+}
+
+/// RFC 5892 has letters, digits and marks in names; the mapping that came before it (UTS 46) lets through the
+/// quotation marks that a name was pasted with. The middle dot is a letter's part in Catalan.
+fn is_punctuation_or_symbol(character: char) -> bool {
+    matches!(
+        character,
+        '\u{80}'..='\u{b6}' | '\u{b8}'..='\u{bf}' | '\u{2000}'..='\u{2bff}' | '\u{2e00}'..='\u{2e7f}'
+            | '\u{3000}'..='\u{3004}' | '\u{3008}'..='\u{3020}' | '\u{fe10}'..='\u{fe6f}' | '\u{1f000}'..='\u{1faff}'
+    )
 }
 
 impl fmt::Display for DomainName {

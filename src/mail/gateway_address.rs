@@ -55,12 +55,21 @@ pub enum GatewayAddressError {
     Zone(String),
     #[error("“{0}” contains a blank. Enter one host name or IP address, such as mail.example.com.")]
     Blank(String),
+    #[error("“{0}” contains a character that cannot be seen. Type the address instead of copying it.")]
+    Invisible(String),
+    #[error("“{0}” has brackets around a name. Enter it without them, such as mail.example.com:587.")]
+    Brackets(String),
     #[error("This is too long for a host name: at most 253 characters.")]
     TooLong,
 }
 
 impl GatewayAddress {
+    /// From parts that are known to be well-formed.
     pub fn new(host: GatewayHost, port: u16) -> Self {
+        let host = match host {
+            GatewayHost::Ip(ip) => GatewayHost::Ip(ip.to_canonical()),
+            name => name,
+        };
         Self { host, port }
     }
 
@@ -82,7 +91,7 @@ impl FromStr for GatewayAddress {
     type Err = GatewayAddressError;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        let typed = typed.trim_matches(is_blank);
+        let typed = typed.trim_matches(|character| is_invisible(character) || character.is_whitespace());
         if typed.is_empty() {
             return Err(GatewayAddressError::Empty);
         }
@@ -94,27 +103,36 @@ impl FromStr for GatewayAddress {
         if let Some(bracketed) = typed.strip_prefix('[') {
             return parse_bracketed(typed, bracketed);
         }
-        // A bare IPv6 address is all colons, so it is tried before any port is split off.
-        if typed.matches(':').count() > 1 {
+        let Some((host, port)) = typed.split_once(':') else {
+            return Ok(Self { host: parse_host(typed)?, port: SMTP_PORT });
+        };
+        // An IPv6 address is all colons, so it is tried before any port is split off.
+        if port.contains(':') && !is_surely_a_host(host) {
             return Ok(Self { host: GatewayHost::Ip(parse_ipv6(typed)?), port: SMTP_PORT });
         }
-        let (host, port) = match typed.split_once(':') {
-            Some((host, port)) => (host, parse_port(port)?),
-            None => (typed, SMTP_PORT),
-        };
+        if host.is_empty() {
+            return Err(GatewayAddressError::HostName(shown(typed)));
+        }
+        let port = parse_port(port)?;
         Ok(Self { host: parse_host(host)?, port })
     }
 }
 
-/// Blanks of every script and the invisible characters that copying from a page brings along.
-fn is_blank(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{00ad}')
+/// What copying from a page or a mail brings along: soft hyphens, joiners, marks of the writing direction.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{00ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
 }
+
+/// Names of protocols that people put in front with one colon, as in Postfix's `smtp:[mail.example.com]`.
+const PROTOCOLS: [&str; 8] = ["smtp", "smtps", "lmtp", "relay", "submission", "submissions", "http", "https"];
 
 /// What people paste instead of a host name, each with an answer of its own.
 fn refuse_what_is_no_address(typed: &str) -> Result<(), GatewayAddressError> {
     let shown = || shown(typed);
-    if typed.contains("://") {
+    if typed.contains("://") || has_protocol(typed) {
         return Err(GatewayAddressError::Scheme(shown()));
     }
     if typed.contains('@') {
@@ -123,30 +141,51 @@ fn refuse_what_is_no_address(typed: &str) -> Result<(), GatewayAddressError> {
     if typed.contains(['/', '\\']) {
         return Err(GatewayAddressError::Path(shown()));
     }
-    if typed.contains('%') {
-        return Err(GatewayAddressError::Zone(shown()));
-    }
-    if typed.contains(is_blank) {
+    if typed.contains(char::is_whitespace) {
         return Err(GatewayAddressError::Blank(shown()));
+    }
+    if typed.contains(is_invisible) {
+        return Err(GatewayAddressError::Invisible(shown()));
+    }
+    if typed.contains('%') && typed.contains(':') {
+        return Err(GatewayAddressError::Zone(shown()));
     }
     Ok(())
 }
 
+/// `smtp:mail.example.com`; not `smtp:25`, which is a host of that name.
+fn has_protocol(typed: &str) -> bool {
+    typed.split_once(':').is_some_and(|(protocol, rest)| {
+        PROTOCOLS.iter().any(|known| protocol.eq_ignore_ascii_case(known)) && rest.contains(['.', '['])
+    })
+}
+
+/// Whether what stands before the first of several colons cannot be the beginning of an IPv6 address.
+fn is_surely_a_host(head: &str) -> bool {
+    !head.bytes().all(|byte| byte.is_ascii_hexdigit()) && !head.eq_ignore_ascii_case("ipv6") && parse_host(head).is_ok()
+}
+
 /// `[2001:db8::7]`, `[2001:db8::7]:587`, `[IPv6:2001:db8::7]`, `[192.0.2.7]:25` (RFC 5321 §4.1.3).
 fn parse_bracketed(typed: &str, bracketed: &str) -> Result<GatewayAddress, GatewayAddressError> {
-    let (literal, rest) = bracketed.split_once(']').ok_or_else(|| GatewayAddressError::Ipv6(shown(typed)))?;
+    let ipv6_mistake = || GatewayAddressError::Ipv6(shown(typed));
+    let (literal, rest) = bracketed.split_once(']').ok_or_else(ipv6_mistake)?;
     let port = match rest.strip_prefix(':') {
         Some(port) => parse_port(port)?,
         None if rest.is_empty() => SMTP_PORT,
-        None => return Err(GatewayAddressError::Port(shown(rest))),
+        None => return Err(ipv6_mistake()),
     };
     let tagged = literal.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("ipv6:"));
     let ip = if tagged {
         parse_ipv6(&literal[5..])?
     } else if literal.contains(':') {
         parse_ipv6(literal)?
+    } else if literal.is_empty() {
+        return Err(ipv6_mistake());
     } else {
-        literal.parse().map(IpAddr::V4).map_err(|_| GatewayAddressError::Ipv4(shown(literal)))?
+        match parse_host(literal)? {
+            GatewayHost::Ip(ip) => ip,
+            GatewayHost::Name(_) => return Err(GatewayAddressError::Brackets(shown(typed))),
+        }
     };
     Ok(GatewayAddress { host: GatewayHost::Ip(ip), port })
 }
@@ -175,9 +214,12 @@ fn parse_host(typed: &str) -> Result<GatewayHost, GatewayAddressError> {
     // `127.1`, `0x7f.0.0.1`, `0177.0.0.1`, `2130706433` and full-width digits are read as addresses
     // by some resolvers and as names by others; here they are neither.
     let ascii = idna::domain_to_ascii(typed).unwrap_or_else(|_| typed.to_lowercase());
-    let last_label = ascii.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-    if is_number(last_label) {
+    let name = ascii.trim_end_matches('.');
+    if name.rsplit('.').next().is_some_and(is_number) {
         return Err(GatewayAddressError::Ipv4(shown(typed)));
+    }
+    if name.len() > 253 {
+        return Err(GatewayAddressError::TooLong);
     }
     typed.parse().map(GatewayHost::Name).map_err(|_| GatewayAddressError::HostName(shown(typed)))
 }
@@ -191,7 +233,8 @@ fn is_number(label: &str) -> bool {
 
 /// What was typed, short and printable enough to be repeated in a message.
 fn shown(typed: &str) -> String {
-    let printable: String = typed.chars().filter(|character| !character.is_control()).take(60).collect();
+    let printable: String =
+        typed.chars().filter(|character| !character.is_control() && !is_invisible(*character)).take(60).collect();
     if typed.chars().count() > 60 { printable + "…" } else { printable }
 }
 

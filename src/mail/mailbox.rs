@@ -50,9 +50,7 @@ impl FromStr for Mailbox {
         }
         let malformed = || MailboxError::Malformed(typed.to_owned());
         let (local_part, domain) = typed.rsplit_once('@').ok_or_else(malformed)?;
-        if !is_local_part(local_part) {
-            return Err(malformed());
-        }
+        let local_part = &canonical_local_part(local_part).ok_or_else(malformed)?;
         let domain: DomainName = domain.parse().map_err(|_| malformed())?;
         // RFC 5321 §4.5.3.1.1 and §4.5.3.1.3, in octets.
         if local_part.len() > 64 || local_part.len() + 1 + domain.as_str().len() > 254 {
@@ -62,12 +60,21 @@ impl FromStr for Mailbox {
     }
 }
 
-/// RFC 5321 §4.1.2: a dot-string or a quoted string; RFC 6531 §3.3 adds everything beyond ASCII.
-fn is_local_part(local_part: &str) -> bool {
-    let quoted = local_part.len() >= 2 && local_part.starts_with('"') && local_part.ends_with('"');
-    if quoted {
-        return is_quoted_content(&local_part[1..local_part.len() - 1]);
+/// RFC 5321 §4.1.2: a dot-string or a quoted string. Quotes and backslashes that are not needed are left out: they do
+/// not make another mailbox of it, and a sender must not get past the facts of an account by writing `"ann"@`.
+fn canonical_local_part(local_part: &str) -> Option<String> {
+    let Some(quoted) = local_part.strip_prefix('"') else {
+        return is_dot_string(local_part).then(|| local_part.to_owned());
+    };
+    let content = unquoted(quoted.strip_suffix('"')?)?;
+    if is_dot_string(&content) {
+        return Some(content);
     }
+    Some(format!("\"{}\"", content.replace('\\', r"\\").replace('"', r#"\""#)))
+}
+
+/// RFC 6531 §3.3 adds everything beyond ASCII.
+fn is_dot_string(local_part: &str) -> bool {
     local_part.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_character))
 }
 
@@ -76,21 +83,32 @@ fn is_atom_character(character: char) -> bool {
         '!' | '#' | '$' | '%' | '&' | '\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^' | '_' | '`' | '{' | '|' | '}'
         | '~' => true,
         _ if character.is_ascii() => character.is_ascii_alphanumeric(),
-        _ => !character.is_control() && !character.is_whitespace(),
+        _ => !character.is_control() && !character.is_whitespace() && !is_mark_of_direction_or_width(character),
     }
 }
 
-fn is_quoted_content(content: &str) -> bool {
+/// Nothing that is seen, so two mailboxes with and without it would look the same. Joiners are letters' parts in some
+/// scripts.
+fn is_mark_of_direction_or_width(character: char) -> bool {
+    matches!(
+        character,
+        '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
+}
+
+/// What a quoted string stands for; `None` if it is malformed.
+fn unquoted(content: &str) -> Option<String> {
+    let mut plain = String::with_capacity(content.len());
     let mut characters = content.chars();
     while let Some(character) = characters.next() {
-        match character {
-            '\\' if !matches!(characters.next(), Some(' '..='~')) => return false,
-            '"' => return false,
-            _ if character.is_control() => return false,
-            _ => {}
-        }
+        plain.push(match character {
+            '\\' => characters.next().filter(|escaped| matches!(escaped, ' '..='~'))?,
+            '"' => return None,
+            _ if character.is_control() => return None,
+            _ => character,
+        });
     }
-    true
+    Some(plain)
 }
 
 impl fmt::Display for Mailbox {

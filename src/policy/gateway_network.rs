@@ -33,13 +33,22 @@ pub enum Refusal {
 
 /// Services of cloud platforms that hand out credentials or configuration to whoever asks from inside.
 /// No setting allows them.
-const METADATA: [IpAddr; 6] = [
+const METADATA: [IpAddr; 11] = [
+    // Amazon, Google, Microsoft, Oracle and most others; Amazon's for containers and pods.
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23)),
+    // Google.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)),
+    // Alibaba, Azure, Oracle.
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
+    // Scaleway.
+    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x42)),
 ];
 
 /// Whether an address may be saved: a literal is checked now, a name on every address that it
@@ -83,8 +92,9 @@ fn refusal(ip: IpAddr) -> Option<Refusal> {
         ),
         IpAddr::V6(v6) => (
             v6.is_loopback() || v6.is_unspecified(),
-            // RFC 4193 (fc00::/7), and the site-local addresses that RFC 3879 deprecated (fec0::/10).
-            v6.is_unique_local() || v6.segments()[0] & 0xffc0 == 0xfec0,
+            // RFC 4193 (fc00::/7), the site-local addresses that RFC 3879 deprecated (fec0::/10), and
+            // the prefix of translators inside a network (64:ff9b:1::/48, RFC 8215).
+            v6.is_unique_local() || v6.segments()[0] & 0xffc0 == 0xfec0 || v6.segments()[..3] == [0x64, 0xff9b, 1],
             v6.is_unicast_link_local(),
             v6.is_multicast(),
         ),
@@ -98,15 +108,19 @@ fn refusal(ip: IpAddr) -> Option<Refusal> {
     }
 }
 
-/// The IPv4 address that an IPv6 address leads to through a translator or tunnel:
-/// IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052; 64:ff9b:1::/48, RFC 8215), 6to4
-/// (2002::/16, RFC 3056), Teredo (2001::/32, RFC 4380; the address is stored inverted).
+/// The IPv4 address that an IPv6 address leads to through a translator or tunnel: IPv4-compatible
+/// (::/96), translated (::ffff:0:0:0/96, RFC 2765), NAT64 (64:ff9b::/96, RFC 6052), 6to4 (2002::/16,
+/// RFC 3056), Teredo (2001::/32, RFC 4380; the address is stored inverted), ISATAP (RFC 5214).
 fn embedded_ipv4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return None };
     let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(from(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(from(high, low)),
+        // The unspecified and the loopback address are what they are.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(from(high, low)),
         [0x2002, high, low, ..] => Some(from(high, low)),
         [0x2001, 0, _, _, _, _, high, low] => Some(from(!high, !low)),
         _ => None,

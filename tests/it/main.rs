@@ -4,6 +4,8 @@
 
 mod browser;
 mod config;
+mod mail;
+mod private_postgres;
 mod relay;
 mod store;
 mod support;
