@@ -1,12 +1,13 @@
 //! What the relay does with mail.
 
+mod delivery;
 mod demonstration_gateway;
 mod following;
 mod handover;
+mod live;
+mod mx;
+mod queue;
 mod routing;
 mod submission_content;
 mod submission_dialogs;
 mod submission_listener;
-mod delivery;
-mod mx;
-mod queue;

@@ -8,10 +8,11 @@ pub mod installation;
 pub mod relay;
 pub mod sending;
 pub mod smtp_client;
+pub mod store_door;
 pub mod world;
 
 pub use browser::{Browser, Page, Pages};
 pub use gateway::Gateway;
-pub use installation::Installation;
+pub use installation::{Installation, Tenant};
 pub use sending::Sending;
 pub use smtp_client::SmtpClient;

@@ -12,6 +12,7 @@ use outgate::{
     },
     web,
 };
+use sqlx::PgPool;
 use tokio::{
     net::TcpListener,
     process::Command,
@@ -50,6 +51,11 @@ impl Inbox {
         arrival.subject.unwrap_or_default()
     }
 
+    /// The subject of a message that is here already.
+    pub async fn subject_at_once(&self) -> Option<String> {
+        self.arrivals.lock().await.try_recv().ok().map(|arrival| arrival.subject.unwrap_or_default())
+    }
+
     pub async fn is_empty(&self) -> bool {
         self.arrivals.lock().await.is_empty()
     }
@@ -66,6 +72,11 @@ pub struct World {
 
 impl World {
     pub async fn start(installation: &Installation) -> Self {
+        Self::with_relay_on(installation, installation.relay_pool().await).await
+    }
+
+    /// The same; the relay finds the store through a pool of the test's.
+    pub async fn with_relay_on(installation: &Installation, relay_pool: PgPool) -> Self {
         let (stop, parts) = (CancellationToken::new(), TaskTracker::new());
         let default = inbox(&parts, &stop).await;
         let platform_default = PlatformDefault::Smarthost(default.typed().parse().unwrap());
@@ -86,7 +97,7 @@ impl World {
         let smtp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let submission = smtp.local_addr().unwrap();
         let settings = relay::Settings { allowed, ..relay::Settings::new("relay-1", "relay.test", platform_default) };
-        let relay = Relay::new(settings, installation.relay_pool().await);
+        let relay = Relay::new(settings, relay_pool);
         let table = relay.table();
         let relaying = stop.clone();
         parts.spawn(async move { relay.run(vec![smtp], relaying).await.unwrap() });

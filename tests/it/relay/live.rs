@@ -1,0 +1,156 @@
+//! "Live on n of n relays" is a promise: no message accepted after it takes the old route. And what
+//! a relay does while it cannot reach the store.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use outgate::{
+    mail::id::Revision,
+    store::{
+        self, OrganizationTransaction,
+        gateway::{PointerScope, Set},
+    },
+};
+use sqlx::PgPool;
+
+use crate::support::{
+    Installation, SmtpClient, Tenant,
+    store_door::StoreDoor,
+    world::{Inbox, World},
+};
+
+const SAVES: usize = 200;
+const CLIENTS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Saves as the page does, and waits until the page could say that it is live.
+async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Tenant, gateway: &Inbox) {
+    let transaction = OrganizationTransaction::begin(web, tenant.id).await.unwrap();
+    let address = gateway.typed().parse().unwrap();
+    let set = store::gateway::set(transaction, &PointerScope::Organization, Some(&address), "admin@acme.example").await;
+    let Set::Changed(committed) = set.unwrap() else { panic!("nothing was saved") };
+    until_live(installation, committed.revision).await;
+}
+
+async fn until_live(installation: &Installation, revision: Revision) {
+    let confirmed = async {
+        loop {
+            let live = store::relay::live(&installation.owner, revision).await.unwrap();
+            if live.relays == 1 && live.confirmed == 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, confirmed).await.expect("the save is live");
+}
+
+#[sqlx::test]
+async fn of_200_saves_under_traffic_none_is_bypassed_once_it_is_live(owner: PgPool) {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    let world = World::start(&installation).await;
+    let gateways = [world.gateway().await, world.gateway().await];
+    let web = installation.pool_as("outgate_web").await;
+    save_until_live(&installation, &web, &acme, &gateways[0]).await;
+
+    // How many saves are live, and how many have begun: equal only between two saves.
+    let (live, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (live, begun, done) = (Arc::clone(&live), Arc::clone(&begun), Arc::clone(&done));
+            let submission = world.submission;
+            tokio::spawn(async move {
+                let mut smtp = SmtpClient::greeted(submission).await;
+                let mut expected = HashMap::new();
+                for number in 0.. {
+                    if done.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let subject = format!("{client}-{number}");
+                    let live_before = live.load(Ordering::SeqCst);
+                    let content = format!("Subject: {subject}\r\n\r\nHello.\r\n");
+                    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", &content).await;
+                    assert!(reply.starts_with("250"), "{reply}");
+                    // Certain only if no save began before the answer came.
+                    if begun.load(Ordering::SeqCst) == live_before {
+                        expected.insert(subject, live_before % 2);
+                    }
+                }
+                expected
+            })
+        })
+        .collect();
+    for save in 1..=SAVES {
+        begun.store(save, Ordering::SeqCst);
+        save_until_live(&installation, &web, &acme, &gateways[save % 2]).await;
+        live.store(save, Ordering::SeqCst);
+        // One message of our own for each save, so that every one of them is asked about.
+        let mut smtp = SmtpClient::greeted(world.submission).await;
+        let content = format!("Subject: save-{save}\r\n\r\nHello.\r\n");
+        let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", &content).await;
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    done.store(true, Ordering::SeqCst);
+
+    let mut arrived = HashMap::new();
+    for (index, gateway) in gateways.iter().enumerate() {
+        while let Some(subject) = gateway.subject_at_once().await {
+            assert!(arrived.insert(subject.clone(), index).is_none(), "{subject} arrived twice");
+        }
+    }
+    for save in 1..=SAVES {
+        assert_eq!(arrived.get(&format!("save-{save}")), Some(&(save % 2)), "after save {save}");
+    }
+    let mut asked = 0;
+    for client in clients {
+        for (subject, gateway) in client.await.unwrap() {
+            // What was sent last may still have been on its way when the inboxes were read.
+            let Some(found) = arrived.get(&subject) else { continue };
+            assert_eq!(*found, gateway, "{subject}");
+            asked += 1;
+        }
+    }
+    assert!(asked > SAVES, "traffic flowed: {asked} messages besides our own");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn with_postgresql_stopped_mail_for_known_gateways_still_flows(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let (acme, birch) = (installation.organization("acme").await, installation.organization("birch").await);
+    let mut door = StoreDoor::before(&owner);
+    let world = World::with_relay_on(&installation, door.pool_as("outgate_relay")).await;
+    let gateway = world.gateway().await;
+    let web = installation.pool_as("outgate_web").await;
+    save_until_live(&installation, &web, &acme, &gateway).await;
+    let dead = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    installation.set_gateway(&birch, &PointerScope::Organization, &dead).await;
+    until_live(&installation, installation.latest_revision().await).await;
+
+    door.shut().await;
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    let content = "Subject: without the store\r\n\r\nHello.\r\n";
+    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(gateway.next_subject().await, "without the store");
+    let reply = smtp.submit("bea@birch.example", "bob@elsewhere.example", content).await;
+    assert!(reply.starts_with("451 4.3.0"), "what can neither be handed over nor queued is not accepted: {reply}");
+
+    door.open();
+    installation.set_gateway(&birch, &PointerScope::Organization, &gateway.typed()).await;
+    until_live(&installation, installation.latest_revision().await).await;
+    let reply = smtp.submit("bea@birch.example", "bob@elsewhere.example", "Subject: back\r\n\r\nHello.\r\n").await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(gateway.next_subject().await, "back");
+    world.stop().await;
+}
