@@ -1,5 +1,7 @@
 //! Outbound Mail Gateway: the gateway of all users.
 
+use std::time::Duration;
+
 use outgate::{policy::Role, store::gateway::PointerScope};
 use reqwest::StatusCode;
 use sqlx::{PgPool, postgres::PgListener};
@@ -170,6 +172,8 @@ async fn a_save_waits_a_moment_for_the_relays_to_confirm(db: PgPool) {
 
     let confirms = async {
         notifications.recv().await.unwrap();
+        // How long this relay takes to follow: longer than a page that does not wait.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         sqlx::query("update relay set confirmed_revision = (select revision from installation)")
             .execute(&installation.owner)
             .await
