@@ -80,12 +80,6 @@ enum Command {
         #[command(subcommand)]
         command: Route,
     },
-    /// Ask the pages of this machine whether they answer; for container health checks
-    #[command(hide = true)]
-    Healthcheck {
-        #[command(flatten)]
-        web: WebSettings,
-    },
 }
 
 fn main() -> ExitCode {
@@ -96,10 +90,19 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outgate: {error:#}");
+            eprintln!("outgate: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What went wrong and why. Causes that only repeat what was said before them are left out.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => said.to_owned(),
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// Help goes to who asked for it; a mistake is one sentence.
@@ -141,9 +144,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Up(up) = cli.command {
         return command::up::run(*up, cli.store);
     }
-    if let Command::Healthcheck { web } = cli.command {
-        return command::healthcheck::run(web.http_listen);
-    }
     if let Command::Accounts { command: Accounts::Import { file, .. }, .. } = &cli.command {
         // Said before anything is started for it, and while we may still read it.
         std::fs::File::open(file).with_context(|| format!("{} cannot be opened", file.display()))?;
@@ -157,7 +157,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
     let owner = async || store.owner().await;
     match command {
-        Command::Up(_) | Command::Healthcheck { .. } => unreachable!("these find no store here"),
+        Command::Up(_) => unreachable!("up finds its store itself"),
         Command::Web { platform, web } => command::serve::web(store, &platform, &web).await,
         Command::Relay { command: Some(command), .. } => command::relay::run(command, &owner().await?).await,
         Command::Relay { platform, relay, command: None } => command::serve::relay(store, &platform, &relay).await,

@@ -6,7 +6,6 @@ pub mod administrator;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
-pub mod healthcheck;
 pub mod organization;
 pub mod relay;
 pub mod route;

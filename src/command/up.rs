@@ -1,7 +1,7 @@
 //! `outgate up`: the store, the pages and a relay in one process, for a first look and for small
 //! installations. The parts meet in the store only, as if they ran apart.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -145,9 +145,16 @@ async fn greet(
     let pages = up.web.public_url();
     let submission = up.relay.smtp_listen.0[0];
     match gateways {
-        Some(gateways) => println!("{}", demo::welcome(pages.as_str(), password, submission, gateways)),
-        None => println!("\nOutgate is running. Sign in at {pages}/sign-in, submit mail at {submission}.\n"),
+        Some(gateways) => print(&demo::welcome(pages.as_str(), password, submission, gateways)),
+        None => {
+            print(&format_args!("\nOutgate is running. Sign in at {pages}/sign-in, submit mail at {submission}.\n"))
+        }
     }
+}
+
+/// A line for whoever looks at standard output. That nobody does any more is no reason to end.
+fn print(line: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 type DemoListeners = [(&'static str, TcpListener); 3];
@@ -170,7 +177,7 @@ fn run_demo(listeners: DemoListeners, table: &Arc<RoutingTable>, parts: &TaskTra
     for (name, listener) in listeners {
         let (table, stop) = (Arc::clone(table), stop.clone());
         let why = move |sender: &str| route::in_words(sender, None, table.decide(sender));
-        let report = |arrival: demonstration_gateway::Arrival| println!("{arrival}");
+        let report = |arrival: demonstration_gateway::Arrival| print(&arrival);
         parts.spawn(async move {
             if let Err(error) = demonstration_gateway::run(name, listener, why, report, stop).await {
                 tracing::error!(%error, name, "a demonstration gateway ended");

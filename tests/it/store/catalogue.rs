@@ -149,7 +149,8 @@ async fn tables(owner: &PgPool) -> Vec<String> {
 }
 
 async fn policies(owner: &PgPool) -> Vec<String> {
-    let rows: Vec<(String, String, Vec<String>, String, Option<String>, Option<String>)> = sqlx::query_as(
+    type Policy = (String, String, Vec<String>, String, Option<String>, Option<String>);
+    let rows: Vec<Policy> = sqlx::query_as(
         "select tablename::text, policyname::text, roles::text[], cmd, qual, with_check from pg_policies where schemaname = 'public'",
     )
     .fetch_all(owner)
