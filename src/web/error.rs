@@ -26,9 +26,9 @@ pub enum PageError {
     /// A status that an extractor gave, without more to say than the status has.
     #[error("refused with {0}")]
     Status(StatusCode),
-    /// The store does not answer.
+    /// The store does not answer. Logged once, here; the administrator sees no internals.
     #[error("the store does not answer: {0}")]
-    Unavailable(sqlx::Error),
+    Unavailable(anyhow::Error),
     /// Anything that is our fault. Logged once, here; the administrator sees no internals.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
@@ -80,38 +80,33 @@ impl Words {
 }
 
 impl PageError {
-    fn status_and_words(&self) -> (StatusCode, Words) {
-        let words = |title, explanation| Words { title, explanation };
+    fn log(&self) {
         match self {
-            Self::SignIn { .. } => (StatusCode::SEE_OTHER, Words::for_status(StatusCode::FORBIDDEN)),
-            Self::NotFound => (StatusCode::NOT_FOUND, Words::for_status(StatusCode::NOT_FOUND)),
-            Self::Forbidden(sentence) => (StatusCode::FORBIDDEN, words("Your role does not allow this", sentence)),
-            Self::OrganizationSuspended => (
-                StatusCode::FORBIDDEN,
-                words("This organization is suspended", "Nothing can be seen or changed here. Ask the operator."),
-            ),
-            Self::Malformed(_) => (StatusCode::BAD_REQUEST, Words::for_status(StatusCode::BAD_REQUEST)),
-            Self::Status(status) => (*status, Words::for_status(*status)),
-            Self::Unavailable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, Words::for_status(StatusCode::SERVICE_UNAVAILABLE))
-            }
-            Self::Internal(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, Words::for_status(StatusCode::INTERNAL_SERVER_ERROR))
-            }
+            Self::Unavailable(error) => tracing::error!(error = format!("{error:#}"), "the store does not answer"),
+            Self::Internal(error) => tracing::error!(error = format!("{error:#}"), "a page failed"),
+            Self::Malformed(reason) => tracing::info!(reason, "malformed request"),
+            _ => {}
         }
     }
 }
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        match &self {
-            Self::SignIn { next, unsaved } => return super::sign_in::redirect(next, *unsaved),
-            Self::Unavailable(error) => tracing::error!(%error, "the store does not answer"),
-            Self::Internal(error) => tracing::error!(error = format!("{error:#}"), "a page failed"),
-            Self::Malformed(reason) => tracing::info!(reason, "malformed request"),
-            _ => {}
-        }
-        let (status, words) = self.status_and_words();
+        self.log();
+        let by_status = |status| (status, Words::for_status(status));
+        let forbidden = |title, explanation| (StatusCode::FORBIDDEN, Words { title, explanation });
+        let (status, words) = match self {
+            Self::SignIn { next, unsaved } => return super::sign_in::redirect(&next, unsaved),
+            Self::NotFound => by_status(StatusCode::NOT_FOUND),
+            Self::Forbidden(sentence) => forbidden("Your role does not allow this", sentence),
+            Self::OrganizationSuspended => {
+                forbidden("This organization is suspended", "Nothing can be seen or changed here. Ask the operator.")
+            }
+            Self::Malformed(_) => by_status(StatusCode::BAD_REQUEST),
+            Self::Status(status) => by_status(status),
+            Self::Unavailable(_) => by_status(StatusCode::SERVICE_UNAVAILABLE),
+            Self::Internal(_) => by_status(StatusCode::INTERNAL_SERVER_ERROR),
+        };
         let mut response = status.into_response();
         response.extensions_mut().insert(words);
         response
@@ -122,13 +117,13 @@ impl From<sqlx::Error> for PageError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
-                Self::Unavailable(error)
+                Self::Unavailable(error.into())
             }
             // Class 57: the server is starting, stopping or was told to; class 53: it is short of something.
             sqlx::Error::Database(ref of_server)
                 if of_server.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53")) =>
             {
-                Self::Unavailable(error)
+                Self::Unavailable(error.into())
             }
             error => Self::Internal(error.into()),
         }
@@ -138,8 +133,7 @@ impl From<sqlx::Error> for PageError {
 impl From<tower_sessions::session::Error> for PageError {
     /// Only the store can fail a session.
     fn from(error: tower_sessions::session::Error) -> Self {
-        tracing::error!(%error, "a session could not be read or written");
-        Self::Status(StatusCode::SERVICE_UNAVAILABLE)
+        Self::Unavailable(anyhow::Error::new(error).context("a session could not be read or written"))
     }
 }
 

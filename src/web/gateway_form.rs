@@ -1,5 +1,6 @@
 //! The one form at every scope: one field, one parser, one partial template.
 
+use axum::response::Response;
 use serde::Deserialize;
 use sqlx::PgConnection;
 
@@ -10,10 +11,19 @@ use crate::{
         id::OrganizationId,
     },
     policy::gateway_network::{self, AllowedNetworks, Refusal},
-    store,
+    store::{
+        self,
+        gateway::{PointerScope, Set},
+        tenant::Access,
+    },
 };
 
-use super::link::Link;
+use super::{
+    App,
+    error::{PageError, see_other},
+    link::Link,
+    status,
+};
 
 /// What is sent. Nothing else is accepted, so nothing else can be set by it.
 #[derive(Debug, Deserialize)]
@@ -44,6 +54,25 @@ impl GatewayForm {
             gateway_network::check(*ip, address.port(), allowed)?;
         }
         Ok(Some(address))
+    }
+}
+
+/// Points a scope at the address, or at nothing, and leads back to a page that says what became of it.
+pub async fn point(
+    app: &App,
+    access: &Access,
+    scope: &PointerScope,
+    address: Option<&GatewayAddress>,
+    back: Link,
+) -> Result<Response, PageError> {
+    let transaction = app.store.begin(access).await?;
+    match store::gateway::set(transaction, scope, address, &access.email).await? {
+        Set::NotFound => Err(PageError::NotFound),
+        Set::Unchanged => Ok(see_other(&back.with("unchanged", "1").build())),
+        Set::Changed(committed) => {
+            status::wait_until_live(app, access, committed.revision).await;
+            Ok(see_other(&back.with("change", &committed.id.to_string()).build()))
+        }
     }
 }
 

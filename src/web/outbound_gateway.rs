@@ -11,23 +11,18 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
-    error::{PageError, see_other},
+    error::PageError,
     form::{Form, Query},
-    gateway_form::{GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
     mail_account_manager::{self, ListQuery},
     page,
     session::InOrganization,
-    status,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
     mail::{GatewayAddress, id::AccountId},
     policy::routing::{PlatformDefault, Scope, SenderGateways},
-    store::{
-        self,
-        account::ListedAccount,
-        gateway::{PointerScope, Set},
-    },
+    store::{self, account::ListedAccount, gateway::PointerScope},
 };
 
 const PATH: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway";
@@ -171,28 +166,11 @@ async fn save(
         ));
     }
     match form.parse(&app.settings.allowed_networks) {
-        Ok(address) => set(&app, &inside, account, &query.list, address.as_ref()).await,
-        Err(mistake) => again(&app, &inside, account, query, form, mistake).await,
-    }
-}
-
-async fn set(
-    app: &App,
-    inside: &InOrganization,
-    account: AccountId,
-    list: &ListQuery,
-    address: Option<&GatewayAddress>,
-) -> Result<Response, PageError> {
-    let access = &inside.access;
-    let transaction = app.store.begin(access).await?;
-    let link = list.link_to_row(&access.slug, account);
-    match store::gateway::set(transaction, &PointerScope::Account(account), address, &access.email).await? {
-        Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
-        Set::Changed(committed) => {
-            status::wait_until_live(app, access, committed.revision).await;
-            Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
+        Ok(address) => {
+            let back = query.list.link_to_row(&inside.access.slug, account);
+            gateway_form::point(&app, &inside.access, &PointerScope::Account(account), address.as_ref(), back).await
         }
+        Err(mistake) => again(&app, &inside, account, query, form, mistake).await,
     }
 }
 

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
-    error::{PageError, see_other},
+    error::PageError,
     form::{Form, Query},
-    gateway_form::{GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
     link::Link,
     page,
     session::InOrganization,
@@ -21,15 +21,9 @@ use super::{
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
-    mail::{GatewayAddress, id::ChangeId},
+    mail::id::ChangeId,
     policy::routing::SenderGateways,
-    store::{
-        self,
-        change::Subject,
-        domain::ListedDomain,
-        gateway::{PointerScope, Set},
-        organization::Summary,
-    },
+    store::{self, change::Subject, domain::ListedDomain, gateway::PointerScope, organization::Summary},
 };
 
 /// The page's name, in the navigation too.
@@ -135,22 +129,11 @@ async fn save(
         ));
     }
     match form.parse(&app.settings.allowed_networks) {
-        Ok(address) => set(&app, &inside, address.as_ref()).await,
-        Err(mistake) => again(&app, &inside, form, mistake).await,
-    }
-}
-
-async fn set(app: &App, inside: &InOrganization, address: Option<&GatewayAddress>) -> Result<Response, PageError> {
-    let access = &inside.access;
-    let transaction = app.store.begin(access).await?;
-    let link = here(&access.slug);
-    match store::gateway::set(transaction, &PointerScope::Organization, address, &access.email).await? {
-        Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
-        Set::Changed(committed) => {
-            status::wait_until_live(app, access, committed.revision).await;
-            Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
+        Ok(address) => {
+            let back = here(&inside.access.slug);
+            gateway_form::point(&app, &inside.access, &PointerScope::Organization, address.as_ref(), back).await
         }
+        Err(mistake) => again(&app, &inside, form, mistake).await,
     }
 }
 

@@ -48,57 +48,65 @@ async fn walk(owner: PgPool, width: u32, height: u32) {
     admin.appear(width, height, false).await;
     admin.client.goto(&world.pages).await.unwrap();
 
-    tab_to(&admin, "textbox", "Mail address").await;
-    admin.press("admin@acme.example").await;
-    tab_to(&admin, "textbox", "Password").await;
-    admin.press(PASSWORD).await;
-    enter(&admin).await;
-    admin.find("heading", "Manage Organization").await;
-
-    tab_to(&admin, "DisclosureTriangle", "Administration").await;
-    enter(&admin).await;
-    tab_to(&admin, "link", "Manage Organization").await;
-    enter(&admin).await;
-    // Past the bar and the navigation at once.
-    tab_to(&admin, "link", "Skip to the page").await;
-    enter(&admin).await;
-    tab_to(&admin, "link", "Web Mail Cloud").await;
-    enter(&admin).await;
-    admin.find("heading", "Web Mail Cloud").await;
-    tab_to(&admin, "link", "Mail Account Manager").await;
-    enter(&admin).await;
-    admin.find("heading", "Mail Account Manager").await;
-
-    // Selecting leads to the row, so that its actions come next.
-    tab_to(&admin, "link", "bob@acme.example").await;
-    enter(&admin).await;
-    admin.client.wait().for_element(fantoccini::Locator::Css("tr.marked")).await.unwrap();
-    assert_eq!(tabs_to(&admin, "link", "Outbound Gateway").await, 2, "the User ID, then the icon");
-    enter(&admin).await;
-    admin.find("heading", "Outbound Gateway").await;
-    tab_to(&admin, "textbox", "Outbound Gateway").await;
-    admin.press("smtp://dlp.acme.example").await;
-    enter(&admin).await;
-    admin.find("alert", "There is a problem").await;
-    // What went wrong has the focus, and its link leads into the field.
-    tab_to(
-        &admin,
-        "link",
-        "“smtp://dlp.acme.example” looks like a web address. Enter only the host name, such as mail.example.com.",
-    )
-    .await;
-    enter(&admin).await;
-    assert_eq!(admin.focused().await, ("textbox".to_owned(), "Outbound Gateway".to_owned()));
-    admin.press(&format!("{}a{}", Key::Control, Key::Null)).await;
-    admin.press("dlp.acme.example").await;
-    tab_to(&admin, "button", "Save").await;
-    enter(&admin).await;
-    admin.wait_for_text("Saved. Mail from bob@acme.example now leaves through dlp.acme.example port 25.").await;
-
+    to_the_table(&admin).await;
+    to_a_saved_gateway(&admin).await;
     // Every other place on the page, until the focus leaves it.
     tab_to(&admin, "button", "Sign out").await;
     admin.stop().await;
     world.stop().await;
+}
+
+/// From Sign in to the Mail Account Manager.
+async fn to_the_table(admin: &Chromium) {
+    tab_to(admin, "textbox", "Mail address").await;
+    admin.press("admin@acme.example").await;
+    tab_to(admin, "textbox", "Password").await;
+    admin.press(PASSWORD).await;
+    enter(admin).await;
+    admin.find("heading", "Manage Organization").await;
+
+    tab_to(admin, "DisclosureTriangle", "Administration").await;
+    enter(admin).await;
+    tab_to(admin, "link", "Manage Organization").await;
+    enter(admin).await;
+    // Past the bar and the navigation at once.
+    tab_to(admin, "link", "Skip to the page").await;
+    enter(admin).await;
+    tab_to(admin, "link", "Web Mail Cloud").await;
+    enter(admin).await;
+    admin.find("heading", "Web Mail Cloud").await;
+    tab_to(admin, "link", "Mail Account Manager").await;
+    enter(admin).await;
+    admin.find("heading", "Mail Account Manager").await;
+}
+
+/// From a User ID over a mistake to the status line.
+async fn to_a_saved_gateway(admin: &Chromium) {
+    // Selecting leads to the row, so that its actions come next.
+    tab_to(admin, "link", "bob@acme.example").await;
+    enter(admin).await;
+    admin.client.wait().for_element(fantoccini::Locator::Css("tr.marked")).await.unwrap();
+    assert_eq!(tabs_to(admin, "link", "Outbound Gateway").await, 2, "the User ID, then the icon");
+    enter(admin).await;
+    admin.find("heading", "Outbound Gateway").await;
+    tab_to(admin, "textbox", "Outbound Gateway").await;
+    admin.press("smtp://dlp.acme.example").await;
+    enter(admin).await;
+    admin.find("alert", "There is a problem").await;
+    // What went wrong has the focus, and its link leads into the field.
+    tab_to(
+        admin,
+        "link",
+        "“smtp://dlp.acme.example” looks like a web address. Enter only the host name, such as mail.example.com.",
+    )
+    .await;
+    enter(admin).await;
+    assert_eq!(admin.focused().await, ("textbox".to_owned(), "Outbound Gateway".to_owned()));
+    admin.press(&format!("{}a{}", Key::Control, Key::Null)).await;
+    admin.press("dlp.acme.example").await;
+    tab_to(admin, "button", "Save").await;
+    enter(admin).await;
+    admin.wait_for_text("Saved. Mail from bob@acme.example now leaves through dlp.acme.example port 25.").await;
 }
 
 async fn enter(admin: &Chromium) {

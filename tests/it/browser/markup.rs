@@ -1,6 +1,7 @@
 //! What tenants and strangers type never becomes markup or script, and the pages never need what
 //! their own Content-Security-Policy forbids.
 
+use fantoccini::Locator;
 use outgate::policy::Role;
 use sqlx::PgPool;
 
@@ -20,71 +21,75 @@ const POLYGLOTS: [&str; 5] = [
     "{{7*7}}${alert(1)}<!--",
 ];
 
+const TABLE: &str = "/acme/web-mail-cloud/mail-account-manager";
+
 #[sqlx::test]
 async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     let installation = Installation::on(owner);
-    let acme = installation.organization("acme").await;
-    let other = installation.organization("other").await;
-    for (index, polyglot) in POLYGLOTS.iter().enumerate() {
-        let quoted = polyglot.chars().filter(|typed| !r#""\"#.contains(*typed)).take(60).collect::<String>();
-        installation.account(&acme, &format!(r#""{index}{quoted}"@acme.example"#), &[]).await;
-    }
-    let everything = POLYGLOTS.concat();
-    for statement in ["update mail_account set name = $1", "update organization set name = $1"] {
-        sqlx::query(statement).bind(&everything).execute(&installation.owner).await.unwrap();
-    }
-    for tenant in [&acme, &other] {
-        installation.administrator(tenant, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
-    }
+    fill(&installation).await;
     let world = World::start(&installation).await;
     let admin = Chromium::start().await;
     admin.watch_for_trespasses().await;
+    let go = async |path: &str| {
+        admin.client.goto(&format!("{}{path}", world.pages)).await.unwrap();
+        nothing_ran(&admin).await;
+    };
 
-    admin
-        .client
-        .goto(&format!("{}/sign-in?next={}", world.pages, encoded("/\"><script>alert(1)</script>")))
-        .await
-        .unwrap();
-    admin.fill("Mail address", &everything).await;
+    go(&format!("/sign-in?next={}", encoded("/\"><script>alert(1)</script>"))).await;
+    admin.fill("Mail address", &POLYGLOTS.concat()).await;
     admin.fill("Password", "wrong").await;
     admin.click("button", "Sign in").await;
     admin.find("alert", "There is a problem").await;
     nothing_ran(&admin).await;
-    admin.client.goto(&world.pages).await.unwrap();
+    go("/").await;
     admin.fill("Mail address", "admin@acme.example").await;
     admin.fill("Password", PASSWORD).await;
     admin.click("button", "Sign in").await;
     admin.find("heading", "Your organizations").await;
     nothing_ran(&admin).await;
 
-    let table = "/acme/web-mail-cloud/mail-account-manager";
-    for path in ["/acme/administration", "/acme/web-mail-cloud", table] {
-        admin.client.goto(&format!("{}{path}", world.pages)).await.unwrap();
-        nothing_ran(&admin).await;
+    for path in ["/acme/administration", "/acme/web-mail-cloud", TABLE] {
+        go(path).await;
     }
-    let icon = admin.client.find(fantoccini::Locator::Css("[aria-label='Outbound Gateway']")).await.unwrap();
-    icon.click().await.unwrap();
+    admin.client.find(Locator::Css("[aria-label='Outbound Gateway']")).await.unwrap().click().await.unwrap();
     admin.find("heading", "Outbound Gateway").await;
     nothing_ran(&admin).await;
     for polyglot in POLYGLOTS {
-        admin.client.goto(&format!("{}{table}?q={}&after=%22%3E", world.pages, encoded(polyglot))).await.unwrap();
-        nothing_ran(&admin).await;
-        admin.client.goto(&format!("{}/acme/web-mail-cloud/outbound-mail-gateway", world.pages)).await.unwrap();
+        go(&format!("/{}", encoded(polyglot))).await;
+        go(&format!("{TABLE}?q={}&after=%22%3E", encoded(polyglot))).await;
+        go("/acme/web-mail-cloud/outbound-mail-gateway").await;
         admin.fill("Outbound Gateway", polyglot).await;
         admin.click("button", "Save").await;
         admin.find("alert", "There is a problem").await;
         nothing_ran(&admin).await;
     }
-    admin.client.goto(&format!("{}/{}", world.pages, encoded(POLYGLOTS[0]))).await.unwrap();
-    nothing_ran(&admin).await;
+    the_watch_is_awake(&admin).await;
+    admin.stop().await;
+    world.stop().await;
+}
 
-    // The watch is awake: what the policy forbids is noticed.
+/// Two organizations, so that there is a choice, and what was typed wherever it is kept.
+async fn fill(installation: &Installation) {
+    let acme = installation.organization("acme").await;
+    let other = installation.organization("other").await;
+    for (index, polyglot) in POLYGLOTS.iter().enumerate() {
+        let quoted = polyglot.chars().filter(|typed| !r#""\"#.contains(*typed)).take(60).collect::<String>();
+        installation.account(&acme, &format!(r#""{index}{quoted}"@acme.example"#), &[]).await;
+    }
+    for statement in ["update mail_account set name = $1", "update organization set name = $1"] {
+        sqlx::query(statement).bind(POLYGLOTS.concat()).execute(&installation.owner).await.unwrap();
+    }
+    for tenant in [&acme, &other] {
+        installation.administrator(tenant, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
+    }
+}
+
+/// What the policy forbids is noticed.
+async fn the_watch_is_awake(admin: &Chromium) {
     let inline = "const image = document.createElement('img'); image.setAttribute('onerror', 'alert(1)');
          image.src = '/nothing'; document.body.append(image); image.dispatchEvent(new Event('error'))";
     admin.client.execute(inline, Vec::new()).await.unwrap();
     assert!(!admin.trespasses().await.is_empty(), "an inline script is forbidden");
-    admin.stop().await;
-    world.stop().await;
 }
 
 fn encoded(text: &str) -> String {
