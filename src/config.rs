@@ -42,16 +42,6 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// The database as `outgate web` connects to it; `None`: the private one.
-    pub fn for_web(&self) -> Option<&PgConnectOptions> {
-        self.web_database_url.as_ref().or(self.database_url.as_ref())
-    }
-
-    /// The database as `outgate relay` connects to it; `None`: the private one.
-    pub fn for_relay(&self) -> Option<&PgConnectOptions> {
-        self.relay_database_url.as_ref().or(self.database_url.as_ref())
-    }
-
     /// The data directory as an absolute path.
     ///
     /// # Errors
