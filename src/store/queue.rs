@@ -233,7 +233,6 @@ pub async fn claim_across_tenants(
     .map(|row| QueuedMessage {
         organization: row.organization,
         id: row.id,
-        // An answer that its relay awaited is not coming any more.
         state: if row.held { State::Held } else { State::Waiting },
         sender: row.sender,
         reverse_path: row.reverse_path,
