@@ -7,6 +7,7 @@ mod handover;
 mod live;
 mod mx;
 mod queue;
+mod restart;
 mod routing;
 mod submission_content;
 mod submission_dialogs;

@@ -9,6 +9,7 @@ use outgate::{
     relay::{
         self, Relay,
         demonstration_gateway::{self, Arrival},
+        routing_table::RoutingTable,
     },
     web,
 };
@@ -66,6 +67,7 @@ pub struct World {
     pub submission: SocketAddr,
     /// Where mail without a gateway goes.
     pub default: Inbox,
+    pub table: Arc<RoutingTable>,
     stop: CancellationToken,
     parts: TaskTracker,
 }
@@ -102,7 +104,14 @@ impl World {
         let relaying = stop.clone();
         parts.spawn(async move { relay.run(vec![smtp], relaying).await.unwrap() });
         tokio::time::timeout(PATIENCE, table.applied().wait_for(Option::is_some)).await.unwrap().unwrap();
-        Self { pages, submission, default, stop, parts }
+        Self { pages, submission, default, table, stop, parts }
+    }
+
+    /// Waits until the relay acts on everything that was saved so far.
+    pub async fn until_followed(&self, installation: &Installation) {
+        let latest = installation.latest_revision().await;
+        let applied = async { self.table.applied().wait_for(|applied| *applied >= Some(latest)).await.map(drop) };
+        tokio::time::timeout(PATIENCE, applied).await.unwrap().unwrap();
     }
 
     pub async fn gateway(&self) -> Inbox {
