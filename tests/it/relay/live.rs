@@ -10,12 +10,9 @@ use std::{
     time::Duration,
 };
 
-use outgate::{
-    mail::id::Revision,
-    store::{
-        self, OrganizationTransaction,
-        gateway::{PointerScope, Set},
-    },
+use outgate::store::{
+    self, OrganizationTransaction,
+    gateway::{PointerScope, Set},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -23,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::support::{
     Installation, SmtpClient, Tenant,
     store_door::StoreDoor,
-    world::{Inbox, World},
+    world::{Inbox, World, until_live},
 };
 
 const SAVES: usize = 200;
@@ -37,18 +34,6 @@ async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Ten
     let set = store::gateway::set(transaction, &PointerScope::Organization, Some(&address), "admin@acme.example").await;
     let Set::Changed(committed) = set.unwrap() else { panic!("nothing was saved") };
     until_live(installation, committed.revision).await;
-}
-
-async fn until_live(installation: &Installation, revision: Revision) {
-    let confirmed = async {
-        loop {
-            let live = store::relay::live(&installation.owner, revision).await.unwrap();
-            if live.relays == 1 && live.confirmed == 1 {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, confirmed).await.expect("the save is live");
 }
 
 #[sqlx::test]

@@ -5,6 +5,7 @@ pub mod chromium;
 pub mod following;
 pub mod gateway;
 pub mod installation;
+pub mod outgate;
 pub mod relay;
 pub mod sending;
 pub mod smtp_client;
