@@ -88,7 +88,8 @@ impl Relay {
         Ok(followed?)
     }
 
-    /// Waits for the relay to sign on, then works on the queue.
+    /// Waits for the relay to sign on and to know the facts, then works on the queue: who looked at waiting
+    /// mail before would find every sender unknown, and hold the mail.
     async fn deliver(
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
@@ -108,6 +109,8 @@ impl Relay {
         let transfer_settings =
             TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
         let _ = transfer.set(Transfer::new(self.table(), handover, queue.clone(), transfer_settings));
+        let mut applied = self.table.applied();
+        let _ = stop.run_until_cancelled(applied.wait_for(Option::is_some)).await;
         queue.run(stop).await;
     }
 }
