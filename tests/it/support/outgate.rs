@@ -241,6 +241,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("outgate up wrote: {}", self.log());
+        }
+    }
+}
+
 /// The server on the cluster of this data directory.
 fn server(data_dir: &Path) -> Option<Pid> {
     let file = fs::read_to_string(data_dir.join("postgresql/postmaster.pid")).ok()?;
