@@ -9,7 +9,6 @@ mod live;
 mod mx;
 mod postfix;
 mod queue;
-mod restart;
 mod routing;
 mod submission_content;
 mod submission_dialogs;
