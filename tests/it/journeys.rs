@@ -12,6 +12,9 @@ use crate::support::{
     outgate::{Machine, file_with, unused_address},
 };
 
+/// How long a saved change may take to be live, as the command line sees it.
+const LIVE_WITHIN: Duration = Duration::from_secs(20);
+
 /// How long a stopping relay may go on taking connections.
 const DOORS_SHUT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -26,7 +29,11 @@ async fn set_up(machine: &Machine, gateway: SocketAddr, of_ben: SocketAddr) {
     outgate.succeeds(&["organization", "create", "acme", "--name", "Acme", "--domain", "acme.example"]).await;
     let imported = outgate.succeeds(&["accounts", "import", "acme", accounts.to_str().unwrap()]).await;
     assert_eq!(imported, "2 accounts added, 0 changed, 0 as they were.\n");
-    outgate.succeeds(&["gateway", "set", "acme", &gateway.to_string()]).await;
+    let saved = outgate.succeeds(&["gateway", "set", "acme", &gateway.to_string()]).await;
+    let revision = saved.trim_end().trim_end_matches('.').rsplit_once("Revision ").unwrap().1;
+    let live = format!("relay.example\trevision {revision}\t");
+    let confirmed = async { while !outgate.succeeds(&["relay", "list"]).await.starts_with(&live) {} };
+    timeout(LIVE_WITHIN, confirmed).await.expect("the relay follows what was saved");
 }
 
 /// Submits messages numbered `of client`, `of client + CLIENTS`, …; every one is answered with 250.
