@@ -9,7 +9,6 @@ use outgate::{
     relay::{
         self, Relay,
         demonstration_gateway::{self, Arrival},
-        routing_table::RoutingTable,
     },
     store, web,
 };
@@ -67,7 +66,6 @@ pub struct World {
     pub submission: SocketAddr,
     /// Where mail without a gateway goes.
     pub default: Inbox,
-    pub table: Arc<RoutingTable>,
     stop: CancellationToken,
     parts: TaskTracker,
 }
@@ -104,14 +102,7 @@ impl World {
         let relaying = stop.clone();
         parts.spawn(async move { relay.run(vec![smtp], relaying).await.unwrap() });
         tokio::time::timeout(PATIENCE, table.applied().wait_for(Option::is_some)).await.unwrap().unwrap();
-        Self { pages, submission, default, table, stop, parts }
-    }
-
-    /// Waits until the relay acts on everything that was saved so far.
-    pub async fn until_followed(&self, installation: &Installation) {
-        let latest = installation.latest_revision().await;
-        let applied = async { self.table.applied().wait_for(|applied| *applied >= Some(latest)).await.map(drop) };
-        tokio::time::timeout(PATIENCE, applied).await.unwrap().unwrap();
+        Self { pages, submission, default, stop, parts }
     }
 
     pub async fn gateway(&self) -> Inbox {
