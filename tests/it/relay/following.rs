@@ -4,6 +4,7 @@
 use outgate::{
     mail::id::AccountId,
     policy::{
+        account_file,
         facts::{Decision, RoutingFacts},
         routing::{NextHop, PlatformDefault},
     },
@@ -245,6 +246,30 @@ async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
         relay.until_live(&installation).await;
         assert_eq!(way_of(&relay.table, "renamed@acme.example"), "platform");
     }
+    relay.stop().await;
+}
+
+#[sqlx::test]
+async fn an_alias_that_an_import_takes_away_or_moves_is_followed(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["sales@acme.example", "news@acme.example"]).await;
+    let bob = installation.account(&acme, "bob@acme.example", &[]).await;
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "ann.example").await;
+    installation.set_gateway(&acme, &PointerScope::Account(bob), "bob.example").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "news@acme.example"), "ann.example");
+
+    let file = "user_id,aliases\nann@acme.example,-\nbob@acme.example,sales@acme.example\n";
+    let rows = account_file::read(file.as_bytes()).unwrap();
+    let transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    store::account_file::import(transaction, &rows, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+
+    assert_eq!(way_of(&relay.table, "news@acme.example"), "platform");
+    assert_eq!(way_of(&relay.table, "sales@acme.example"), "bob.example");
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "ann.example");
     relay.stop().await;
 }
 
