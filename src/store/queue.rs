@@ -197,9 +197,9 @@ pub async fn claim_across_tenants(
     now: OffsetDateTime,
     until: OffsetDateTime,
 ) -> Result<Vec<QueuedMessage>> {
-    let (limit, probed) = match wanted {
-        Wanted::Due(limit) => (limit, None),
-        Wanted::Probe(organization, gateway) => (1, Some((organization.0, gateway.0))),
+    let (limit, organization, gateway) = match wanted {
+        Wanted::Due(limit) => (limit, None, None),
+        Wanted::Probe(organization, gateway) => (1, Some(organization), Some(gateway)),
     };
     sqlx::query!(
         r#"
@@ -217,19 +217,18 @@ pub async fn claim_across_tenants(
         from wanted
         where message.organization_id = wanted.organization_id and message.id = wanted.id
         returning message.organization_id as "organization: OrganizationId", message.id as "id: QueueId",
-                  message.state = 'held' as "held!", message.sender, message.reverse_path,
+                  message.state = 'held' as "held!", message.sender, message.reverse_path, message.size,
                   message.recipients as "recipients: Json<Vec<Recipient>>",
-                  message.parameters as "parameters: Json<MailParameters>", message.size,
-                  message.waits_for as "waits_for: GatewayId", message.attempts, message.last_reply,
-                  message.accepted_at, message.next_attempt_at, message.expires_at,
-                  message.lease_token as "token!"
+                  message.parameters as "parameters: Json<MailParameters>", message.attempts, message.last_reply,
+                  message.waits_for as "waits_for: GatewayId", message.accepted_at, message.next_attempt_at,
+                  message.expires_at, message.lease_token as "token!"
         "#,
         relay as RelayId,
         until,
         now,
         limit,
-        probed.map(|(_, gateway)| gateway),
-        probed.map(|(organization, _)| organization),
+        gateway as Option<GatewayId>,
+        organization as Option<OrganizationId>,
     )
     .map(|row| QueuedMessage {
         organization: row.organization,
