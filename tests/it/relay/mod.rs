@@ -2,6 +2,7 @@
 
 mod delivery;
 mod demonstration_gateway;
+mod fairness;
 mod following;
 mod handover;
 mod live;
