@@ -111,6 +111,7 @@ impl Relay {
             mx_port: crate::mail::gateway_address::SMTP_PORT,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
+        queue.take_up(&stop).await;
         let transfer_settings =
             TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
         let _ = transfer.set(Transfer::new(self.table(), handover, queue.clone(), transfer_settings));

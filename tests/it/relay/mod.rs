@@ -3,6 +3,7 @@
 mod curl;
 mod delivery;
 mod demonstration_gateway;
+mod fairness;
 mod following;
 mod handover;
 mod live;

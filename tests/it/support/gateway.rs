@@ -341,8 +341,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut content = Vec::new();
         loop {
             let line = self.line().await?;
-            if matches!(self.behaviour().fault, Some((At::Content, Fault::Closes))) {
-                return None;
+            match self.behaviour().fault {
+                Some((At::Content, Fault::Closes)) => return None,
+                Some((At::Content, Fault::Stalls)) => {
+                    self.shared.stalled.send_modify(|stalled| *stalled += 1);
+                    self.shared.go_on.notified().await;
+                }
+                _ => {}
             }
             if line == b".\r\n" && (content.is_empty() || content.ends_with(b"\r\n")) {
                 break;
