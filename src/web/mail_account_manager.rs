@@ -123,6 +123,18 @@ struct Row {
     delete: Option<String>,
 }
 
+impl Row {
+    /// What the styles know the row by.
+    fn class(&self) -> Option<&'static str> {
+        match (self.marked, self.suspended) {
+            (true, true) => Some("marked is-suspended"),
+            (true, false) => Some("marked"),
+            (false, true) => Some("is-suspended"),
+            (false, false) => None,
+        }
+    }
+}
+
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
@@ -209,5 +221,5 @@ async fn status(
     };
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
-    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), &route, &progress)))
+    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
 }
