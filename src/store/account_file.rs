@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Rows that are written with one statement: large enough to be fast, small enough to stay in cache.
-const BATCH: usize = 2_000;
+const BATCH: usize = 10_000;
 
 /// What an import did.
 #[derive(Debug, Clone, Copy)]

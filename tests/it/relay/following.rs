@@ -336,7 +336,7 @@ async fn a_store_that_has_lost_changes_is_followed_back(db: PgPool) {
     // As after a restart from a copy that lags behind.
     sqlx::raw_sql(
         "update organization set outbound_gateway_id = null;
-         delete from change_item; delete from audit_entry; delete from change; delete from gateway;
+         delete from change_item; delete from change; delete from audit_entry; delete from gateway;
          update relay set confirmed_revision = confirmed_revision - 1;
          update installation set revision = revision - 1",
     )
