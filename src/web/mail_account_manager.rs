@@ -105,6 +105,8 @@ struct MailAccountManager {
     last: i64,
     /// The list without a search.
     everything: String,
+    /// The first page with the same search.
+    beginning: String,
     previous: Option<String>,
     next: Option<String>,
 }
@@ -175,6 +177,7 @@ fn table(
         first: found.preceding + 1,
         last: found.preceding + count,
         everything: Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager")).build(),
+        beginning: query.link(slug).build(),
         previous: previous.map(|first| query.link(slug).with("before", &first).build()),
         next: next.map(|last| query.link(slug).with("after", &last).build()),
         rows: found.accounts.into_iter().map(|account| row(app, inside, query, account)).collect(),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{
     App,
-    error::PageError,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -79,19 +78,20 @@ impl StatusLine {
 }
 
 /// Waits until every relay routes by the change, but not long, and not for one that has vanished.
-pub async fn wait_until_live(app: &App, access: &Access, revision: Revision) -> Result<(), PageError> {
+/// The change is saved, so a store that fails now is for the next page to report.
+pub async fn wait_until_live(app: &App, access: &Access, revision: Revision) {
     let settled = async {
-        loop {
-            // A transaction of its own each time: none is held while waiting.
-            let mut transaction = app.store.begin(access).await?;
-            if store::change::progress(&mut transaction, revision).await?.is_settled() {
-                return Ok(());
-            }
-            drop(transaction);
+        while !is_settled(app, access, revision).await.unwrap_or(true) {
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, settled).await.unwrap_or(Ok(()))
+    let _ = tokio::time::timeout(PATIENCE, settled).await;
+}
+
+/// In a transaction of its own each time: none is held while waiting.
+async fn is_settled(app: &App, access: &Access, revision: Revision) -> store::Result<bool> {
+    let mut transaction = app.store.begin(access).await?;
+    Ok(store::change::progress(&mut transaction, revision).await?.is_settled())
 }
 
 /// `Live on 2 of 2 relays.`, and what there is to know about those that are missing.

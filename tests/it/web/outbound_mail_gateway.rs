@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outgate::{policy::Role, store::gateway::PointerScope};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use sqlx::{PgPool, postgres::PgListener};
 
 use super::page_of;
@@ -182,6 +182,16 @@ async fn a_save_waits_a_moment_for_the_relays_to_confirm(db: PgPool) {
     let (page, ()) = tokio::join!(admin.submit(&path, &[(FIELD, "a.example.com")]), confirms);
 
     assert!(page.text().contains("Live on 1 of 1 relays."), "{}", page.text());
+}
+
+#[sqlx::test]
+async fn what_was_saved_is_never_reported_as_a_failure(db: PgPool) {
+    let Scene { installation, admin, path, .. } = scene(db).await;
+    sqlx::query("alter table relay rename to lost").execute(&installation.owner).await.unwrap();
+    let request = admin.request(Method::POST, &path).form(&[(FIELD, "a.example.com")]);
+    let page = admin.once(request, &path).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.text());
+    assert_eq!(admin.get(&path).await.field(FIELD), "a.example.com");
 }
 
 #[sqlx::test]
