@@ -53,7 +53,8 @@ impl Outgate {
     pub fn new() -> Self {
         let passed_on = ["PATH", "OUTGATE_PG_BIN"];
         let environment = passed_on.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect();
-        Self { environment }
+        // A busy machine makes warnings of slow statements.
+        Self { environment }.with("RUST_LOG", "error")
     }
 
     /// On the test's own database, as its owner.
@@ -154,7 +155,7 @@ impl Machine {
     /// Starts `outgate up`; returns when it says that it takes mail.
     pub async fn up(&self) -> Running {
         let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
-        let mut command = self.outgate.command(&["up"]);
+        let mut command = self.outgate.clone().with("RUST_LOG", "info").command(&["up"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
