@@ -11,12 +11,17 @@ create policy owner on installation to current_user using (true) with check (tru
 create policy web on installation to outgate_web using (true) with check (true);
 create policy relay on installation for select to outgate_relay using (true);
 
-create table change (
-    organization_id uuid not null references organization (id),
-    id              uuid not null,
-    revision        bigint not null unique,
-    committed_at    timestamptz not null default clock_timestamp(),
-    primary key (organization_id, id)
+-- Who did it, in words, and the first row of every change. The administrator's address is kept as it was, so that
+-- the entry outlives the account.
+create table audit_entry (
+    organization_id  uuid not null references organization (id),
+    change_id        uuid not null,
+    actor            text not null,
+    action           text not null,
+    subject          text not null,
+    before           text,
+    after            text,
+    primary key (organization_id, change_id)
 );
 
 -- The things that a change touched, with what was before and after. subject_key is the id of an
@@ -30,20 +35,18 @@ create table change_item (
     before          jsonb,
     after           jsonb,
     primary key (organization_id, change_id, position),
-    foreign key (organization_id, change_id) references change (organization_id, id) deferrable initially deferred
+    foreign key (organization_id, change_id) references audit_entry (organization_id, change_id)
 );
 
--- Who did it, in words. The administrator's address is kept as it was, so that the entry outlives the account.
-create table audit_entry (
-    organization_id  uuid not null,
-    change_id        uuid not null,
-    actor            text not null,
-    action           text not null,
-    subject          text not null,
-    before           text,
-    after            text,
-    primary key (organization_id, change_id),
-    foreign key (organization_id, change_id) references change (organization_id, id) deferrable initially deferred
+-- The last row of every change. No key of these three is checked at COMMIT only: the lock that orders
+-- all changes is held until then, and nobody is to wait while a hundred thousand items are looked at.
+create table change (
+    organization_id uuid not null,
+    id              uuid not null,
+    revision        bigint not null unique,
+    committed_at    timestamptz not null default clock_timestamp(),
+    primary key (organization_id, id),
+    foreign key (organization_id, id) references audit_entry (organization_id, change_id)
 );
 
 do $$

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::routing_table::RoutingTable;
 use crate::{
     mail::id::{RelayId, Revision},
-    store,
+    store::{self, relay::SignedOn},
 };
 
 /// What `commit_change` notifies.
@@ -29,6 +29,10 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 const LOADING_WAIT: Duration = Duration::from_secs(120);
 /// How long a relay that starts waits for its name: one that was killed leaves it within moments.
 const NAME_WAIT: Duration = Duration::from_secs(5);
+/// Half a minute after a relay's machine has vanished the store ends its connection, and its name is free
+/// again; the default of most systems is two hours.
+const KEEPALIVE: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "15"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 /// Between two tries to reach the store.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
@@ -42,6 +46,8 @@ pub enum FollowError {
 /// Why following broke off.
 enum BrokenOff {
     NameTaken,
+    /// Another relay has signed on under the name meanwhile: what it confirms is not true of this one.
+    Superseded,
     Disconnected,
     Store(sqlx::Error),
     NoAnswer,
@@ -63,6 +69,7 @@ impl std::fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NameTaken => f.write_str("the relay's name is still taken"),
+            Self::Superseded => f.write_str("another relay has taken over the name"),
             Self::Disconnected => f.write_str("disconnected"),
             Self::Store(error) => error.fmt(f),
             Self::NoAnswer => f.write_str("no answer"),
@@ -81,7 +88,7 @@ pub async fn run(
     signed_on: &watch::Sender<Option<RelayId>>,
     stop: CancellationToken,
 ) -> Result<(), FollowError> {
-    let mut follower = Follower { name, table, signed_on, applied: None };
+    let mut follower = Follower { name, table, signed_on, as_what: None, applied: None };
     let mut backoff = BACKOFF[0];
     loop {
         let broken_off = tokio::select! {
@@ -101,8 +108,10 @@ pub async fn run(
                 Err(broken_off) => broken_off,
             },
         };
-        if matches!(broken_off, BrokenOff::NameTaken) && follower.applied.is_none() {
-            return Err(FollowError::NameTaken(name.to_owned()));
+        match broken_off {
+            BrokenOff::Superseded => return Err(FollowError::NameTaken(name.to_owned())),
+            BrokenOff::NameTaken if follower.as_what.is_none() => return Err(FollowError::NameTaken(name.to_owned())),
+            _ => {}
         }
         tracing::warn!(relay = name, %broken_off, "lost the store; routing on what is known");
         tokio::select! {
@@ -123,6 +132,8 @@ struct Follower<'a> {
     name: &'a str,
     table: &'a RoutingTable,
     signed_on: &'a watch::Sender<Option<RelayId>>,
+    /// How it has signed on the last time.
+    as_what: Option<SignedOn>,
     /// The revision that the table has.
     applied: Option<Revision>,
 }
@@ -132,7 +143,7 @@ impl Follower<'_> {
     /// change falls between the two.
     async fn connect(&mut self, pool: &PgPool) -> Result<(PgPool, PgListener), BrokenOff> {
         // Loading takes as long as there are facts: that is no slow statement to be warned of.
-        let options = (*pool.connect_options()).clone().disable_statement_logging();
+        let options = (*pool.connect_options()).clone().disable_statement_logging().options(KEEPALIVE);
         let own_pool = PgPoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
@@ -153,19 +164,28 @@ impl Follower<'_> {
         let give_up = Instant::now() + NAME_WAIT;
         while !timeout(ANSWER_WAIT, store::relay::try_lock_name(&mut *listener, self.name)).await?? {
             if Instant::now() > give_up {
-                return Err(BrokenOff::NameTaken);
+                return Err(self.why_name_taken(listener).await?);
             }
             tokio::time::sleep(BACKOFF[0]).await;
         }
         Ok(())
     }
 
+    /// By a connection of this relay that the store has not noticed to be gone, or by another relay.
+    async fn why_name_taken(&self, listener: &mut PgListener) -> Result<BrokenOff, BrokenOff> {
+        let Some(signed_on) = self.as_what else { return Ok(BrokenOff::NameTaken) };
+        let superseded = timeout(ANSWER_WAIT, store::relay::is_superseded(listener, self.name, signed_on)).await??;
+        Ok(if superseded { BrokenOff::Superseded } else { BrokenOff::NameTaken })
+    }
+
     /// From here on the relay counts: a change is live only when it has confirmed it. A relay that
     /// has not loaded yet has confirmed nothing, and accepts nothing.
-    async fn sign_on(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
+    async fn sign_on(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let id = self.id().unwrap_or_default();
         let applied = self.applied.unwrap_or(Revision(0));
-        let id = timeout(ANSWER_WAIT, store::relay::sign_on(listener, self.name, id, applied)).await??;
+        let signed_on = timeout(ANSWER_WAIT, store::relay::sign_on(listener, self.name, id, applied)).await??;
+        self.as_what = Some(signed_on);
+        let id = signed_on.id;
         self.signed_on.send_if_modified(|signed_on| signed_on.replace(id) != Some(id));
         Ok(())
     }
@@ -194,28 +214,38 @@ impl Follower<'_> {
     /// Brings the table to the store's latest revision, then confirms it.
     async fn catch_up(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let asked_at = Instant::now();
-        let db = listener.acquire().await?;
-        let revision = match self.applied {
-            None => {
-                let loading = store::routing_facts::load_all_across_tenants(db);
-                let (revision, facts) = timeout(LOADING_WAIT, loading).await??;
-                tracing::info!(%revision, addresses = facts.address_count(), "routing facts loaded");
-                self.table.change(|known| *known = facts);
-                revision
-            }
-            Some(applied) => {
-                let loading = store::routing_facts::load_changes_across_tenants(db, applied);
-                let (revision, changes) = timeout(LOADING_WAIT, loading).await??;
-                self.table.change(|known| changes.apply(known));
-                revision
-            }
+        let applied = self.applied;
+        let mut revision = match applied {
+            None => self.load_all(listener).await?,
+            Some(applied) => self.load_changes(listener, applied).await?,
         };
+        let went_back = applied.is_some_and(|applied| revision < applied);
+        if went_back {
+            // As after a restart from a copy that lags behind: what was confirmed may never have been.
+            tracing::warn!(%revision, ?applied, "the store has lost changes, reading all facts again");
+            revision = self.load_all(listener).await?;
+        }
         self.applied = Some(revision);
         self.table.mark_current(revision, asked_at);
-        self.confirm(listener, revision).await
+        if went_back { self.sign_on(listener).await } else { self.confirm(listener, revision).await }
     }
 
-    async fn confirm(&self, listener: &mut PgListener, revision: Revision) -> Result<(), BrokenOff> {
+    async fn load_all(&self, listener: &mut PgListener) -> Result<Revision, BrokenOff> {
+        let loading = store::routing_facts::load_all_across_tenants(listener.acquire().await?);
+        let (revision, facts) = timeout(LOADING_WAIT, loading).await??;
+        tracing::info!(%revision, addresses = facts.address_count(), "routing facts loaded");
+        self.table.change(|known| *known = facts);
+        Ok(revision)
+    }
+
+    async fn load_changes(&self, listener: &mut PgListener, applied: Revision) -> Result<Revision, BrokenOff> {
+        let loading = store::routing_facts::load_changes_across_tenants(listener.acquire().await?, applied);
+        let (revision, changes) = timeout(LOADING_WAIT, loading).await??;
+        self.table.change(|known| changes.apply(known));
+        Ok(revision)
+    }
+
+    async fn confirm(&mut self, listener: &mut PgListener, revision: Revision) -> Result<(), BrokenOff> {
         let Some(id) = self.id() else { return Ok(()) };
         let known = timeout(ANSWER_WAIT, store::relay::confirm(&mut *listener, id, revision)).await??;
         if known { Ok(()) } else { self.sign_on(listener).await }

@@ -88,7 +88,7 @@ impl Relay {
         Ok(followed?)
     }
 
-    /// Waits for the relay to sign on, then works on the queue.
+    /// Waits for the relay to sign on and to know the facts, then works on the queue.
     async fn deliver(
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
@@ -96,7 +96,13 @@ impl Relay {
         transfer: &OnceLock<Transfer>,
         stop: CancellationToken,
     ) {
-        let signed_on = async { id.wait_for(Option::is_some).await.ok().and_then(|id| *id) };
+        let signed_on = async {
+            let relay = id.wait_for(Option::is_some).await.ok().and_then(|id| *id);
+            // Signing on comes before loading. Without facts every sender would be unknown, and mail
+            // that waits would be held for it.
+            self.table.applied().wait_for(Option::is_some).await.ok()?;
+            relay
+        };
         let Some(Some(relay)) = stop.run_until_cancelled(signed_on).await else { return };
         let settings = QueueSettings {
             relay,
@@ -105,6 +111,7 @@ impl Relay {
             mx_port: crate::mail::gateway_address::SMTP_PORT,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
+        queue.take_up(&stop).await;
         let transfer_settings =
             TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
         let _ = transfer.set(Transfer::new(self.table(), handover, queue.clone(), transfer_settings));

@@ -2,7 +2,10 @@
 //! [`follow`](super::follow) keeps them as the store has them.
 
 use std::{
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +25,8 @@ use crate::{
 pub struct RoutingTable {
     /// A std lock: it is held for look-ups of nanoseconds, never across an await.
     facts: RwLock<RoutingFacts>,
+    /// How often the facts were changed.
+    generation: AtomicU64,
     default: PlatformDefault,
     /// How old the facts are; for who only reads the clock of it, apart from the facts.
     age: RwLock<Age>,
@@ -59,6 +64,7 @@ impl RoutingTable {
     pub fn following(default: PlatformDefault, max_staleness: Duration) -> Self {
         Self {
             facts: RwLock::default(),
+            generation: AtomicU64::default(),
             default,
             age: RwLock::new(Age::NotLoaded),
             applied: watch::Sender::new(None),
@@ -74,6 +80,12 @@ impl RoutingTable {
     /// Changes facts, all at once for every reader.
     pub fn change(&self, apply: impl FnOnce(&mut RoutingFacts)) {
         apply(&mut self.facts.write().unwrap_or_else(PoisonError::into_inner));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// A number that is another one whenever the facts were changed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Notes that the facts were those of `revision` at `at`, and that the store had nothing newer then.

@@ -29,6 +29,10 @@ use crate::{
     store::queue::{QueuedMessage, State},
 };
 
+/// How many times longer than for an answer a client waits while its message is sent. All in all it stays well
+/// under the ten minutes after which clients give up and send again (RFC 5321 §4.5.3.2.6).
+const SENDING: u32 = 15;
+
 /// Takes responsibility for messages. Clones share everything.
 #[derive(Clone)]
 pub struct Transfer {
@@ -150,7 +154,8 @@ impl Transfer {
             return self.send_to_some(entry(message, organization), transaction, now).await;
         }
         let source = Source::Content(message.content.clone());
-        if let Err(failed) = transaction.send(&source, now).await {
+        let limit = self.settings.handover_wait * SENDING;
+        if let Err(failed) = transaction.send_within(limit, &source, now).await {
             return self.failed(entry(message, organization), &failed, now).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
@@ -240,7 +245,7 @@ impl Transfer {
     async fn queue_for_now(&self, mut entry: Entry, gateway: Option<GatewayId>, now: OffsetDateTime) -> Reply {
         entry.message.waits_for = gateway;
         let reply = queued_as(&entry.message);
-        let Some(permit) = self.queue.permit() else {
+        let Some(permit) = self.queue.permit((entry.message.organization, gateway)) else {
             return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
         };
         let (lease, _held) = self.queue.lease();

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Rows that are written with one statement: large enough to be fast, small enough to stay in cache.
-const BATCH: usize = 2_000;
+const BATCH: usize = 10_000;
 
 /// What an import did.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +69,8 @@ pub async fn import(
     if !mistakes.is_empty() {
         return Err(ImportError::Rows(mistakes));
     }
-    let (added, changed) = (touched.added.len(), touched.changed.difference(&touched.added).count());
-    items.extend(touched.into_items());
+    let (added, changed) = (touched.added.len(), touched.changed().count());
+    items.extend(touched.items());
     if items.is_empty() {
         return Ok(Imported { added, changed, committed: None });
     }
@@ -88,20 +88,33 @@ pub async fn import(
 #[derive(Default)]
 struct Touched {
     added: BTreeSet<AccountId>,
-    changed: BTreeSet<AccountId>,
+    /// Accounts that were written to, and the addresses that each has lost.
+    written: BTreeMap<AccountId, Vec<String>>,
 }
 
 impl Touched {
-    fn into_items(self) -> Vec<ChangeItem> {
-        let item = |account: &AccountId, after: Value| ChangeItem {
+    fn wrote(&mut self, accounts: Vec<AccountId>) {
+        for account in accounts {
+            self.written.entry(account).or_default();
+        }
+    }
+
+    /// Those that were there before.
+    fn changed(&self) -> impl Iterator<Item = (&AccountId, &Vec<String>)> {
+        self.written.iter().filter(|(account, _)| !self.added.contains(account))
+    }
+
+    /// Relays forget the addresses that an item names as former ones.
+    fn items(&self) -> Vec<ChangeItem> {
+        let item = |account: &AccountId, before: Option<Value>, imported: &str| ChangeItem {
             subject: Subject::Account,
             key: account.to_string(),
-            before: None,
-            after: Some(after),
+            before,
+            after: Some(json!({ "imported": imported })),
         };
-        let added = self.added.iter().map(|account| item(account, json!({ "imported": "added" })));
+        let added = self.added.iter().map(|account| item(account, None, "added"));
         let changed =
-            self.changed.difference(&self.added).map(|account| item(account, json!({ "imported": "changed" })));
+            self.changed().map(|(account, lost)| item(account, Some(json!({ "addresses": lost })), "changed"));
         added.chain(changed).collect()
     }
 }
@@ -231,7 +244,7 @@ async fn write_accounts(
     )
     .fetch_all(db)
     .await?;
-    touched.changed.extend(changed);
+    touched.wrote(changed);
     Ok(())
 }
 
@@ -248,7 +261,7 @@ async fn remove_aliases(
         .iter()
         .flat_map(|row| addresses(row).map(move |address| (row.user_id.to_string(), address.to_string())))
         .unzip();
-    let removed = sqlx::query_scalar!(
+    let removed = sqlx::query!(
         r#"
         delete from mail_address using mail_account account
         where account.organization_id = $1 and account.user_id = any ($2::text[])
@@ -257,7 +270,7 @@ async fn remove_aliases(
               select from unnest($3::text[], $4::text[]) as kept (user_id, address)
               where kept.user_id = account.user_id and kept.address = mail_address.address
           )
-        returning mail_address.account_id as "id: AccountId"
+        returning mail_address.account_id as "account: AccountId", mail_address.address
         "#,
         organization as OrganizationId,
         &user_ids,
@@ -266,7 +279,9 @@ async fn remove_aliases(
     )
     .fetch_all(db)
     .await?;
-    touched.changed.extend(removed);
+    for row in removed {
+        touched.written.entry(row.account).or_default().push(row.address);
+    }
     Ok(())
 }
 
@@ -299,7 +314,7 @@ async fn write_addresses(
     )
     .fetch_all(&mut *db)
     .await?;
-    touched.changed.extend(added);
+    touched.wrote(added);
     let taken = sqlx::query!(
         r#"
         select row.address as "address!", owner.user_id as owner

@@ -60,12 +60,11 @@ pub struct Committed {
 }
 
 impl OrganizationTransaction {
-    /// Writes items and audit entry, takes the revision under its lock as the last statement,
+    /// Writes audit entry and items, takes the revision under its lock as the last statement,
     /// notifies the relays, and commits: all or nothing.
     pub async fn commit_change(mut self, items: &[ChangeItem], audit: AuditEntry) -> Result<Committed> {
         let id = ChangeId::new();
         let organization = self.organization();
-        insert_items(&mut self, organization, id, items).await?;
         sqlx::query!(
             r#"
             insert into audit_entry (organization_id, change_id, actor, action, subject, before, after)
@@ -81,6 +80,7 @@ impl OrganizationTransaction {
         )
         .execute(&mut *self)
         .await?;
+        insert_items(&mut self, organization, id, items).await?;
         let revision = sqlx::query_scalar!(
             r#"select commit_change($1, $2) as "revision!: Revision""#,
             organization as OrganizationId,
@@ -93,10 +93,26 @@ impl OrganizationTransaction {
     }
 }
 
+/// Items that are written with one statement.
+const BATCH: usize = 10_000;
+
 async fn insert_items(
     transaction: &mut OrganizationTransaction,
     organization: OrganizationId,
     change: ChangeId,
+    items: &[ChangeItem],
+) -> Result<()> {
+    for (batch, items) in items.chunks(BATCH).enumerate() {
+        insert_batch(transaction, organization, change, (batch * BATCH) as i64, items).await?;
+    }
+    Ok(())
+}
+
+async fn insert_batch(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    change: ChangeId,
+    preceding: i64,
     items: &[ChangeItem],
 ) -> Result<()> {
     let subjects: Vec<String> = items.iter().map(|item| item.subject.as_str().to_owned()).collect();
@@ -106,7 +122,7 @@ async fn insert_items(
     sqlx::query!(
         r#"
         insert into change_item (organization_id, change_id, position, subject, subject_key, before, after)
-        select $1, $2, item.position, item.subject, item.key, item.before, item.after
+        select $1, $2, $7 + item.position, item.subject, item.key, item.before, item.after
         from unnest($3::text[], $4::text[], $5::jsonb[], $6::jsonb[])
              with ordinality as item (subject, key, before, after, position)
         "#,
@@ -116,6 +132,7 @@ async fn insert_items(
         &keys,
         &before as &[Option<Value>],
         &after as &[Option<Value>],
+        preceding,
     )
     .execute(&mut **transaction)
     .await?;

@@ -1,8 +1,9 @@
 //! The queue: waiting mail, who has it now, and what became of it. Only relays come here, for all
 //! tenants; whatever they record is fenced by the token of their claim.
 
+use futures_core::Stream;
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor, types::Json};
+use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -69,14 +70,8 @@ pub struct Lease {
     pub token: Uuid,
 }
 
-/// Which of the waiting messages to claim.
-#[derive(Debug, Clone, Copy)]
-pub enum Wanted {
-    /// Up to so many that are due, the longest due first.
-    Due(i64),
-    /// One that waits for this gateway, due or not: to see whether the gateway takes mail again.
-    Probe(OrganizationId, GatewayId),
-}
+/// Mail of one organization that waits for the same: a gateway, or the platform's default (`None`).
+pub type Lane = (OrganizationId, Option<GatewayId>);
 
 /// Adds messages; their bodies follow with [`insert_piece_across_tenants`] in the same transaction.
 pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMessage]) -> Result<()> {
@@ -188,68 +183,130 @@ pub async fn piece_across_tenants(
     .await
 }
 
-/// Takes messages for this relay until `until`. Each is taken by one relay only, and what another
-/// one has is passed over unless its lease has ended.
-pub async fn claim_across_tenants(
+/// Takes the rows that the first part selects for a relay (`$1`) until a time (`$2`). Each is taken by one relay only.
+macro_rules! claim {
+    ($wanted:tt, $db:expr, $relay:expr, $until:expr, $($argument:expr),+) => {
+        sqlx::query_as!(
+            Claimed,
+            "with wanted as (" + $wanted + " for update skip locked)" + r#"
+            update queued_message as message
+            set lease_relay_id = $1, lease_token = gen_random_uuid(), next_attempt_at = $2
+            from wanted
+            where message.organization_id = wanted.organization_id and message.id = wanted.id
+            returning message.organization_id as "organization: OrganizationId", message.id as "id: QueueId",
+                      message.state = 'held' as "held!", message.sender, message.reverse_path, message.size,
+                      message.recipients as "recipients: Json<Vec<Recipient>>",
+                      message.parameters as "parameters: Json<MailParameters>", message.attempts, message.last_reply,
+                      message.waits_for as "waits_for: GatewayId", message.accepted_at, message.next_attempt_at,
+                      message.expires_at, message.lease_relay_id as "relay!: RelayId", message.lease_token as "token!"
+            "#,
+            $relay as RelayId,
+            $until,
+            $($argument),+
+        )
+        .fetch_all($db)
+        .await
+        .map(|rows| rows.into_iter().map(QueuedMessage::from).collect())
+    };
+}
+
+/// Takes up to `limit` messages that are due at `now` until `until`, the longest due first. What
+/// another relay has is passed over unless its lease has ended, and so are some lanes.
+pub async fn claim_due_across_tenants(
     db: impl PgExecutor<'_>,
     relay: RelayId,
-    wanted: Wanted,
+    limit: i64,
+    passed_over: &[Lane],
     now: OffsetDateTime,
     until: OffsetDateTime,
 ) -> Result<Vec<QueuedMessage>> {
-    let (limit, probed) = match wanted {
-        Wanted::Due(limit) => (limit, None),
-        Wanted::Probe(organization, gateway) => (1, Some((organization.0, gateway.0))),
-    };
-    sqlx::query!(
-        r#"
-        with wanted as (
-            select organization_id, id, state from queued_message
-            where case when $5::uuid is null then next_attempt_at <= $3
-                       else organization_id = $6 and waits_for = $5 and state = 'waiting'
-                            and (lease_token is null or next_attempt_at <= $3) end
-            order by next_attempt_at
-            limit $4
-            for update skip locked
-        )
-        update queued_message as message
-        set lease_relay_id = $1, lease_token = gen_random_uuid(), next_attempt_at = $2
-        from wanted
-        where message.organization_id = wanted.organization_id and message.id = wanted.id
-        returning message.organization_id as "organization: OrganizationId", message.id as "id: QueueId",
-                  message.state = 'held' as "held!", message.sender, message.reverse_path,
-                  message.recipients as "recipients: Json<Vec<Recipient>>",
-                  message.parameters as "parameters: Json<MailParameters>", message.size,
-                  message.waits_for as "waits_for: GatewayId", message.attempts, message.last_reply,
-                  message.accepted_at, message.next_attempt_at, message.expires_at,
-                  message.lease_token as "token!"
-        "#,
-        relay as RelayId,
+    let (gateways, defaults) = split(passed_over);
+    claim!(
+        "select organization_id, id from queued_message
+         where next_attempt_at <= $3
+           and case when waits_for is null then organization_id <> all($5) else waits_for <> all($4) end
+         order by next_attempt_at
+         limit $6",
+        db,
+        relay,
         until,
         now,
-        limit,
-        probed.map(|(_, gateway)| gateway),
-        probed.map(|(organization, _)| organization),
+        &gateways as &[GatewayId],
+        &defaults as &[OrganizationId],
+        limit
     )
-    .map(|row| QueuedMessage {
-        organization: row.organization,
-        id: row.id,
-        state: if row.held { State::Held } else { State::Waiting },
-        sender: row.sender,
-        reverse_path: row.reverse_path,
-        recipients: row.recipients.0,
-        parameters: row.parameters.0,
-        size: row.size,
-        waits_for: row.waits_for,
-        attempts: row.attempts,
-        last_reply: row.last_reply,
-        accepted_at: row.accepted_at,
-        next_attempt_at: row.next_attempt_at,
-        expires_at: row.expires_at,
-        lease: Some(Lease { relay, token: row.token }),
-    })
-    .fetch_all(db)
-    .await
+}
+
+/// Takes one message that waits for a gateway, due or not: to see whether the gateway takes mail again.
+pub async fn claim_probe_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    (organization, gateway): (OrganizationId, GatewayId),
+    now: OffsetDateTime,
+    until: OffsetDateTime,
+) -> Result<Vec<QueuedMessage>> {
+    claim!(
+        "select organization_id, id from queued_message
+         where organization_id = $3 and waits_for = $4 and state = 'waiting'
+           and (lease_token is null or next_attempt_at <= $5)
+         order by next_attempt_at
+         limit 1",
+        db,
+        relay,
+        until,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        now
+    )
+}
+
+/// A gateway has an id that no other organization's has; the platform's default is everybody's.
+fn split(lanes: &[Lane]) -> (Vec<GatewayId>, Vec<OrganizationId>) {
+    let defaults = lanes.iter().filter(|(_, gateway)| gateway.is_none()).map(|(organization, _)| *organization);
+    (lanes.iter().filter_map(|(_, gateway)| *gateway).collect(), defaults.collect())
+}
+
+/// A row as a claim returns it.
+struct Claimed {
+    organization: OrganizationId,
+    id: QueueId,
+    held: bool,
+    sender: Option<String>,
+    reverse_path: String,
+    recipients: Json<Vec<Recipient>>,
+    parameters: Json<MailParameters>,
+    size: i64,
+    waits_for: Option<GatewayId>,
+    attempts: i32,
+    last_reply: Option<String>,
+    accepted_at: OffsetDateTime,
+    next_attempt_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+    relay: RelayId,
+    token: Uuid,
+}
+
+impl From<Claimed> for QueuedMessage {
+    fn from(row: Claimed) -> Self {
+        Self {
+            organization: row.organization,
+            id: row.id,
+            // An answer that its relay awaited is not coming any more.
+            state: if row.held { State::Held } else { State::Waiting },
+            sender: row.sender,
+            reverse_path: row.reverse_path,
+            recipients: row.recipients.0,
+            parameters: row.parameters.0,
+            size: row.size,
+            waits_for: row.waits_for,
+            attempts: row.attempts,
+            last_reply: row.last_reply,
+            accepted_at: row.accepted_at,
+            next_attempt_at: row.next_attempt_at,
+            expires_at: row.expires_at,
+            lease: Some(Lease { relay: row.relay, token: row.token }),
+        }
+    }
 }
 
 /// Writes what became of a message and gives its lease back. Returns whether the lease still held:
@@ -272,6 +329,25 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, message: &QueuedMess
         message.last_reply,
         message.next_attempt_at,
         message.expires_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes down who has a message already, while the attempt at the others goes on. Returns whether the lease still held.
+pub async fn record_delivered_across_tenants(
+    db: impl PgExecutor<'_>,
+    message: &QueuedMessage,
+    recipients: &[Recipient],
+    token: Uuid,
+) -> Result<bool> {
+    let done = sqlx::query!(
+        "update queued_message set recipients = $4 where organization_id = $1 and id = $2 and lease_token = $3",
+        message.organization as OrganizationId,
+        message.id as QueueId,
+        token,
+        Json(recipients) as Json<&[Recipient]>,
     )
     .execute(db)
     .await?;
@@ -315,24 +391,18 @@ pub async fn renew_across_tenants(
 }
 
 /// Gives back the leases of a relay, so that its messages are due: when it starts (then they are of
-/// its own previous life) and when it stops. `except` are the tokens of what is under way.
-pub async fn release_across_tenants(
-    db: impl PgExecutor<'_>,
-    relay: RelayId,
-    except: &[Uuid],
-    now: OffsetDateTime,
-) -> Result<u64> {
+/// its own previous life) and when it stops.
+pub async fn release_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, now: OffsetDateTime) -> Result<u64> {
     let done = sqlx::query!(
         r#"
         update queued_message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
             next_attempt_at = case state when 'held' then expires_at else $2 end
-        where lease_relay_id = $1 and lease_token <> all($3)
+        where lease_relay_id = $1
         "#,
         relay as RelayId,
         now,
-        except,
     )
     .execute(db)
     .await?;
@@ -355,50 +425,68 @@ pub async fn make_all_due_across_tenants(db: impl PgExecutor<'_>, now: OffsetDat
     Ok(done.rows_affected())
 }
 
-/// The senders whose mail waits for a gateway, at most a thousand.
-pub async fn senders_waiting_for(
-    db: impl PgExecutor<'_>,
+/// The senders whose mail waits for a gateway, one after the other: there may be very many.
+pub fn senders_waiting_for(
+    db: &PgPool,
     organization: OrganizationId,
     gateway: GatewayId,
-) -> Result<Vec<String>> {
+) -> impl Stream<Item = Result<String>> {
     sqlx::query_scalar!(
         r#"
         select distinct sender as "sender!" from queued_message
         where organization_id = $1 and waits_for = $2 and state = 'waiting' and sender is not null
-        limit 1000
         "#,
         organization as OrganizationId,
         gateway as GatewayId,
     )
-    .fetch_all(db)
-    .await
+    .fetch(db)
 }
 
-/// Makes mail due that waits for a gateway: all of it, or that of some senders.
+/// Makes mail due that waits for a gateway, the longest waiting first: of all senders or of some,
+/// up to `limit` messages. Returns how many there were.
 pub async fn make_due(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     gateway: GatewayId,
     senders: Option<&[String]>,
+    limit: i64,
     now: OffsetDateTime,
 ) -> Result<u64> {
     let done = sqlx::query!(
         r#"
-        update queued_message set next_attempt_at = $4
-        where organization_id = $1 and waits_for = $2 and state = 'waiting' and lease_token is null
-          and next_attempt_at > $4 and ($3::text[] is null or sender = any($3))
+        with soon as (
+            select organization_id, id from queued_message
+            where organization_id = $1 and waits_for = $2 and state = 'waiting' and lease_token is null
+              and next_attempt_at > $4 and ($3::text[] is null or sender = any($3))
+            order by next_attempt_at
+            limit $5
+            for update skip locked
+        )
+        update queued_message as message set next_attempt_at = $4
+        from soon where message.organization_id = soon.organization_id and message.id = soon.id
         "#,
         organization as OrganizationId,
         gateway as GatewayId,
         senders,
         now,
+        limit,
     )
     .execute(db)
     .await?;
     Ok(done.rows_affected())
 }
 
-/// When the next message is due; `None` if the queue is empty.
-pub async fn next_due_across_tenants(db: impl PgExecutor<'_>) -> Result<Option<OffsetDateTime>> {
-    sqlx::query_scalar!("select min(next_attempt_at) from queued_message").fetch_one(db).await
+/// When the next message is due that is not in one of the lanes to be passed over; `None` if there is none.
+pub async fn next_due_across_tenants(db: impl PgExecutor<'_>, passed_over: &[Lane]) -> Result<Option<OffsetDateTime>> {
+    let (gateways, defaults) = split(passed_over);
+    sqlx::query_scalar!(
+        r#"
+        select min(next_attempt_at) from queued_message
+        where case when waits_for is null then organization_id <> all($2) else waits_for <> all($1) end
+        "#,
+        &gateways as &[GatewayId],
+        &defaults as &[OrganizationId],
+    )
+    .fetch_one(db)
+    .await
 }

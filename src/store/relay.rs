@@ -35,19 +35,38 @@ pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> 
         .await
 }
 
+/// As what a relay is signed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedOn {
+    pub id: RelayId,
+    pub started_at: OffsetDateTime,
+}
+
 /// Signs on under a name, with what the relay has applied so far. A relay that was here before
 /// under that name gets its former id back, and with it the mail that it had leased; else `new` is its id.
-pub async fn sign_on(db: impl PgExecutor<'_>, name: &str, new: RelayId, applied: Revision) -> Result<RelayId> {
-    sqlx::query_scalar!(
+pub async fn sign_on(db: impl PgExecutor<'_>, name: &str, new: RelayId, applied: Revision) -> Result<SignedOn> {
+    sqlx::query_as!(
+        SignedOn,
         r#"
         insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), $3)
         on conflict (name) do update
         set started_at = now(), last_seen_at = now(), confirmed_revision = $3, signed_off_at = null
-        returning id as "id: RelayId"
+        returning id as "id: RelayId", started_at
         "#,
         new as RelayId,
         name,
         applied as Revision,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Whether somebody has signed on under the name since then, and speaks for it now.
+pub async fn is_superseded(db: impl PgExecutor<'_>, name: &str, signed_on: SignedOn) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from relay where name = $1 and started_at <> $2) as "superseded!""#,
+        name,
+        signed_on.started_at,
     )
     .fetch_one(db)
     .await

@@ -158,8 +158,8 @@ impl Changes {
 
 /// What all changes after a revision touched, as it is at the revision that is returned with it.
 ///
-/// An account's item whose addresses changed names all former ones in `before.addresses`. Where
-/// one does not, they are looked for among all addresses when the changes are applied.
+/// An account's item whose addresses changed names those that it lost, or all former ones, in
+/// `before.addresses`. Where one does not, they are looked for among all addresses when the changes are applied.
 pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
     let mut snapshot = db.begin_with(SNAPSHOT).await?;
     let loaded = load_changes(&mut snapshot, after).await?;

@@ -104,10 +104,6 @@ impl Connection {
         Ok(Self { stream: Stream::Tls(Box::new(stream)), input, extensions, ..self })
     }
 
-    pub fn is_encrypted(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
-    }
-
     /// Writes `output` at once and empties it.
     pub async fn flush(&mut self, limit: Duration) -> Result<(), Trouble> {
         let written = timeout(limit, async {

@@ -21,6 +21,9 @@ use crate::{
     relay::resolver::Resolver,
 };
 
+/// At most this many addresses of one name are tried: whoever has the name chooses how many there are.
+const MOST_ADDRESSES: usize = 10;
+
 /// What all connections are made with.
 pub struct Dialer {
     pub resolver: Resolver,
@@ -40,10 +43,10 @@ enum Encryption {
 }
 
 impl Dialer {
-    /// A connection on which MAIL can follow; every address of the name is tried in turn.
+    /// A connection on which MAIL can follow; the addresses of the name are tried in turn.
     pub async fn dial(&self, peer: &Peer) -> Result<Connection, Failure> {
         let mut last = None;
-        for ip in self.addresses(peer).await? {
+        for ip in self.addresses(peer).await?.into_iter().take(MOST_ADDRESSES) {
             match self.open(peer, SocketAddr::new(ip, peer.address.port())).await {
                 Ok(connection) => return Ok(connection),
                 Err(failure) => last = Some(failure),

@@ -105,9 +105,8 @@ impl Health {
         state.has_accepted = true;
         if state.failing.take().is_some() {
             tracing::info!(%peer, "takes mail again");
-            let mut recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
             if let PeerKey::Gateway(organization, gateway, _) = peer.key {
-                recovered.push((organization, gateway));
+                self.has_recovered(organization, gateway);
             }
             self.recovery.notify_one();
         }
@@ -131,6 +130,18 @@ impl Health {
         }
         reason.clone_into(&mut failing.reason);
         failing.until
+    }
+
+    /// Nobody waits for it any more: its troubles are not worth knowing. A probe that is under way ends first.
+    pub fn forget_failing(&self, key: &PeerKey) {
+        if let Some(state) = self.peers().get_mut(key) {
+            state.failing.take_if(|failing| !failing.probing);
+        }
+    }
+
+    /// Mail that waits for it may leave.
+    pub fn has_recovered(&self, organization: OrganizationId, gateway: GatewayId) {
+        self.recovered.lock().unwrap_or_else(PoisonError::into_inner).push((organization, gateway));
     }
 
     /// Waits until a server takes mail again.

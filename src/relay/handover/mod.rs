@@ -242,6 +242,13 @@ impl Transaction {
         sent.map_err(|failure| failed(&self.health, &self.peer, failure, now))
     }
 
+    /// The same, given up after `limit`: whoever waits for the answer does not do so for ever.
+    pub async fn send_within(&mut self, limit: Duration, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
+        let sent = tokio::time::timeout(limit, self.connection.send(source)).await;
+        let sent = sent.unwrap_or_else(|_| Err(Failure::trouble(Stage::Content, Trouble::TimedOut(limit))));
+        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now))
+    }
+
     /// What the server says to the whole message. May be dropped while it waits and called again.
     pub async fn answer(&mut self, now: OffsetDateTime) -> Result<Reply, Failed> {
         match self.connection.answer().await {

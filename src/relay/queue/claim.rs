@@ -1,10 +1,14 @@
 //! Takes messages for this relay: what is due, and one message for each failing gateway that may be
 //! asked again.
 
+use std::{pin::pin, sync::atomic::Ordering};
+
+use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
 use super::{Entry, LEASE, Queue};
 use crate::{
+    mail::id::{GatewayId, OrganizationId},
     policy::{
         facts::Decision,
         routing::{NextHop, Route},
@@ -13,25 +17,25 @@ use crate::{
         peer::{Peer, PeerKey},
         source::Source,
     },
-    store::{
-        self,
-        queue::{QueuedMessage, Wanted},
-    },
+    store::{self, queue::QueuedMessage},
 };
 
+/// How much of what waits for a gateway is made due at a time: it cannot all leave at once.
+const MADE_DUE: i64 = 1_000;
+
 impl Queue {
-    /// Up to `limit` messages that are due at `now`, now leased to this relay, and the probes.
+    /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay.
     pub(super) async fn claim(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
         self.make_due_what_changed(now).await?;
         let until = now + LEASE;
-        let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        let mut claimed = store::queue::claim_across_tenants(db, relay, Wanted::Due(limit as i64), now, until).await?;
+        let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
+        let mut claimed = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until).await?;
         for (key, ask_after) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
-            if ask_after <= now && !has_one {
-                let wanted = Wanted::Probe(organization, gateway);
-                claimed.extend(store::queue::claim_across_tenants(db, relay, wanted, now, until).await?);
+            if ask_after <= now && !has_one && claimed.len() < limit {
+                let waiting = (organization, gateway);
+                claimed.extend(store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await?);
             }
         }
         Ok(claimed.into_iter().map(|message| self.with_source(message)).collect())
@@ -50,17 +54,56 @@ impl Queue {
     /// Mail does not wait out its pause if what it waits for has changed: its gateway takes mail
     /// again, or its senders have another route now.
     async fn make_due_what_changed(&self, now: OffsetDateTime) -> store::Result<()> {
+        self.make_due_what_recovered(now).await?;
+        let health = self.shared.handover.health();
+        let facts = self.shared.table.generation();
+        let facts_changed = self.shared.asked_by.load(Ordering::Relaxed) != facts;
+        for (key, ask_after) in health.failing_gateways() {
+            let PeerKey::Gateway(organization, gateway, _) = key else { continue };
+            if facts_changed || ask_after <= now {
+                self.let_go_who_leads_elsewhere(&key, (organization, gateway), now).await?;
+            }
+        }
+        self.shared.asked_by.store(facts, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn make_due_what_recovered(&self, now: OffsetDateTime) -> store::Result<()> {
         let health = self.shared.handover.health();
         for (organization, gateway) in health.take_recovered() {
-            store::queue::make_due(&self.shared.db, organization, gateway, None, now).await?;
-        }
-        for (key, _) in health.failing_gateways() {
-            let PeerKey::Gateway(organization, gateway, _) = key else { continue };
-            let mut senders = store::queue::senders_waiting_for(&self.shared.db, organization, gateway).await?;
-            senders.retain(|sender| !self.leads_to(sender, &key));
-            if !senders.is_empty() {
-                store::queue::make_due(&self.shared.db, organization, gateway, Some(&senders), now).await?;
+            let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
+            if !made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs()) {
+                // The store is away, or there may be more: for the next time.
+                health.has_recovered(organization, gateway);
             }
+            made?;
+        }
+        Ok(())
+    }
+
+    /// Asks of everybody who waits for a failing gateway whether they still should. A gateway that nobody
+    /// waits for is no longer asked about: whoever is next finds out how it is.
+    async fn let_go_who_leads_elsewhere(
+        &self,
+        key: &PeerKey,
+        (organization, gateway): (OrganizationId, GatewayId),
+        now: OffsetDateTime,
+    ) -> store::Result<()> {
+        let db = &self.shared.db;
+        let mut is_waited_for = false;
+        let mut elsewhere = Vec::new();
+        let mut senders = pin!(store::queue::senders_waiting_for(db, organization, gateway));
+        while let Some(sender) = senders.try_next().await? {
+            match self.leads_to(&sender, key) {
+                true => is_waited_for = true,
+                false => elsewhere.push(sender),
+            }
+        }
+        if !elsewhere.is_empty() {
+            store::queue::make_due(db, organization, gateway, Some(&elsewhere), i64::MAX, now).await?;
+        }
+        if !is_waited_for {
+            self.shared.handover.health().forget_failing(key);
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>) {
     let committed = commit_together(db, &mut batch).await;
     match committed {
         // One bad row fails its transaction, but not the others' messages.
-        Err(sqlx::Error::Database(error)) if batch.len() > 1 => {
+        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if batch.len() > 1 => {
             tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
             for pending in batch {
                 let mut alone = vec![pending];
@@ -146,7 +146,8 @@ pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store:
 async fn insert_pieces(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
     let mut reader = entry.source.reader();
     let mut piece = 0;
-    while let Some(chunk) = reader.next().await.map_err(sqlx::Error::Io)? {
+    // That a message cannot be read is its own trouble, not the store's.
+    while let Some(chunk) = reader.next().await.map_err(|error| sqlx::Error::Encode(error.into()))? {
         for content in chunk.chunks(PIECE) {
             let (organization, id) = (entry.message.organization, entry.message.id);
             store::queue::insert_piece_across_tenants(&mut *db, organization, id, piece, content).await?;

@@ -1,21 +1,30 @@
 //! Delivery to the recipients' own servers: by domain, in the order of their MX records, each server
 //! tried until one has an answer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use sqlx::PgPool;
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
 
 use super::{
     Entry, Queue,
     verdict::{Attempted, Verdict},
 };
 use crate::{
-    mail::{GatewayAddress, GatewayHost, envelope::domain_of},
+    mail::{
+        GatewayAddress, GatewayHost,
+        envelope::{Recipient, RecipientState, domain_of},
+    },
     relay::{
         handover::peer::Peer,
         resolver::{Exchanges, LookUpError},
     },
+    store::{self, queue::QueuedMessage},
 };
+
+/// Domains of one message that are asked at once.
+const DOMAINS: usize = 4;
 
 /// Where a domain's mail can go.
 enum Servers {
@@ -26,12 +35,33 @@ enum Servers {
 }
 
 impl Queue {
-    /// One transaction for each domain, all at a time. A domain's trouble holds up no other.
+    /// One transaction for each domain, several at a time, so that a domain's trouble holds up no other.
     pub(super) async fn attempt_directly(&self, entry: &Entry, places: &[usize], now: OffsetDateTime) -> Attempted {
         let mut attempted = Attempted { charged: true, ..Attempted::default() };
-        for (domain, places) in by_domain(entry, places) {
-            attempted.verdicts.extend(self.attempt_domain(entry, &domain, &places, now).await);
+        let mut domains = by_domain(entry, places).into_iter();
+        let mut delivered = Delivered::of(entry);
+        let (entry, mut under_way) = (Arc::new(entry.clone()), JoinSet::new());
+        loop {
+            while under_way.len() < DOMAINS
+                && let Some((domain, places)) = domains.next()
+            {
+                let (queue, entry) = (self.clone(), entry.clone());
+                under_way.spawn(async move { queue.attempt_domain(&entry, &domain, &places, now).await });
+            }
+            // A domain whose attempt broke off has no verdict: it is tried again.
+            match under_way.join_next().await {
+                None => break,
+                Some(Err(error)) => tracing::error!(queue_id = %entry.message.id, %error, "an attempt broke off"),
+                Some(Ok(verdicts)) => {
+                    delivered.add(&verdicts);
+                    if !under_way.is_empty() {
+                        delivered.write_down(&self.shared.db, &entry.message).await;
+                    }
+                    attempted.verdicts.extend(verdicts);
+                }
+            }
         }
+        attempted.verdicts.sort_by_key(|(place, _)| *place);
         attempted
     }
 
@@ -98,6 +128,39 @@ impl Queue {
             return Servers::Refused("550 5.1.2 the recipient's domain does not exist or has no mail server");
         }
         Servers::Hosts(hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name)).collect())
+    }
+}
+
+/// Who has the message already while others are still being asked. Should this relay be killed, nobody of
+/// them gets it twice.
+struct Delivered {
+    recipients: Vec<Recipient>,
+    is_written_down: bool,
+}
+
+impl Delivered {
+    fn of(entry: &Entry) -> Self {
+        Self { recipients: entry.message.recipients.clone(), is_written_down: true }
+    }
+
+    fn add(&mut self, verdicts: &[(usize, Verdict)]) {
+        for (place, verdict) in verdicts {
+            if let (Verdict::Delivered(_), Some(recipient)) = (verdict, self.recipients.get_mut(*place)) {
+                recipient.state = RecipientState::Delivered;
+                self.is_written_down = false;
+            }
+        }
+    }
+
+    async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
+        let Some(lease) = message.lease.filter(|_| !self.is_written_down) else { return };
+        match store::queue::record_delivered_across_tenants(db, message, &self.recipients, lease.token).await {
+            Ok(_) => self.is_written_down = true,
+            // At the end everything is written down.
+            Err(error) => {
+                tracing::warn!(queue_id = %message.id, %error, "what is delivered could not be written down yet")
+            }
+        }
     }
 }
 

@@ -6,28 +6,35 @@ mod claim;
 mod commit;
 mod direct;
 mod lease;
+mod permit;
 mod record;
 mod run;
 mod target;
 mod verdict;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::lease::{HeldLease, Leases};
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after},
     verdict::{Attempted, Verdict, of_answers, of_failed, waiting},
+};
+use self::{
+    lease::{HeldLease, Leases},
+    permit::{AttemptPermit, Permits},
 };
 use super::{
     handover::{Handover, source::Source},
@@ -38,7 +45,7 @@ use crate::{
     policy::routing::PlatformDefault,
     store::{
         self,
-        queue::{Lease, QueuedMessage},
+        queue::{Lane, Lease, QueuedMessage},
     },
 };
 
@@ -73,7 +80,9 @@ struct Shared {
     handover: Arc<Handover>,
     commits: mpsc::Sender<commit::Pending>,
     leases: Arc<Leases>,
-    attempts: Arc<Semaphore>,
+    permits: Arc<Permits>,
+    /// The facts by which it was last asked whose mail leads elsewhere now.
+    asked_by: AtomicU64,
     tasks: TaskTracker,
     /// Something may be due now.
     wake: Notify,
@@ -86,9 +95,6 @@ pub struct Entry {
     pub source: Source,
 }
 
-/// The right to attempt a message as soon as it is committed.
-pub struct AttemptPermit(#[expect(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
-
 impl Queue {
     /// Inside a runtime: commits are gathered by a task that ends with the queue.
     pub fn new(db: PgPool, settings: QueueSettings, table: Arc<RoutingTable>, handover: Arc<Handover>) -> Self {
@@ -100,7 +106,8 @@ impl Queue {
             handover,
             commits,
             leases: Arc::default(),
-            attempts: Arc::new(Semaphore::new(ATTEMPTS)),
+            permits: Arc::new(Permits::new(ATTEMPTS)),
+            asked_by: AtomicU64::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
         };
@@ -137,9 +144,9 @@ impl Queue {
         &self.shared.settings.hostname
     }
 
-    /// Leave to attempt one more message now; `None` if enough are under way.
-    pub(super) fn permit(&self) -> Option<AttemptPermit> {
-        self.shared.attempts.clone().try_acquire_owned().ok().map(AttemptPermit)
+    /// Leave to attempt one more message of this lane now; `None` if enough are under way.
+    pub(super) fn permit(&self, lane: Lane) -> Option<AttemptPermit> {
+        self.shared.permits.take(lane)
     }
 
     /// A lease for a message that is about to be committed, held until the second value is dropped.

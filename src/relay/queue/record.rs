@@ -122,13 +122,15 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
             Verdict::Refused(reason) => (RecipientState::Refused, reason),
             Verdict::Waiting(reason) => (RecipientState::Waiting, reason),
         };
-        let reason = shortened(reason);
-        message.last_reply = Some(reason.clone());
+        let reason = printable(reason);
         if state == RecipientState::Refused {
             failures.push(Failure { recipient: recipient.to.clone(), reason: reason.clone(), cause: Cause::Refused });
         }
         recipient.state = state;
         recipient.reply = Some(reason);
+    }
+    if let Some(reason) = telling_reason(&attempted.verdicts) {
+        message.last_reply = Some(printable(reason));
     }
     message.waits_for = attempted.waits_for;
     message.attempts += i32::from(attempted.charged);
@@ -183,9 +185,16 @@ fn expire(message: &mut QueuedMessage) -> Vec<Failure> {
     failures
 }
 
-fn shortened(reason: &str) -> String {
+/// Why the message still waits; if it does not, what was said last.
+fn telling_reason(verdicts: &[(usize, Verdict)]) -> Option<&str> {
+    let waiting = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Waiting(_)));
+    waiting.or(verdicts.last()).map(|(_, verdict)| verdict.reason())
+}
+
+/// A reason as the store takes it, which has no NUL in texts, and as logs and terminals can show it.
+fn printable(reason: &str) -> String {
     let end = reason.floor_char_boundary(MAX_REASON);
-    reason[..end].to_owned()
+    reason[..end].chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
 /// A number from 0 to 1 that is the same for one message and different for others.

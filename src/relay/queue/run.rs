@@ -5,9 +5,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{AttemptPermit, LEASE, Queue};
+use super::{LEASE, Queue};
 use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
@@ -32,13 +31,26 @@ impl Queue {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
         self.shared.handover.pool().close().await;
-        self.release(&[]).await;
+        self.release().await;
+    }
+
+    /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
+    /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
+    /// to this relay then is not under way. Returns early at `stop`.
+    pub async fn take_up(&self, stop: &CancellationToken) {
+        while !self.release().await || !self.make_all_due().await {
+            if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn make_all_due(&self) -> bool {
+        let due = store::queue::make_all_due_across_tenants(&self.shared.db, OffsetDateTime::now_utc()).await;
+        due.inspect_err(|error| tracing::warn!(%error, "waiting mail could not be made due")).is_ok()
     }
 
     async fn deliver(&self, stop: CancellationToken) {
-        while !stop.is_cancelled() && !self.take_up().await {
-            sleep(STORE_AWAY).await;
-        }
         while !stop.is_cancelled() {
             let pause = self.turn().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
@@ -53,28 +65,26 @@ impl Queue {
         }
     }
 
-    /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
-    /// failing gateways were is not known. Returns whether the store has done it.
-    async fn take_up(&self) -> bool {
-        let released = self.release(&self.shared.leases.tokens()).await;
-        let due = store::queue::make_all_due_across_tenants(&self.shared.db, OffsetDateTime::now_utc()).await;
-        released && due.inspect_err(|error| tracing::warn!(%error, "waiting mail could not be made due")).is_ok()
-    }
-
-    /// Starts as many attempts as may be under way. Returns how long there is nothing more to do.
+    /// Starts attempts at what is due. Returns how long there is nothing more to do.
     async fn turn(&self) -> store::Result<Duration> {
         let now = OffsetDateTime::now_utc();
-        let free = self.shared.attempts.available_permits();
+        let permits = &self.shared.permits;
+        let free = permits.free();
         if free == 0 {
             return Ok(LONGEST);
         }
-        let claimed = self.claim(free, now).await?;
+        // All of it may be of one lane: something is left for the others.
+        let limit = free.div_ceil(2);
+        let claimed = self.claim(limit, now).await?;
+        let is_all = claimed.len() < limit;
         for entry in claimed {
-            // Probes may be one more than was free.
-            let Ok(permit) = self.shared.attempts.clone().acquire_owned().await else { continue };
-            self.attempt_now(entry, AttemptPermit(permit), now);
+            let permit = permits.take_for_claimed((entry.message.organization, entry.message.waits_for));
+            self.attempt_now(entry, permit, now);
         }
-        let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
+        if !is_all {
+            return Ok(Duration::ZERO);
+        }
+        let due = store::queue::next_due_across_tenants(&self.shared.db, &permits.full()).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
         Ok(pause.clamp(SHORTEST, if failing { WHILE_FAILING } else { LONGEST }))
@@ -97,12 +107,11 @@ impl Queue {
         }
     }
 
-    /// Gives back the leases that this relay has in the store, except those of what is under way.
-    /// Returns whether the store has done it.
-    async fn release(&self, except: &[Uuid]) -> bool {
+    /// Gives back the leases that this relay has in the store. Returns whether the store has done it.
+    async fn release(&self) -> bool {
         let now = OffsetDateTime::now_utc();
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        match store::queue::release_across_tenants(db, relay, except, now).await {
+        match store::queue::release_across_tenants(db, relay, now).await {
             Ok(messages) => {
                 tracing::info!(messages, "leases given back");
                 true

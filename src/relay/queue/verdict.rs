@@ -16,6 +16,15 @@ pub enum Verdict {
     Waiting(String),
 }
 
+impl Verdict {
+    /// The words that decided it.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Delivered(reason) | Self::Refused(reason) | Self::Waiting(reason) => reason,
+        }
+    }
+}
+
 /// What became of a message in one attempt.
 #[derive(Debug, Default)]
 pub struct Attempted {

@@ -1,9 +1,12 @@
 //! How a relay's memory follows the store: nothing that was saved is missed, and nothing is said
 //! to be live before it is.
 
+use std::time::Duration;
+
 use outgate::{
-    mail::id::AccountId,
+    mail::id::{AccountId, RelayId, Revision},
     policy::{
+        account_file,
         facts::{Decision, RoutingFacts},
         routing::{NextHop, PlatformDefault},
     },
@@ -151,7 +154,10 @@ async fn mail_is_routed_on_what_is_known_while_the_store_is_away(db: PgPool) {
     let relay = Following::start(&installation, "one").await;
     relay.until_live(&installation).await;
 
+    // The test goes on with the connections that it has; one that was just given back is not free at once.
+    let connections = tokio::join!(installation.owner.acquire(), installation.owner.acquire());
     let_in(&installation, false).await;
+    drop(connections);
     disconnect_relays(&installation).await;
     installation.set_gateway(&acme, &PointerScope::Organization, "later.example").await;
     assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
@@ -249,6 +255,30 @@ async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn an_alias_that_an_import_takes_away_or_moves_is_followed(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["sales@acme.example", "news@acme.example"]).await;
+    let bob = installation.account(&acme, "bob@acme.example", &[]).await;
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "ann.example").await;
+    installation.set_gateway(&acme, &PointerScope::Account(bob), "bob.example").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "news@acme.example"), "ann.example");
+
+    let file = "user_id,aliases\nann@acme.example,-\nbob@acme.example,sales@acme.example\n";
+    let rows = account_file::read(file.as_bytes()).unwrap();
+    let transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    store::account_file::import(transaction, &rows, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+
+    assert_eq!(way_of(&relay.table, "news@acme.example"), "platform");
+    assert_eq!(way_of(&relay.table, "sales@acme.example"), "bob.example");
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "ann.example");
+    relay.stop().await;
+}
+
+#[sqlx::test]
 async fn a_second_relay_of_the_same_name_is_refused(db: PgPool) {
     let installation = Installation::on(db);
     let first = Following::start(&installation, "one").await;
@@ -266,6 +296,62 @@ async fn a_second_relay_of_the_same_name_is_refused(db: PgPool) {
     assert_eq!(third.until_live(&installation).await.relays, 2);
     first.stop().await;
     third.stop().await;
+}
+
+#[sqlx::test]
+async fn a_relay_whose_name_another_one_has_taken_over_ends(db: PgPool) {
+    let installation = Installation::on(db);
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    // Whoever waits for the name has it as soon as the relay's connection is lost.
+    let mut other = installation.owner.acquire().await.unwrap();
+    let taking = tokio::spawn(async move {
+        sqlx::query("select pg_advisory_lock(hashtextextended('outgate relay one', 0))")
+            .execute(&mut *other)
+            .await
+            .unwrap();
+        store::relay::sign_on(&mut *other, "one", RelayId::new(), Revision(0)).await.unwrap();
+        other
+    });
+    let waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted
+                                and database = (select oid from pg_database where datname = current_database()))";
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&installation.owner).await.unwrap() {}
+    disconnect_relays(&installation).await;
+
+    let _holds_the_name = taking.await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), relay.running).await.expect("it ends");
+    assert!(matches!(ended.unwrap(), Err(FollowError::NameTaken(_))));
+}
+
+#[sqlx::test]
+async fn a_store_that_has_lost_changes_is_followed_back(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "lost.example").await;
+    relay.until_live(&installation).await;
+    let lost = installation.latest_revision().await;
+
+    // As after a restart from a copy that lags behind.
+    sqlx::raw_sql(
+        "update organization set outbound_gateway_id = null;
+         delete from change_item; delete from change; delete from audit_entry; delete from gateway;
+         update relay set confirmed_revision = confirmed_revision - 1;
+         update installation set revision = revision - 1",
+    )
+    .execute(&installation.owner)
+    .await
+    .unwrap();
+    let mut applied = relay.table.applied();
+    let back = applied.wait_for(|applied| applied.is_some_and(|applied| applied < lost));
+    tokio::time::timeout(Duration::from_secs(20), back).await.expect("it goes back").unwrap();
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
+
+    installation.set_gateway(&acme, &PointerScope::Organization, "new.example").await;
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "new.example");
+    relay.stop().await;
 }
 
 #[sqlx::test]

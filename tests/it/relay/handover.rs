@@ -346,6 +346,26 @@ async fn one_bad_message_does_not_fail_those_committed_with_it(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_message_that_can_no_longer_be_read_does_not_fail_those_committed_with_it(db: PgPool) {
+    let sending = Arc::new(Sending::on(db).await);
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let mut clients = JoinSet::new();
+    for index in 0..40 {
+        let mut message = sending.message(&["bob@elsewhere.example"]);
+        if index == 20 {
+            // The spool has lost it.
+            message.content = Content::Spooled { file: Arc::new(tempfile::tempfile().unwrap()), size: 1_000 };
+        }
+        let sending = sending.clone();
+        clients.spawn(async move { sending.transfer.accept(message).await.code });
+    }
+    let codes = clients.join_all().await;
+    assert_eq!(codes.iter().filter(|code| **code == 451).count(), 1);
+    assert_eq!(sending.waiting().await.len(), 40);
+}
+
+#[sqlx::test]
 async fn a_gateway_that_dies_between_two_messages_is_waited_for(db: PgPool) {
     let gateway = Gateway::start().await;
     let sending = Sending::on(db).await;

@@ -10,25 +10,24 @@ use std::{
     time::Duration,
 };
 
-use outgate::{
-    mail::id::Revision,
-    store::{
-        self, OrganizationTransaction,
-        gateway::{PointerScope, Set},
-    },
+use outgate::store::{
+    self, OrganizationTransaction,
+    gateway::{PointerScope, Set},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Installation, SmtpClient, Tenant,
+    Gateway, Installation, SmtpClient, Tenant,
     store_door::StoreDoor,
-    world::{Inbox, World},
+    world::{Inbox, World, until_live},
 };
 
 const SAVES: usize = 200;
 const CLIENTS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the queue is looked at while nothing may happen there: for longer than a relay takes to begin.
+const LOOKS: usize = 500;
 
 /// Saves as the page does, and waits until the page could say that it is live.
 async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Tenant, gateway: &Inbox) {
@@ -37,18 +36,6 @@ async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Ten
     let set = store::gateway::set(transaction, &PointerScope::Organization, Some(&address), "admin@acme.example").await;
     let Set::Changed(committed) = set.unwrap() else { panic!("nothing was saved") };
     until_live(installation, committed.revision).await;
-}
-
-async fn until_live(installation: &Installation, revision: Revision) {
-    let confirmed = async {
-        loop {
-            let live = store::relay::live(&installation.owner, revision).await.unwrap();
-            if live.relays == 1 && live.confirmed == 1 {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, confirmed).await.expect("the save is live");
 }
 
 #[sqlx::test]
@@ -149,5 +136,37 @@ async fn with_postgresql_stopped_mail_for_known_gateways_still_flows(owner: PgPo
     let reply = smtp.submit("bea@birch.example", "bob@elsewhere.example", "Subject: back\r\n\r\nHello.\r\n").await;
     assert!(reply.starts_with("250"), "{reply}");
     assert_eq!(gateway.next_subject().await, "back");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_relay_that_starts_touches_no_waiting_mail_before_it_knows_where_it_goes(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    let dead = Gateway::free_address().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &dead.to_string()).await;
+    let world = World::start(&installation).await;
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: waits\r\n\r\nHello.\r\n").await;
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    world.stop().await;
+    let gateway = Gateway::start_on(dead).await;
+
+    // Nobody can read the facts until this ends.
+    let mut slow = owner.begin().await.unwrap();
+    sqlx::query("lock table mail_domain in access exclusive mode").execute(&mut *slow).await.unwrap();
+    let waits_for_facts = async {
+        let waiting = "select exists (select from pg_locks where not granted and relation = 'mail_domain'::regclass
+                       and database = (select oid from pg_database where datname = current_database()))";
+        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *slow).await.unwrap() {}
+        let untouched = "select state = 'waiting' and lease_token is null from queued_message";
+        for _ in 0..LOOKS {
+            assert!(sqlx::query_scalar::<_, bool>(untouched).fetch_one(&mut *slow).await.unwrap());
+        }
+        slow.commit().await.unwrap();
+    };
+    let (world, ()) = tokio::join!(World::start(&installation), waits_for_facts);
+
+    assert_eq!(gateway.received(1).await.len(), 1);
     world.stop().await;
 }

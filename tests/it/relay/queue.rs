@@ -3,8 +3,8 @@
 use outgate::{
     mail::id::RelayId,
     policy::{facts::OrganizationFacts, routing::PlatformDefault},
-    relay::queue::{Queue, QueueSettings},
-    store::{self, OrganizationTransaction, queue::Wanted},
+    relay::queue::{Attempted, Queue, QueueSettings, Verdict, after},
+    store::{self, OrganizationTransaction},
 };
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -145,10 +145,10 @@ async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: Pg
     let sending = Sending::on(db).await;
     sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
     sending.send().await;
-    let (now, due) = (sending.now + time::Duration::minutes(5), Wanted::Due(10));
+    let now = sending.now + time::Duration::minutes(5);
     let until = now + time::Duration::minutes(2);
     let claim = async |relay, now, until| {
-        store::queue::claim_across_tenants(&sending.db, relay, due, now, until).await.unwrap()
+        store::queue::claim_due_across_tenants(&sending.db, relay, 10, &[], now, until).await.unwrap()
     };
     let paused = claim(RelayId::new(), now, until).await.remove(0);
     assert!(claim(RelayId::new(), now, until).await.is_empty(), "while the lease holds nobody else gets it");
@@ -174,7 +174,7 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
     // The relay is killed in the middle of an attempt, long before its lease ends.
     let relay = RelayId::new();
     let (now, until) = (sending.now + time::Duration::minutes(5), sending.now + time::Duration::days(1));
-    store::queue::claim_across_tenants(&sending.db, relay, Wanted::Due(1), now, until).await.unwrap();
+    store::queue::claim_due_across_tenants(&sending.db, relay, 1, &[], now, until).await.unwrap();
     assert!(sending.waiting().await[0].leased);
 
     let gateway = Gateway::start_on(address).await;
@@ -189,13 +189,51 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
     let stop = CancellationToken::new();
     let running = tokio::spawn({
         let (queue, stop) = (queue.clone(), stop.clone());
-        async move { queue.run(stop).await }
+        async move {
+            queue.take_up(&stop).await;
+            queue.run(stop).await;
+        }
     });
 
     assert_eq!(gateway.received(1).await.len(), 1);
     stop.cancel();
     timeout(HAPPENS_WITHIN, running).await.expect("the queue did not stop in time").unwrap();
     assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn no_reason_keeps_an_outcome_from_being_written_down(db: PgPool) {
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let (now, until) = (sending.now + time::Duration::minutes(5), sending.now + time::Duration::minutes(7));
+    let claimed = store::queue::claim_due_across_tenants(&sending.db, RelayId::new(), 1, &[], now, until).await;
+    let claimed = claimed.unwrap().remove(0);
+
+    let verdict = Verdict::Waiting("it broke: \0\x1b[31m\r\nno\u{9b}".to_owned() + &"é".repeat(2_000));
+    let attempted = Attempted { verdicts: vec![(0, verdict)], charged: true, ..Attempted::default() };
+    let recorded = after(&claimed, &attempted, now).message;
+
+    let token = claimed.lease.unwrap().token;
+    assert!(store::queue::record_across_tenants(&sending.db, &recorded, token).await.unwrap());
+    let reason = sending.waiting().await[0].last_reply.clone().unwrap();
+    assert!(reason.starts_with("it broke: ??[31m??no?é"), "{reason}");
+    assert!(reason.len() <= 1024);
+}
+
+#[sqlx::test]
+async fn the_reason_for_waiting_is_that_of_a_recipient_who_waits(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.answers_recipient("later@elsewhere.example", "450 4.2.1 mailbox busy");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let to = ["later@elsewhere.example", "bob@elsewhere.example"];
+
+    sending.transfer.accept(sending.message(&to)).await;
+    sending.queue.settled().await;
+
+    let reason = sending.waiting().await[0].last_reply.clone().unwrap();
+    assert_eq!(reason, format!("gateway {} said: 450 4.2.1 mailbox busy", gateway.address));
 }
 
 #[sqlx::test]

@@ -59,6 +59,15 @@ async fn the_front_doors_roles_own_nothing_and_bypass_nothing(owner: PgPool) {
 }
 
 #[sqlx::test]
+async fn nothing_that_a_large_change_writes_is_checked_while_it_holds_the_lock_of_all_changes(owner: PgPool) {
+    let deferred: Vec<String> = sqlx::query_scalar("select conname::text from pg_constraint where condeferrable")
+        .fetch_all(&owner)
+        .await
+        .unwrap();
+    assert_eq!(deferred, ["gateway_current_revision"]);
+}
+
+#[sqlx::test]
 async fn the_catalogue_test_notices_every_way_to_break_the_rule(owner: PgPool) {
     let ways = [
         ("drop policy web on mail_account", "mail_account has no policy for outgate_web"),

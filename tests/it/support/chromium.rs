@@ -49,7 +49,7 @@ impl Chromium {
             .args(["--port=0", "--allowed-ips=127.0.0.1"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{driver_program} does not start ({error}); bin/test installs it"));
         let port = port_of(&mut driver).await;
@@ -107,9 +107,8 @@ impl Chromium {
         (seen.role, seen.name)
     }
 
-    pub async fn stop(mut self) {
-        self.client.close().await.unwrap();
-        self.driver.kill().await.unwrap();
+    pub async fn stop(self) {
+        self.client.clone().close().await.unwrap();
     }
 
     /// The one element with this role and name; waits for it, and says what there was if it does not come.
@@ -215,6 +214,15 @@ impl Chromium {
             Ok::<String, CmdError>(value.as_str().unwrap_or_default().trim().to_owned())
         };
         Ok(Seen { role: computed("computedrole").await?, name: computed("computedlabel").await?, element })
+    }
+}
+
+/// Also when a test fails: the driver alone would leave its browser behind.
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        if let Some(group) = self.driver.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
+        }
     }
 }
 

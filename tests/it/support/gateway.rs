@@ -153,8 +153,13 @@ impl Gateway {
 
     /// Waits until this many messages have arrived, and returns them all.
     pub async fn received(&self, count: usize) -> Vec<Received> {
+        self.received_within(count, HAPPENS_WITHIN).await
+    }
+
+    /// The same for many messages.
+    pub async fn received_within(&self, count: usize, patience: Duration) -> Vec<Received> {
         let mut watched = self.shared.received.subscribe();
-        let arrived = timeout(HAPPENS_WITHIN, watched.wait_for(|received| received.len() >= count)).await;
+        let arrived = timeout(patience, watched.wait_for(|received| received.len() >= count)).await;
         arrived.expect("the messages did not arrive in time").unwrap().clone()
     }
 
@@ -341,8 +346,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut content = Vec::new();
         loop {
             let line = self.line().await?;
-            if matches!(self.behaviour().fault, Some((At::Content, Fault::Closes))) {
-                return None;
+            match self.behaviour().fault {
+                Some((At::Content, Fault::Closes)) => return None,
+                Some((At::Content, Fault::Stalls)) => {
+                    self.shared.stalled.send_modify(|stalled| *stalled += 1);
+                    self.shared.go_on.notified().await;
+                }
+                _ => {}
             }
             if line == b".\r\n" && (content.is_empty() || content.ends_with(b"\r\n")) {
                 break;

@@ -25,8 +25,9 @@ use outgate::{
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
-use super::Installation;
+use super::{Installation, gateway::HAPPENS_WITHIN};
 
 /// What a test may want otherwise.
 #[derive(Clone)]
@@ -177,7 +178,8 @@ impl Sending {
     }
 
     pub async fn step_after(&self, minutes: i64) -> usize {
-        self.queue.step(self.now + time::Duration::minutes(minutes)).await.unwrap()
+        let step = self.queue.step(self.now + time::Duration::minutes(minutes));
+        timeout(HAPPENS_WITHIN, step).await.expect("the step did not end in time").unwrap()
     }
 
     pub async fn waiting(&self) -> Vec<Waiting> {

@@ -1,0 +1,136 @@
+//! One server's troubles stay its own: the mail of others goes on.
+
+use std::sync::Arc;
+
+use outgate::{
+    mail::id::GatewayId,
+    policy::facts::{DomainFacts, Gateway as GatewayFacts, TlsMode},
+};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    Gateway, Sending,
+    gateway::{At, Fault},
+    sending::{Options, names},
+};
+
+/// Gives the mail domain fast.acme.example a gateway of its own.
+fn point_domain(sending: &Sending, gateway: &Gateway) {
+    let organization = sending.organization;
+    let facts = GatewayFacts {
+        organization,
+        id: GatewayId::new(),
+        revision: 1,
+        address: gateway.address.to_string().parse().unwrap(),
+        tls: TlsMode::WhenOffered,
+    };
+    sending.table.change(|known| {
+        let gateway = Some(facts.id);
+        known.set_gateway(facts.id, Some(facts));
+        known.set_domain("fast.acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway }));
+    });
+}
+
+#[sqlx::test]
+async fn a_gateway_that_answers_slowly_does_not_hold_up_mail_that_waits_for_others(db: PgPool) {
+    let (slow, fast) = (Gateway::start().await, Gateway::start().await);
+    slow.fails(At::Mail, Fault::Stalls);
+    let sending = Arc::new(Sending::with(db, Options { handover: false, ..Options::default() }).await);
+    sending.set_gateway(Some(&slow.address.to_string()));
+    point_domain(&sending, &fast);
+    let mut clients = JoinSet::new();
+    for _ in 0..250 {
+        let sending = sending.clone();
+        clients.spawn(async move { sending.send().await.code });
+    }
+    assert!(clients.join_all().await.iter().all(|code| *code == 250));
+    let running = tokio::spawn({
+        let queue = sending.queue.clone();
+        async move { queue.run(CancellationToken::new()).await }
+    });
+    slow.stalled(20).await;
+
+    let mut message = sending.message(&["bob@elsewhere.example"]);
+    message.sender = "bea@fast.acme.example".to_owned();
+    assert_eq!(sending.transfer.accept(message).await.code, 250);
+
+    fast.received(1).await;
+    running.abort();
+}
+
+#[sqlx::test]
+async fn a_failing_gateway_that_nobody_waits_for_is_forgotten(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    for _ in 0..3 {
+        sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+        sending.send().await;
+    }
+    assert_eq!(sending.handover.health().failing_gateways().len(), 3);
+
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    sending.step_after(1).await;
+    sending.step_after(10).await;
+
+    assert_eq!(gateway.received(3).await.len(), 3);
+    assert!(sending.handover.health().failing_gateways().is_empty());
+}
+
+#[sqlx::test]
+async fn a_slow_server_of_one_domain_holds_up_no_other_and_what_is_delivered_is_written_down(db: PgPool) {
+    let server = Gateway::start().await;
+    let port = server.address.port();
+    let slow = Gateway::start_on(format!("127.0.0.2:{port}").parse().unwrap()).await;
+    slow.fails(At::Greeting, Fault::Stalls);
+    let names = names(&[("first.example", "127.0.0.2"), ("second.example", "127.0.0.1")], &[]);
+    let sending = Sending::with(db, Options { mx_port: port, names, ..Options::default() }).await;
+    let to = ["a@first.example", "b@second.example"];
+    assert_eq!(sending.transfer.accept(sending.message(&to)).await.code, 250);
+    slow.stalled(1).await;
+
+    assert_eq!(server.received(1).await[0].recipients, ["b@second.example"]);
+    // A relay that is killed now does not send it again.
+    let written_down = async {
+        while !sending.waiting().await[0].recipients.contains(r#""state": "delivered""#) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::support::gateway::HAPPENS_WITHIN, written_down).await.expect("it is written down");
+    slow.go_on();
+    slow.received(1).await;
+    sending.queue.settled().await;
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn of_a_name_with_very_many_addresses_only_some_are_tried(db: PgPool) {
+    let gateway = Gateway::start_on("127.0.0.40:0".parse().unwrap()).await;
+    let addresses: Vec<String> = (2..=40).map(|last| format!("127.0.0.{last}")).collect();
+    let addresses: Vec<(&str, &str)> =
+        addresses.iter().map(|address| ("many.elsewhere.example", address.as_str())).collect();
+    let sending = Sending::with(db, Options { names: names(&addresses, &[]), ..Options::default() }).await;
+    sending.set_gateway(Some(&format!("many.elsewhere.example:{}", gateway.address.port())));
+
+    assert!(sending.send().await.to_string().starts_with("250 2.0.0 queued as "));
+
+    assert_eq!(gateway.connections(), 0);
+}
+
+#[sqlx::test]
+async fn a_gateway_that_reads_slowly_does_not_keep_its_client_waiting(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Content, Fault::Stalls);
+    let options = Options { handover_wait: std::time::Duration::from_millis(100), ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    // More than the network between the two takes by itself.
+    let content = format!("Subject: large\r\n\r\n{}", "0123456789abcdef\r\n".repeat(1_500_000));
+
+    let message = sending.message_with(&["bob@elsewhere.example"], content);
+    let sent = tokio::time::timeout(crate::support::gateway::HAPPENS_WITHIN, sending.transfer.accept(message)).await;
+
+    assert!(sent.expect("the client has an answer").to_string().starts_with("250 2.0.0 queued as "));
+    assert_eq!(sending.waiting().await[0].attempts, 1);
+}
