@@ -42,7 +42,7 @@ async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Ten
 async fn until_live(installation: &Installation, revision: Revision) {
     let confirmed = async {
         loop {
-            let live = store::relay::live(&installation.owner, revision).await.unwrap();
+            let live = installation.live(revision).await;
             if live.relays == 1 && live.confirmed == 1 {
                 return;
             }
