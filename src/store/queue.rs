@@ -476,17 +476,7 @@ pub async fn make_due(
     Ok(done.rows_affected())
 }
 
-/// When the next message is due that is not in one of the lanes to be passed over; `None` if there is none.
-pub async fn next_due_across_tenants(db: impl PgExecutor<'_>, passed_over: &[Lane]) -> Result<Option<OffsetDateTime>> {
-    let (gateways, defaults) = split(passed_over);
-    sqlx::query_scalar!(
-        r#"
-        select min(next_attempt_at) from queued_message
-        where case when waits_for is null then organization_id <> all($2) else waits_for <> all($1) end
-        "#,
-        &gateways as &[GatewayId],
-        &defaults as &[OrganizationId],
-    )
-    .fetch_one(db)
-    .await
+/// When the next message is due; `None` if the queue is empty.
+pub async fn next_due_across_tenants(db: impl PgExecutor<'_>) -> Result<Option<OffsetDateTime>> {
+    sqlx::query_scalar!("select min(next_attempt_at) from queued_message").fetch_one(db).await
 }

@@ -30,10 +30,10 @@ impl Queue {
         let until = now + LEASE;
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
         let mut claimed = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until).await?;
-        for (key, ask_after) in self.shared.handover.health().failing_gateways() {
+        for (key, failing) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
-            if ask_after <= now && !has_one && claimed.len() < limit {
+            if failing.may_be_asked(now) && !has_one && claimed.len() < limit {
                 let waiting = (organization, gateway);
                 claimed.extend(store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await?);
             }
@@ -58,9 +58,9 @@ impl Queue {
         let health = self.shared.handover.health();
         let facts = self.shared.table.generation();
         let facts_changed = self.shared.asked_by.load(Ordering::Relaxed) != facts;
-        for (key, ask_after) in health.failing_gateways() {
+        for (key, failing) in health.failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
-            if facts_changed || ask_after <= now {
+            if facts_changed || failing.may_be_asked(now) {
                 self.let_go_who_leads_elsewhere(&key, (organization, gateway), now).await?;
             }
         }
@@ -70,7 +70,12 @@ impl Queue {
 
     async fn make_due_what_recovered(&self, now: OffsetDateTime) -> store::Result<()> {
         let health = self.shared.handover.health();
+        let full = self.shared.permits.full();
         for (organization, gateway) in health.take_recovered() {
+            if full.contains(&(organization, Some(gateway))) {
+                health.has_recovered(organization, gateway);
+                continue;
+            }
             let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
             if !made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs()) {
                 // The store is away, or there may be more: for the next time.

@@ -11,6 +11,8 @@ use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
 const LONGEST: Duration = Duration::from_secs(30);
+/// As long as a lane has its share of the attempts.
+const WHILE_FULL: Duration = Duration::from_secs(1);
 /// As long as a gateway is failing.
 const WHILE_FAILING: Duration = Duration::from_secs(5);
 /// Between two looks at messages that another relay is just taking.
@@ -62,6 +64,10 @@ impl Queue {
                 () = self.shared.handover.health().recovery() => {}
                 () = sleep(pause) => {}
             }
+            if !self.shared.permits.full().is_empty() {
+                // Whatever ends wakes us; all that is due in the full lanes is not passed over each time.
+                stop.run_until_cancelled(sleep(SHORTEST)).await;
+            }
         }
     }
 
@@ -84,7 +90,11 @@ impl Queue {
         if !is_all {
             return Ok(Duration::ZERO);
         }
-        let due = store::queue::next_due_across_tenants(&self.shared.db, &permits.full()).await?;
+        if !permits.full().is_empty() {
+            // What is due may be just that which has to wait.
+            return Ok(WHILE_FULL);
+        }
+        let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
         Ok(pause.clamp(SHORTEST, if failing { WHILE_FAILING } else { LONGEST }))
