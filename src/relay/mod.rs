@@ -88,7 +88,7 @@ impl Relay {
         Ok(followed?)
     }
 
-    /// Waits for the relay to sign on, then works on the queue.
+    /// Waits for the relay to sign on and to know where mail goes, then works on the queue.
     async fn deliver(
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
@@ -96,7 +96,12 @@ impl Relay {
         transfer: &OnceLock<Transfer>,
         stop: CancellationToken,
     ) {
-        let signed_on = async { id.wait_for(Option::is_some).await.ok().and_then(|id| *id) };
+        let mut applied = self.table.applied();
+        let signed_on = async {
+            // Without facts all mail would seem to be of domains that were removed.
+            applied.wait_for(Option::is_some).await.ok()?;
+            id.wait_for(Option::is_some).await.ok().and_then(|id| *id)
+        };
         let Some(Some(relay)) = stop.run_until_cancelled(signed_on).await else { return };
         let settings = QueueSettings {
             relay,

@@ -21,7 +21,7 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Installation, SmtpClient, Tenant,
+    Gateway, Installation, SmtpClient, Tenant,
     store_door::StoreDoor,
     world::{Inbox, World},
 };
@@ -149,5 +149,38 @@ async fn with_postgresql_stopped_mail_for_known_gateways_still_flows(owner: PgPo
     let reply = smtp.submit("bea@birch.example", "bob@elsewhere.example", "Subject: back\r\n\r\nHello.\r\n").await;
     assert!(reply.starts_with("250"), "{reply}");
     assert_eq!(gateway.next_subject().await, "back");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_relay_that_has_not_read_all_facts_yet_holds_nothing_for_lack_of_them(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    let address = Gateway::free_address().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &address.to_string()).await;
+    let world = World::start(&installation).await;
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: waits\r\n\r\nHello.\r\n").await;
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    drop(smtp);
+    world.stop().await;
+
+    // Reading takes long.
+    let mut reading = owner.begin().await.unwrap();
+    sqlx::query("lock table mail_address in access exclusive mode").execute(&mut *reading).await.unwrap();
+    let looking_on = async {
+        let waits = "select exists (select from pg_stat_activity where datname = current_database()
+                     and wait_event_type = 'Lock' and query like '%mail_address%')";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&owner).await.unwrap() {}
+        for _ in 0..500 {
+            let state: String = sqlx::query_scalar("select state from queued_message").fetch_one(&owner).await.unwrap();
+            assert_eq!(state, "waiting");
+        }
+        reading.rollback().await.unwrap();
+    };
+    let (world, ()) = tokio::join!(World::start(&installation), looking_on);
+
+    let gateway = Gateway::start_on(address).await;
+    gateway.received(1).await;
     world.stop().await;
 }
