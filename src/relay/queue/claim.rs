@@ -35,7 +35,11 @@ impl Queue {
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
             if failing.may_be_asked(now) && !has_one && claimed.len() < limit {
                 let waiting = (organization, gateway);
-                claimed.extend(store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await?);
+                match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await {
+                    Ok(probe) => claimed.extend(probe),
+                    // What is claimed already is not given up for it.
+                    Err(error) => tracing::warn!(%error, %gateway, "a failing gateway could not be probed"),
+                }
             }
         }
         Ok(claimed.into_iter().map(|message| self.with_source(message)).collect())
@@ -71,19 +75,20 @@ impl Queue {
     async fn make_due_what_recovered(&self, now: OffsetDateTime) -> store::Result<()> {
         let health = self.shared.handover.health();
         let full = self.shared.permits.full();
+        let mut outcome = Ok(());
         for (organization, gateway) in health.take_recovered() {
-            if full.contains(&(organization, Some(gateway))) {
-                health.has_recovered(organization, gateway);
-                continue;
+            let mut is_done = false;
+            if outcome.is_ok() && !full.contains(&(organization, Some(gateway))) {
+                let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
+                is_done = made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs());
+                outcome = made.map(drop);
             }
-            let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
-            if !made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs()) {
-                // The store is away, or there may be more: for the next time.
+            if !is_done {
+                // There may be more, it has its share for now, or the store is away: for the next time.
                 health.has_recovered(organization, gateway);
             }
-            made?;
         }
-        Ok(())
+        outcome
     }
 
     /// Asks of everybody who waits for a failing gateway whether they still should. A gateway that nobody
