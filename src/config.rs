@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{anyhow, ensure};
+use anyhow::anyhow;
 use clap::{
     ArgAction, Args, Command,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -42,16 +42,6 @@ pub struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// The database as `outgate web` connects to it; `None`: the private one.
-    pub fn for_web(&self) -> Option<&PgConnectOptions> {
-        self.web_database_url.as_ref().or(self.database_url.as_ref())
-    }
-
-    /// The database as `outgate relay` connects to it; `None`: the private one.
-    pub fn for_relay(&self) -> Option<&PgConnectOptions> {
-        self.relay_database_url.as_ref().or(self.database_url.as_ref())
-    }
-
     /// The data directory as an absolute path.
     ///
     /// # Errors
@@ -59,7 +49,6 @@ impl StoreSettings {
     pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
         let by_default = if geteuid().is_root() { "/var/lib/outgate" } else { "outgate-data" };
         let folder = self.data_dir.as_deref().unwrap_or(Path::new(by_default));
-        ensure!(!folder.as_os_str().is_empty(), "OUTGATE_DATA_DIR is empty: name a folder.");
         std::path::absolute(folder)
             .map_err(|error| anyhow!("OUTGATE_DATA_DIR is {}, which leads nowhere: {error}.", folder.display()))
     }
@@ -325,11 +314,16 @@ fn duration(typed: &str) -> Result<Duration, String> {
 /// One sentence for a wrong value, which names the setting as whoever made it knows it: by its flag if that was
 /// used, by its variable otherwise. `None` for everything else that the command line can be wrong in.
 pub fn wrong_setting(error: &clap::Error, command: &Command) -> Option<String> {
-    if error.kind() != ErrorKind::ValueValidation {
-        return None;
-    }
+    let reason = match error.kind() {
+        ErrorKind::ValueValidation => std::error::Error::source(error)?.to_string(),
+        ErrorKind::InvalidValue
+            if error.get(ContextKind::InvalidValue) == Some(&ContextValue::String(String::new())) =>
+        {
+            "it is empty: give it a value, or leave it out.".to_owned()
+        }
+        _ => return None,
+    };
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
-    let reason = std::error::Error::source(error)?;
     let flag = argument.split(' ').next()?;
     let flag_was_used = env::args().any(|used| used.split('=').next() == Some(flag));
     let variable = variable_of(command, flag).filter(|_| !flag_was_used);

@@ -5,7 +5,6 @@ mod command;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use outgate::{
     config::{self, PlatformSettings, RelaySettings, StoreSettings, WebSettings},
@@ -137,16 +136,15 @@ fn subcommand_words() -> Vec<String> {
     words
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(mut cli: Cli) -> anyhow::Result<()> {
     let _log = telemetry::start()?;
     // One TLS provider for the whole process; a second call would be the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Command::Up(up) = cli.command {
         return command::up::run(*up, cli.store);
     }
-    if let Command::Accounts { command: Accounts::Import { file, .. }, .. } = &cli.command {
-        // Said before anything is started for it, and while we may still read it.
-        std::fs::File::open(file).with_context(|| format!("{} cannot be opened", file.display()))?;
+    if let Command::Accounts { command, .. } = &mut cli.command {
+        command.open_file()?;
     }
     let store = Store::find(cli.store)?;
     let ended = command::runtime()?.block_on(run_on(&store, cli.command));

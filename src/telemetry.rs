@@ -7,8 +7,9 @@ use anyhow::anyhow;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged where `RUST_LOG` says nothing.
-const DEFAULT_FILTER: &str = "info";
+/// What is logged where `RUST_LOG` says nothing. PostgreSQL's notices (“already exists, skipping”, at each
+/// start) tell an operator nothing.
+const DEFAULT_FILTER: &str = "info,sqlx::postgres::notice=warn";
 
 /// Writes what is still buffered when it is dropped: `main` holds it to its end.
 #[must_use = "the log ends when this is dropped"]

@@ -28,6 +28,14 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// What is cut short in the table shows the whole of itself under the pointer.
+document.addEventListener("pointerover", (event) => {
+  const cell = event.target.closest("tbody :is(th a, .name, .host, .direct)");
+  if (cell) {
+    cell.title = cell.scrollWidth > cell.clientWidth ? cell.textContent.trim() : "";
+  }
+});
+
 // A second click on a button does not send a form twice. Coming back to the page allows it again.
 document.addEventListener("submit", (event) => {
   if (event.target.dataset.sent) {

@@ -24,7 +24,7 @@ pub async fn web(store: &Store, platform: &PlatformSettings, settings: &WebSetti
 
 pub async fn relay(store: &Store, platform: &PlatformSettings, settings: &RelaySettings) -> anyhow::Result<()> {
     let settings = relay_settings(platform, settings)?;
-    let listeners = relay::submission::bind(&settings)?;
+    let listeners = bind_submission(&settings)?;
     let pool = store.relay()?;
     Relay::new(settings, pool.clone()).run(listeners, until_told()).await?;
     pool.close().await;
@@ -36,6 +36,11 @@ pub async fn bind(settings: &WebSettings) -> anyhow::Result<TcpListener> {
     TcpListener::bind(settings.http_listen)
         .await
         .with_context(|| format!("OUTGATE_HTTP_LISTEN: cannot listen on {}", settings.http_listen))
+}
+
+/// Opens the relay's listeners.
+pub fn bind_submission(settings: &relay::Settings) -> anyhow::Result<Vec<TcpListener>> {
+    relay::submission::bind(settings).context("OUTGATE_SMTP_LISTEN")
 }
 
 pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<web::Settings> {

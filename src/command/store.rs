@@ -1,6 +1,8 @@
 //! Where a command finds the store: `DATABASE_URL`, else the private cluster in the data
 //! directory, started if need be and stopped by its last user.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use outgate::{
     config::StoreSettings,
@@ -11,6 +13,9 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+/// How long a page waits for a connection before it says that the store does not answer.
+const PATIENCE_OF_PAGES: Duration = Duration::from_secs(5);
 
 /// A store that can be connected to as each of its three roles.
 #[derive(Debug)]
@@ -62,18 +67,21 @@ impl Store {
             (None, Some(url)) => url.clone(),
             (None, None) => anyhow::bail!("DATABASE_URL is not set: this command needs the store as its owner"),
         };
-        connect(options, 5, "DATABASE_URL").await
+        connect(PgPoolOptions::new().max_connections(5), options, "DATABASE_URL").await
     }
 
     /// As the role of the pages.
     pub async fn web(&self) -> anyhow::Result<PgPool> {
         let options = self.role(roles::WEB, &self.settings.web_database_url, "OUTGATE_WEB_DATABASE_URL")?;
-        connect(options, 20, "OUTGATE_WEB_DATABASE_URL").await
+        let pool = PgPoolOptions::new().max_connections(20).acquire_timeout(PATIENCE_OF_PAGES);
+        connect(pool, options, "OUTGATE_WEB_DATABASE_URL").await
     }
 
     /// As the role of the relay. Not connected yet: a relay starts without the store, too.
     pub fn relay(&self) -> anyhow::Result<PgPool> {
         let options = self.role(roles::RELAY, &self.settings.relay_database_url, "OUTGATE_RELAY_DATABASE_URL")?;
+        // A queued message is answered 250: its commit has to be on disk, whatever the server's default is.
+        let options = options.options([("synchronous_commit", "on")]);
         Ok(PgPoolOptions::new().max_connections(20).connect_lazy_with(options))
     }
 
@@ -88,10 +96,6 @@ impl Store {
     }
 }
 
-async fn connect(options: PgConnectOptions, connections: u32, variable: &str) -> anyhow::Result<PgPool> {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .connect_with(options)
-        .await
-        .with_context(|| format!("the store does not answer at {variable}"))
+async fn connect(pool: PgPoolOptions, options: PgConnectOptions, variable: &str) -> anyhow::Result<PgPool> {
+    pool.connect_with(options).await.with_context(|| format!("the store does not answer at {variable}"))
 }

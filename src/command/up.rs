@@ -9,7 +9,7 @@ use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings},
     mail::id::Revision,
     policy::routing::PlatformDefault,
-    relay::{Relay, demonstration_gateway, routing_table::RoutingTable, submission},
+    relay::{Relay, demonstration_gateway, routing_table::RoutingTable},
     store::{self, WebStore},
     web,
 };
@@ -73,7 +73,7 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
         relay.allowed.listeners.extend(own);
     }
     let http = serve::bind(&up.web).await?;
-    let smtp = submission::bind(&relay)?;
+    let smtp = serve::bind_submission(&relay)?;
     let demo_listeners = match gateways {
         Some(gateways) => Some(bind_demo(gateways).await?),
         None => None,

@@ -88,7 +88,7 @@ impl Relay {
         Ok(followed?)
     }
 
-    /// Waits for the relay to sign on and to know where mail goes, then works on the queue.
+    /// Waits for the relay to sign on and to know the facts, then works on the queue.
     async fn deliver(
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
@@ -96,11 +96,12 @@ impl Relay {
         transfer: &OnceLock<Transfer>,
         stop: CancellationToken,
     ) {
-        let mut applied = self.table.applied();
         let signed_on = async {
-            // Without facts all mail would seem to be of domains that were removed.
-            applied.wait_for(Option::is_some).await.ok()?;
-            id.wait_for(Option::is_some).await.ok().and_then(|id| *id)
+            let relay = id.wait_for(Option::is_some).await.ok().and_then(|id| *id);
+            // Signing on comes before loading. Without facts every sender would be unknown, and mail
+            // that waits would be held for it.
+            self.table.applied().wait_for(Option::is_some).await.ok()?;
+            relay
         };
         let Some(Some(relay)) = stop.run_until_cancelled(signed_on).await else { return };
         let settings = QueueSettings {

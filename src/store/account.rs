@@ -226,20 +226,20 @@ pub async fn page(
 
 /// What was typed into the search field, in the form in which the store has it.
 struct Search {
-    /// In lower case: part of a name.
+    /// Part of a name, as it was typed: PostgreSQL makes one lower case of it and of the names.
     name: String,
-    /// The same with its domain in ASCII: part of an address.
+    /// Part of an address, in lower case and with its domain in ASCII.
     address: String,
 }
 
 impl Search {
     fn new(typed: &str) -> Self {
-        let name = typed.to_lowercase();
-        let address = match name.rsplit_once('@') {
+        let lower = typed.to_lowercase();
+        let address = match lower.rsplit_once('@') {
             Some((local_part, domain)) => format!("{local_part}@{}", in_ascii(domain)),
-            None => in_ascii(&name),
+            None => in_ascii(&lower),
         };
-        Self { name, address }
+        Self { name: typed.to_owned(), address }
     }
 }
 
@@ -267,7 +267,7 @@ async fn following(
         where organization_id = $1
           and user_id > $2
           and ($3::text is null
-               or strpos(lower(name), $3) > 0
+               or strpos(lower(name), lower($3)) > 0
                or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
         order by user_id
         limit $5
@@ -295,7 +295,7 @@ async fn preceding(
         where organization_id = $1
           and user_id < $2
           and ($3::text is null
-               or strpos(lower(name), $3) > 0
+               or strpos(lower(name), lower($3)) > 0
                or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
         order by user_id desc
         limit $5
@@ -323,7 +323,7 @@ async fn count(
         from mail_account
         where organization_id = $1
           and ($3::text is null
-               or strpos(lower(name), $3) > 0
+               or strpos(lower(name), lower($3)) > 0
                or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
         "#,
         organization as OrganizationId,

@@ -28,15 +28,16 @@ impl FromRequestParts<App> for ClientAddress {
 }
 
 /// Each proxy adds whom it heard from at the end: from there, the first that is no proxy of ours.
+/// A listener for IPv6 and IPv4 sees IPv4 addresses mapped into IPv6 (RFC 4291 §2.5.5.2); they are one.
 fn client(peer: IpAddr, forwarded: &[&str], proxies: &[IpNet]) -> IpAddr {
     let trusted = |ip: IpAddr| proxies.iter().any(|network| network.contains(&ip));
-    let mut client = peer;
+    let mut client = peer.to_canonical();
     for address in forwarded.iter().rev() {
         if !trusted(client) {
             break;
         }
-        let Ok(before) = address.parse() else { break };
-        client = before;
+        let Ok(before) = address.parse::<IpAddr>() else { break };
+        client = before.to_canonical();
     }
     client
 }
@@ -55,6 +56,8 @@ mod tests {
             ("10.0.0.1", vec!["203.0.113.9", "198.51.100.7", "10.0.0.2"], "198.51.100.7"),
             ("10.0.0.1", vec!["forged", "nonsense"], "10.0.0.1"),
             ("10.0.0.1", vec![], "10.0.0.1"),
+            // As a listener on [::] sees an IPv4 address.
+            ("::ffff:10.0.0.1", vec!["::ffff:10.0.0.2", "::ffff:198.51.100.7"], "198.51.100.7"),
         ] {
             assert_eq!(client(ip(peer), &forwarded, &proxies), ip(expected), "{peer} {forwarded:?}");
         }

@@ -1,12 +1,15 @@
 //! Forms and queries as browsers send them. What no form of ours sends (unknown, repeated or
 //! missing fields, another content type) is refused with a page and changes nothing.
 
+use std::error::Error;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::FormRejection},
-    http::request::Parts,
+    http::{StatusCode, request::Parts},
     response::IntoResponse,
 };
 use serde::de::DeserializeOwned;
+use tower_http::timeout::TimeoutError;
 
 use super::error::PageError;
 
@@ -23,9 +26,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
             Err(
                 rejection @ (FormRejection::FailedToDeserializeForm(_) | FormRejection::FailedToDeserializeFormBody(_)),
             ) => Err(PageError::Malformed(rejection.to_string())),
+            Err(rejection) if came_too_slowly(&rejection) => Err(PageError::Status(StatusCode::REQUEST_TIMEOUT)),
             Err(rejection) => Err(PageError::Status(rejection.into_response().status())),
         }
     }
+}
+
+/// Whether the deadline for the body is what cut it off.
+fn came_too_slowly(error: &(dyn Error + 'static)) -> bool {
+    error.is::<TimeoutError>() || error.source().is_some_and(came_too_slowly)
 }
 
 /// The fields of a page's query.

@@ -29,8 +29,8 @@ use super::{App, error::Words, session};
 const REQUEST_BODY_LIMIT: usize = 64 * 1024;
 /// For the whole body of a request to arrive.
 const REQUEST_BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// For the whole answer to be ready.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// For the whole answer to be ready. Nothing here takes long but the store.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// On every response. Scripts and styles come from our own files only, never from a page.
 const HEADERS: [(HeaderName, &str); 7] = [
@@ -59,7 +59,7 @@ pub fn wrap(pages: Router, app: &App) -> Router {
         .layer(DefaultBodyLimit::max(REQUEST_BODY_LIMIT))
         .layer(RequestBodyLimitLayer::new(REQUEST_BODY_LIMIT))
         .layer(RequestBodyDeadlineLayer::new(REQUEST_BODY_DEADLINE))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, ANSWER_DEADLINE))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_DEADLINE))
         .layer(CatchPanicLayer::new());
     // Has to stand in front of the router, which chooses the page by the path.
     Router::new()

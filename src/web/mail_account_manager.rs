@@ -105,6 +105,8 @@ struct MailAccountManager {
     last: i64,
     /// The list without a search.
     everything: String,
+    /// The first page with the same search.
+    beginning: String,
     previous: Option<String>,
     next: Option<String>,
 }
@@ -121,6 +123,18 @@ struct Row {
     form: String,
     /// Where its own gateway is deleted, if there is one and the role allows it.
     delete: Option<String>,
+}
+
+impl Row {
+    /// What the styles know the row by.
+    fn class(&self) -> Option<&'static str> {
+        match (self.marked, self.suspended) {
+            (true, true) => Some("marked is-suspended"),
+            (true, false) => Some("marked"),
+            (false, true) => Some("is-suspended"),
+            (false, false) => None,
+        }
+    }
 }
 
 async fn show(
@@ -163,6 +177,7 @@ fn table(
         first: found.preceding + 1,
         last: found.preceding + count,
         everything: Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager")).build(),
+        beginning: query.link(slug).build(),
         previous: previous.map(|first| query.link(slug).with("before", &first).build()),
         next: next.map(|last| query.link(slug).with("after", &last).build()),
         rows: found.accounts.into_iter().map(|account| row(app, inside, query, account)).collect(),
@@ -209,5 +224,5 @@ async fn status(
     };
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
-    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), &route, &progress)))
+    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
 }

@@ -190,7 +190,7 @@ async fn set(
         Set::NotFound => Err(PageError::NotFound),
         Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
         Set::Changed(committed) => {
-            status::wait_until_live(app, access, committed.revision).await?;
+            status::wait_until_live(app, access, committed.revision).await;
             Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
         }
     }

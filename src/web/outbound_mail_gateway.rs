@@ -148,7 +148,7 @@ async fn set(app: &App, inside: &InOrganization, address: Option<&GatewayAddress
         Set::NotFound => Err(PageError::NotFound),
         Set::Unchanged => Ok(see_other(&link.with("unchanged", "1").build())),
         Set::Changed(committed) => {
-            status::wait_until_live(app, access, committed.revision).await?;
+            status::wait_until_live(app, access, committed.revision).await;
             Ok(see_other(&link.with("change", &committed.id.to_string()).build()))
         }
     }

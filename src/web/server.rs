@@ -21,6 +21,8 @@ use crate::store::WebStore;
 
 /// For the header of a request to arrive, which is also how long an idle connection is kept.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// In bytes: what of a request is kept until it is taken up; a header may come to twice as much.
+const BUFFER_LIMIT: usize = 64 * 1024;
 /// Beyond these a client waits until another has gone.
 const CONNECTION_LIMIT: usize = 1024;
 /// How long requests that are being answered hold up the stop.
@@ -79,6 +81,7 @@ async fn answer(pages: Router, stream: TcpStream, peer: SocketAddr, watcher: Wat
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(BUFFER_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     // A client that went away, or was too slow, is its own affair.
     if let Err(error) = watcher.watch(connection).await {

@@ -1,10 +1,12 @@
 //! Sign in, and Sign out. Every refusal looks the same and takes as long, whoever has the address,
 //! so that nobody learns here who is an administrator.
 
+use std::net::IpAddr;
+
 use askama::Template;
 use axum::{
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -99,8 +101,14 @@ async fn sign_in(
     State(app): State<App>,
     session: Session,
     ClientAddress(client): ClientAddress,
+    headers: HeaderMap,
     Form(form): Form<SignInForm>,
 ) -> Result<Response, PageError> {
+    if !keeps_the_session(&headers) {
+        let words = "Browsers keep nobody signed in over http://. To sign in, open these pages with https://, or on \
+                     this machine itself at http://127.0.0.1. Your password was not checked.";
+        return again(form, StatusCode::UNPROCESSABLE_ENTITY, vec![Mistake { field: "email", words }]);
+    }
     let missing = missing(&form);
     if !missing.is_empty() {
         return again(form, StatusCode::UNPROCESSABLE_ENTITY, missing);
@@ -124,6 +132,18 @@ async fn sign_in(
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             Ok(response)
         }
+    }
+}
+
+/// Whether the browser will bring the session's cookie back, which it does to trustworthy origins
+/// only (W3C Secure Contexts §3.1): https, or the machine that it runs on.
+fn keeps_the_session(headers: &HeaderMap) -> bool {
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()?.parse::<Uri>().ok());
+    let Some(origin) = origin.filter(|origin| origin.scheme_str() == Some("http")) else { return true };
+    let host = origin.host().unwrap_or_default().trim_matches(['[', ']']);
+    match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
@@ -171,9 +191,10 @@ async fn sign_out(session: Session) -> Result<Response, PageError> {
 
 /// `next` if it is a path of this site; `/` for anything that a browser could take for another one.
 fn own_path(next: &str) -> String {
+    let first_segment = next.trim_start_matches('/').split(['/', '?', '#']).next();
     let is_own = next.starts_with('/')
         && !next.starts_with("//")
-        && !next.starts_with("/sign-")
+        && !matches!(first_segment, Some("sign-in" | "sign-out"))
         && next.len() <= 2048
         && next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if is_own { next.to_owned() } else { "/".to_owned() }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{
     App,
-    error::PageError,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -28,6 +27,8 @@ pub enum Part {
     Words(String),
     /// Something that a tenant named, set apart so that its direction does not turn the sentence around.
     Name(String),
+    /// Where mail goes.
+    Address(ShownAddress),
 }
 
 /// One line above the page.
@@ -41,37 +42,56 @@ pub struct StatusLine {
 }
 
 impl StatusLine {
-    fn new(lead: &'static str, words: impl Into<String>) -> Self {
-        Self { lead, parts: vec![Part::Words(words.into())], is_warning: false }
+    fn new(lead: &'static str) -> Self {
+        Self { lead, parts: Vec::new(), is_warning: false }
     }
 
-    /// Begins with something that a tenant named.
-    fn about(lead: &'static str, before: &str, name: &str, after: impl Into<String>) -> Self {
-        let parts = vec![Part::Words(before.to_owned()), Part::Name(name.to_owned()), Part::Words(after.into())];
-        Self { lead, parts, is_warning: false }
+    fn words(mut self, words: impl Into<String>) -> Self {
+        self.parts.push(Part::Words(words.into()));
+        self
+    }
+
+    fn name(mut self, name: &str) -> Self {
+        self.parts.push(Part::Name(name.to_owned()));
+        self
+    }
+
+    fn address(mut self, address: impl Into<ShownAddress>) -> Self {
+        self.parts.push(Part::Address(address.into()));
+        self
+    }
+
+    /// Ends the sentence with where mail goes that no gateway is set for.
+    fn by_default(self, default: &PlatformDefault) -> Self {
+        match default {
+            PlatformDefault::Mx => self.words(" directly to recipients' servers."),
+            PlatformDefault::Smarthost(address) => {
+                self.words(" through the platform's server ").address(address).words(".")
+            }
+        }
     }
 
     fn live(mut self, progress: &Progress) -> Self {
         self.is_warning = progress.relays == 0 || progress.confirmed < progress.relays;
-        self.parts.push(Part::Words(format!(" {}", live(progress))));
-        self
+        self.words(format!(" {}", live(progress)))
     }
 }
 
 /// Waits until every relay routes by the change, but not long, and not for one that has vanished.
-pub async fn wait_until_live(app: &App, access: &Access, revision: Revision) -> Result<(), PageError> {
+/// The change is saved, so a store that fails now is for the next page to report.
+pub async fn wait_until_live(app: &App, access: &Access, revision: Revision) {
     let settled = async {
-        loop {
-            // A transaction of its own each time: none is held while waiting.
-            let mut transaction = app.store.begin(access).await?;
-            if store::change::progress(&mut transaction, revision).await?.is_settled() {
-                return Ok(());
-            }
-            drop(transaction);
+        while !is_settled(app, access, revision).await.unwrap_or(true) {
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, settled).await.unwrap_or(Ok(()))
+    let _ = tokio::time::timeout(PATIENCE, settled).await;
+}
+
+/// In a transaction of its own each time: none is held while waiting.
+async fn is_settled(app: &App, access: &Access, revision: Revision) -> store::Result<bool> {
+    let mut transaction = app.store.begin(access).await?;
+    Ok(store::change::progress(&mut transaction, revision).await?.is_settled())
 }
 
 /// `Live on 2 of 2 relays.`, and what there is to know about those that are missing.
@@ -82,7 +102,10 @@ fn live(progress: &Progress) -> String {
     let mut sentence = format!("Live on {} of {} relays.", progress.confirmed, progress.relays);
     for relay in &progress.silent {
         let since = wording::moment(relay.last_seen_at);
-        sentence.push_str(&format!(" {} has not been heard from since {since}.", relay.name));
+        sentence.push_str(&format!(
+            " {} has not been heard from since {since}. If it still runs, mail that it takes leaves as before.",
+            relay.name
+        ));
     }
     if !progress.is_settled() {
         sentence.push_str(" The rest follow within seconds: load this page again to see.");
@@ -100,25 +123,40 @@ pub fn of_organization(
     if let Some(superseded) = superseded(change, summary.gateway.as_ref()) {
         return superseded;
     }
-    let count = summary.following;
     let line = match &summary.gateway {
-        Some(gateway) => StatusLine::new("Saved.", now_through(count, summary.accounts, gateway)),
-        None if count == 0 => {
-            let words = format!("Accounts without another gateway send {}.", by_default(default));
-            StatusLine::new("No gateway.", words)
+        Some(gateway) => now_through(summary, gateway),
+        None if summary.following == 0 => {
+            StatusLine::new("No gateway.").words("Accounts without another gateway send").by_default(default)
         }
-        None => StatusLine::new("No gateway.", format!("{} {}.", now_send(count), by_default(default))),
+        None => StatusLine::new("No gateway.").words(now_send(summary.following)).by_default(default),
     };
     line.live(progress)
 }
 
+fn now_through(summary: &Summary, gateway: &GatewayAddress) -> StatusLine {
+    let line = StatusLine::new("Saved.");
+    match (summary.following, summary.accounts) {
+        (0, 0) => {
+            line.words("There are no accounts yet: those that are added will send through ").address(gateway).words(".")
+        }
+        (0, _) => line
+            .words("No account sends through ")
+            .address(gateway)
+            .words(" now: each has a nearer gateway or is suspended."),
+        _ => line.words(format!("{} through ", now_send(summary.following))).address(gateway).words("."),
+    }
+}
+
+fn now_send(count: i64) -> String {
+    format!("{} now {}", wording::counted(count, "account", "accounts"), if count == 1 { "sends" } else { "send" })
+}
+
 /// A save that set what was set already.
 pub fn unchanged_organization(summary: &Summary) -> StatusLine {
+    let line = StatusLine::new("Nothing changed.");
     match &summary.gateway {
-        Some(gateway) => {
-            StatusLine::new("Nothing changed.", format!("The gateway is {} already.", gateway.with_port_in_words()))
-        }
-        None => StatusLine::new("Nothing changed.", "There is no gateway to delete."),
+        Some(gateway) => line.words("The gateway is ").address(gateway).words(" already."),
+        None => line.words("There is no gateway to delete."),
     }
 }
 
@@ -127,72 +165,46 @@ pub fn of_account(
     change: &RecentChange,
     user_id: &str,
     own: Option<&GatewayAddress>,
-    route: &ShownRoute,
+    route: ShownRoute,
     progress: &Progress,
 ) -> StatusLine {
     if let Some(superseded) = superseded(change, own) {
         return superseded;
     }
+    let line = StatusLine::new("Saved.");
     let line = match own {
         Some(gateway) => {
-            let now = format!(" now leaves through {}.", gateway.with_port_in_words());
-            StatusLine::about("Saved.", "Mail from ", user_id, now)
+            line.words("Mail from ").name(user_id).words(" now leaves through ").address(gateway).words(".")
         }
-        None => {
-            let now = format!(" has no gateway of its own any more and {}.", follows(route));
-            StatusLine::about("Saved.", "", user_id, now)
-        }
+        None => follows(line.name(user_id).words(" has no gateway of its own any more and "), route),
     };
     line.live(progress)
 }
 
+/// Ends the sentence with the gateway that a user follows.
+fn follows(line: StatusLine, route: ShownRoute) -> StatusLine {
+    match (route.set_by, route.address) {
+        (_, None) => line.words("sends directly to recipients' servers."),
+        (Scope::Platform, Some(address)) => {
+            line.words("sends through the platform's server ").address(address).words(".")
+        }
+        (scope, Some(address)) => line.words(format!("follows the {scope}'s gateway ")).address(address).words("."),
+    }
+}
+
 /// A save of one user's gateway that set what was set already.
 pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusLine {
+    let line = StatusLine::new("Nothing changed.");
     match own {
         Some(gateway) => {
-            let already = format!(" leaves through {} already.", gateway.with_port_in_words());
-            StatusLine::about("Nothing changed.", "Mail from ", user_id, already)
+            line.words("Mail from ").name(user_id).words(" leaves through ").address(gateway).words(" already.")
         }
-        None => StatusLine::about("Nothing changed.", "", user_id, " has no gateway of its own to delete."),
+        None => line.name(user_id).words(" has no gateway of its own to delete."),
     }
 }
 
 /// Somebody has changed it again since: the page below is right, the sentence would not be.
 fn superseded(change: &RecentChange, now: Option<&GatewayAddress>) -> Option<StatusLine> {
     (change.after != now.map(ToString::to_string))
-        .then(|| StatusLine::new("Saved.", "It was changed again since: this page shows what applies now."))
-}
-
-fn now_send(count: i64) -> String {
-    format!("{} now {}", wording::counted(count, "account", "accounts"), if count == 1 { "sends" } else { "send" })
-}
-
-fn now_through(following: i64, accounts: i64, gateway: &GatewayAddress) -> String {
-    let gateway = gateway.with_port_in_words();
-    match (following, accounts) {
-        (0, 0) => format!("There are no accounts yet: those that are added will send through {gateway}."),
-        (0, _) => format!("No account sends through {gateway} now: each has a nearer gateway or is suspended."),
-        _ => format!("{} through {gateway}.", now_send(following)),
-    }
-}
-
-fn by_default(default: &PlatformDefault) -> String {
-    match default {
-        PlatformDefault::Mx => "directly to recipients' servers".to_owned(),
-        PlatformDefault::Smarthost(address) => {
-            format!("through the platform's server {}", address.with_port_in_words())
-        }
-    }
-}
-
-fn follows(route: &ShownRoute) -> String {
-    match (route.set_by, &route.address) {
-        (_, None) => "sends directly to recipients' servers".to_owned(),
-        (Scope::Platform, Some(address)) => format!("sends through the platform's server {}", in_words(address)),
-        (scope, Some(address)) => format!("follows the {scope}'s gateway {}", in_words(address)),
-    }
-}
-
-fn in_words(address: &ShownAddress) -> String {
-    format!("{} port {}", address.host, address.port)
+        .then(|| StatusLine::new("Saved.").words("It was changed again since: this page shows what applies now."))
 }

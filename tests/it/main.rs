@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+mod command_line;
 mod config;
+mod journeys;
 mod mail;
 mod private_postgres;
 mod relay;

@@ -4,25 +4,21 @@
 use outgate::policy::Role;
 use sqlx::PgPool;
 
-use crate::support::{
-    Installation,
-    chromium::{Chromium, DESKTOP, Look},
-    world::World,
-};
+use crate::support::{Installation, chromium::Chromium, world::World};
 
 const PASSWORD: &str = "correct horse battery";
 
 #[sqlx::test]
 async fn an_administrator_says_where_mail_goes_and_it_goes_there(owner: PgPool) {
-    walk(owner, DESKTOP).await;
+    walk(owner, Chromium::start().await).await;
 }
 
 #[sqlx::test]
 async fn the_same_with_script_switched_off(owner: PgPool) {
-    walk(owner, Look { script: false, ..DESKTOP }).await;
+    walk(owner, Chromium::start_with_script_switched_off().await).await;
 }
 
-async fn walk(owner: PgPool, look: Look) {
+async fn walk(owner: PgPool, admin: Chromium) {
     let installation = Installation::on(owner);
     let acme = installation.organization("acme").await;
     let birch = installation.organization("birch").await;
@@ -37,7 +33,6 @@ async fn walk(owner: PgPool, look: Look) {
     installation.set_gateway(&birch, &everybody, &of_birch.typed()).await;
     let birch_before = installation.everything_of(&birch).await;
 
-    let admin = Chromium::start(look).await;
     admin.client.goto(&world.pages).await.unwrap();
     admin.fill("Mail address", "admin@acme.example").await;
     admin.fill("Password", PASSWORD).await;

@@ -4,48 +4,92 @@
 use std::path::PathBuf;
 
 use outgate::{policy::Role, store::gateway::PointerScope};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{
     Installation,
-    chromium::{Chromium, DESKTOP, Look},
+    browser::{PASSWORD, PASSWORD_HASH},
+    chromium::Chromium,
     world::World,
 };
 
-const PASSWORD: &str = "correct horse battery";
-const PHONE: Look = Look { width: 360, height: 800, ..DESKTOP };
+/// The folder of its pictures, width, height, and whether it is dark.
+const LOOKS: [(&str, u32, u32, bool); 4] = [
+    ("desktop-dark", 1280, 900, true),
+    ("phone-dark", 360, 800, true),
+    ("phone-light", 360, 800, false),
+    ("desktop-light", 1280, 900, false),
+];
 
-#[sqlx::test]
-async fn every_page_is_sound_on_a_desktop_in_the_light(owner: PgPool) {
-    photograph(owner, "desktop-light", DESKTOP).await;
-}
+/// The narrowest screen, and a window of 1280 at 200 % (WCAG 2.2, 1.4.10 and 1.4.4).
+const REFLOWS: [u32; 2] = [320, 640];
 
-#[sqlx::test]
-async fn every_page_is_sound_on_a_desktop_in_the_dark(owner: PgPool) {
-    photograph(owner, "desktop-dark", Look { dark: true, ..DESKTOP }).await;
-}
-
-#[sqlx::test]
-async fn every_page_is_sound_on_a_phone_in_the_light(owner: PgPool) {
-    photograph(owner, "phone-light", PHONE).await;
-}
-
-#[sqlx::test]
-async fn every_page_is_sound_on_a_phone_in_the_dark(owner: PgPool) {
-    photograph(owner, "phone-dark", Look { dark: true, ..PHONE }).await;
-}
+const TABLE: &str = "/acme/web-mail-cloud/mail-account-manager";
+const LONG_GATEWAY: &str = "a-very-long-name-of-a-gateway.in-a-subdomain.of-the-department.europe.acme.example:2525";
 
 /// Someone looking at one page after the other.
 struct Photographer {
     browser: Chromium,
-    pages: String,
-    folder: PathBuf,
+    installation: Installation,
+    world: World,
     axe: String,
 }
 
+// Three walks, so that they go side by side.
+
+#[sqlx::test]
+async fn the_pages_of_all_users_are_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
+    photographer.look("choice-of-organizations").await;
+    all_users(&photographer).await;
+    an_empty_organization(&photographer).await;
+    photographer.stop().await;
+}
+
+#[sqlx::test]
+async fn the_pages_of_one_user_are_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
+    the_table(&photographer).await;
+    one_user(&photographer).await;
+    picture_for_the_readme(&photographer).await;
+    photographer.stop().await;
+}
+
+#[sqlx::test]
+async fn every_refusal_is_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "assistant@acme.example").await;
+    reading_only(&photographer).await;
+    signed_out_meanwhile(&photographer).await;
+    suspended(&photographer).await;
+    photographer.stop().await;
+}
+
 impl Photographer {
+    async fn signed_in(owner: PgPool, email: &str) -> Self {
+        let installation = Installation::on(owner);
+        fill(&installation).await;
+        let world = World::start(&installation).await;
+        let photographer = Self { browser: Chromium::start().await, installation, world, axe: axe() };
+        photographer.browser.watch_for_trespasses().await;
+        photographer.go("/").await;
+        photographer.sign_in(email).await;
+        photographer
+    }
+
+    async fn stop(self) {
+        self.browser.stop().await;
+        self.world.stop().await;
+    }
+
     async fn go(&self, path: &str) {
-        self.browser.client.goto(&format!("{}{path}", self.pages)).await.unwrap();
+        self.browser.client.goto(&format!("{}{path}", self.world.pages)).await.unwrap();
+    }
+
+    async fn sign_in(&self, email: &str) {
+        self.browser.fill("Mail address", email).await;
+        self.browser.fill("Password", PASSWORD).await;
+        self.browser.click("button", "Sign in").await;
+        self.browser.find("button", "Sign out").await;
     }
 
     async fn save(&self, address: &str) {
@@ -53,48 +97,51 @@ impl Photographer {
         self.browser.click("button", "Save").await;
     }
 
-    /// Takes the picture of what is shown now, and looks for what is wrong with it.
-    async fn look(&self, state: &str) {
-        let client = &self.browser.client;
-        self.browser.screenshot(&self.folder.join(format!("{state}.png"))).await;
-        let sideways = client
-            .execute("return document.documentElement.scrollWidth - document.documentElement.clientWidth", Vec::new())
-            .await
-            .unwrap();
-        assert_eq!(sideways, 0, "{state} scrolls sideways");
-        client.execute(&self.axe, Vec::new()).await.unwrap();
-        let found = client
-            .execute_async(
-                "const done = arguments[0];
-                 axe.run().then(result => done(result.violations.map(violation =>
-                     `${violation.id}: ${violation.nodes.map(node => node.html).join(' | ')}`)))",
-                Vec::new(),
-            )
-            .await
-            .unwrap();
-        assert_eq!(found, serde_json::json!([]), "axe on {state}");
+    async fn execute(&self, statement: &str) {
+        sqlx::query(AssertSqlSafe(statement)).execute(&self.installation.owner).await.unwrap();
     }
-}
 
-async fn photograph(owner: PgPool, name: &str, look: Look) {
-    let installation = Installation::on(owner);
-    let hash = outgate::web::password::hash(PASSWORD).unwrap();
-    fill(&installation, &hash).await;
-    let world = World::start(&installation).await;
-    let photographer = Photographer {
-        browser: Chromium::start(look).await,
-        pages: world.pages.clone(),
-        folder: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots").join(name),
-        axe: axe(),
-    };
-    sign_in(&photographer).await;
-    pages_of_acme(&photographer).await;
-    pages_of_an_empty_organization(&photographer).await;
-    if name == "desktop-light" {
-        picture_for_the_readme(&photographer).await;
+    async fn script(&self, script: &str) -> serde_json::Value {
+        self.browser.client.execute(script, Vec::new()).await.unwrap()
     }
-    photographer.browser.stop().await;
-    world.stop().await;
+
+    /// Takes the pictures of what is shown now, and looks for what is wrong with it.
+    async fn look(&self, state: &str) {
+        self.script(&format!("if (!window.axe) {{ {} }}", self.axe)).await;
+        for width in REFLOWS {
+            self.browser.appear(width, 800, false).await;
+            self.fits(&format!("{state} at {width}")).await;
+        }
+        for (look, width, height, dark) in LOOKS {
+            self.browser.appear(width, height, dark).await;
+            self.fits(&format!("{state} in {look}")).await;
+            let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots").join(look);
+            self.browser.screenshot(&folder.join(format!("{state}.png"))).await;
+            self.axe_finds_nothing(&format!("{state} in {look}")).await;
+        }
+        assert_eq!(self.browser.trespasses().await, Vec::<String>::new(), "{state}");
+    }
+
+    async fn fits(&self, what: &str) {
+        let sideways = "const page = document.documentElement; return page.scrollWidth - page.clientWidth";
+        assert_eq!(self.script(sideways).await, 0, "{what} scrolls sideways");
+    }
+
+    async fn axe_finds_nothing(&self, what: &str) {
+        let script = "const done = arguments[0];
+             axe.run({ resultTypes: ['violations'] }).then(result => done(result.violations.map(violation =>
+                 `${violation.id}: ${violation.nodes.map(node => node.html).join(' | ')}`)))";
+        let found = self.browser.client.execute_async(script, Vec::new()).await.unwrap();
+        assert_eq!(found, serde_json::json!([]), "axe on {what}");
+    }
+
+    /// How many CSS pixels high the table's rows are that nothing was asked of.
+    async fn row_heights(&self, width: u32) -> Vec<f64> {
+        self.browser.appear(width, 900, false).await;
+        let heights = "return [...document.querySelectorAll('tbody tr:not(.marked, .is-suspended)')]
+             .map(row => row.getBoundingClientRect().height)";
+        serde_json::from_value(self.script(heights).await).unwrap()
+    }
 }
 
 fn axe() -> String {
@@ -103,51 +150,43 @@ fn axe() -> String {
 }
 
 /// Two pages of accounts, gateways at every scope, long and foreign names.
-async fn fill(installation: &Installation, hash: &str) {
+async fn fill(installation: &Installation) {
     let acme = installation.organization("acme").await;
     let empty = installation.organization("empty").await;
     for index in 0..60 {
         installation.account(&acme, &format!("user{index:02}@acme.example"), &[]).await;
     }
-    let long = "georg.baumgartner-oesterreicher.von.der.hohen.warte@acme.example";
-    let accounts = [
-        installation.account(&acme, "ann.adams@acme.example", &["a@acme.example"]).await,
-        installation.account(&acme, long, &[]).await,
-        installation.account(&acme, "aaron.<b>bold</b>@acme.example".replace(['<', '>'], "-").as_str(), &[]).await,
-    ];
+    let longest = format!(
+        "{}@{}.acme.example",
+        "georg.von.der.hohen.warte-".repeat(3).trim_end_matches('-').get(..64).unwrap(),
+        "department-of-".repeat(4).trim_end_matches('-')
+    );
+    let (_, domain) = longest.split_once('@').unwrap();
+    outgate::store::domain::add(&installation.owner, acme.id, &domain.parse().unwrap()).await.unwrap();
+    let ann = installation.account(&acme, "ann.adams@acme.example", &["a@acme.example"]).await;
+    let georg = installation.account(&acme, &longest, &[]).await;
     installation.set_gateway(&acme, &PointerScope::Organization, "archive.acme.example").await;
-    installation.set_gateway(&acme, &PointerScope::Account(accounts[0]), "dlp-eu.acme.example:587").await;
-    let far = "a-very-long-name-of-a-gateway.in-a-subdomain.of-the-department.europe.acme.example:2525";
-    installation.set_gateway(&acme, &PointerScope::Account(accounts[1]), far).await;
-    sqlx::query("update mail_account set status = 'suspended' where user_id = 'user03@acme.example'")
-        .execute(&installation.owner)
-        .await
-        .unwrap();
-    for tenant in [&acme, &empty] {
-        installation.administrator(tenant, "admin@acme.example", hash, Role::Administrator).await;
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "dlp-eu.acme.example:587").await;
+    installation.set_gateway(&acme, &PointerScope::Account(georg), LONG_GATEWAY).await;
+    for statement in [
+        "update mail_account set status = 'suspended' where user_id = 'user03@acme.example'",
+        "update mail_account set name = 'Ann Adams' where user_id = 'ann.adams@acme.example'",
+        "update mail_account set name = 'عبد الرحمن بن عوف' where user_id = 'user01@acme.example'",
+    ] {
+        sqlx::query(statement).execute(&installation.owner).await.unwrap();
     }
+    for tenant in [&acme, &empty] {
+        installation.administrator(tenant, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
+    }
+    installation.administrator(&acme, "assistant@acme.example", &PASSWORD_HASH, Role::AdminAssistant).await;
 }
 
-async fn sign_in(photographer: &Photographer) {
-    let browser = &photographer.browser;
-    photographer.go("/").await;
-    photographer.look("sign-in").await;
-    browser.fill("Mail address", "nobody@acme.example").await;
-    browser.fill("Password", "wrong").await;
-    browser.click("button", "Sign in").await;
-    browser.find("alert", "There is a problem").await;
-    photographer.look("sign-in-refused").await;
-    browser.fill("Mail address", "admin@acme.example").await;
-    browser.fill("Password", PASSWORD).await;
-    browser.click("button", "Sign in").await;
-    browser.find("button", "Sign out").await;
-    photographer.look("choice-of-organizations").await;
-}
-
-async fn pages_of_acme(photographer: &Photographer) {
+async fn all_users(photographer: &Photographer) {
     let browser = &photographer.browser;
     photographer.go("/acme/administration").await;
     photographer.look("manage-organization").await;
+    browser.click("DisclosureTriangle", "Administration").await;
+    photographer.look("menu").await;
     photographer.go("/acme/web-mail-cloud").await;
     photographer.look("web-mail-cloud").await;
     photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
@@ -158,11 +197,40 @@ async fn pages_of_acme(photographer: &Photographer) {
     photographer.save("archive.acme.example:587").await;
     browser.wait_for_text("Saved.").await;
     photographer.look("outbound-mail-gateway-saved").await;
-    photographer.go("/acme/web-mail-cloud/mail-account-manager").await;
+    photographer
+        .execute(
+            "insert into relay (id, name, started_at, last_seen_at, confirmed_revision)
+             values (gen_random_uuid(), 'relay-2', now(), now() - interval '5 minutes', 0)",
+        )
+        .await;
+    browser.client.refresh().await.unwrap();
+    photographer.look("outbound-mail-gateway-saved-not-everywhere").await;
+    photographer.execute("delete from relay where name = 'relay-2'").await;
+}
+
+async fn the_table(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(TABLE).await;
     photographer.look("mail-account-manager").await;
-    photographer.go("/acme/web-mail-cloud/mail-account-manager?q=nobody").await;
+    let one_line = photographer.row_heights(1280).await;
+    assert!(one_line.len() > 45 && one_line.iter().all(|height| (44.0..=49.0).contains(height)), "{one_line:?}");
+    let two_lines = photographer.row_heights(360).await;
+    assert!(two_lines.iter().all(|height| *height <= 80.0), "{two_lines:?}");
+    photographer.browser.appear(1280, 900, false).await;
+    browser.client.find(fantoccini::Locator::Css("[rel=next]")).await.unwrap().click().await.unwrap();
+    browser.wait_for_text("51–62 of 62").await;
+    photographer.look("mail-account-manager-second-page").await;
+    photographer.go(&format!("{TABLE}?q=nobody")).await;
     photographer.look("mail-account-manager-nothing-found").await;
-    photographer.go("/acme/web-mail-cloud/mail-account-manager?q=ann").await;
+    photographer.go(&format!("{TABLE}?q=georg")).await;
+    let user = browser.client.find(fantoccini::Locator::Css("tbody th a")).await.unwrap();
+    user.click().await.unwrap();
+    photographer.look("mail-account-manager-marked").await;
+}
+
+async fn one_user(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(&format!("{TABLE}?q=ann")).await;
     let row = browser.row_with("ann.adams@acme.example").await;
     browser.find_in(&row, "link", "Outbound Gateway").await.click().await.unwrap();
     browser.find("heading", "Outbound Gateway").await;
@@ -173,11 +241,13 @@ async fn pages_of_acme(photographer: &Photographer) {
     photographer.save("dlp.acme.example:587").await;
     browser.wait_for_text("Saved.").await;
     photographer.look("mail-account-manager-saved").await;
-    photographer.go("/acme/nothing/here").await;
-    photographer.look("not-found").await;
+    let row = browser.row_with("ann.adams@acme.example").await;
+    browser.find_in(&row, "link", "Delete own gateway").await.click().await.unwrap();
+    browser.find("heading", "Delete this user's gateway?").await;
+    photographer.look("outbound-gateway-delete").await;
 }
 
-async fn pages_of_an_empty_organization(photographer: &Photographer) {
+async fn an_empty_organization(photographer: &Photographer) {
     photographer.go("/empty/web-mail-cloud").await;
     photographer.look("empty-web-mail-cloud").await;
     photographer.go("/empty/web-mail-cloud/outbound-mail-gateway").await;
@@ -186,12 +256,56 @@ async fn pages_of_an_empty_organization(photographer: &Photographer) {
     photographer.look("empty-mail-account-manager").await;
 }
 
-/// Written into the repository only when asked for: `OUTGATE_TEST_README=1 bin/test desktop_in_the_light`.
+async fn reading_only(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
+    photographer.look("outbound-mail-gateway-read-only").await;
+    photographer.go(&format!("{TABLE}?q=ann")).await;
+    let row = browser.row_with("ann.adams@acme.example").await;
+    browser.find_in(&row, "link", "Outbound Gateway").await.click().await.unwrap();
+    browser.find("heading", "Outbound Gateway").await;
+    photographer.look("outbound-gateway-read-only").await;
+    photographer.go("/acme/nothing/here").await;
+    photographer.look("not-found").await;
+    // Whose role was taken back while the form was open.
+    photographer.execute("update administrator_role set role = 'administrator'").await;
+    photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
+    photographer.execute("update administrator_role set role = 'admin-assistant'").await;
+    photographer.save("mail.example.com").await;
+    browser.find("heading", "Your role does not allow this").await;
+    photographer.look("not-allowed").await;
+}
+
+async fn signed_out_meanwhile(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.execute("update administrator_role set role = 'administrator'").await;
+    photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
+    photographer.execute("delete from session").await;
+    photographer.save("mail.example.com").await;
+    browser.wait_for_text("You had been signed out, so nothing was saved.").await;
+    photographer.look("sign-in-after-session-ended").await;
+    photographer.go("/sign-in").await;
+    photographer.look("sign-in").await;
+    browser.fill("Mail address", "nobody@acme.example").await;
+    browser.fill("Password", "wrong").await;
+    browser.click("button", "Sign in").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("sign-in-refused").await;
+    photographer.sign_in("assistant@acme.example").await;
+}
+
+async fn suspended(photographer: &Photographer) {
+    photographer.execute("update organization set status = 'suspended'").await;
+    photographer.go("/acme/administration").await;
+    photographer.look("organization-suspended").await;
+}
+
+/// Written into the repository only when asked for: `OUTGATE_TEST_README=1 bin/test pages_of_one_user`.
 async fn picture_for_the_readme(photographer: &Photographer) {
     if std::env::var_os("OUTGATE_TEST_README").is_none() {
         return;
     }
-    photographer.go("/acme/web-mail-cloud/mail-account-manager").await;
+    photographer.go(TABLE).await;
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/mail-account-manager.png");
     photographer.browser.screenshot(&docs).await;
 }

@@ -1,4 +1,6 @@
 //! Journeys of administrators through a real Chromium, with real mail after each step.
 
 mod journey;
+mod keyboard;
 mod looks;
+mod markup;

@@ -10,12 +10,9 @@ use std::{
     time::Duration,
 };
 
-use outgate::{
-    mail::id::Revision,
-    store::{
-        self, OrganizationTransaction,
-        gateway::{PointerScope, Set},
-    },
+use outgate::store::{
+    self, OrganizationTransaction,
+    gateway::{PointerScope, Set},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -23,12 +20,14 @@ use tokio::sync::mpsc;
 use crate::support::{
     Gateway, Installation, SmtpClient, Tenant,
     store_door::StoreDoor,
-    world::{Inbox, World},
+    world::{Inbox, World, until_live},
 };
 
 const SAVES: usize = 200;
 const CLIENTS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the queue is looked at while nothing may happen there: for longer than a relay takes to begin.
+const LOOKS: usize = 500;
 
 /// Saves as the page does, and waits until the page could say that it is live.
 async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Tenant, gateway: &Inbox) {
@@ -37,18 +36,6 @@ async fn save_until_live(installation: &Installation, web: &PgPool, tenant: &Ten
     let set = store::gateway::set(transaction, &PointerScope::Organization, Some(&address), "admin@acme.example").await;
     let Set::Changed(committed) = set.unwrap() else { panic!("nothing was saved") };
     until_live(installation, committed.revision).await;
-}
-
-async fn until_live(installation: &Installation, revision: Revision) {
-    let confirmed = async {
-        loop {
-            let live = installation.live(revision).await;
-            if live.relays == 1 && live.confirmed == 1 {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, confirmed).await.expect("the save is live");
 }
 
 #[sqlx::test]
@@ -153,34 +140,33 @@ async fn with_postgresql_stopped_mail_for_known_gateways_still_flows(owner: PgPo
 }
 
 #[sqlx::test]
-async fn a_relay_that_has_not_read_all_facts_yet_holds_nothing_for_lack_of_them(owner: PgPool) {
+async fn a_relay_that_starts_touches_no_waiting_mail_before_it_knows_where_it_goes(owner: PgPool) {
     let installation = Installation::on(owner.clone());
     let acme = installation.organization("acme").await;
-    let address = Gateway::free_address().await;
-    installation.set_gateway(&acme, &PointerScope::Organization, &address.to_string()).await;
+    let dead = Gateway::free_address().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &dead.to_string()).await;
     let world = World::start(&installation).await;
     let mut smtp = SmtpClient::greeted(world.submission).await;
     let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: waits\r\n\r\nHello.\r\n").await;
     assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
-    drop(smtp);
     world.stop().await;
+    let gateway = Gateway::start_on(dead).await;
 
-    // Reading takes long.
-    let mut reading = owner.begin().await.unwrap();
-    sqlx::query("lock table mail_address in access exclusive mode").execute(&mut *reading).await.unwrap();
-    let looking_on = async {
-        let waits = "select exists (select from pg_stat_activity where datname = current_database()
-                     and wait_event_type = 'Lock' and query like '%mail_address%')";
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&owner).await.unwrap() {}
-        for _ in 0..500 {
-            let state: String = sqlx::query_scalar("select state from queued_message").fetch_one(&owner).await.unwrap();
-            assert_eq!(state, "waiting");
+    // Nobody can read the facts until this ends.
+    let mut slow = owner.begin().await.unwrap();
+    sqlx::query("lock table mail_domain in access exclusive mode").execute(&mut *slow).await.unwrap();
+    let waits_for_facts = async {
+        let waiting = "select exists (select from pg_locks where not granted and relation = 'mail_domain'::regclass
+                       and database = (select oid from pg_database where datname = current_database()))";
+        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *slow).await.unwrap() {}
+        let untouched = "select state = 'waiting' and lease_token is null from queued_message";
+        for _ in 0..LOOKS {
+            assert!(sqlx::query_scalar::<_, bool>(untouched).fetch_one(&mut *slow).await.unwrap());
         }
-        reading.rollback().await.unwrap();
+        slow.commit().await.unwrap();
     };
-    let (world, ()) = tokio::join!(World::start(&installation), looking_on);
+    let (world, ()) = tokio::join!(World::start(&installation), waits_for_facts);
 
-    let gateway = Gateway::start_on(address).await;
-    gateway.received(1).await;
+    assert_eq!(gateway.received(1).await.len(), 1);
     world.stop().await;
 }

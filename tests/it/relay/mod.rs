@@ -1,5 +1,6 @@
 //! What the relay does with mail.
 
+mod curl;
 mod delivery;
 mod demonstration_gateway;
 mod fairness;
@@ -7,8 +8,10 @@ mod following;
 mod handover;
 mod live;
 mod mx;
+mod postfix;
 mod queue;
 mod routing;
 mod submission_content;
 mod submission_dialogs;
 mod submission_listener;
+mod swaks;

@@ -28,44 +28,87 @@ fn candidates(role: &str) -> &'static str {
     }
 }
 
-/// How a browser is to be.
-#[derive(Debug, Clone, Copy)]
-pub struct Look {
-    pub width: u32,
-    pub height: u32,
-    pub dark: bool,
-    pub script: bool,
-}
-
-pub const DESKTOP: Look = Look { width: 1280, height: 900, dark: false, script: true };
-
 pub struct Chromium {
     pub client: Client,
     driver: Child,
 }
 
 impl Chromium {
-    pub async fn start(look: Look) -> Self {
+    /// A window of 1280 by 900, in the light.
+    pub async fn start() -> Self {
+        Self::with_script(true).await
+    }
+
+    pub async fn start_with_script_switched_off() -> Self {
+        Self::with_script(false).await
+    }
+
+    async fn with_script(script: bool) -> Self {
         let driver_program = std::env::var("OUTGATE_TEST_CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
         let mut driver = Command::new(&driver_program)
             .args(["--port=0", "--allowed-ips=127.0.0.1"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{driver_program} does not start ({error}); bin/test installs it"));
         let port = port_of(&mut driver).await;
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities(look))
+            .capabilities(capabilities(script))
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
         Self { client, driver }
     }
 
-    pub async fn stop(mut self) {
-        self.client.close().await.unwrap();
-        self.driver.kill().await.unwrap();
+    /// Shows the page as a window of this size does, to a reader of light or dark pages. Nothing
+    /// moves meanwhile, and what is open or has the focus stays as it is.
+    pub async fn appear(&self, width: u32, height: u32, dark: bool) {
+        let narrow = width < 500;
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": if narrow { 2 } else { 1 }, "mobile": narrow });
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!([
+            { "name": "prefers-color-scheme", "value": scheme },
+            { "name": "prefers-reduced-motion", "value": "reduce" },
+        ]);
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    }
+
+    /// Has every page from now on keep what its Content-Security-Policy forbade, and every alert,
+    /// for [`trespasses`](Self::trespasses).
+    pub async fn watch_for_trespasses(&self) {
+        let source = "window.trespasses = [];
+             addEventListener('securitypolicyviolation', event => trespasses.push(
+                 `${event.effectiveDirective} forbade ${event.blockedURI} ${event.sample} ${event.sourceFile}`));
+             addEventListener('error', event => trespasses.push(`error: ${event.message}`));
+             for (const name of ['alert', 'confirm', 'prompt']) window[name] = words => trespasses.push(`${name}(${words})`);";
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
+    }
+
+    /// What ran, or tried to, on this page and should not have.
+    pub async fn trespasses(&self) -> Vec<String> {
+        let kept = self.client.execute("return window.trespasses", Vec::new()).await.unwrap();
+        serde_json::from_value(kept).expect("watch_for_trespasses comes before the page")
+    }
+
+    async fn devtools(&self, command: &'static str, parameters: Value) {
+        self.client.issue_cmd(DevTools { command, parameters }).await.unwrap();
+    }
+
+    /// Presses a key of [`fantoccini::key`] or types a text, wherever the focus is.
+    pub async fn press(&self, keys: &str) {
+        self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
+    }
+
+    /// Role and name of what has the focus.
+    pub async fn focused(&self) -> (String, String) {
+        let seen = self.seen(self.client.active_element().await.unwrap()).await.unwrap();
+        (seen.role, seen.name)
+    }
+
+    pub async fn stop(self) {
+        self.client.clone().close().await.unwrap();
     }
 
     /// The one element with this role and name; waits for it, and says what there was if it does not come.
@@ -174,6 +217,15 @@ impl Chromium {
     }
 }
 
+/// Also when a test fails: the driver alone would leave its browser behind.
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        if let Some(group) = self.driver.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 struct Seen {
     role: String,
     name: String,
@@ -197,6 +249,24 @@ impl WebDriverCompatibleCommand for Computed {
     }
 }
 
+/// A command of the Chrome DevTools Protocol, for what WebDriver has no word for.
+#[derive(Debug)]
+struct DevTools {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        let body = json!({ "cmd": self.command, "params": self.parameters });
+        (http::Method::POST, Some(body.to_string()))
+    }
+}
+
 async fn port_of(driver: &mut Child) -> u16 {
     let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
@@ -207,33 +277,25 @@ async fn port_of(driver: &mut Child) -> u16 {
     panic!("chromedriver ended before it listened");
 }
 
-fn capabilities(look: Look) -> serde_json::Map<String, Value> {
-    let mut arguments = vec![
-        "--headless=new".to_owned(),
-        "--no-sandbox".to_owned(), // As root there is no other way.
-        "--disable-dev-shm-usage".to_owned(),
-        "--disable-gpu".to_owned(),
-        "--disable-background-networking".to_owned(),
-        "--disable-component-update".to_owned(),
-        "--disable-sync".to_owned(),
-        "--no-first-run".to_owned(),
-        "--hide-scrollbars".to_owned(),
-        format!("--window-size={},{}", look.width, look.height),
+fn capabilities(script: bool) -> serde_json::Map<String, Value> {
+    let arguments = [
+        "--headless=new",
+        "--no-sandbox", // As root there is no other way.
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--window-size=1280,900",
     ];
-    if look.dark {
-        arguments.push("--force-dark-mode".to_owned());
-        arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
-    }
     let mut options = json!({ "args": arguments });
     if let Ok(binary) = std::env::var("OUTGATE_TEST_CHROMIUM") {
         options["binary"] = json!(binary);
     }
-    if !look.script {
+    if !script {
         options["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
-    }
-    // Narrower than a desktop window can be: the page is laid out as on a phone.
-    if look.width < 500 {
-        options["mobileEmulation"] = json!({ "deviceMetrics": { "width": look.width, "height": look.height, "pixelRatio": 2.0, "touch": true } });
     }
     let capabilities = json!({ "goog:chromeOptions": options });
     capabilities.as_object().unwrap().clone()

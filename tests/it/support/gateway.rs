@@ -153,8 +153,13 @@ impl Gateway {
 
     /// Waits until this many messages have arrived, and returns them all.
     pub async fn received(&self, count: usize) -> Vec<Received> {
+        self.received_within(count, HAPPENS_WITHIN).await
+    }
+
+    /// The same for many messages.
+    pub async fn received_within(&self, count: usize, patience: Duration) -> Vec<Received> {
         let mut watched = self.shared.received.subscribe();
-        let arrived = timeout(HAPPENS_WITHIN, watched.wait_for(|received| received.len() >= count)).await;
+        let arrived = timeout(patience, watched.wait_for(|received| received.len() >= count)).await;
         arrived.expect("the messages did not arrive in time").unwrap().clone()
     }
 

@@ -5,6 +5,8 @@ pub mod chromium;
 pub mod following;
 pub mod gateway;
 pub mod installation;
+pub mod outgate;
+pub mod postfix;
 pub mod relay;
 pub mod sending;
 pub mod smtp_client;

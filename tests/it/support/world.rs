@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use outgate::{
-    mail::GatewayAddress,
+    mail::{GatewayAddress, id::Revision},
     policy::{gateway_network::AllowedNetworks, routing::PlatformDefault},
     relay::{
         self, Relay,
@@ -130,6 +130,19 @@ impl World {
         self.parts.close();
         tokio::time::timeout(Duration::from_secs(30), self.parts.wait()).await.unwrap();
     }
+}
+
+/// Waits until a page could say that this revision is live.
+pub async fn until_live(installation: &Installation, revision: Revision) {
+    let confirmed = async {
+        loop {
+            let live = installation.live(revision).await;
+            if live.relays == 1 && live.confirmed == 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, confirmed).await.expect("the save is live");
 }
 
 async fn inbox(parts: &TaskTracker, stop: &CancellationToken) -> Inbox {

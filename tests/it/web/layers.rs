@@ -228,9 +228,40 @@ async fn a_client_that_never_finishes_its_request_is_cut_off(db: PgPool) {
         tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await.expect(what).unwrap();
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(!answer.contains("200 OK"), "{what}: {answer}");
+        answer
     });
     let [header, body] = attempts;
-    tokio::join!(header, body);
+    let (_, body) = tokio::join!(header, body);
+    assert!(body.starts_with("HTTP/1.1 408 ") && body.contains("The request did not arrive in time."), "{body}");
+}
+
+#[sqlx::test]
+async fn a_header_larger_than_any_browser_sends_is_refused(db: PgPool) {
+    let pages = Pages::of(&Installation::on(db)).await;
+    let browser = pages.browser();
+    for (bytes, status) in [(8_000, StatusCode::OK), (300_000, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)] {
+        let request = browser.request(Method::GET, "/sign-in").header("x-large", "a".repeat(bytes));
+        assert_eq!(request.send().await.unwrap().status(), status, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_a_page_that_says_so() {
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = sqlx::postgres::PgPoolOptions::new()
+        .acquire_timeout(Duration::from_millis(100))
+        .connect_lazy(&format!("postgres://nobody@{}/none", hangs.local_addr().unwrap()))
+        .unwrap();
+    let pages = Pages::with(outgate::store::WebStore::new(store), browser::settings()).await;
+    let browser = pages.browser();
+    browser.set_cookie(Some(format!("__Host-outgate={}", "A".repeat(22))));
+    for path in ["/", "/sign-in", "/acme/administration", "/readyz"] {
+        let page = browser.get(path).await;
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(page.text().contains("Its store does not answer."), "{}", page.text());
+        assert!(!page.text().contains("Nothing was changed"), "nobody knows: {}", page.text());
+        guarded(&page, path);
+    }
 }
 
 #[sqlx::test]

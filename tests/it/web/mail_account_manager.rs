@@ -79,15 +79,19 @@ async fn a_search_finds_the_beginning_or_a_part_of_user_id_name_or_address(db: P
     installation.account(&acme, "ann@acme.example", &["annika@acme.example"]).await;
     installation.account(&acme, "bob_50%@acme.example", &[]).await;
     installation.account(&acme, "cy@bücher.example", &[]).await;
-    sqlx::query("update mail_account set name = 'Ångström, Ann' where user_id = 'ann@acme.example'")
-        .execute(&installation.owner)
-        .await
-        .unwrap();
+    for statement in [
+        "update mail_account set name = 'Ångström, Ann' where user_id = 'ann@acme.example'",
+        "update mail_account set name = 'İpek ΟΔΥΣΣΕΥΣ' where user_id = 'cy@xn--bcher-kva.example'",
+    ] {
+        sqlx::query(statement).execute(&installation.owner).await.unwrap();
+    }
 
     for (typed, found) in [
         ("ann", vec!["ann@acme.example"]),
         ("ANNIKA@", vec!["ann@acme.example"]),
         ("strÖm", vec!["ann@acme.example"]),
+        ("İpek", vec!["cy@bücher.example"]),
+        ("ΔΥΣΣΕΥΣ", vec!["cy@bücher.example"]),
         ("  acme.example ", vec!["ann@acme.example", "bob_50%@acme.example"]),
         ("%", vec!["bob_50%@acme.example"]),
         ("_", vec!["bob_50%@acme.example"]),
@@ -151,6 +155,8 @@ async fn empty_lists_explain_the_next_step(db: PgPool) {
     installation.account(&acme, "ann@acme.example", &[]).await;
     let page = admin.get(&format!("{path}?after=zzz")).await;
     assert_eq!(page.link("Go to the first page"), path);
+    let page = admin.get(&format!("{path}?q=ann&after=zzz")).await;
+    assert_eq!(page.link("Go to the first page"), format!("{path}?q=ann"), "the search goes along");
     let page = admin.get(&format!("{path}?q=%3Cscript%3E")).await;
     assert!(page.text().contains("No account has “<script>” in its User ID, name or addresses"), "{}", page.text());
     assert!(!page.html.contains("<script>"), "{}", page.html);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outgate::{policy::Role, store::gateway::PointerScope};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use sqlx::{PgPool, postgres::PgListener};
 
 use super::page_of;
@@ -145,7 +145,7 @@ async fn the_status_line_says_which_relays_are_behind(db: PgPool) {
     relay(&installation, "vanished", 0, "61 seconds").await;
     let page = admin.submit(&path, &[(FIELD, "b.example.com")]).await;
     assert!(page.text().contains("Live on 1 of 2 relays. vanished has not been heard from since "), "{}", page.text());
-    assert!(page.text().contains(" UTC."), "{}", page.text());
+    assert!(page.text().contains(" UTC. If it still runs, mail that it takes leaves as before."), "{}", page.text());
 
     relay(&installation, "slow", 0, "0 seconds").await;
     let page = admin.submit(&path, &[(FIELD, "c.example.com")]).await;
@@ -182,6 +182,16 @@ async fn a_save_waits_a_moment_for_the_relays_to_confirm(db: PgPool) {
     let (page, ()) = tokio::join!(admin.submit(&path, &[(FIELD, "a.example.com")]), confirms);
 
     assert!(page.text().contains("Live on 1 of 1 relays."), "{}", page.text());
+}
+
+#[sqlx::test]
+async fn what_was_saved_is_never_reported_as_a_failure(db: PgPool) {
+    let Scene { installation, admin, path, .. } = scene(db).await;
+    sqlx::query("alter table relay rename to lost").execute(&installation.owner).await.unwrap();
+    let request = admin.request(Method::POST, &path).form(&[(FIELD, "a.example.com")]);
+    let page = admin.once(request, &path).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.text());
+    assert_eq!(admin.get(&path).await.field(FIELD), "a.example.com");
 }
 
 #[sqlx::test]
@@ -236,9 +246,11 @@ async fn known_gateways_are_offered(db: PgPool) {
     let Scene { admin, path, .. } = scene(db).await;
     admin.submit(&path, &[(FIELD, "a.example.com:587")]).await;
     let page = admin.submit(&path, &[(FIELD, "[2001:db8::7]:2525")]).await;
-    for address in ["a.example.com:587", "[2001:db8::7]:2525"] {
-        assert!(page.html.contains(&format!(r#"<option value="{address}">"#)), "{}", page.html);
-    }
+    assert_eq!(page.html.matches("?gateway=").count(), 1, "not the present one: {}", page.html);
+    let chosen = admin.get(&page.link("a.example.com:587")).await;
+    assert_eq!(chosen.field(FIELD), "a.example.com:587", "one click puts it into the field");
+    let foreign = admin.get(&format!("{path}?gateway=evil.example.com")).await;
+    assert_eq!(foreign.field(FIELD), "[2001:db8::7]:2525", "a link cannot bring an address of its own");
     assert!(page.text().contains("through 2001:db8::7 port 2525"), "{}", page.text());
 }
 

@@ -119,6 +119,7 @@ async fn signing_in_leads_on_to_the_page_that_was_asked_for_but_never_to_another
 
     for (next, expected) in [
         (asked, asked),
+        ("/sign-makers/administration", "/sign-makers/administration"),
         ("/", "/"),
         ("", "/"),
         ("//evil.example", "/"),
@@ -133,12 +134,46 @@ async fn signing_in_leads_on_to_the_page_that_was_asked_for_but_never_to_another
         ("@evil.example", "/"),
         ("\\\\evil.example", "/"),
         ("/sign-out", "/"),
+        ("/sign-in?next=/", "/"),
         ("/acme\r\nset-cookie: a=b", "/"),
     ] {
         let browser = pages.browser();
         let fields = [("email", "ada@acme.example"), ("password", PASSWORD), ("next", next)];
         let page = browser.once(browser.request(Method::POST, "/sign-in").form(&fields), "/sign-in").await;
         assert_eq!((page.status, page.location()), (StatusCode::SEE_OTHER, expected), "{next:?}");
+    }
+}
+
+#[sqlx::test]
+async fn where_a_browser_would_not_keep_the_session_the_page_says_what_to_do(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    installation.administrator(&acme, "ada@acme.example", &PASSWORD_HASH, Role::Administrator).await;
+    let pages = Pages::of(&installation).await;
+    for (host, scheme, keeps) in [
+        ("outgate.acme.example:8080", "http", false),
+        ("192.0.2.7", "http", false),
+        ("[2001:db8::7]:8080", "http", false),
+        ("outgate.acme.example", "https", true),
+        ("localhost:8080", "http", true),
+        ("127.0.0.1:8080", "http", true),
+        ("[::1]:8080", "http", true),
+        ("outgate.localhost", "http", true),
+    ] {
+        let browser = pages.browser();
+        let request = browser
+            .request(Method::POST, "/sign-in")
+            .header("host", host)
+            .header("origin", format!("{scheme}://{host}"))
+            .form(&[("email", "ada@acme.example"), ("password", PASSWORD)]);
+        let page = browser.once(request, "/sign-in").await;
+        if keeps {
+            assert_eq!(page.status, StatusCode::SEE_OTHER, "{scheme}://{host}");
+        } else {
+            assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{scheme}://{host}");
+            assert!(page.text().contains("open these pages with https://"), "{}", page.text());
+            assert_eq!(browser.cookie(), None);
+        }
     }
 }
 

@@ -1,0 +1,132 @@
+//! The procedure with nothing but a keyboard: every place where the focus comes to can be seen.
+
+use fantoccini::key::Key;
+use outgate::policy::Role;
+use sqlx::PgPool;
+
+use crate::support::{
+    Installation,
+    browser::{PASSWORD, PASSWORD_HASH},
+    chromium::Chromium,
+    world::World,
+};
+
+/// Pages have fewer places than this, so a way that takes longer has lost its goal.
+const MOST_TABS: usize = 60;
+
+/// What is wrong with the place of the focus, or nothing: it has to be in view, in front of
+/// everything else, and marked by an outline of its own (WCAG 2.2, 2.4.7 and 2.4.11).
+const FOCUS: &str = "
+    const place = document.activeElement, box = place.getClientRects()[0];
+    const x = box.left + Math.min(box.width / 2, 20), y = box.top + box.height / 2;
+    if (x < 0 || y < 0 || x > innerWidth || y > innerHeight) return `out of view at ${x}, ${y}`;
+    const front = document.elementFromPoint(x, y);
+    if (!place.contains(front)) return `covered by ${front.outerHTML}`;
+    const outlined = [getComputedStyle(place), getComputedStyle(place, '::after')]
+        .some(style => style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2);
+    return outlined ? '' : 'without an outline';";
+
+#[sqlx::test]
+async fn a_gateway_is_saved_with_nothing_but_a_keyboard(owner: PgPool) {
+    walk(owner, 1280, 900).await;
+}
+
+#[sqlx::test]
+async fn the_same_on_a_small_screen(owner: PgPool) {
+    walk(owner, 320, 480).await;
+}
+
+async fn walk(owner: PgPool, width: u32, height: u32) {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    for user in ["ann", "bob", "cy"] {
+        installation.account(&acme, &format!("{user}@acme.example"), &[]).await;
+    }
+    installation.administrator(&acme, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
+    let world = World::start(&installation).await;
+    let admin = Chromium::start().await;
+    admin.appear(width, height, false).await;
+    admin.client.goto(&world.pages).await.unwrap();
+
+    tab_to(&admin, "textbox", "Mail address").await;
+    admin.press("admin@acme.example").await;
+    tab_to(&admin, "textbox", "Password").await;
+    admin.press(PASSWORD).await;
+    enter(&admin).await;
+    admin.find("heading", "Manage Organization").await;
+
+    tab_to(&admin, "DisclosureTriangle", "Administration").await;
+    enter(&admin).await;
+    tab_to(&admin, "link", "Manage Organization").await;
+    enter(&admin).await;
+    // Past the bar and the navigation at once.
+    tab_to(&admin, "link", "Skip to the page").await;
+    enter(&admin).await;
+    tab_to(&admin, "link", "Web Mail Cloud").await;
+    enter(&admin).await;
+    admin.find("heading", "Web Mail Cloud").await;
+    tab_to(&admin, "link", "Mail Account Manager").await;
+    enter(&admin).await;
+    admin.find("heading", "Mail Account Manager").await;
+
+    // Selecting leads to the row, so that its actions come next.
+    tab_to(&admin, "link", "bob@acme.example").await;
+    enter(&admin).await;
+    admin.client.wait().for_element(fantoccini::Locator::Css("tr.marked")).await.unwrap();
+    assert_eq!(tabs_to(&admin, "link", "Outbound Gateway").await, 2, "the User ID, then the icon");
+    enter(&admin).await;
+    admin.find("heading", "Outbound Gateway").await;
+    tab_to(&admin, "textbox", "Outbound Gateway").await;
+    admin.press("smtp://dlp.acme.example").await;
+    enter(&admin).await;
+    admin.find("alert", "There is a problem").await;
+    // What went wrong has the focus, and its link leads into the field.
+    tab_to(
+        &admin,
+        "link",
+        "“smtp://dlp.acme.example” looks like a web address. Enter only the host name, such as mail.example.com.",
+    )
+    .await;
+    enter(&admin).await;
+    assert_eq!(admin.focused().await, ("textbox".to_owned(), "Outbound Gateway".to_owned()));
+    admin.press(&format!("{}a{}", Key::Control, Key::Null)).await;
+    admin.press("dlp.acme.example").await;
+    tab_to(&admin, "button", "Save").await;
+    enter(&admin).await;
+    admin.wait_for_text("Saved. Mail from bob@acme.example now leaves through dlp.acme.example port 25.").await;
+
+    // Every other place on the page, until the focus leaves it.
+    tab_to(&admin, "button", "Sign out").await;
+    admin.stop().await;
+    world.stop().await;
+}
+
+async fn enter(admin: &Chromium) {
+    admin.press(&Key::Enter.to_string()).await;
+}
+
+async fn tab_to(admin: &Chromium, role: &str, name: &str) {
+    tabs_to(admin, role, name).await;
+}
+
+/// How many times Tab was pressed.
+async fn tabs_to(admin: &Chromium, role: &str, name: &str) -> usize {
+    let mut passed = Vec::new();
+    while passed.len() < MOST_TABS {
+        let place = press_tab(admin).await;
+        if place == (role.to_owned(), name.to_owned()) {
+            return passed.len() + 1;
+        }
+        passed.push(place);
+    }
+    panic!("Tab never comes to the {role} “{name}”, only to {passed:?}")
+}
+
+/// Where the focus went.
+async fn press_tab(admin: &Chromium) -> (String, String) {
+    admin.press(&Key::Tab.to_string()).await;
+    let (role, name) = admin.focused().await;
+    let wrong = admin.client.execute(FOCUS, Vec::new()).await.unwrap();
+    assert_eq!(wrong, "", "the focus on the {role} “{name}” of {}", admin.client.current_url().await.unwrap());
+    (role, name)
+}

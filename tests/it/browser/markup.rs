@@ -1,0 +1,103 @@
+//! What tenants and strangers type never becomes markup or script, and the pages never need what
+//! their own Content-Security-Policy forbids.
+
+use outgate::policy::Role;
+use sqlx::PgPool;
+
+use crate::support::{
+    Installation,
+    browser::{PASSWORD, PASSWORD_HASH},
+    chromium::Chromium,
+    world::World,
+};
+
+/// Each breaks out of another place: text, an attribute, a script, a title, an address, a template.
+const POLYGLOTS: [&str; 5] = [
+    r#"'"><img src=x onerror=alert(1)><svg onload=alert(1)>"#,
+    r#"</title></style></textarea></script><script>alert(1)</script>"#,
+    r#"" autofocus onfocus=alert(1) x=""#,
+    r#"javascript:/*--></title></style></textarea></script></xmp><svg/onload='+/"/+/onmouseover=1/+/[*/[]/+alert(1)//'>"#,
+    "{{7*7}}${alert(1)}<!--",
+];
+
+#[sqlx::test]
+async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    let other = installation.organization("other").await;
+    for (index, polyglot) in POLYGLOTS.iter().enumerate() {
+        let quoted = polyglot.chars().filter(|typed| !r#""\"#.contains(*typed)).take(60).collect::<String>();
+        installation.account(&acme, &format!(r#""{index}{quoted}"@acme.example"#), &[]).await;
+    }
+    let everything = POLYGLOTS.concat();
+    for statement in ["update mail_account set name = $1", "update organization set name = $1"] {
+        sqlx::query(statement).bind(&everything).execute(&installation.owner).await.unwrap();
+    }
+    for tenant in [&acme, &other] {
+        installation.administrator(tenant, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
+    }
+    let world = World::start(&installation).await;
+    let admin = Chromium::start().await;
+    admin.watch_for_trespasses().await;
+
+    admin
+        .client
+        .goto(&format!("{}/sign-in?next={}", world.pages, encoded("/\"><script>alert(1)</script>")))
+        .await
+        .unwrap();
+    admin.fill("Mail address", &everything).await;
+    admin.fill("Password", "wrong").await;
+    admin.click("button", "Sign in").await;
+    admin.find("alert", "There is a problem").await;
+    nothing_ran(&admin).await;
+    admin.client.goto(&world.pages).await.unwrap();
+    admin.fill("Mail address", "admin@acme.example").await;
+    admin.fill("Password", PASSWORD).await;
+    admin.click("button", "Sign in").await;
+    admin.find("heading", "Your organizations").await;
+    nothing_ran(&admin).await;
+
+    let table = "/acme/web-mail-cloud/mail-account-manager";
+    for path in ["/acme/administration", "/acme/web-mail-cloud", table] {
+        admin.client.goto(&format!("{}{path}", world.pages)).await.unwrap();
+        nothing_ran(&admin).await;
+    }
+    let icon = admin.client.find(fantoccini::Locator::Css("[aria-label='Outbound Gateway']")).await.unwrap();
+    icon.click().await.unwrap();
+    admin.find("heading", "Outbound Gateway").await;
+    nothing_ran(&admin).await;
+    for polyglot in POLYGLOTS {
+        admin.client.goto(&format!("{}{table}?q={}&after=%22%3E", world.pages, encoded(polyglot))).await.unwrap();
+        nothing_ran(&admin).await;
+        admin.client.goto(&format!("{}/acme/web-mail-cloud/outbound-mail-gateway", world.pages)).await.unwrap();
+        admin.fill("Outbound Gateway", polyglot).await;
+        admin.click("button", "Save").await;
+        admin.find("alert", "There is a problem").await;
+        nothing_ran(&admin).await;
+    }
+    admin.client.goto(&format!("{}/{}", world.pages, encoded(POLYGLOTS[0]))).await.unwrap();
+    nothing_ran(&admin).await;
+
+    // The watch is awake: what the policy forbids is noticed.
+    let inline = "const image = document.createElement('img'); image.setAttribute('onerror', 'alert(1)');
+         image.src = '/nothing'; document.body.append(image); image.dispatchEvent(new Event('error'))";
+    admin.client.execute(inline, Vec::new()).await.unwrap();
+    assert!(!admin.trespasses().await.is_empty(), "an inline script is forbidden");
+    admin.stop().await;
+    world.stop().await;
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+async fn nothing_ran(admin: &Chromium) {
+    let page = admin.client.current_url().await.unwrap();
+    assert_eq!(admin.trespasses().await, Vec::<String>::new(), "on {page}");
+    let foreign = "return [...document.querySelectorAll('img, script:not([src]), style, iframe, object, [style]')]
+         .concat([...document.querySelectorAll('*')].filter(node => [...node.attributes].some(it => /^on/.test(it.name))))
+         .concat([...document.querySelectorAll('a')].filter(link => !/^https?:$/.test(link.protocol)))
+         .map(node => node.outerHTML)";
+    let foreign = admin.client.execute(foreign, Vec::new()).await.unwrap();
+    assert_eq!(foreign, serde_json::json!([]), "on {page}");
+}

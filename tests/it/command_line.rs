@@ -1,0 +1,326 @@
+//! The operator's commands and what they answer, of the built program; and that the pages, the relay
+//! and the command line give the same answer about a sender.
+
+use std::net::TcpListener;
+
+use outgate::{mail::GatewayAddress, store::gateway::PointerScope};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::support::{
+    Installation, SmtpClient,
+    outgate::{Outgate, file_with, unused_address},
+    world::{World, until_live},
+};
+
+/// Every row of every table, except what running relays and browsers write.
+async fn everything(owner: &PgPool) -> Vec<String> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select table_name::text from information_schema.tables
+         where table_schema = 'public' and table_type = 'BASE TABLE' and table_name not in ('relay', 'session')",
+    )
+    .fetch_all(owner)
+    .await
+    .unwrap();
+    assert!(tables.len() > 10);
+    let mut rows = Vec::new();
+    for table in tables {
+        let statement = format!("select '{table} ' || to_jsonb(t)::text from {table} t order by 1");
+        rows.extend(sqlx::query_scalar::<_, String>(AssertSqlSafe(statement)).fetch_all(owner).await.unwrap());
+    }
+    rows
+}
+
+/// Two organizations, one user each, and an administrator.
+async fn populated(owner: &PgPool) -> Outgate {
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    let birch = installation.organization("birch").await;
+    installation.account(&acme, "ann@acme.example", &["a@acme.example"]).await;
+    installation.account(&birch, "bea@birch.example", &[]).await;
+    installation.administrator(&acme, "admin@acme.example", "unusable", outgate::policy::Role::Administrator).await;
+    Outgate::on(owner).with("OUTGATE_DEFAULT_ROUTE", "mx")
+}
+
+#[sqlx::test]
+async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let before = everything(&owner).await;
+    let create = ["organization", "create"];
+    let administrator = ["administrator", "create", "new@acme.example", "--password-stdin", "--organization"];
+    let long_enough = "correct horse battery\n";
+    for (command, more, input, sentence) in [
+        (
+            &create[..],
+            &["acme", "--name", "A", "--domain", "new.example"][..],
+            "",
+            "organization “acme” exists already",
+        ),
+        (
+            &create,
+            &["new", "--name", "New", "--domain", "acme.example"],
+            "",
+            "acme.example belongs to an organization already",
+        ),
+        (&create, &["Not A Slug", "--name", "New", "--domain", "new.example"], "", "“Not A Slug” is not a slug"),
+        (&create, &["static", "--name", "New", "--domain", "new.example"], "", "“static” is reserved"),
+        (&create, &["new", "--name", " ", "--domain", "new.example"], "", "--name must say"),
+        (&create, &["new", "--name", "New", "--domain", "new_example"], "", "--domain: "),
+        (&create, &["new", "--name", "New"], "", "--domain <DOMAINS>"),
+        (&["domain", "add"], &["nobody", "new.example"], "", "there is no organization “nobody”"),
+        (&["domain", "add"], &["acme", "birch.example"], "", "birch.example belongs to an organization already"),
+        (&administrator, &["nobody", "--role", "administrator"], long_enough, "there is no organization “nobody”"),
+        (&administrator, &["acme", "--role", "king"], long_enough, "--role: “king” is not a role"),
+        (&administrator, &["acme", "--role", "administrator"], "short\n", "at least 12 characters"),
+        (&administrator, &["acme", "--role", "administrator"], "correct horse\nbattery\n", "more than one line"),
+        (
+            &["administrator", "set-password", "nobody@acme.example", "--password-stdin"],
+            &[],
+            long_enough,
+            "there is no administrator nobody@acme.example",
+        ),
+        (
+            &["administrator", "set-password", "admin@acme.example", "--password-stdin"],
+            &[],
+            "",
+            "at least 12 characters",
+        ),
+        (&["accounts", "export", "nobody"], &[], "", "there is no organization “nobody”"),
+        (&["accounts", "import", "acme", "/nowhere/accounts.csv"], &[], "", "/nowhere/accounts.csv cannot be opened: "),
+        (&["gateway", "set", "nobody", "mail.example.com"], &[], "", "there is no organization “nobody”"),
+        (&["gateway", "set", "acme", "smtp://mail.example.com"], &[], "", "<ADDRESS>: "),
+        (&["gateway", "set", "acme", "127.0.0.1:2525"], &[], "", "127.0.0.1 is an address of this machine itself"),
+        (&["gateway", "set", "acme", "169.254.169.254"], &[], "", "169.254.169.254"),
+        (
+            &["gateway", "set", "acme", "mail.example.com", "--domain", "birch.example"],
+            &[],
+            "",
+            "acme has no birch.example",
+        ),
+        (
+            &["gateway", "set", "acme", "mail.example.com", "--user", "bea@birch.example"],
+            &[],
+            "",
+            "acme has no account bea@birch.example",
+        ),
+        (
+            &["gateway", "delete", "acme", "--user", "nobody@acme.example"],
+            &[],
+            "",
+            "acme has no account nobody@acme.example",
+        ),
+        (
+            &["gateway", "delete", "acme", "--user", "a@acme.example", "--domain", "acme.example"],
+            &[],
+            "",
+            "cannot be used with",
+        ),
+        (&["route", "explain", "ann"], &[], "", "“ann” is not a mail address"),
+        (&["route", "explain", "ann@acme.example", "bob"], &[], "", "“bob” is not a mail address"),
+        (&["relay", "forget", "nobody"], &[], "", "there is no relay “nobody”"),
+        (&["postbox"], &[], "", "unrecognized subcommand 'postbox'"),
+    ] {
+        let words = [command, more].concat();
+        let ended = outgate.run_with_input(&words, input).await;
+        assert!(ended.refusal().contains(sentence), "outgate {words:?}: {ended:?}");
+    }
+    assert_eq!(everything(&owner).await, before);
+}
+
+#[sqlx::test]
+async fn a_file_with_mistakes_is_answered_with_each_of_them_and_changes_nothing(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let before = everything(&owner).await;
+    for (file, mistakes) in [
+        ("", "line 1: the header has no column user_id"),
+        ("user_id,nome\nnew@acme.example,New\n", "line 1: “nome” is not a column"),
+        ("user_id,name\nnew@acme.example\n", "line 2: this row has 1 cells, the header has 2"),
+        ("user_id\nnew@acme.example\nnew@\n", "line 3: “new@” is not a mail address"),
+        ("user_id\nnew@acme.example\nNEW@acme.example\n", "line 3: new@acme.example stands in line 2 already"),
+        (
+            "user_id\nnew@acme.example\nnew@birch.example\n",
+            "line 3: new@birch.example: birch.example is not a mail domain",
+        ),
+        (
+            "user_id,aliases\nnew@acme.example,a@acme.example\n",
+            "line 2: a@acme.example belongs to ann@acme.example already",
+        ),
+        ("user_id,status\nnew@acme.example,away\n", "line 2: “away” is not a status"),
+        ("user_id,outbound_gateway\nnew@acme.example,10.1.2.3\n", "line 2: 10.1.2.3"),
+        ("user_id,outbound_gateway\nnew@acme.example,a b\n", "line 2: "),
+    ] {
+        let (_folder, path) = file_with(file);
+        let ended = outgate.run(&["accounts", "import", "acme", path.to_str().unwrap()]).await;
+        let expected = format!("outgate: nothing was imported\n  {mistakes}");
+        assert!(ended.status == Some(1) && ended.error.starts_with(&expected), "{file:?}: {ended:?}");
+        assert_eq!(ended.output, "", "{file:?}");
+    }
+    assert_eq!(everything(&owner).await, before);
+}
+
+#[sqlx::test]
+async fn an_export_is_what_import_reads(owner: PgPool) {
+    let outgate = populated(&owner).await.with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "10.0.0.0/8");
+    let import = async |content: &str| {
+        let (_folder, path) = file_with(content);
+        outgate.succeeds(&["accounts", "import", "acme", path.to_str().unwrap()]).await
+    };
+    let first = "user_id,name,aliases,status,outbound_gateway,external_id\n\
+                 =sum@acme.example,=1+1,,active,,-\n\
+                 ann@acme.example,\"Adams, \"\"Ann\"\"\",a@acme.example ann.adams@acme.example,active,10.0.0.9:2525,E-1\n\
+                 björn@acme.example,Björn Ångström,,suspended,mail.example.com:587,@7\n";
+    assert_eq!(import(first).await, "2 accounts added, 1 changed, 0 as they were.\n");
+    let exported = outgate.succeeds(&["accounts", "export", "acme"]).await;
+
+    assert_eq!(import(&exported).await, "0 accounts added, 0 changed, 3 as they were.\n");
+    let other = "user_id,name,aliases,status,outbound_gateway,external_id\n\
+                 =sum@acme.example,Sum,,,,\n\
+                 ann@acme.example,-,-,suspended,-,-\n\
+                 björn@acme.example,B,,active,10.0.0.8,E-2\n";
+    assert_eq!(import(other).await, "0 accounts added, 3 changed, 0 as they were.\n");
+    assert_ne!(outgate.succeeds(&["accounts", "export", "acme"]).await, exported);
+    assert_eq!(import(&exported).await, "0 accounts added, 3 changed, 0 as they were.\n");
+    assert_eq!(outgate.succeeds(&["accounts", "export", "acme"]).await, exported);
+    // What a spreadsheet would run as a formula is text in it.
+    assert!(exported.contains(",'=1+1,") && exported.contains(",'@7\n"), "{exported}");
+}
+
+#[sqlx::test]
+async fn relays_are_listed_until_they_are_forgotten(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let outgate = Outgate::on(&owner);
+    assert_eq!(outgate.succeeds(&["relay", "list"]).await, "No relay has signed on yet.\n");
+
+    let world = World::start(&installation).await;
+    let running = outgate.succeeds(&["relay", "list"]).await;
+    assert!(running.starts_with("relay-1\trevision 0\tlast seen "), "{running}");
+    world.stop().await;
+    let stopped = outgate.succeeds(&["relay", "list"]).await;
+    assert!(stopped.starts_with("relay-1\trevision 0\tsigned off "), "{stopped}");
+
+    assert_eq!(outgate.succeeds(&["relay", "forget", "relay-1"]).await, "relay-1 is forgotten.\n");
+    assert_eq!(outgate.succeeds(&["relay", "list"]).await, "No relay has signed on yet.\n");
+}
+
+/// A gateway as explanations name it.
+fn in_words(address: &str) -> String {
+    address.parse::<GatewayAddress>().unwrap().with_port_in_words()
+}
+
+#[sqlx::test]
+async fn explanations_are_what_the_relay_does(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let (acme, birch) = (installation.organization("acme").await, installation.organization("birch").await);
+    let closed = installation.organization("closed").await;
+    sqlx::query("insert into mail_domain (organization_id, name) values ($1, 'branch.example')")
+        .bind(acme.id.0)
+        .execute(&owner)
+        .await
+        .unwrap();
+    let ann = installation.account(&acme, "ann@acme.example", &["a.adams@acme.example"]).await;
+    for user in ["bob@acme.example", "dan@branch.example", "carl@acme.example"] {
+        installation.account(&acme, user, &[]).await;
+    }
+    installation.account(&birch, "bea@birch.example", &[]).await;
+    installation.account(&closed, "eve@closed.example", &[]).await;
+    for statement in [
+        "update mail_account set status = 'suspended' where user_id = 'carl@acme.example'",
+        "update organization set status = 'suspended' where slug = 'closed'",
+    ] {
+        sqlx::query(statement).execute(&owner).await.unwrap();
+    }
+    let world = World::start(&installation).await;
+    let outgate = Outgate::on(&owner).with("OUTGATE_DEFAULT_ROUTE", world.default.typed());
+    let (of_ann, of_branch, of_acme) = (world.gateway().await, world.gateway().await, world.gateway().await);
+    installation.set_gateway(&acme, &PointerScope::Account(ann), &of_ann.typed()).await;
+    let branch = PointerScope::Domain("branch.example".parse().unwrap());
+    installation.set_gateway(&acme, &branch, &of_branch.typed()).await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &of_acme.typed()).await;
+    until_live(&installation, installation.latest_revision().await).await;
+
+    for (sender, inbox, why) in [
+        ("ann@acme.example", &of_ann, "the own gateway of ann@acme.example."),
+        ("A.Adams@ACME.example", &of_ann, "the own gateway of a.adams@acme.example."),
+        ("ann+news@acme.example", &of_ann, "the own gateway of ann@acme.example."),
+        ("dan@branch.example", &of_branch, "the gateway of the mail domain branch.example."),
+        ("nobody@branch.example", &of_branch, "No account has this address; it follows its domain."),
+        ("bob@acme.example", &of_acme, "the organization's gateway for all users."),
+        ("bea@birch.example", &world.default, "the platform's default, since no gateway is set."),
+    ] {
+        let explained = outgate.succeeds(&["route", "explain", sender]).await;
+        assert!(
+            explained.starts_with(&format!("Mail from {sender} leaves through {}", in_words(&inbox.typed()))),
+            "{explained}"
+        );
+        assert!(explained.trim_end().ends_with(why), "{explained}");
+        let subject = format!("from {sender}");
+        let content = format!("Subject: {subject}\r\n\r\nHello.\r\n");
+        let reply = SmtpClient::greeted(world.submission).await.submit(sender, "x@elsewhere.example", &content).await;
+        assert!(reply.starts_with("250 2.0.0 Arrived"), "{sender}: {reply}");
+        assert_eq!(inbox.subject_at_once().await, Some(subject));
+    }
+    for (sender, why) in [
+        ("eve@elsewhere.example", "no organization has this domain."),
+        ("eve@closed.example", "the organization is suspended."),
+        ("carl@acme.example", "the account is suspended."),
+    ] {
+        let explained = outgate.succeeds(&["route", "explain", sender]).await;
+        assert_eq!(explained, format!("Mail from {sender} is refused: {why}\n"));
+        let reply = SmtpClient::greeted(world.submission).await.submit(sender, "x@elsewhere.example", "").await;
+        assert!(reply.starts_with("550 5.7.1 "), "{sender}: {reply}");
+    }
+    world.stop().await;
+}
+
+/// Settings with which `outgate up` could run on the test's database.
+fn complete(owner: &PgPool) -> Outgate {
+    let on_database = Outgate::on(owner);
+    let as_owner = on_database.variable("DATABASE_URL").to_owned();
+    let as_role = |role: &str| as_owner.replacen("//outgate@", &format!("//{role}@"), 1);
+    on_database
+        .with("OUTGATE_WEB_DATABASE_URL", as_role("outgate_web"))
+        .with("OUTGATE_RELAY_DATABASE_URL", as_role("outgate_relay"))
+        .with("OUTGATE_DEFAULT_ROUTE", "mx")
+        .with("OUTGATE_HTTP_LISTEN", unused_address())
+        .with("OUTGATE_SMTP_LISTEN", unused_address())
+        .with("OUTGATE_HOSTNAME", "relay.example")
+}
+
+#[sqlx::test]
+async fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(owner: PgPool) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let elsewhere = "postgres://outgate@localhost/postgres?host=/nowhere";
+    for (setting, value, sentence) in [
+        ("DATABASE_URL", "mysql://root:secret@db/x", "DATABASE_URL: this is not the URL"),
+        ("DATABASE_URL", elsewhere, "the store does not answer at DATABASE_URL: "),
+        ("OUTGATE_WEB_DATABASE_URL", elsewhere, "the store does not answer at OUTGATE_WEB_DATABASE_URL: "),
+        ("OUTGATE_DEFAULT_ROUTE", "a b", "OUTGATE_DEFAULT_ROUTE: "),
+        ("OUTGATE_HANDOVER_WAIT", "0", "OUTGATE_HANDOVER_WAIT: “0” is not a length of time"),
+        ("OUTGATE_HOSTNAME", "relay_1", "OUTGATE_HOSTNAME: "),
+        ("OUTGATE_HTTP_LISTEN", "8080", "OUTGATE_HTTP_LISTEN: “8080” is not an address to listen on"),
+        ("OUTGATE_HTTP_LISTEN", &taken, "OUTGATE_HTTP_LISTEN: cannot listen on "),
+        ("OUTGATE_SMTP_LISTEN", &taken, "OUTGATE_SMTP_LISTEN: cannot listen on "),
+        ("OUTGATE_PUBLIC_URL", "outgate.example", "OUTGATE_PUBLIC_URL: “outgate.example” is not the URL of a server"),
+        ("OUTGATE_TRUSTED_NETWORKS", "all", "OUTGATE_TRUSTED_NETWORKS: “all” is not a network"),
+        ("RUST_LOG", "outgate=loud", "RUST_LOG is “outgate=loud”, which is not a filter"),
+    ] {
+        let ended = complete(&owner).with(setting, value).run(&["up"]).await;
+        assert!(ended.refusal().starts_with(sentence), "{setting}={value}: {ended:?}");
+        assert!(!ended.error.contains("secret"), "{ended:?}");
+    }
+    for missing in ["OUTGATE_DEFAULT_ROUTE", "OUTGATE_WEB_DATABASE_URL", "OUTGATE_RELAY_DATABASE_URL"] {
+        let ended = complete(&owner).without(missing).run(&["up"]).await;
+        assert!(ended.refusal().starts_with(&format!("{missing} is not set: ")), "{ended:?}");
+    }
+    for (setting, value, sentence) in [
+        ("OUTGATE_DATA_DIR", "/proc/outgate", "cannot make the folder /proc/outgate: "),
+        ("OUTGATE_DATA_DIR", "", "OUTGATE_DATA_DIR: it is empty"),
+        ("OUTGATE_PG_BIN", "/nowhere", "OUTGATE_PG_BIN is /nowhere, but there is no initdb in it"),
+    ] {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let outgate = complete(&owner).with("OUTGATE_DATA_DIR", folder.path().display()).with(setting, value);
+        let of_database = ["DATABASE_URL", "OUTGATE_WEB_DATABASE_URL", "OUTGATE_RELAY_DATABASE_URL"];
+        let ended = of_database.into_iter().fold(outgate, Outgate::without).run(&["up"]).await;
+        assert!(ended.refusal().starts_with(sentence), "{setting}={value}: {ended:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Among mail servers that others have written: Postfix as gateway, and as client.
+
+use std::{collections::HashSet, net::SocketAddr};
+
+use outgate::store::gateway::PointerScope;
+use sqlx::PgPool;
+use tokio::process::Command;
+
+use crate::support::{
+    Gateway, Installation, SmtpClient,
+    postfix::{Postfix, program},
+    world::World,
+};
+
+/// Signed, with everything that servers like to tidy up.
+fn signed_message() -> String {
+    [
+        "DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; d=acme.example; s=mail;",
+        "\tb=AbCdEf0123456789+/=",
+        "Received: from  desk ([192.0.2.1]) by mail.acme.example; Mon, 23 Nov 2026 10:00:00 +0000",
+        "From: \"Adams, Ann\" <ann@acme.example>",
+        "To:bob@elsewhere.example,",
+        "   undisclosed:;",
+        "Subject:   blanks   and\ttabs   ",
+        "Date: Mon, 23 Nov 2026 10:00:00 +0000",
+        "Message-ID: <1@acme.example>",
+        "MIME-Version: 1.0",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: 8bit",
+        "",
+        ".a dot",
+        "..two",
+        "",
+        "blanks at the end   ",
+        "Grüße",
+        &"x".repeat(998),
+        "From here on",
+        "",
+        "",
+        "",
+    ]
+    .join("\r\n")
+}
+
+/// The organization acme, whose mail leaves through this gateway.
+async fn world_through(installation: &Installation, gateway: SocketAddr) -> World {
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.to_string()).await;
+    World::start(installation).await
+}
+
+async fn submit(world: &World, content: &str) -> String {
+    let stuffed = content.strip_suffix("\r\n").unwrap_or(content).replace("\r\n.", "\r\n..");
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    smtp.submit("ann@acme.example", "bob@elsewhere.example", &stuffed).await
+}
+
+/// Who waits in the queue and why: sender (none: a notification), state, the last answer.
+async fn waiting(owner: &PgPool) -> Vec<(Option<String>, String, Option<String>)> {
+    sqlx::query_as("select sender, state, last_reply from queued_message").fetch_all(owner).await.unwrap()
+}
+
+#[sqlx::test]
+async fn a_message_goes_through_postfix_untouched_but_for_the_trace(owner: PgPool) {
+    let behind = Gateway::start().await;
+    let postfix = Postfix::relaying_to(behind.address, &[]).await;
+    let world = world_through(&Installation::on(owner), postfix.address).await;
+
+    let reply = submit(&world, &signed_message()).await;
+
+    assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "Postfix's own words: {reply}");
+    let received = behind.received(1).await.remove(0);
+    assert_eq!(
+        (received.reverse_path.as_str(), &received.recipients[..]),
+        ("ann@acme.example", &["bob@elsewhere.example".to_owned()][..])
+    );
+    let content = String::from_utf8(received.content).unwrap();
+    let trace = content.strip_suffix(&signed_message()).unwrap_or_else(|| panic!("{content}"));
+    let fields: Vec<&str> = trace.lines().filter(|line| !line.starts_with(['\t', ' '])).collect();
+    assert_eq!(fields.len(), 2, "{trace}");
+    assert!(fields[0].starts_with("Received: from relay.test "), "Postfix's: {trace}");
+    assert!(trace.contains("\tby archive.example (Postfix) with ESMTP id "), "{trace}");
+    assert!(fields[1].starts_with("Received: from client.example ([127.0.0.1])"), "ours: {trace}");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_message_that_is_too_large_for_postfix_is_refused_in_its_words(owner: PgPool) {
+    let behind = Gateway::start().await;
+    let postfix = Postfix::relaying_to(behind.address, &["message_size_limit = 20000"]).await;
+    let world = world_through(&Installation::on(owner.clone()), postfix.address).await;
+
+    let reply = submit(&world, &format!("Subject: large\r\n\r\n{}", "x\r\n".repeat(10_000))).await;
+
+    let said = format!("552 5.3.4 gateway {} said: Message size exceeds fixed limit\r\n", postfix.address);
+    assert_eq!(reply, said);
+    assert_eq!(waiting(&owner).await, []);
+    assert!(submit(&world, "Subject: small\r\n\r\nHello.\r\n").await.starts_with("250 2.0.0 Ok: queued as "));
+    assert_eq!(behind.received(1).await.len(), 1);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn mail_for_a_postfix_that_does_not_relay_for_us_waits(owner: PgPool) {
+    let behind = Gateway::start().await;
+    for (restrictions, code) in [("reject_unauth_destination", "554 5.7.1"), ("defer_unauth_destination", "454 4.7.1")]
+    {
+        let restrictions = format!("smtpd_relay_restrictions = permit_mynetworks, {restrictions}");
+        let postfix = Postfix::relaying_to(behind.address, &["mynetworks = 192.0.2.0/24", &restrictions]).await;
+        let installation = Installation::on(owner.clone());
+        let slug = format!("with-{}", &code[..3]);
+        let organization = installation.organization(&slug).await;
+        installation.set_gateway(&organization, &PointerScope::Organization, &postfix.address.to_string()).await;
+        let world = World::start(&installation).await;
+        let mut smtp = SmtpClient::greeted(world.submission).await;
+
+        let sender = format!("ann@{slug}.example");
+        let reply = smtp.submit(&sender, "bob@elsewhere.example", "Subject: x\r\n\r\nHello.\r\n").await;
+
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{code}: {reply}");
+        let queued = waiting(&owner).await;
+        let own: Vec<_> = queued.iter().filter(|(of, ..)| of.as_ref() == Some(&sender)).collect();
+        let said = format!("gateway {} said: {code} <bob@elsewhere.example>: Relay access denied", postfix.address);
+        assert_eq!(own, [&(Some(sender.clone()), "waiting".to_owned(), Some(said))], "{code}");
+        assert!(queued.iter().all(|(of, ..)| of.is_some()), "nothing is returned to the sender: {queued:?}");
+        world.stop().await;
+    }
+    assert!(behind.so_far().is_empty());
+}
+
+#[sqlx::test]
+async fn two_hundred_messages_of_postfix_over_eight_connections_all_arrive(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let world = world_through(&Installation::on(owner), gateway.address).await;
+    let mut source = Command::from(program("usr/sbin/smtp-source"));
+    source.args(["-d", "-N", "-s", "8", "-m", "200", "-l", "4000", "-M", "client.example"]);
+    source.args(["-f", "ann@acme.example", "-t", "bob@elsewhere.example", &world.submission.to_string()]);
+
+    let ended = source.kill_on_drop(true).output().await.unwrap();
+
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let received = gateway.received(200).await;
+    let recipients: HashSet<&str> =
+        received.iter().flat_map(|message| &message.recipients).map(String::as_str).collect();
+    assert_eq!((received.len(), recipients.len()), (200, 200));
+    world.stop().await;
+}

@@ -1,0 +1,299 @@
+//! The built program as people run it: its commands, and `outgate up` with a folder and ports of its
+//! own. Nothing of the test's environment reaches it but where programs are.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sqlx::PgPool;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// How long one command may take, a start of PostgreSQL included.
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long `outgate up` may take until it takes mail, recovery after a crash included.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long it may take to end. The relay alone may let messages in flight take 30 seconds.
+const DOWN_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long a killed process may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the program is told by its environment.
+#[derive(Debug, Clone)]
+pub struct Outgate {
+    environment: Vec<(&'static str, String)>,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit status; `None` if a signal ended it.
+    pub status: Option<i32>,
+    pub output: String,
+    pub error: String,
+}
+
+impl Outgate {
+    pub fn new() -> Self {
+        let passed_on = ["PATH", "OUTGATE_PG_BIN"];
+        let environment = passed_on.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect();
+        // A busy machine makes warnings of slow statements.
+        Self { environment }.with("RUST_LOG", "error")
+    }
+
+    /// On the test's own database, as its owner.
+    pub fn on(owner: &PgPool) -> Self {
+        let options = owner.connect_options();
+        let (user, socket) = (options.get_username(), options.get_socket());
+        let socket = socket.expect("the tests' cluster listens on a socket").display();
+        let database = options.get_database().unwrap();
+        Self::new().with("DATABASE_URL", format!("postgres://{user}@localhost/{database}?host={socket}"))
+    }
+
+    /// With one more variable, or another value of it.
+    pub fn with(self, variable: &'static str, value: impl ToString) -> Self {
+        let mut changed = self.without(variable);
+        changed.environment.push((variable, value.to_string()));
+        changed
+    }
+
+    pub fn without(mut self, variable: &str) -> Self {
+        self.environment.retain(|(name, _)| *name != variable);
+        self
+    }
+
+    /// What it is told by one variable.
+    pub fn variable(&self, variable: &str) -> &str {
+        let told = self.environment.iter().find(|(name, _)| *name == variable);
+        &told.unwrap_or_else(|| panic!("{variable} is not set")).1
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.args(words).env_clear().envs(self.environment.iter().cloned()).kill_on_drop(true);
+        command
+    }
+
+    pub async fn run(&self, words: &[&str]) -> Ended {
+        self.run_with_input(words, "").await
+    }
+
+    pub async fn run_with_input(&self, words: &[&str], input: &str) -> Ended {
+        let mut command = self.command(words);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        // A command that has no use for its input may end before it is written.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+        let ended = timeout(COMMAND_WITHIN, child.wait_with_output()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("outgate {words:?} does not end")).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ended { status: ended.status.code(), output: text(ended.stdout), error: text(ended.stderr) }
+    }
+
+    /// The output of a command that succeeds.
+    pub async fn succeeds(&self, words: &[&str]) -> String {
+        let ended = self.run(words).await;
+        assert_eq!((ended.status, ended.error.as_str()), (Some(0), ""), "outgate {words:?}: {}", ended.output);
+        ended.output
+    }
+}
+
+impl Ended {
+    /// What a command says that fails: one sentence, nothing on standard output, and nothing of the program's insides.
+    pub fn refusal(&self) -> &str {
+        assert!(matches!(self.status, Some(1 | 2)), "{self:?}");
+        assert_eq!(self.output, "", "{self:?}");
+        let mut lines = self.error.lines();
+        let sentence = lines.next().and_then(|line| line.strip_prefix("outgate: "));
+        let sentence = sentence.unwrap_or_else(|| panic!("{self:?}"));
+        // Whoever mistyped a command is told where all of them are explained.
+        let rest: Vec<&str> =
+            lines.filter(|line| !(self.status == Some(2) && line.starts_with("Try: outgate "))).collect();
+        assert!(rest.is_empty(), "more than one sentence: {self:?}");
+        sentence
+    }
+}
+
+/// A folder with a private cluster, and ports, for `outgate up` and the commands beside it.
+pub struct Machine {
+    pub outgate: Outgate,
+    pub submission: SocketAddr,
+    folder: TempDir,
+}
+
+impl Machine {
+    /// A new one; mail without a gateway goes to this server.
+    pub fn new(default_route: SocketAddr) -> Self {
+        let folder = tempfile::Builder::new().prefix("outgate-test-").tempdir_in("/tmp").unwrap();
+        let (http, submission) = (unused_address(), unused_address());
+        let outgate = Outgate::new()
+            .with("OUTGATE_DATA_DIR", folder.path().display())
+            .with("OUTGATE_HTTP_LISTEN", http)
+            .with("OUTGATE_SMTP_LISTEN", submission)
+            .with("OUTGATE_HOSTNAME", "relay.example")
+            .with("OUTGATE_DEFAULT_ROUTE", default_route)
+            .with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "127.0.0.0/8");
+        Self { outgate, submission, folder }
+    }
+
+    /// Starts `outgate up`; returns when it says that it takes mail.
+    pub async fn up(&self) -> Running {
+        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        let mut command = self.outgate.clone().with("RUST_LOG", "info").command(&["up"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut running = Running { child, lines, log };
+        let greeted = timeout(UP_WITHIN, running.line_with("Outgate is running.")).await;
+        let greeting = greeted.ok().flatten().unwrap_or_else(|| panic!("it does not come up: {}", running.log()));
+        assert!(greeting.contains(&self.submission.to_string()), "{greeting}");
+        running
+    }
+
+    /// The private cluster's server, as long as there is one.
+    pub fn postgres(&self) -> Option<Pid> {
+        server(self.folder.path())
+    }
+
+    /// Kills everything that runs here in the same moment, as when the machine loses its power.
+    pub async fn kill_everything(&self, running: Running) {
+        let postgres = self.postgres().unwrap();
+        let all = [vec![running.pid(), postgres], children_of(postgres)].concat();
+        for process in &all {
+            let _ = kill(*process, Signal::SIGKILL);
+        }
+        drop(running);
+        let deadline = Instant::now() + GONE_WITHIN;
+        while all.iter().any(|process| is_alive(*process)) {
+            assert!(Instant::now() < deadline, "a process outlives SIGKILL");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Machine {
+    /// A test that fails leaves no server behind.
+    fn drop(&mut self) {
+        let Some(postgres) = self.postgres() else { return };
+        let _ = kill(postgres, Signal::SIGQUIT);
+        let deadline = Instant::now() + GONE_WITHIN;
+        while is_alive(postgres) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A running `outgate up`. Killed when it is dropped.
+pub struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    log: tempfile::NamedTempFile,
+}
+
+impl Running {
+    async fn line_with(&mut self, text: &str) -> Option<String> {
+        while let Ok(Some(line)) = self.lines.next_line().await {
+            if line.contains(text) {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().unwrap().try_into().unwrap())
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// Tells it to stop, and returns at once.
+    pub fn terminate(&self) {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+    }
+
+    pub async fn ended(mut self) -> ExitStatus {
+        let ended = timeout(DOWN_WITHIN, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log())).unwrap()
+    }
+
+    /// Stops it in good order.
+    pub async fn stop(self) {
+        self.terminate();
+        assert!(self.ended().await.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("outgate up wrote: {}", self.log());
+        }
+    }
+}
+
+/// The server on the cluster of this data directory.
+fn server(data_dir: &Path) -> Option<Pid> {
+    let file = fs::read_to_string(data_dir.join("postgresql/postmaster.pid")).ok()?;
+    let pid = Pid::from_raw(file.lines().next()?.parse().ok()?);
+    is_alive(pid).then_some(pid)
+}
+
+/// Killed ones that nobody has waited for yet do not count.
+fn is_alive(process: Pid) -> bool {
+    fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|command_line| !command_line.is_empty())
+}
+
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |process: &i32| {
+        // proc(5): the fourth field, counted from behind the name, which may have blanks.
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
+        after_name.flatten() == Some(parent.to_string())
+    };
+    processes.filter(is_child).map(Pid::from_raw).collect()
+}
+
+/// A loopback address at which nothing listens. Its port is below those that the system gives to
+/// connections, so that none of them has it when it is needed.
+pub fn unused_address() -> SocketAddr {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Test processes that run side by side begin at different places.
+        let own = (std::process::id() % 400) as u16 * 50;
+        let port = 10_000 + (own + TRIED.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// A file with this content that only the test's own user may read.
+pub fn file_with(content: &str) -> (TempDir, PathBuf) {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let path = folder.path().join("accounts.csv");
+    let mut file: File = File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    (folder, path)
+}
