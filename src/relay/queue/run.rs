@@ -5,6 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{LEASE, Queue};
 use crate::store;
@@ -33,14 +34,15 @@ impl Queue {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
         self.shared.handover.pool().close().await;
-        self.release().await;
+        // Only these: should another relay have taken over the name, the others are its own.
+        self.release(Some(&self.shared.leases.tokens())).await;
     }
 
     /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
     /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
-        while !self.release().await || !self.make_all_due().await {
+        while !self.release(None).await || !self.make_all_due().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -117,11 +119,11 @@ impl Queue {
         }
     }
 
-    /// Gives back the leases that this relay has in the store. Returns whether the store has done it.
-    async fn release(&self) -> bool {
+    /// Gives back leases that this relay has in the store. Returns whether the store has done it.
+    async fn release(&self, tokens: Option<&[Uuid]>) -> bool {
         let now = OffsetDateTime::now_utc();
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        match store::queue::release_across_tenants(db, relay, now).await {
+        match store::queue::release_across_tenants(db, relay, tokens, now).await {
             Ok(messages) => {
                 tracing::info!(messages, "leases given back");
                 true
