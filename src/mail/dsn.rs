@@ -170,16 +170,23 @@ fn with_one_line_end(header: &str) -> String {
     format!("{}\r\n", header.trim_end())
 }
 
-/// RFC 5322 §2.1.1: no line is longer than 998 characters.
+/// RFC 5322 §2.1.1: no line is longer than 998 octets, and better none longer than 78.
 fn folded(text: &str) -> String {
+    const LONGEST: usize = 70;
     let mut folded = String::new();
     let mut length = 0;
-    for word in text.split_whitespace() {
-        if length > 0 && length + word.len() > 70 {
+    for mut word in text.split_whitespace() {
+        if length > 0 && length + word.len() > LONGEST {
             folded.push_str("\r\n    ");
             length = 0;
         } else if length > 0 {
             folded.push(' ');
+        }
+        while word.len() > LONGEST {
+            let (piece, rest) = word.split_at(word.floor_char_boundary(LONGEST));
+            folded.push_str(piece);
+            folded.push_str("\r\n    ");
+            word = rest;
         }
         folded.push_str(word);
         length += word.len() + 1;

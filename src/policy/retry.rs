@@ -28,11 +28,14 @@ pub fn next_attempt(now: OffsetDateTime, attempts: u32, spread: f64) -> OffsetDa
     now + Duration::seconds_f64(minutes * 60.0 * (1.0 + spread.clamp(0.0, 1.0) / 10.0))
 }
 
+/// The longest that nobody asks a failing gateway.
+pub const LONGEST_PROBE: Duration = Duration::minutes(5);
+
 /// When a gateway that has failed `failures` times in a row is tried again, by one message for all
 /// that wait for it: after ten seconds, then twice as long each time, up to five minutes.
 pub fn next_probe(now: OffsetDateTime, failures: u32) -> OffsetDateTime {
     let doublings = failures.saturating_sub(1).min(5);
-    now + Duration::seconds((10 << doublings).min(300))
+    now + Duration::seconds(10 << doublings).min(LONGEST_PROBE)
 }
 
 /// When a message looks again whether the server that it waits for takes mail: not before `until`, and

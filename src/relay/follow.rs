@@ -41,6 +41,8 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1
 pub enum FollowError {
     #[error("a relay named “{0}” is running already; give this one another name, or stop that one first")]
     NameTaken(String),
+    #[error("synchronous_commit is off in the store: mail that was accepted could be lost; set it to on")]
+    CommitsMayBeLost,
 }
 
 /// Why following broke off.
@@ -48,6 +50,7 @@ enum BrokenOff {
     NameTaken,
     /// Another relay has signed on under the name meanwhile: what it confirms is not true of this one.
     Superseded,
+    CommitsMayBeLost,
     Disconnected,
     Store(sqlx::Error),
     NoAnswer,
@@ -70,6 +73,7 @@ impl std::fmt::Display for BrokenOff {
         match self {
             Self::NameTaken => f.write_str("the relay's name is still taken"),
             Self::Superseded => f.write_str("another relay has taken over the name"),
+            Self::CommitsMayBeLost => f.write_str("synchronous_commit is off"),
             Self::Disconnected => f.write_str("disconnected"),
             Self::Store(error) => error.fmt(f),
             Self::NoAnswer => f.write_str("no answer"),
@@ -109,6 +113,7 @@ pub async fn run(
             },
         };
         match broken_off {
+            BrokenOff::CommitsMayBeLost => return Err(FollowError::CommitsMayBeLost),
             BrokenOff::Superseded => return Err(FollowError::NameTaken(name.to_owned())),
             BrokenOff::NameTaken if follower.as_what.is_none() => return Err(FollowError::NameTaken(name.to_owned())),
             _ => {}
@@ -155,6 +160,9 @@ impl Follower<'_> {
         // A connection made again by itself would lack the lock, and notifications would be missing.
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
+        if self.as_what.is_none() && !timeout(ANSWER_WAIT, store::relay::keeps_commits(&mut listener)).await?? {
+            return Err(BrokenOff::CommitsMayBeLost);
+        }
         timeout(ANSWER_WAIT, listener.listen(CHANNEL)).await??;
         self.take_name(&mut listener).await?;
         Ok((own_pool, listener))

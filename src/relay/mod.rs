@@ -13,11 +13,11 @@ pub mod settings;
 pub mod submission;
 pub mod transfer;
 
-use std::sync::{Arc, OnceLock};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -32,6 +32,9 @@ use self::{
 use crate::mail::{EnhancedStatus, Reply, id::RelayId};
 
 pub use self::settings::Settings;
+
+/// How long a message waits for a relay that has just started.
+const STARTING: Duration = Duration::from_secs(10);
 
 /// A relay worker: everything between a client's connection and a gateway's answer.
 pub struct Relay {
@@ -56,7 +59,7 @@ impl Relay {
     /// and the relay signs off, in this order. Starts without the store, too: mail is answered 421 until it is there.
     ///
     /// # Errors
-    /// If another relay of the same name is running, or TLS or DNS cannot be set up.
+    /// If another relay of the same name is running, the store may lose what it has committed, or TLS or DNS cannot be set up.
     pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) -> anyhow::Result<()> {
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
@@ -66,9 +69,9 @@ impl Relay {
             limits: handover::connection::TimeLimits::default(),
         }));
         let (signed_on, id) = watch::channel(None);
-        let transfer = Arc::new(OnceLock::new());
+        let (begun, transfer) = watch::channel(None);
         let (queue_stop, follow_stop) = (CancellationToken::new(), CancellationToken::new());
-        // The follower ends last; if it ends early, its name is taken and nothing may go on.
+        // The follower ends last; if it ends early, nothing may go on under this name or on this store.
         let following = async {
             let ended =
                 follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
@@ -76,12 +79,12 @@ impl Relay {
             ended
         };
         let receiving = async {
-            let accept = accept(Arc::clone(&transfer));
+            let accept = accept(transfer);
             submission::listen(listeners, &self.settings, self.table(), accept, stop.clone()).await;
             queue_stop.cancel();
         };
         let delivering = async {
-            self.deliver(id, handover, &transfer, queue_stop.clone()).await;
+            self.deliver(id, handover, &begun, queue_stop.clone()).await;
             follow_stop.cancel();
         };
         let (followed, (), ()) = tokio::join!(following, receiving, delivering);
@@ -93,7 +96,7 @@ impl Relay {
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
         handover: Arc<Handover>,
-        transfer: &OnceLock<Transfer>,
+        begun: &watch::Sender<Option<Transfer>>,
         stop: CancellationToken,
     ) {
         let signed_on = async {
@@ -114,19 +117,20 @@ impl Relay {
         queue.take_up(&stop).await;
         let transfer_settings =
             TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
-        let _ = transfer.set(Transfer::new(self.table(), handover, queue.clone(), transfer_settings));
+        begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), transfer_settings)));
         queue.run(stop).await;
     }
 }
 
-/// What submission hands messages to. Before the relay has signed on there is nobody to take them.
-fn accept(transfer: Arc<OnceLock<Transfer>>) -> Accept {
+/// What submission hands messages to. Clients are let in as soon as the facts are known; the queue is there a moment later.
+fn accept(transfer: watch::Receiver<Option<Transfer>>) -> Accept {
     Arc::new(move |message: Message| {
-        let transfer = Arc::clone(&transfer);
+        let mut begun = transfer.clone();
         Box::pin(async move {
-            match transfer.get() {
-                Some(transfer) => transfer.accept(message).await,
-                None => Reply::new(451, EnhancedStatus(4, 3, 2), "the relay is still starting, try again"),
+            let transfer = async { begun.wait_for(Option::is_some).await.ok().and_then(|transfer| transfer.clone()) };
+            match timeout(STARTING, transfer).await {
+                Ok(Some(transfer)) => transfer.accept(message).await,
+                Ok(None) | Err(_) => Reply::new(451, EnhancedStatus(4, 3, 2), "the relay is still starting, try again"),
             }
         })
     })

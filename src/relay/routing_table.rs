@@ -99,6 +99,15 @@ impl RoutingTable {
         self.applied.subscribe()
     }
 
+    /// How old the facts may be: for so long the store was not heard to have nothing newer.
+    pub fn age(&self, now: Instant) -> Duration {
+        match *self.age.read().unwrap_or_else(PoisonError::into_inner) {
+            Age::NotLoaded => Duration::MAX,
+            Age::Following(at) => now.saturating_duration_since(at),
+            Age::Fixed => Duration::ZERO,
+        }
+    }
+
     /// Whether a decision made at `now` may be used.
     pub fn knowledge(&self, now: Instant) -> Knowledge {
         match *self.age.read().unwrap_or_else(PoisonError::into_inner) {

@@ -77,6 +77,9 @@ impl Transfer {
         };
         loop {
             let organization = match self.way(&message.sender) {
+                Way::Peer(organization, peer) if self.handover.pool().is_crowded(&peer) => {
+                    return self.queue_for_now(entry(&message, organization), peer.gateway_id(), now).await;
+                }
                 Way::Peer(organization, _) => organization,
                 Way::Queue(organization, gateway) => {
                     return self.queue_for_now(entry(&message, organization), gateway, now).await;
@@ -127,6 +130,7 @@ impl Transfer {
         let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
         let SenderRoute { organization, route, .. } = match self.table.decide(sender) {
             Decision::Route(route) => route,
+            // The client was told at MAIL; these have changed since then.
             Decision::UnknownDomain => return refused("the sender's domain is not one that this relay sends for"),
             Decision::OrganizationSuspended => return refused("the sender's organization is suspended"),
             Decision::AccountSuspended => return refused("the sender's account is suspended"),

@@ -56,7 +56,8 @@ pub async fn import(
     let gateways = gateways_of(&mut transaction, organization, rows, &mut items).await?;
     let mut touched = Touched::default();
     for batch in rows.chunks(BATCH) {
-        write_accounts(&mut transaction, organization, batch, &gateways, &mut touched).await?;
+        add_accounts(&mut transaction, organization, batch, &mut touched).await?;
+        change_accounts(&mut transaction, organization, batch, &gateways, &mut touched).await?;
     }
     // Removed aliases first, so that an address may move from one account of the file to another.
     for batch in rows.chunks(BATCH) {
@@ -177,14 +178,17 @@ fn said<T: Clone>(cell: &Cell<T>) -> (bool, Option<T>) {
     }
 }
 
-async fn write_accounts(
+fn user_ids(batch: &[AccountRow]) -> Vec<String> {
+    batch.iter().map(|row| row.user_id.to_string()).collect()
+}
+
+/// Adds those that are missing; what else their rows say follows.
+async fn add_accounts(
     db: &mut PgConnection,
     organization: OrganizationId,
     batch: &[AccountRow],
-    gateways: &BTreeMap<GatewayAddress, GatewayId>,
     touched: &mut Touched,
 ) -> Result<()> {
-    let user_ids: Vec<String> = batch.iter().map(|row| row.user_id.to_string()).collect();
     let ids: Vec<AccountId> = batch.iter().map(|_| AccountId::new()).collect();
     let added = sqlx::query_scalar!(
         r#"
@@ -195,12 +199,21 @@ async fn write_accounts(
         "#,
         organization as OrganizationId,
         &ids as &[AccountId],
-        &user_ids,
+        &user_ids(batch),
     )
-    .fetch_all(&mut *db)
+    .fetch_all(db)
     .await?;
     touched.added.extend(added);
+    Ok(())
+}
 
+async fn change_accounts(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    batch: &[AccountRow],
+    gateways: &BTreeMap<GatewayAddress, GatewayId>,
+    touched: &mut Touched,
+) -> Result<()> {
     let (names_said, names): (Vec<bool>, Vec<Option<String>>) = batch.iter().map(|row| said(&row.name)).unzip();
     let (external_said, external): (Vec<bool>, Vec<Option<String>>) =
         batch.iter().map(|row| said(&row.external_id)).unzip();
@@ -233,7 +246,7 @@ async fn write_accounts(
         returning mail_account.id as "id: AccountId"
         "#,
         organization as OrganizationId,
-        &user_ids,
+        &user_ids(batch),
         &names_said,
         &names as &[Option<String>],
         &status as &[Option<String>],

@@ -390,19 +390,25 @@ pub async fn renew_across_tenants(
     .map(drop)
 }
 
-/// Gives back the leases of a relay, so that its messages are due: when it starts (then they are of
-/// its own previous life) and when it stops.
-pub async fn release_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, now: OffsetDateTime) -> Result<u64> {
+/// Gives back leases of a relay, so that its messages are due: all when it starts (they are of its own
+/// previous life), those of what is under way when it stops.
+pub async fn release_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    tokens: Option<&[Uuid]>,
+    now: OffsetDateTime,
+) -> Result<u64> {
     let done = sqlx::query!(
         r#"
         update queued_message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
             next_attempt_at = case state when 'held' then expires_at else $2 end
-        where lease_relay_id = $1
+        where lease_relay_id = $1 and ($3::uuid[] is null or lease_token = any($3))
         "#,
         relay as RelayId,
         now,
+        tokens,
     )
     .execute(db)
     .await?;
@@ -476,17 +482,7 @@ pub async fn make_due(
     Ok(done.rows_affected())
 }
 
-/// When the next message is due that is not in one of the lanes to be passed over; `None` if there is none.
-pub async fn next_due_across_tenants(db: impl PgExecutor<'_>, passed_over: &[Lane]) -> Result<Option<OffsetDateTime>> {
-    let (gateways, defaults) = split(passed_over);
-    sqlx::query_scalar!(
-        r#"
-        select min(next_attempt_at) from queued_message
-        where case when waits_for is null then organization_id <> all($2) else waits_for <> all($1) end
-        "#,
-        &gateways as &[GatewayId],
-        &defaults as &[OrganizationId],
-    )
-    .fetch_one(db)
-    .await
+/// When the next message is due; `None` if the queue is empty.
+pub async fn next_due_across_tenants(db: impl PgExecutor<'_>) -> Result<Option<OffsetDateTime>> {
+    sqlx::query_scalar!("select min(next_attempt_at) from queued_message").fetch_one(db).await
 }

@@ -18,21 +18,16 @@ pub struct Relay {
     pub silent: bool,
 }
 
-/// How far a revision is live. Every relay that has not signed off counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Live {
-    pub relays: u32,
-    /// How many of them have confirmed the revision or a later one.
-    pub confirmed: u32,
-    /// How many of them were not heard from for 60 seconds.
-    pub silent: u32,
-}
-
 /// Takes the name for as long as the connection lives; false if another running relay has it.
 pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> {
     sqlx::query_scalar!(r#"select pg_try_advisory_lock(hashtextextended('outgate relay ' || $1, 0)) as "taken!""#, name)
         .fetch_one(db)
         .await
+}
+
+/// Whether what a commit has answered for is on disk: `synchronous_commit` may be set for a database or a role.
+pub async fn keeps_commits(db: impl PgExecutor<'_>) -> Result<bool> {
+    sqlx::query_scalar!(r#"select current_setting('synchronous_commit') <> 'off' as "keeps!""#).fetch_one(db).await
 }
 
 /// As what a relay is signed on.
@@ -121,22 +116,6 @@ pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Relay>> {
         "#,
     )
     .fetch_all(db)
-    .await
-}
-
-/// How far a revision is live, for the status line of a save.
-pub async fn live(db: impl PgExecutor<'_>, revision: Revision) -> Result<Live> {
-    sqlx::query!(
-        r#"
-        select count(*) as "relays!",
-               count(*) filter (where confirmed_revision >= $1) as "confirmed!",
-               count(*) filter (where last_seen_at < now() - interval '60 seconds') as "silent!"
-        from relay where signed_off_at is null
-        "#,
-        revision as Revision,
-    )
-    .map(|row| Live { relays: row.relays as u32, confirmed: row.confirmed as u32, silent: row.silent as u32 })
-    .fetch_one(db)
     .await
 }
 

@@ -45,6 +45,13 @@ pub struct Failing {
     probing: bool,
 }
 
+impl Failing {
+    /// Whether it is time to ask again; also if `until` is so far away that the clock was set back.
+    pub fn may_be_asked(&self, now: OffsetDateTime) -> bool {
+        self.until <= now || self.until - now > retry::LONGEST_PROBE
+    }
+}
+
 /// Leave to ask a server. While one that was failing is probed nobody else gets one.
 #[derive(Debug)]
 pub struct Leave {
@@ -63,7 +70,7 @@ impl Health {
         let failing = peers.get_mut(&peer.key).and_then(|state| state.failing.as_mut());
         let probed = match failing {
             None => None,
-            Some(failing) if failing.until <= now && !failing.probing => {
+            Some(failing) if failing.may_be_asked(now) && !failing.probing => {
                 failing.probing = true;
                 Some(peer.key.clone())
             }
@@ -77,11 +84,11 @@ impl Health {
         self.peers().get(key).and_then(|state| state.failing.clone())
     }
 
-    /// Every tenant's gateway that is failing, and until when nobody asks it.
-    pub fn failing_gateways(&self) -> Vec<(PeerKey, OffsetDateTime)> {
+    /// Every tenant's gateway that is failing.
+    pub fn failing_gateways(&self) -> Vec<(PeerKey, Failing)> {
         let peers = self.peers();
         let failing = peers.iter().filter_map(|(key, state)| match (key, &state.failing) {
-            (PeerKey::Gateway(..), Some(failing)) => Some((key.clone(), failing.until)),
+            (PeerKey::Gateway(..), Some(failing)) => Some((key.clone(), failing.clone())),
             _ => None,
         });
         failing.collect()
@@ -124,7 +131,7 @@ impl Health {
             tracing::warn!(%peer, reason, "is failing");
             Failing { since: now, failures: 0, until: now, reason: String::new(), probing: false }
         });
-        if failing.until <= now {
+        if failing.may_be_asked(now) {
             failing.failures += 1;
             failing.until = retry::next_probe(now, failing.failures);
         }

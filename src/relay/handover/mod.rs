@@ -123,14 +123,17 @@ impl Handover {
             Err(detour) => return Begun::Detour(detour),
         };
         // Known without waiting for a connection.
-        if let Some(failing) = self.health.failing(&peer.key).filter(|failing| failing.until > now) {
+        if let Some(failing) = self.health.failing(&peer.key).filter(|failing| !failing.may_be_asked(now)) {
             return Begun::Failing(peer, failing);
         }
         let mut has_slot = false;
         let asking = self.ask(request, &mut route, &mut peer, &mut has_slot, now);
         match tokio::time::timeout(patience, asking).await {
             Ok(begun) => begun,
-            Err(_) if !has_slot => Begun::Busy(peer),
+            Err(_) if !has_slot => {
+                self.pool.waited_in_vain(&peer);
+                Begun::Busy(peer)
+            }
             Err(_) => {
                 let failure = Failure::trouble(Stage::Mail, Trouble::TimedOut(patience));
                 Begun::Failed(self.failed(&peer, failure, now))

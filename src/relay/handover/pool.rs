@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +33,8 @@ pub struct Pool {
 struct PeerPool {
     permits: Arc<Semaphore>,
     size: usize,
+    /// Somebody has waited for a connection in vain, and none has been free since.
+    is_crowded: AtomicBool,
     /// The most recently used last.
     idle: Mutex<Vec<(Connection, Instant)>>,
 }
@@ -53,13 +58,30 @@ impl Pool {
         }
     }
 
+    /// Nobody else has to find out that all connections to this server are in use for long.
+    pub fn waited_in_vain(&self, peer: &Peer) {
+        self.of(peer).is_crowded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether waiting for a connection to this server has been in vain, and there still is none.
+    pub fn is_crowded(&self, peer: &Peer) -> bool {
+        let pool = self.of(peer);
+        let has_none = pool.permits.available_permits() == 0;
+        pool.is_crowded.fetch_and(has_none, Ordering::Relaxed) && has_none
+    }
+
     fn of(&self, peer: &Peer) -> Arc<PeerPool> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = peers.get(&peer.key) {
             return pool.clone();
         }
         let size = if peer.is_recipients_server() { PER_RECIPIENTS_SERVER } else { PER_GATEWAY };
-        let pool = PeerPool { permits: Arc::new(Semaphore::new(size)), size, idle: Mutex::default() };
+        let pool = PeerPool {
+            permits: Arc::new(Semaphore::new(size)),
+            size,
+            is_crowded: AtomicBool::new(false),
+            idle: Mutex::default(),
+        };
         peers.entry(peer.key.clone()).or_insert_with(|| Arc::new(pool)).clone()
     }
 

@@ -30,15 +30,16 @@ impl Queue {
             return Attempted { waits_for: message.waits_for, ..Attempted::default() };
         }
         loop {
-            let attempted = match self.target(message) {
+            let attempted = match self.target(message, now) {
+                Target::Unknown => Some(Attempted { waits_for: message.waits_for, ..Attempted::default() }),
                 Target::Held(reason) => {
                     Some(Attempted { waits_for: message.waits_for, held: Some(reason), ..Attempted::default() })
                 }
                 Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
                 Target::Peer(_) => {
-                    let route = || match self.target(message) {
+                    let route = || match self.target(message, now) {
                         Target::Peer(peer) => Ok(peer),
-                        Target::Mx | Target::Held(_) => Err(()),
+                        Target::Mx | Target::Held(_) | Target::Unknown => Err(()),
                     };
                     self.attempt_by(entry, &places, route, now).await
                 }

@@ -30,12 +30,16 @@ impl Queue {
         let until = now + LEASE;
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
         let mut claimed = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until).await?;
-        for (key, ask_after) in self.shared.handover.health().failing_gateways() {
+        for (key, failing) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
-            if ask_after <= now && !has_one && claimed.len() < limit {
+            if failing.may_be_asked(now) && !has_one && claimed.len() < limit {
                 let waiting = (organization, gateway);
-                claimed.extend(store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await?);
+                match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await {
+                    Ok(probe) => claimed.extend(probe),
+                    // What is claimed already is not given up for it.
+                    Err(error) => tracing::warn!(%error, %gateway, "a failing gateway could not be probed"),
+                }
             }
         }
         Ok(claimed.into_iter().map(|message| self.with_source(message)).collect())
@@ -58,9 +62,9 @@ impl Queue {
         let health = self.shared.handover.health();
         let facts = self.shared.table.generation();
         let facts_changed = self.shared.asked_by.load(Ordering::Relaxed) != facts;
-        for (key, ask_after) in health.failing_gateways() {
+        for (key, failing) in health.failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
-            if facts_changed || ask_after <= now {
+            if facts_changed || failing.may_be_asked(now) {
                 self.let_go_who_leads_elsewhere(&key, (organization, gateway), now).await?;
             }
         }
@@ -70,15 +74,21 @@ impl Queue {
 
     async fn make_due_what_recovered(&self, now: OffsetDateTime) -> store::Result<()> {
         let health = self.shared.handover.health();
+        let full = self.shared.permits.full();
+        let mut outcome = Ok(());
         for (organization, gateway) in health.take_recovered() {
-            let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
-            if !made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs()) {
-                // The store is away, or there may be more: for the next time.
+            let mut is_done = false;
+            if outcome.is_ok() && !full.contains(&(organization, Some(gateway))) {
+                let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
+                is_done = made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs());
+                outcome = made.map(drop);
+            }
+            if !is_done {
+                // There may be more, it has its share for now, or the store is away: for the next time.
                 health.has_recovered(organization, gateway);
             }
-            made?;
         }
-        Ok(())
+        outcome
     }
 
     /// Asks of everybody who waits for a failing gateway whether they still should. A gateway that nobody

@@ -81,7 +81,7 @@ impl Queue {
         let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
         for host in hosts {
             let peer = Peer::recipients_server(host, self.shared.settings.mx_port);
-            let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer), now).await else {
+            let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer, now), now).await else {
                 return same(Verdict::Waiting("the route was changed".to_owned()));
             };
             verdicts = attempted.verdicts;
@@ -94,8 +94,13 @@ impl Queue {
     }
 
     /// The peer, as long as the message still goes directly.
-    fn route_to<'a>(&'a self, entry: &'a Entry, peer: &'a Peer) -> impl FnMut() -> Result<Peer, ()> + 'a {
-        move || match self.target(&entry.message) {
+    fn route_to<'a>(
+        &'a self,
+        entry: &'a Entry,
+        peer: &'a Peer,
+        now: OffsetDateTime,
+    ) -> impl FnMut() -> Result<Peer, ()> + 'a {
+        move || match self.target(&entry.message, now) {
             super::target::Target::Mx => Ok(peer.clone()),
             _ => Err(()),
         }

@@ -5,12 +5,15 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{LEASE, Queue};
 use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
 const LONGEST: Duration = Duration::from_secs(30);
+/// As long as a lane has its share of the attempts.
+const WHILE_FULL: Duration = Duration::from_secs(1);
 /// As long as a gateway is failing.
 const WHILE_FAILING: Duration = Duration::from_secs(5);
 /// Between two looks at messages that another relay is just taking.
@@ -31,14 +34,15 @@ impl Queue {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
         self.shared.handover.pool().close().await;
-        self.release().await;
+        // Only these: should another relay have taken over the name, the others are its own.
+        self.release(Some(&self.shared.leases.tokens())).await;
     }
 
     /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
     /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
-        while !self.release().await || !self.make_all_due().await {
+        while !self.release(None).await || !self.make_all_due().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -62,6 +66,10 @@ impl Queue {
                 () = self.shared.handover.health().recovery() => {}
                 () = sleep(pause) => {}
             }
+            if !self.shared.permits.full().is_empty() {
+                // Whatever ends wakes us; all that is due in the full lanes is not passed over each time.
+                stop.run_until_cancelled(sleep(SHORTEST)).await;
+            }
         }
     }
 
@@ -84,7 +92,11 @@ impl Queue {
         if !is_all {
             return Ok(Duration::ZERO);
         }
-        let due = store::queue::next_due_across_tenants(&self.shared.db, &permits.full()).await?;
+        if !permits.full().is_empty() {
+            // What is due may be just that which has to wait.
+            return Ok(WHILE_FULL);
+        }
+        let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
         Ok(pause.clamp(SHORTEST, if failing { WHILE_FAILING } else { LONGEST }))
@@ -107,11 +119,11 @@ impl Queue {
         }
     }
 
-    /// Gives back the leases that this relay has in the store. Returns whether the store has done it.
-    async fn release(&self) -> bool {
+    /// Gives back leases that this relay has in the store. Returns whether the store has done it.
+    async fn release(&self, tokens: Option<&[Uuid]>) -> bool {
         let now = OffsetDateTime::now_utc();
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        match store::queue::release_across_tenants(db, relay, now).await {
+        match store::queue::release_across_tenants(db, relay, tokens, now).await {
             Ok(messages) => {
                 tracing::info!(messages, "leases given back");
                 true

@@ -172,7 +172,9 @@ fn mail(text: &str) -> Result<MailCommand, Reply> {
     if !command.parameters.smtputf8 && !reverse_path.is_ascii() {
         return Err(replies::needs_smtputf8());
     }
-    if !reverse_path.is_empty() && reverse_path.parse::<Mailbox>().is_err() {
+    // Whoever types an address may leave blanks around it, a client may not.
+    let is_mailbox = reverse_path.parse::<Mailbox>().is_ok() && reverse_path.trim() == reverse_path;
+    if !reverse_path.is_empty() && !is_mailbox {
         return Err(replies::malformed_sender());
     }
     Ok(command)

@@ -31,7 +31,7 @@ use self::{connection::Surroundings, session::Session};
 use super::{message::Message, routing_table::RoutingTable, settings::Settings};
 use crate::mail::Reply;
 
-pub use self::{replies::refusal, session::Terms};
+pub use self::session::Terms;
 
 /// What becomes of a message that was read whole; its reply goes to the client as it is.
 pub type Accept = Arc<dyn Fn(Message) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
@@ -158,14 +158,15 @@ struct Place {
 impl Place {
     fn take(reception: &Arc<Reception>, client: IpAddr) -> Option<Self> {
         let limits = &reception.surroundings.limits;
-        let of_client = match reception.terms.trusts(client) {
-            true => limits.connections_of_trusted_client,
-            false => limits.connections_of_other_client,
+        // Strangers leave half of all connections to those who are let send.
+        let (of_all, of_client) = match reception.terms.trusts(client) {
+            true => (limits.connections, limits.connections_of_trusted_client),
+            false => (limits.connections / 2, limits.connections_of_other_client),
         };
         let mut connected = reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = connected.values().sum();
         let mine = connected.entry(client).or_default();
-        if total >= limits.connections || *mine >= of_client {
+        if total >= of_all || *mine >= of_client {
             if *mine == 0 {
                 connected.remove(&client);
             }

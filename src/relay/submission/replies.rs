@@ -235,7 +235,7 @@ pub(super) fn undecidable_sender() -> Reply {
 }
 
 /// Why mail of a sender is not accepted; `None` if it has a route.
-pub fn refusal(decision: &Decision, sender: &str) -> Option<Reply> {
+pub(super) fn refusal(decision: &Decision, sender: &str) -> Option<Reply> {
     let mailbox = sender.parse::<Mailbox>().ok();
     let domain = mailbox.as_ref().map_or("", |mailbox| mailbox.domain().as_str());
     let text = match decision {

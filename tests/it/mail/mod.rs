@@ -1,6 +1,7 @@
-//! What people may type for an address, and what becomes of it.
+//! The words of mail: what people may type for an address, and what we write ourselves.
 
 mod domain_name;
 mod gateway_address;
 mod gateway_network;
 mod mailbox;
+mod notification;

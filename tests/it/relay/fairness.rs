@@ -1,6 +1,6 @@
 //! One server's troubles stay its own: the mail of others goes on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outgate::{
     mail::id::GatewayId,
@@ -122,7 +122,7 @@ async fn of_a_name_with_very_many_addresses_only_some_are_tried(db: PgPool) {
 async fn a_gateway_that_reads_slowly_does_not_keep_its_client_waiting(db: PgPool) {
     let gateway = Gateway::start().await;
     gateway.fails(At::Content, Fault::Stalls);
-    let options = Options { handover_wait: std::time::Duration::from_millis(100), ..Options::default() };
+    let options = Options { handover_wait: Duration::from_millis(100), ..Options::default() };
     let sending = Sending::with(db, options).await;
     sending.set_gateway(Some(&gateway.address.to_string()));
     // More than the network between the two takes by itself.
@@ -133,4 +133,37 @@ async fn a_gateway_that_reads_slowly_does_not_keep_its_client_waiting(db: PgPool
 
     assert!(sent.expect("the client has an answer").to_string().starts_with("250 2.0.0 queued as "));
     assert_eq!(sending.waiting().await[0].attempts, 1);
+}
+
+#[sqlx::test]
+async fn only_the_first_clients_wait_for_a_gateway_whose_connections_are_all_in_use(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    let options = Options { handover_wait: Duration::from_secs(2), ..Options::default() };
+    let sending = Arc::new(Sending::with(db, options).await);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let mut clients = JoinSet::new();
+    for _ in 0..21 {
+        let sending = sending.clone();
+        clients.spawn(async move { sending.send().await.code });
+    }
+    assert!(clients.join_all().await.iter().all(|code| *code == 250));
+
+    // Twenty still have the connections, and one has waited in vain for all who come now.
+    let reply = tokio::time::timeout(Duration::from_secs(1), sending.send()).await.expect("an answer at once");
+    assert!(reply.to_string().starts_with("250 2.0.0 queued as "), "{reply}");
+}
+
+#[sqlx::test]
+async fn a_clock_that_is_set_back_does_not_keep_a_gateway_failing(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Greeting, Fault::Closes);
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let mut message = sending.message(&["bob@elsewhere.example"]);
+    message.accepted_at += time::Duration::days(40);
+    assert_eq!(sending.transfer.accept(message).await.code, 250);
+    gateway.works_again();
+
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
 }

@@ -104,7 +104,7 @@ async fn a_saved_gateway_is_used_at_once_and_confirmed(db: PgPool) {
     for ((scope, address), expected) in steps.iter().zip(ways) {
         installation.set_gateway(&acme, scope, address).await;
         let live = relay.until_live(&installation).await;
-        assert_eq!((live.relays, live.confirmed, live.silent), (1, 1, 0));
+        assert_eq!((live.relays, live.confirmed, live.silent.len()), (1, 1, 0));
         assert_eq!(way_of(&relay.table, "Ann.Lee+x@acme.example"), expected);
     }
     relay.stop().await;
@@ -324,6 +324,22 @@ async fn a_relay_whose_name_another_one_has_taken_over_ends(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_relay_does_not_start_on_a_store_that_may_lose_what_it_has_committed(db: PgPool) {
+    let installation = Installation::on(db);
+    let name = (*installation.owner.connect_options()).get_database().unwrap().to_owned();
+    let statement = format!("alter database \"{name}\" set synchronous_commit = off");
+    sqlx::query(AssertSqlSafe(statement)).execute(&installation.owner).await.unwrap();
+
+    let relay = Following::start(&installation, "one").await;
+
+    let ended = tokio::time::timeout(Duration::from_secs(20), relay.running).await.expect("it ends");
+    assert_eq!(
+        ended.unwrap().unwrap_err().to_string(),
+        "synchronous_commit is off in the store: mail that was accepted could be lost; set it to on"
+    );
+}
+
+#[sqlx::test]
 async fn a_store_that_has_lost_changes_is_followed_back(db: PgPool) {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;
@@ -385,7 +401,7 @@ async fn a_relay_that_stopped_is_not_waited_for_and_one_that_vanished_is(db: PgP
 
     let latest = installation.latest_revision().await;
     let live = installation.live(latest).await;
-    assert_eq!((live.relays, live.confirmed, live.silent), (1, 0, 1));
+    assert_eq!((live.relays, live.confirmed, live.silent.len()), (1, 0, 1));
     let relays = store::relay::list(&installation.owner).await.unwrap();
     let shown: Vec<_> =
         relays.iter().map(|relay| (relay.name.as_str(), relay.signed_off_at.is_some(), relay.silent)).collect();

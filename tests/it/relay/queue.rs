@@ -1,9 +1,17 @@
 //! Waiting mail: who has it, when it is tried, and what happens when facts change under it.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use outgate::{
-    mail::id::RelayId,
+    mail::id::{RelayId, Revision},
     policy::{facts::OrganizationFacts, routing::PlatformDefault},
-    relay::queue::{Attempted, Queue, QueueSettings, Verdict, after},
+    relay::{
+        queue::{Attempted, Queue, QueueSettings, Verdict, after},
+        routing_table::RoutingTable,
+    },
     store::{self, OrganizationTransaction},
 };
 use sqlx::PgPool;
@@ -101,6 +109,33 @@ async fn mail_of_a_removed_domain_or_a_suspended_organization_is_held(db: PgPool
     sending.step_after(2).await;
     assert!(sending.waiting().await.iter().all(|row| row.state == "held"));
     assert_eq!(sending.waiting().await[0].last_reply.as_deref(), Some("the organization is suspended"));
+}
+
+#[sqlx::test]
+async fn a_relay_that_lags_behind_holds_nothing_for_lack_of_facts(db: PgPool) {
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(3600)));
+    let settings = QueueSettings {
+        relay: RelayId::new(),
+        hostname: "relay.outgate.example".to_owned(),
+        default: PlatformDefault::Mx,
+        mx_port: 25,
+    };
+    let other = Queue::new(sending.db.clone(), settings, table.clone(), sending.another().handover);
+
+    // Its facts are ten minutes old, and the message is not.
+    table.mark_current(Revision(1), Instant::now() - Duration::from_secs(600));
+    other.step(sending.now + time::Duration::minutes(5)).await.unwrap();
+    let waiting = &sending.waiting().await[0];
+    assert_eq!((waiting.state.as_str(), waiting.leased), ("waiting", false));
+
+    table.mark_current(Revision(2), Instant::now());
+    other.step(sending.now + time::Duration::minutes(20)).await.unwrap();
+    let waiting = &sending.waiting().await[0];
+    assert_eq!(waiting.state, "held");
+    assert_eq!(waiting.last_reply.as_deref(), Some("the sender's domain was removed"));
 }
 
 #[sqlx::test]

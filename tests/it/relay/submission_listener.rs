@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use outgate::{policy::routing::PlatformDefault, relay::routing_table::RoutingTable};
-use tokio::sync::Semaphore;
+use tokio::{io::AsyncReadExt, net::TcpSocket, sync::Semaphore};
 
 use crate::support::{
     SmtpClient,
@@ -65,6 +65,31 @@ async fn a_large_message_that_finds_no_room_is_refused_for_now() {
 
     // In step, and small ones need no room.
     assert_eq!(client.submit("ann@acme.example", "bob@far.example", "small").await, "250 2.0.0 queued\r\n");
+}
+
+#[tokio::test]
+async fn strangers_leave_room_for_trusted_clients() {
+    let few = |settings: &mut outgate::relay::settings::Settings| {
+        settings.trusted_networks = vec!["127.0.0.1/32".parse().unwrap()];
+        settings.limits.connections = 6;
+    };
+    let reception = Reception::with(known_table(), few, || async { queued() }).await;
+    let from = async |client: String| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{client}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(reception.address).await.unwrap();
+        let mut code = [0; 3];
+        stream.read_exact(&mut code).await.unwrap();
+        (String::from_utf8(code.to_vec()).unwrap(), stream)
+    };
+    let mut strangers = Vec::new();
+    for last in 2..=9 {
+        strangers.push(from(format!("127.0.0.{last}")).await);
+    }
+    let answers: Vec<&str> = strangers.iter().map(|(code, _)| code.as_str()).collect();
+    assert_eq!(answers, ["220", "220", "220", "421", "421", "421", "421", "421"]);
+
+    assert_eq!(from("127.0.0.1".to_owned()).await.0, "220");
 }
 
 #[tokio::test]

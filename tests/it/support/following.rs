@@ -9,7 +9,7 @@ use outgate::{
         follow::{self, FollowError},
         routing_table::RoutingTable,
     },
-    store::relay::Live,
+    store::change::Progress,
 };
 use sqlx::PgPool;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -43,7 +43,7 @@ impl Following {
     }
 
     /// Waits until the memory has the store's latest revision and the relay has confirmed it.
-    pub async fn until_live(&self, installation: &Installation) -> Live {
+    pub async fn until_live(&self, installation: &Installation) -> Progress {
         let latest = installation.latest_revision().await;
         let mut applied = self.table.applied();
         timeout(FOLLOW_WAIT, applied.wait_for(|applied| *applied >= Some(latest))).await.expect("is applied").unwrap();
@@ -70,7 +70,8 @@ impl Installation {
         Revision(sqlx::query_scalar("select revision from installation").fetch_one(&self.owner).await.unwrap())
     }
 
-    pub async fn live(&self, revision: Revision) -> Live {
-        outgate::store::relay::live(&self.owner, revision).await.unwrap()
+    pub async fn live(&self, revision: Revision) -> Progress {
+        let mut db = self.owner.acquire().await.unwrap();
+        outgate::store::change::progress(&mut db, revision).await.unwrap()
     }
 }

@@ -10,7 +10,7 @@ use outgate::{
         self, Relay,
         demonstration_gateway::{self, Arrival},
     },
-    store, web,
+    web,
 };
 use sqlx::PgPool;
 use tokio::{
@@ -136,7 +136,7 @@ impl World {
 pub async fn until_live(installation: &Installation, revision: Revision) {
     let confirmed = async {
         loop {
-            let live = store::relay::live(&installation.owner, revision).await.unwrap();
+            let live = installation.live(revision).await;
             if live.relays == 1 && live.confirmed == 1 {
                 return;
             }
