@@ -57,17 +57,23 @@ pub fn as_gateway(listener: SocketAddr) -> GatewayAddress {
 }
 
 /// Makes the sample organization where it is missing, and returns the password to sign in with;
-/// `None` where it was made by an earlier start and nobody chose one now.
+/// `None` where it was made by an earlier start and nobody chose one now. The administrator comes
+/// last, so that a start that was cut short is made up for by the next.
 pub async fn seed(owner: &PgPool, gateways: Gateways, chosen_password: Option<&str>) -> anyhow::Result<Option<String>> {
     let email: Mailbox = ADMINISTRATOR.parse()?;
-    if store::organization::by_slug_across_tenants(owner, SLUG).await?.is_some() {
+    if store::administrator::exists_across_tenants(owner, &email).await? {
         if let Some(password) = chosen_password {
             store::administrator::set_password(owner, &email, &password::hash(password)?).await?;
         }
         return Ok(chosen_password.map(str::to_owned));
     }
-    let domains: Vec<DomainName> = DOMAINS.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-    let organization = store::organization::create(owner, &SLUG.parse()?, "Harbour Books", &domains).await?;
+    let organization = match store::organization::by_slug_across_tenants(owner, SLUG).await? {
+        Some(organization) => organization,
+        None => {
+            let domains: Vec<DomainName> = DOMAINS.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+            store::organization::create(owner, &SLUG.parse()?, "Harbour Books", &domains).await?
+        }
+    };
 
     let rows = account_file::read(sample_accounts().as_bytes())
         .map_err(|mistakes| anyhow::anyhow!("the sample accounts have {} mistakes", mistakes.len()))?;
