@@ -1,4 +1,5 @@
 //! `outgate accounts`: mail accounts in from a CSV file and out to one.
+//! The file's cells are [`account_file`]'s to read, its rows the store's to write.
 
 use std::{fs::File, io, path::PathBuf};
 

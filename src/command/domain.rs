@@ -1,4 +1,5 @@
 //! `outgate domain`: the operator says which mail domains an organization has.
+//! Called by `main`; the change itself is the store's.
 
 use clap::Subcommand;
 use outgate::{mail::DomainName, store};

@@ -1,4 +1,5 @@
 //! `outgate gateway`: what the form at three scopes does, for scripts and for the operator.
+//! Called by `main`; shares parser, network check and change with the pages.
 
 use clap::{Args, Subcommand};
 use outgate::{

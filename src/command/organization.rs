@@ -1,4 +1,5 @@
 //! `outgate organization`: the operator makes tenants.
+//! Called by `main`; the change itself is the store's.
 
 use clap::Subcommand;
 use outgate::{

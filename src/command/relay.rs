@@ -1,4 +1,5 @@
 //! `outgate relay list|forget`: which relays there are and how far each has followed.
+//! Called by `main`; running a relay is `serve`'s.
 
 use clap::Subcommand;
 use outgate::store;

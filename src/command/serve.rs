@@ -1,4 +1,5 @@
 //! `outgate web` and `outgate relay`: one front door each, until Ctrl-C or SIGTERM.
+//! Turns settings into what `web` and `relay` are started with; `up` uses the same.
 
 use anyhow::Context;
 use outgate::{

@@ -1,4 +1,5 @@
 //! Mailboxes: the addresses of users and senders, in the one form in which they are compared.
+//! Above [`DomainName`]; accounts, senders and administrators are known by it.
 
 use std::{fmt, str::FromStr};
 

@@ -1,4 +1,5 @@
 //! The one header field that the relay adds to a message (RFC 5321 §4.4): the trace of our hop.
+//! Made when a message has been read whole, put in front of it by `relay::submission`.
 
 use std::net::IpAddr;
 

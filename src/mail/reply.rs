@@ -1,4 +1,5 @@
 //! SMTP replies: the three digits, the enhanced status and the words (RFC 5321 §4.2, RFC 3463).
+//! Spoken by `relay::submission`, heard by `relay::handover`, shown everywhere.
 
 use std::fmt;
 

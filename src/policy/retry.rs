@@ -1,4 +1,5 @@
 //! When waiting mail and failing gateways are tried again, and when mail is given up (RFC 5321 §4.5.4.1).
+//! Pure functions of the moment and the failures so far; the relay's queue and health ask them.
 
 use time::{Duration, OffsetDateTime};
 

@@ -1,4 +1,5 @@
 //! What an administrator may do in an organization.
+//! Asked by the pages before anything is changed; kept by the store for each organization.
 
 use std::{fmt, str::FromStr};
 

@@ -1,4 +1,5 @@
 //! A message between the end of its submission and its hand-over or the queue.
+//! Made by `submission`, taken by `transfer`.
 
 use std::{fs::File, sync::Arc};
 

@@ -1,4 +1,5 @@
 //! Mail accounts and their addresses.
+//! One account at a time, and pages of the list; whole files are `account_file`'s.
 
 use serde_json::json;
 use sqlx::PgConnection;

@@ -1,4 +1,5 @@
 //! Administrators: who signs in, and what they may do where.
+//! Installation-wide, unlike what they administer; sign-in reads it through one listed function.
 
 use sqlx::{PgExecutor, PgPool};
 

@@ -1,4 +1,5 @@
 //! Mail domains: each belongs to exactly one organization, and only the operator assigns them.
+//! Its pointer to a gateway is `gateway`'s.
 
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};

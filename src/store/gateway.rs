@@ -1,4 +1,5 @@
 //! Gateways and the pointers to them: what the one form at three scopes reads and writes.
+//! Pages and the command line change them here and nowhere else.
 
 use serde_json::{Value, json};
 use sqlx::PgConnection;

@@ -1,4 +1,5 @@
 //! Organizations: made by the operator, looked at by their administrators.
+//! Slugs are checked here; what an administrator may see of one is `tenant`'s.
 
 use serde_json::json;
 use sqlx::{PgConnection, PgExecutor, PgPool};

@@ -1,4 +1,5 @@
 //! Manage Organization: the organization at a glance, and the way to what can be set.
+//! The first page of the menu Administration.
 
 use askama::Template;
 use axum::{extract::State, response::Response};

@@ -1,4 +1,5 @@
 //! What stands around every page of an organization: the bar, the navigation and who is signed in.
+//! Part of the template of each of them, `_console.html`.
 
 use super::session::InOrganization;
 

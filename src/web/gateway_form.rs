@@ -1,4 +1,5 @@
 //! The one form at every scope: one field, one parser, one partial template.
+//! Used by `outbound_mail_gateway` and `outbound_gateway`.
 
 use axum::response::Response;
 use serde::Deserialize;

@@ -1,4 +1,5 @@
 //! `/healthz` and `/readyz`: for whoever keeps the program running, not for administrators.
+//! Outside of sessions and organizations.
 
 use axum::extract::State;
 

@@ -1,4 +1,5 @@
 //! `/` and `/{organization}`: on to where administrators begin.
+//! Shows the choice where somebody looks after several organizations.
 
 use askama::Template;
 use axum::response::Response;

@@ -1,4 +1,5 @@
 //! Paths of pages, with what stands in their queries.
+//! Used wherever a page leads to another with a search or a place in a list.
 
 use std::fmt::Write;
 

@@ -1,4 +1,5 @@
 //! Mail Account Manager: every user with the gateway that applies to them, and why.
+//! The list; what is set for one user is `outbound_gateway`'s.
 
 use askama::Template;
 use axum::{extract::State, response::Response};

@@ -1,4 +1,5 @@
 //! Outbound Gateway of one user: the same form, and what applies without it.
+//! Opened from the Action column of `mail_account_manager`.
 
 use askama::Template;
 use axum::{

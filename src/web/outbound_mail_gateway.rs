@@ -1,4 +1,5 @@
 //! Outbound Mail Gateway: the gateway of all users, and who follows it.
+//! The same form as for one user stands here for everybody.
 
 use askama::Template;
 use axum::{

@@ -1,4 +1,5 @@
 //! The status line after a save: what now happens, and where it is live.
+//! Made anew from the change that the address names, so that loading a page again repeats nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Web Mail Cloud: the pages about mail, each with its present state.
+//! Between Manage Organization and the pages that it lists.
 
 use askama::Template;
 use axum::{extract::State, response::Response};

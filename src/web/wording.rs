@@ -1,4 +1,5 @@
 //! Numbers, routes and moments in the words that pages use for them.
+//! What is said is each page's; how figures look is decided once, here.
 
 use std::borrow::Borrow;
 

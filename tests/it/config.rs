@@ -1,4 +1,5 @@
 //! What the operator sets, by flag or environment.
+//! Each wrong value is answered in one sentence that names its setting.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! The one test binary: sentences about the product, driven through its doors.
+//! What they stand on is in `support`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
 //! Makes connections ready for mail: look-up, the check of where it leads, greeting, EHLO and TLS.
+//! Below the pool, which keeps what is made here.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,5 @@
 //! A server that mail is handed to: a tenant's gateway, the platform's smarthost, or a recipient's own server.
+//! The key of pool and health is here: never shared between tenants or revisions.
 
 use std::{fmt, sync::Arc};
 

@@ -1,4 +1,5 @@
 //! Warm connections, kept by gateway and revision, and never more at once than a server is given.
+//! Between the hand-over, which borrows from it, and the dialer, which it asks for new ones.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,5 @@
 //! Where the bytes of a message are read from while it goes out: memory, a spool file, or the queue.
+//! Read by the transaction piece by piece, so that a large message is never whole in memory.
 
 use std::{io, os::unix::fs::FileExt};
 

@@ -1,4 +1,5 @@
 //! TLS towards other servers: one configuration that takes any certificate, one that verifies.
+//! Used by the dialer when a gateway's mode or offer asks for it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! The dots that hide lines beginning with one (RFC 5321 §4.5.2), put in while the bytes stream by.
+//! Between a message's source and the connection that it is written to.
 
 /// What to write for a message, chunk by chunk; where the chunks end makes no difference.
 #[derive(Debug)]

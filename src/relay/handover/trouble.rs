@@ -1,4 +1,5 @@
 //! What goes wrong in a conversation with another server when no reply says it.
+//! Turned into whose fault it is by `policy::fault`.
 
 use std::{io, time::Duration};
 

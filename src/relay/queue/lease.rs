@@ -1,4 +1,5 @@
 //! The leases that this relay holds, so that those of long attempts can be renewed.
+//! The rows with them are the store's; `run` renews them.
 
 use std::{
     collections::HashSet,

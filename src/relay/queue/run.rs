@@ -1,4 +1,5 @@
 //! The queue at work: claims when something is due, renews leases, and gives them back at the end.
+//! One loop for each relay, from its start to its stop; tests call the steps instead.
 
 use std::time::Duration;
 
@@ -125,7 +126,9 @@ impl Queue {
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
         match store::queue::release_across_tenants(db, relay, tokens, now).await {
             Ok(messages) => {
-                tracing::info!(messages, "leases given back");
+                if messages > 0 {
+                    tracing::info!(messages, "leases given back");
+                }
                 true
             }
             Err(error) => {

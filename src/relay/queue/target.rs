@@ -1,4 +1,5 @@
 //! Where a waiting message goes now: routed anew, and held if what it waited for was taken away.
+//! Asked by every attempt, again after each wait.
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
 //! What an attempt came to, recipient by recipient.
+//! Between the attempt and what is recorded of it.
 
 use time::OffsetDateTime;
 

@@ -1,4 +1,5 @@
 //! The procedure with nothing but a keyboard: every place where the focus comes to can be seen.
+//! Beside `journey`, which walks it with a mouse.
 
 use fantoccini::key::Key;
 use outgate::policy::Role;

@@ -1,4 +1,5 @@
 //! Journeys of administrators through a real Chromium, with real mail after each step.
+//! They need a browser and curl: `bin/test` gets both.
 
 mod journey;
 mod keyboard;

@@ -1,4 +1,5 @@
 //! Mail domains and host names.
+//! Tables of what is typed and what is understood.
 
 use outgate::mail::DomainName;
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
 //! The address of a gateway, as people type it: on a page, on the command line, in a setting.
+//! One table for all doors, since they share the parser.
 
 use outgate::mail::{
     DomainName, GatewayAddress, GatewayHost,

@@ -1,4 +1,5 @@
 //! Where a tenant's gateway may be, so that its address is no way into the platform's own network.
+//! A table of literals, with the disguises that addresses can wear.
 
 use std::net::IpAddr;
 

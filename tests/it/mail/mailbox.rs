@@ -1,4 +1,5 @@
 //! The addresses of users and senders.
+//! Two spellings of one mailbox must be one mailbox.
 
 use outgate::mail::Mailbox;
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
 //! Notifications as other servers get them.
+//! Asked of the bytes, as the next server reads them.
 
 use outgate::mail::dsn::{Cause, Failure, Notification};
 use time::OffsetDateTime;

@@ -1,4 +1,5 @@
 //! curl as client: what the first message is sent with.
+//! Named for the program, so that `bin/test` can leave them out where it is missing.
 
 use std::process::Stdio;
 

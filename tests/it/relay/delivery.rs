@@ -1,4 +1,5 @@
 //! The end of a message's wait: delivered, or reported to its sender.
+//! The queue is stepped and given the time; nothing here waits for a clock.
 
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use outgate::policy::routing::PlatformDefault;

@@ -1,4 +1,5 @@
 //! What the demonstration's own gateways do with mail.
+//! The gateways of `outgate up --demo`, which many tests use as inboxes too.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,5 @@
 //! One server's troubles stay its own: the mail of others goes on.
+//! What is slow or dead here belongs to one tenant, what must not suffer to another.
 
 use std::{sync::Arc, time::Duration};
 

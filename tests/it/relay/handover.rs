@@ -1,4 +1,5 @@
 //! Hand-over while the client waits: what the gateway says is what the client hears.
+//! Against a gateway that fails at the stage of one's choice.
 
 use std::{io::Write, sync::Arc, time::Duration};
 

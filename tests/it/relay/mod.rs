@@ -1,4 +1,5 @@
 //! What the relay does with mail.
+//! One behaviour a file, named for it.
 
 mod curl;
 mod delivery;

@@ -1,4 +1,5 @@
 //! Direct delivery to the recipients' own servers, for mail without a gateway.
+//! Names are looked up in a table of the test's, never in the DNS.
 
 use sqlx::PgPool;
 

@@ -1,4 +1,5 @@
 //! Among mail servers that others have written: Postfix as gateway, and as client.
+//! `bin/test` unpacks it beside the tests; it is never installed.
 
 use std::{collections::HashSet, net::SocketAddr};
 

@@ -1,4 +1,5 @@
 //! Waiting mail: who has it, when it is tried, and what happens when facts change under it.
+//! The queue is stepped and given the time; nothing here waits for a clock.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,5 @@
 //! What comes after DATA: where it ends, what it may not contain, whose it is.
+//! Every table is sent whole and byte by byte.
 
 use outgate::relay::submission::{data::DataReader, null_sender};
 use proptest::prelude::*;

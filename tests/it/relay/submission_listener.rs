@@ -1,4 +1,5 @@
 //! What clients meet on the wire: limits, large messages, stopping.
+//! The words of a session are asked for in `submission_dialogs`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
 //! swaks as client: what administrators of mail servers try a relay with.
+//! Named for the program, so that `bin/test` can leave them out where it is missing.
 
 use std::process::Stdio;
 

@@ -1,4 +1,5 @@
 //! Accounts in from a CSV file and out to one: all rows or none.
+//! The store under `outgate accounts`; the command's words are in `command_line`.
 
 use outgate::{
     policy::account_file,

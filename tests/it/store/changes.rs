@@ -1,4 +1,5 @@
 //! A change, its audit entry, its revision and one notification are one transaction.
+//! What relays, pages and the audit log rely on.
 
 use outgate::{
     mail::{GatewayAddress, id::Revision},

@@ -1,4 +1,5 @@
 //! What holds the tenants apart when code is wrong.
+//! Below the pages: on the roles that they connect as.
 
 mod accounts_file;
 mod catalogue;

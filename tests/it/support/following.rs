@@ -1,4 +1,5 @@
 //! A relay's memory that follows a test's store, on connections as the relay has them.
+//! For tests of following alone, without listeners or gateways.
 
 use std::{sync::Arc, time::Duration};
 

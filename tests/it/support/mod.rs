@@ -1,4 +1,5 @@
 //! What every test stands on: an installation of its own with organizations in it.
+//! One file for each thing that tests handle: a browser, a gateway, a mail client, a machine.
 
 pub mod browser;
 pub mod chromium;

@@ -1,4 +1,5 @@
 //! A mail client that says exactly what a test tells it, and reads whole replies.
+//! For what no well-behaved client would say; ordinary mail goes by curl and swaks too.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,5 @@
 //! Manage Organization.
+//! The page of the same name in `src/web`.
 
 use outgate::{policy::Role, store::gateway::PointerScope};
 use sqlx::PgPool;

@@ -1,4 +1,5 @@
 //! What holds on every path: headers, limits, error pages, and no request from another site.
+//! Asked of every route that the application has, so that a new page cannot forget them.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! What the pages do.
+//! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
 mod administration;
 mod layers;

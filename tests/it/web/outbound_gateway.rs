@@ -1,4 +1,5 @@
 //! Outbound Gateway of one user.
+//! The page of the same name in `src/web`.
 
 use outgate::{mail::id::AccountId, policy::Role, store::gateway::PointerScope};
 use reqwest::StatusCode;

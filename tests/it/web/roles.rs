@@ -1,4 +1,5 @@
 //! Who may do what: every role on every form.
+//! Across pages, so that a form that forgets to ask is found.
 
 use outgate::{policy::Role, store::gateway::PointerScope};
 use reqwest::StatusCode;

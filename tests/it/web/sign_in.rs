@@ -1,4 +1,5 @@
 //! Signing in and out, and what a session is worth.
+//! The page of the same name in `src/web`, and the sessions behind it.
 
 use outgate::{policy::Role, web};
 use reqwest::{Method, StatusCode};

@@ -1,4 +1,5 @@
 //! Tenants are apart: every route, tried with another organization's slug and ids.
+//! A route without such a case fails the test.
 
 use outgate::{mail::id::AccountId, policy::Role, store::gateway::PointerScope, web};
 use reqwest::{Method, StatusCode, header::HeaderMap};

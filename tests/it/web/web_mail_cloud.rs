@@ -1,4 +1,5 @@
 //! Web Mail Cloud.
+//! The page of the same name in `src/web`.
 
 use outgate::{policy::Role, store::gateway::PointerScope};
 use sqlx::PgPool;
