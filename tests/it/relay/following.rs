@@ -21,9 +21,9 @@ use outgate::{
     },
 };
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{Installation, Tenant, following::Following};
+use crate::support::{Installation, Tenant, following::Following, store_door::StoreDoor};
 
 /// Where mail of a sender goes: the gateway's address, or why not.
 fn way(decision: &Decision) -> String {
@@ -73,15 +73,6 @@ async fn disconnect_relays(installation: &Installation) {
     .await
     .unwrap();
     assert!(!ended.is_empty());
-}
-
-/// Whether this test's database takes new connections.
-async fn let_in(installation: &Installation, allowed: bool) {
-    let options = (*installation.owner.connect_options()).clone();
-    let name = options.get_database().unwrap().to_owned();
-    let mut elsewhere = PgConnection::connect_with(&options.database("postgres")).await.unwrap();
-    let statement = format!("alter database \"{name}\" allow_connections {allowed}");
-    sqlx::query(AssertSqlSafe(statement)).execute(&mut elsewhere).await.unwrap();
 }
 
 #[sqlx::test]
@@ -151,20 +142,17 @@ async fn mail_is_routed_on_what_is_known_while_the_store_is_away(db: PgPool) {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;
     installation.set_gateway(&acme, &PointerScope::Organization, "all.example").await;
-    let relay = Following::start(&installation, "one").await;
+    let mut door = StoreDoor::before(&installation.owner);
+    let relay = Following::on(door.pool_as(store::roles::RELAY), "one");
     relay.until_live(&installation).await;
 
-    // The test goes on with the connections that it has; one that was just given back is not free at once.
-    let connections = tokio::join!(installation.owner.acquire(), installation.owner.acquire());
-    let_in(&installation, false).await;
-    drop(connections);
-    disconnect_relays(&installation).await;
+    door.shut().await;
     installation.set_gateway(&acme, &PointerScope::Organization, "later.example").await;
     assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "all.example");
     assert_eq!(installation.live(installation.latest_revision().await).await.confirmed, 0);
 
-    let_in(&installation, true).await;
+    door.open();
     relay.until_live(&installation).await;
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "later.example");
     relay.stop().await;
@@ -174,15 +162,14 @@ async fn mail_is_routed_on_what_is_known_while_the_store_is_away(db: PgPool) {
 async fn a_relay_that_starts_without_the_store_knows_nothing_until_it_is_there(db: PgPool) {
     let installation = Installation::on(db);
     installation.organization("acme").await;
-    let_in(&installation, false).await;
+    let mut door = StoreDoor::before(&installation.owner);
+    door.shut().await;
 
-    let pool = sqlx::postgres::PgPoolOptions::new()
-        .connect_lazy_with((*installation.owner.connect_options()).clone().username(store::roles::RELAY));
-    let relay = Following::on(pool, "one");
+    let relay = Following::on(door.pool_as(store::roles::RELAY), "one");
     tokio::task::yield_now().await;
     assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::NotLoaded);
 
-    let_in(&installation, true).await;
+    door.open();
     relay.until_live(&installation).await;
     assert_eq!(relay.table.knowledge(std::time::Instant::now()), Knowledge::Usable);
     assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
