@@ -1,6 +1,8 @@
 //! Outbound Mail Gateway: the gateway of all users.
 //! The page of the same name in `src/web`.
 
+use std::cell::Cell;
+
 use outgate::{policy::Role, store::gateway::PointerScope};
 use reqwest::{Method, StatusCode};
 use sqlx::PgPool;
@@ -166,32 +168,36 @@ async fn a_save_waits_a_moment_for_the_relays_to_confirm(db: PgPool) {
     let Scene { installation, acme, admin, path } = scene(db).await;
     installation.account(&acme, "ann@acme.example", &[]).await;
     relay(&installation, "relay-1", 0, "0 seconds").await;
+    let confirmed = Cell::new(false);
     let looks = async {
-        looked_at_relays(&installation, "select 1").await;
-        looked_at_relays(&installation, "update relay set confirmed_revision = (select revision from installation)")
-            .await;
+        looked_at_relays(&installation, || "select 1").await;
+        looked_at_relays(&installation, || {
+            confirmed.set(true);
+            "update relay set confirmed_revision = (select revision from installation)"
+        })
+        .await;
     };
-    let request = admin.request(Method::POST, &path).form(&[(FIELD, "a.example.com")]);
-    let saving = admin.once(request, &path);
-    tokio::pin!(looks, saving);
+    let saving = async {
+        let request = admin.request(Method::POST, &path).form(&[(FIELD, "a.example.com")]);
+        let page = admin.once(request, &path).await;
+        assert!(confirmed.get(), "the save was answered before the relay had confirmed it: {}", page.text());
+        page
+    };
 
-    tokio::select! {
-        page = &mut saving => panic!("the save was answered before the relay had confirmed it: {}", page.text()),
-        () = &mut looks => {}
-    }
-    let page = admin.get(saving.await.location()).await;
+    let ((), saved) = tokio::join!(looks, saving);
+    let page = admin.get(saved.location()).await;
 
     assert!(page.text().contains("Live on 1 of 1 relays."), "{}", page.text());
 }
 
 /// Waits until a page wants to know how far the relays are, does this before it is told, and lets it.
-async fn looked_at_relays(installation: &Installation, meanwhile: &'static str) {
+async fn looked_at_relays(installation: &Installation, meanwhile: impl FnOnce() -> &'static str) {
     let mut transaction = installation.owner.begin().await.unwrap();
     sqlx::query("lock table relay in access exclusive mode").execute(&mut *transaction).await.unwrap();
     let wants_to_know = "select exists (select from pg_locks where not granted and relation = 'relay'::regclass
                          and database = (select oid from pg_database where datname = current_database()))";
     while !sqlx::query_scalar::<_, bool>(wants_to_know).fetch_one(&mut *transaction).await.unwrap() {}
-    sqlx::query(meanwhile).execute(&mut *transaction).await.unwrap();
+    sqlx::query(meanwhile()).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
 }
 
