@@ -50,6 +50,8 @@ id! {
     AdministratorId
     /// One change with everything that it touched.
     ChangeId
+    /// Work whose progress is shown.
+    JobId
     /// One relay worker.
     RelayId
     /// One waiting message. What `250 2.0.0 queued as …` says.

@@ -25,6 +25,11 @@ impl Role {
         matches!(self, Self::Administrator | Self::UserAdministrator)
     }
 
+    /// May add, rename, suspend and delete mail accounts, one by one and from a file.
+    pub fn may_manage_accounts(self) -> bool {
+        matches!(self, Self::Administrator | Self::UserAdministrator)
+    }
+
     /// The name for people.
     pub fn label(self) -> &'static str {
         match self {

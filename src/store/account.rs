@@ -1,7 +1,7 @@
 //! Mail accounts and their addresses.
-//! One account at a time, and pages of the list; whole files are `account_file`'s.
+//! One account at a time; pages of the list are `account_list`'s, whole files `account_file`'s.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     mail::{
-        DomainName, GatewayAddress, Mailbox,
+        GatewayAddress, Mailbox,
         id::{AccountId, OrganizationId},
     },
     policy::routing::SenderGateways,
@@ -33,12 +33,7 @@ pub async fn add(
 ) -> Result<(AccountId, Committed)> {
     let organization = transaction.organization();
     let id = insert(&mut transaction, organization, account).await?;
-    let item = ChangeItem {
-        subject: Subject::Account,
-        key: id.to_string(),
-        before: None,
-        after: Some(json!({ "user_id": account.user_id.to_string() })),
-    };
+    let item = ChangeItem { subject: Subject::Account, key: id.to_string(), before: None, after: Some(added(account)) };
     let audit = AuditEntry {
         actor: actor.to_owned(),
         action: "account.add",
@@ -48,6 +43,26 @@ pub async fn add(
     };
     let committed = transaction.commit_change(&[item], audit).await?;
     Ok((id, committed))
+}
+
+/// All fields of a new account, as its change has them.
+fn added(account: &NewAccount) -> Value {
+    json!({
+        "user_id": account.user_id.to_string(),
+        "name": account.name,
+        "status": "active",
+        "external_id": null,
+        "outbound_gateway": null,
+        "addresses": addresses(account),
+    })
+}
+
+/// The User ID and the further addresses, sorted.
+fn addresses(account: &NewAccount) -> Vec<String> {
+    let mut addresses: Vec<String> =
+        std::iter::once(&account.user_id).chain(&account.aliases).map(ToString::to_string).collect();
+    addresses.sort();
+    addresses
 }
 
 /// The account that has an address, as User ID or alias.
@@ -78,8 +93,6 @@ async fn insert(db: &mut PgConnection, organization: OrganizationId, account: &N
     )
     .execute(&mut *db)
     .await?;
-    let addresses: Vec<String> =
-        std::iter::once(&account.user_id).chain(&account.aliases).map(ToString::to_string).collect();
     sqlx::query!(
         r#"
         insert into mail_address (organization_id, address, account_id)
@@ -87,7 +100,7 @@ async fn insert(db: &mut PgConnection, organization: OrganizationId, account: &N
         "#,
         organization as OrganizationId,
         id as AccountId,
-        &addresses,
+        &addresses(account),
     )
     .execute(db)
     .await?;
@@ -136,7 +149,7 @@ pub async fn by_id(
 }
 
 /// These accounts with the three gateways that may apply to each, in the order of their User IDs.
-async fn with_gateways(
+pub(super) async fn with_gateways(
     db: &mut PgConnection,
     organization: OrganizationId,
     accounts: &[AccountId],
@@ -167,172 +180,4 @@ async fn with_gateways(
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(ListedAccount::from).collect())
-}
-
-/// How many accounts are on one page of the list.
-pub const PAGE_SIZE: usize = 50;
-
-/// Where a page of the list begins: by User ID, so that accounts which come or go meanwhile
-/// neither repeat a row nor skip one.
-#[derive(Debug, Clone, Copy, Default)]
-pub enum Position<'a> {
-    #[default]
-    First,
-    /// The rows that follow this User ID.
-    After(&'a str),
-    /// The rows that come before this User ID.
-    Before(&'a str),
-}
-
-/// One page of the list.
-#[derive(Debug, Clone)]
-pub struct AccountPage {
-    pub accounts: Vec<ListedAccount>,
-    /// How many accounts the search finds, on all pages.
-    pub total: i64,
-    /// How many of them come before this page; 0 if the page is empty.
-    pub preceding: i64,
-}
-
-impl AccountPage {
-    /// Whether a page follows.
-    pub fn has_next(&self) -> bool {
-        self.preceding + (self.accounts.len() as i64) < self.total
-    }
-}
-
-/// One page of the organization's accounts in the order of their User IDs. With a search, those
-/// whose User ID, name or further address contains it, whatever the letter case.
-pub async fn page(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&str>,
-    position: Position<'_>,
-) -> Result<AccountPage> {
-    let search = search.map(Search::new);
-    let on_page = match position {
-        Position::First => following(db, organization, search.as_ref(), "").await?,
-        Position::After(user_id) => following(db, organization, search.as_ref(), user_id).await?,
-        Position::Before(user_id) => {
-            let on_page = preceding(db, organization, search.as_ref(), user_id).await?;
-            // So close to the beginning, the first page is meant.
-            if on_page.len() < PAGE_SIZE { following(db, organization, search.as_ref(), "").await? } else { on_page }
-        }
-    };
-    let accounts = with_gateways(db, organization, &on_page).await?;
-    let first = accounts.first().map(|account| account.user_id.to_string());
-    let (total, preceding) = count(db, organization, search.as_ref(), first.as_deref()).await?;
-    Ok(AccountPage { accounts, total, preceding })
-}
-
-/// What was typed into the search field, in the form in which the store has it.
-struct Search {
-    /// Part of a name, as it was typed: PostgreSQL makes one lower case of it and of the names.
-    name: String,
-    /// Part of an address, in lower case and with its domain in ASCII.
-    address: String,
-}
-
-impl Search {
-    fn new(typed: &str) -> Self {
-        let lower = typed.to_lowercase();
-        let address = match lower.rsplit_once('@') {
-            Some((local_part, domain)) => format!("{local_part}@{}", in_ascii(domain)),
-            None => in_ascii(&lower),
-        };
-        Self { name: typed.to_owned(), address }
-    }
-}
-
-/// A whole domain name in other scripts as the store has it; anything else as it is.
-fn in_ascii(typed: &str) -> String {
-    match typed.parse::<DomainName>() {
-        Ok(domain) if !typed.is_ascii() => domain.to_string(),
-        _ => typed.to_owned(),
-    }
-}
-
-// `strpos` takes what was typed as it is: no character in it is a wildcard. Under row level security
-// an index on parts of words would not be used; one organization's addresses are read instead.
-
-/// The accounts with the next User IDs behind this one.
-async fn following(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    user_id: &str,
-) -> Result<Vec<AccountId>> {
-    sqlx::query_scalar!(
-        r#"
-        select id as "id: AccountId" from mail_account
-        where organization_id = $1
-          and user_id > $2
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        order by user_id
-        limit $5
-        "#,
-        organization as OrganizationId,
-        user_id,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-        PAGE_SIZE as i64,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// The accounts with the last User IDs before this one.
-async fn preceding(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    user_id: &str,
-) -> Result<Vec<AccountId>> {
-    sqlx::query_scalar!(
-        r#"
-        select id as "id: AccountId" from mail_account
-        where organization_id = $1
-          and user_id < $2
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        order by user_id desc
-        limit $5
-        "#,
-        organization as OrganizationId,
-        user_id,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-        PAGE_SIZE as i64,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// How many accounts the search finds, and how many of them come before `first`.
-async fn count(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    first: Option<&str>,
-) -> Result<(i64, i64)> {
-    let counted = sqlx::query!(
-        r#"
-        select count(*) as "total!", count(*) filter (where user_id < $2) as "preceding!"
-        from mail_account
-        where organization_id = $1
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        "#,
-        organization as OrganizationId,
-        first,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-    )
-    .fetch_one(db)
-    .await?;
-    Ok((counted.total, counted.preceding))
 }

@@ -29,7 +29,17 @@ impl Subject {
     }
 }
 
-/// One thing that a change touched.
+/// One thing that a change touched. `before` and `after` are objects with the fields that the change
+/// set, so that it can be taken back: `before` is `None` for what was added, `after` for what was deleted.
+///
+/// | subject | fields |
+/// |---|---|
+/// | organization | `outbound_gateway`, `must_use_gateway` |
+/// | domain | `outbound_gateway` |
+/// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
+/// | gateway | `address`, `revision` |
+///
+/// `outbound_gateway` is a gateway's id or null.
 #[derive(Debug, Clone)]
 pub struct ChangeItem {
     pub subject: Subject,
@@ -59,11 +69,27 @@ pub struct Committed {
     pub revision: Revision,
 }
 
+/// A change that is being made: its audit entry is written, its items follow, and
+/// [`finish_change`](OrganizationTransaction::finish_change) ends it. Dropped with its transaction it never was.
+#[derive(Debug)]
+#[must_use = "a change that is not finished never happens"]
+pub struct OpenChange {
+    pub id: ChangeId,
+    items: usize,
+}
+
 impl OrganizationTransaction {
     /// Writes audit entry and items, takes the revision under its lock as the last statement,
     /// notifies the relays, and commits: all or nothing.
     pub async fn commit_change(mut self, items: &[ChangeItem], audit: AuditEntry) -> Result<Committed> {
-        let id = ChangeId::new();
+        let mut change = self.open_change(ChangeId::new(), audit).await?;
+        self.add_items(&mut change, items).await?;
+        self.finish_change(change, None).await
+    }
+
+    /// Begins a change with its audit entry. For changes too large for their items to be held in
+    /// memory: they are added piece by piece, or by a statement of the caller's own.
+    pub async fn open_change(&mut self, id: ChangeId, audit: AuditEntry) -> Result<OpenChange> {
         let organization = self.organization();
         sqlx::query!(
             r#"
@@ -78,35 +104,40 @@ impl OrganizationTransaction {
             audit.before,
             audit.after,
         )
-        .execute(&mut *self)
+        .execute(&mut **self)
         .await?;
-        insert_items(&mut self, organization, id, items).await?;
+        Ok(OpenChange { id, items: 0 })
+    }
+
+    /// Adds items to a change, behind those that it has.
+    pub async fn add_items(&mut self, change: &mut OpenChange, items: &[ChangeItem]) -> Result<()> {
+        let organization = self.organization();
+        for items in items.chunks(BATCH) {
+            insert_batch(self, organization, change.id, change.items as i64, items).await?;
+            change.items += items.len();
+        }
+        Ok(())
+    }
+
+    /// Takes the revision under its lock as the last statement, notifies the relays, and commits.
+    /// `undoes` names the change that this one takes back.
+    pub async fn finish_change(mut self, change: OpenChange, undoes: Option<ChangeId>) -> Result<Committed> {
+        let organization = self.organization();
         let revision = sqlx::query_scalar!(
-            r#"select commit_change($1, $2) as "revision!: Revision""#,
+            r#"select commit_change($1, $2, $3) as "revision!: Revision""#,
             organization as OrganizationId,
-            id as ChangeId,
+            change.id as ChangeId,
+            undoes as Option<ChangeId>,
         )
         .fetch_one(&mut *self)
         .await?;
         self.commit().await?;
-        Ok(Committed { id, revision })
+        Ok(Committed { id: change.id, revision })
     }
 }
 
 /// Items that are written with one statement.
 const BATCH: usize = 10_000;
-
-async fn insert_items(
-    transaction: &mut OrganizationTransaction,
-    organization: OrganizationId,
-    change: ChangeId,
-    items: &[ChangeItem],
-) -> Result<()> {
-    for (batch, items) in items.chunks(BATCH).enumerate() {
-        insert_batch(transaction, organization, change, (batch * BATCH) as i64, items).await?;
-    }
-    Ok(())
-}
 
 async fn insert_batch(
     transaction: &mut OrganizationTransaction,

@@ -3,11 +3,13 @@
 
 pub mod account;
 pub mod account_file;
+pub mod account_list;
 pub mod administrator;
 pub mod change;
 pub mod columns;
 pub mod domain;
 pub mod gateway;
+pub mod job;
 pub mod organization;
 pub mod queue;
 pub mod relay;

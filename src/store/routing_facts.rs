@@ -243,7 +243,7 @@ enum Former {
 /// The addresses that a change may have taken from an account: none if it was added, or if the
 /// change was about other things only.
 fn former_addresses(before: Option<&Value>) -> Former {
-    const ABOUT_OTHER_THINGS: [&str; 4] = ["outbound_gateway", "status", "name", "external_id"];
+    const ABOUT_OTHER_THINGS: [&str; 5] = ["outbound_gateway", "status", "name", "external_id", "user_id"];
     match before {
         None | Some(Value::Null) => Former::These(Vec::new()),
         Some(Value::Object(before)) => match before.get("addresses") {

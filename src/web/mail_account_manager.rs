@@ -20,7 +20,8 @@ use crate::{
     mail::id::{AccountId, ChangeId},
     store::{
         self, OrganizationTransaction,
-        account::{AccountPage, ListedAccount, Position},
+        account::ListedAccount,
+        account_list::{self, AccountPage, Position},
         change::Subject,
     },
 };
@@ -146,7 +147,7 @@ async fn show(
     let search = query.search();
     let (after, before) = (printable(&query.after), printable(&query.before));
     let mut transaction = app.store.begin(&inside.access).await?;
-    let found = store::account::page(
+    let found = account_list::page(
         &mut transaction,
         inside.access.organization(),
         Some(search.as_str()).filter(|search| !search.is_empty()),

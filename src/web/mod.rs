@@ -10,6 +10,7 @@ pub mod form;
 pub mod gateway_form;
 pub mod health;
 pub mod home;
+pub mod job;
 pub mod layers;
 pub mod link;
 pub mod mail_account_manager;
@@ -123,6 +124,7 @@ pub fn routes() -> Vec<Route> {
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
         outbound_gateway::routes(),
+        job::routes(),
         assets::routes(),
         health::routes(),
     ]

@@ -1,7 +1,12 @@
 //! Tenants are apart: every route, tried with another organization's slug and ids.
 //! A route without such a case fails the test.
 
-use outgate::{mail::id::AccountId, policy::Role, store::gateway::PointerScope, web};
+use outgate::{
+    mail::id::{AccountId, JobId},
+    policy::Role,
+    store::{self, OrganizationTransaction, gateway::PointerScope},
+    web,
+};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use sqlx::PgPool;
 
@@ -27,6 +32,10 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
     let theirs = installation.account(&other, "secret@other.example", &[]).await;
     installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
+    let theirs = Theirs { account: theirs, job: JobId::new() };
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
+    store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
+    transaction.commit().await.unwrap();
     let pages = Pages::of(&installation).await;
     let browser = pages.signed_in(&installation, &acme, Role::Administrator).await;
     let nowhere = browser.get("/acme/no-such-page").await;
@@ -38,11 +47,11 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
             assert!(!route.path.contains('{'), "{} takes something", route.path);
             continue;
         }
-        let cases = cases(route.path, theirs);
+        let cases = cases(route.path, &theirs);
         assert!(!cases.is_empty(), "no case for {} {}: write one", route.method, route.path);
         for path in cases {
             let request = match route.method {
-                Method::POST => browser.request(Method::POST, &path).form(&[("outbound_gateway", "evil.example.com")]),
+                Method::POST => browser.request(Method::POST, &path).form(&fields(route.path)),
                 _ => browser.request(route.method.clone(), &path),
             };
             let page = browser.once(request, &path).await;
@@ -57,21 +66,49 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
 }
 
 /// The path of a route with what is not this organization's in every place, alone and together.
-fn cases(route: &str, theirs: AccountId) -> Vec<String> {
+fn cases(route: &str, theirs: &Theirs) -> Vec<String> {
     let unknown = AccountId::new().to_string();
-    let theirs = theirs.to_string();
-    let accounts: &[&str] = &[&theirs, &unknown, "nonsense", "%00", "%ff"];
     let mut cases = Vec::new();
-    if route.contains("{account}") {
-        for account in accounts {
-            cases.push(route.replace("{organization}", "acme").replace("{account}", account));
+    let within = route.replace("{organization}", "acme");
+    if let Some((_, place)) = within.split_once('{') {
+        let place = place.split_once('}').unwrap().0;
+        for value in [theirs.value_for(place).as_str(), &unknown, "nonsense", "%00", "%ff"] {
+            cases.push(within.replace(&format!("{{{place}}}"), value));
         }
     }
     for slug in ["other", "nobody", "ACME", "%ff"] {
-        cases.push(route.replace("{organization}", slug).replace("{account}", &theirs));
+        let path = route.replace("{organization}", slug);
+        cases.push(match path.split_once('{') {
+            Some((_, place)) => {
+                let place = place.split_once('}').unwrap().0.to_owned();
+                path.replace(&format!("{{{place}}}"), &theirs.value_for(&place))
+            }
+            None => path,
+        });
     }
-    assert!(cases.iter().all(|path| !path.contains('{')), "a new kind of place in {route}: name cases for it");
+    assert!(cases.iter().all(|path| !path.contains('{')), "a second place in {route}: name cases for it");
     cases
+}
+
+/// What the other organization has, for every place that a path of ours has.
+struct Theirs {
+    account: AccountId,
+    job: JobId,
+}
+
+impl Theirs {
+    fn value_for(&self, place: &str) -> String {
+        match place {
+            "account" => self.account.to_string(),
+            "job" => self.job.to_string(),
+            _ => panic!("a new kind of place, {place}: name what the other organization has there"),
+        }
+    }
+}
+
+/// What is posted to a route.
+fn fields(_route: &str) -> Vec<(&'static str, &'static str)> {
+    vec![("outbound_gateway", "evil.example.com")]
 }
 
 #[sqlx::test]
