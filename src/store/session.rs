@@ -4,8 +4,11 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Result, WebStore};
-use crate::mail::id::AdministratorId;
+use super::{Result, WebStore, tenant::Access};
+use crate::{
+    mail::id::{AdministratorId, OrganizationId},
+    policy::Role,
+};
 
 /// A session as the browser's cookie names it: 128 random bits.
 #[derive(Clone, Copy)]
@@ -64,6 +67,32 @@ impl WebStore {
                 .await?;
         }
         Ok(Some(session.data))
+    }
+
+    /// Whoever the session belongs to, as each of their organizations sees them, by name; none if the
+    /// session has ended, or if its administrator is suspended or has nothing to see. Counts as use.
+    pub async fn signed_in(&self, id: SessionId) -> Result<Vec<Access>> {
+        let hash = id.hash();
+        let mut stale = false;
+        let found = sqlx::query!(
+            r#"
+            select administrator_id as "administrator!: AdministratorId", email as "email!",
+                   organization_id as "organization!: OrganizationId", slug as "slug!", name as "name!",
+                   organization_status = 'suspended' as "suspended!", role as "role!: Role", stale as "stale!"
+            from signed_in($1)
+            "#,
+            hash,
+        )
+        .map(|row| {
+            stale |= row.stale;
+            Access::to(row.organization, row.administrator, row.email, row.slug, row.name, row.role, row.suspended)
+        })
+        .fetch_all(self.pool())
+        .await?;
+        if stale {
+            sqlx::query!("update session set touched_at = now() where id_hash = $1", hash).execute(self.pool()).await?;
+        }
+        Ok(found)
     }
 
     /// Replaces what a session holds. Its end stays where it was; one that is gone stays gone.

@@ -3,7 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use super::Result;
 use crate::{
@@ -19,7 +19,7 @@ pub struct WebStore {
 }
 
 /// One organization that an administrator may see, and as what. Made only by
-/// [`WebStore::access`], so that having one means having been let in.
+/// [`WebStore::access`] and [`WebStore::signed_in`], so that having one means having been let in.
 #[derive(Debug, Clone)]
 pub struct Access {
     organization: OrganizationId,
@@ -32,6 +32,19 @@ pub struct Access {
 }
 
 impl Access {
+    /// For the two functions that let somebody in.
+    pub(super) fn to(
+        organization: OrganizationId,
+        administrator: AdministratorId,
+        email: String,
+        slug: String,
+        name: String,
+        role: Role,
+        suspended: bool,
+    ) -> Self {
+        Self { organization, administrator, email, slug, name, role, suspended }
+    }
+
     pub fn organization(&self) -> OrganizationId {
         self.organization
     }
@@ -96,11 +109,10 @@ pub struct OrganizationTransaction {
 impl OrganizationTransaction {
     /// For the operator's commands, which connect as the owner; pages go through [`WebStore::begin`].
     pub async fn begin(pool: &PgPool, organization: OrganizationId) -> Result<Self> {
-        let mut transaction = pool.begin().await?;
-        // Local to the transaction: a pooled connection never carries it to the next one.
-        sqlx::query_scalar!("select set_config('outgate.organization', $1, true)", organization.to_string())
-            .fetch_one(&mut *transaction)
-            .await?;
+        // Local to the transaction: a pooled connection never carries it to the next one. One round trip
+        // for both; a UUID's text has nothing in it that would need quoting.
+        let begin = format!("begin; select set_config('outgate.organization', '{organization}', true)");
+        let transaction = pool.begin_with(AssertSqlSafe(begin)).await?;
         Ok(Self { transaction, organization })
     }
 

@@ -1,11 +1,17 @@
 //! Administrators' passwords: hashed with argon2id off the async threads, never more at once than
 //! there are cores. Used by sign-in, and by the operator's commands for a new hash.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use argon2::{
-    Argon2,
-    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+    Algorithm, Argon2, Block, Params, Version,
+    password_hash::{
+        PasswordHasher,
+        phc::{Output, PasswordHash},
+    },
 };
 use tokio::sync::Semaphore;
 
@@ -17,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many sign-ins wait for each core before further ones are turned away at once.
 const WAITING_PER_CORE: usize = 16;
+
+/// Of how many sign-ins at once the working memory is kept.
+const KEPT: usize = 2;
 
 /// Why a password was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +48,30 @@ pub fn hash(password: &str) -> Result<String, PasswordError> {
 /// Whether the hash was made from this password. Takes as long as [`hash`]; `false` for a hash
 /// that cannot be read.
 pub fn verify(password: &str, hash: &str) -> bool {
+    verify_in(&mut Vec::new(), password, hash)
+}
+
+/// The same, in memory that is there already.
+fn verify_in(memory: &mut Vec<Block>, password: &str, hash: &str) -> bool {
     let Ok(hash) = PasswordHash::new(hash) else { return false };
-    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return false };
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from);
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str());
+    let (Ok(algorithm), Ok(version), Ok(params)) = (algorithm, version, Params::try_from(&hash)) else { return false };
+    memory.resize(params.block_count(), Block::new());
+    let mut computed = vec![0; expected.len()];
+    let done = Argon2::new(algorithm, version, params).hash_password_into_with_memory(
+        password.as_bytes(),
+        salt,
+        &mut computed,
+        &mut memory[..],
+    );
+    // Outputs compare in constant time.
+    done.is_ok() && Output::new(&computed).is_ok_and(|computed| computed == *expected)
+}
+
+fn lock(memory: &Mutex<Vec<Vec<Block>>>) -> MutexGuard<'_, Vec<Vec<Block>>> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Too many sign-ins at once; nothing was checked.
@@ -54,6 +85,9 @@ pub struct Verifier {
     places: Arc<Semaphore>,
     /// What a password is checked against when nobody has the address, so that the answer takes as long.
     nobodys: Arc<str>,
+    /// Working memory, 19 MiB apiece, kept for the next sign-in: what is given back to the allocator and
+    /// taken again stays with it in growing pieces.
+    memory: Arc<Mutex<Vec<Vec<Block>>>>,
 }
 
 impl Verifier {
@@ -68,6 +102,7 @@ impl Verifier {
             cores: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores * WAITING_PER_CORE)),
             nobodys: hash("nobody's password")?.into(),
+            memory: Arc::default(),
         })
     }
 
@@ -76,17 +111,19 @@ impl Verifier {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy)?;
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.cores).acquire_owned()).await;
         let Ok(Ok(core)) = turn else { return Err(Busy) };
-        let nobodys = Arc::clone(&self.nobodys);
+        let (nobodys, kept) = (Arc::clone(&self.nobodys), Arc::clone(&self.memory));
         // The permits go along: work goes on although the client may have gone.
         let checked = tokio::task::spawn_blocking(move || {
             let _held = (place, core);
-            match hash {
-                Some(hash) => verify(&password, &hash),
-                None => {
-                    std::hint::black_box(verify(&password, &nobodys));
-                    false
-                }
+            let mut memory = lock(&kept).pop().unwrap_or_default();
+            let right = verify_in(&mut memory, &password, hash.as_deref().unwrap_or(&nobodys));
+            // What is kept tells nothing of the password.
+            memory.fill(Block::new());
+            let mut kept = lock(&kept);
+            if kept.len() < KEPT {
+                kept.push(memory);
             }
+            right && hash.is_some()
         });
         checked.await.map_err(|_| Busy)
     }

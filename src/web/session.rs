@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use axum::{
     extract::{FromRequestParts, RawPathParams},
-    http::{Method, request::Parts},
+    http::{Method, header, request::Parts},
 };
 use serde_json::Value;
 use tower_sessions::{
@@ -111,17 +111,27 @@ impl FromRequestParts<App> for SignedIn {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, PageError> {
-        let session = session_of(parts)?;
-        let ended = || PageError::SignIn { next: next_page(parts), unsaved: parts.method == Method::POST };
-        let Some(administrator) = administrator(&session).await? else { return Err(ended()) };
-        let organizations = app.store.access(administrator).await?;
-        // Suspended, or without a role anywhere: the session is over at once.
-        if organizations.is_empty() {
-            session.flush().await?;
-            return Err(ended());
+        if let Some(id) = cookie(parts) {
+            let organizations = app.store.signed_in(stored(id)).await?;
+            if !organizations.is_empty() {
+                return Ok(Self { organizations });
+            }
         }
-        Ok(Self { organizations })
+        // Suspended, or without a role anywhere: the session is over at once.
+        let session = session_of(parts)?;
+        if administrator(&session).await?.is_some() {
+            session.flush().await?;
+        }
+        Err(PageError::SignIn { next: next_page(parts), unsaved: parts.method == Method::POST })
     }
+}
+
+/// The session that the browser's cookie names. Read here for the way that every page takes; the
+/// session layer looks at it only where a session begins, changes or ends.
+fn cookie(parts: &Parts) -> Option<Id> {
+    let cookies = parts.headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut named = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    named.find(|(name, _)| *name == COOKIE).and_then(|(_, value)| value.parse().ok())
 }
 
 /// Somebody with a role in the organization that the path begins with.
