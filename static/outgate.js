@@ -52,3 +52,22 @@ addEventListener("pageshow", () => {
 
 // What went wrong is read first, and fixed where the link leads.
 document.querySelector(".mistakes")?.focus();
+
+// One tick for all rows of the page, where there are rows to tick.
+const everyTick = document.querySelector("[data-selects]");
+if (everyTick) {
+  const ticks = document.getElementsByName(everyTick.dataset.selects);
+  const count = () => {
+    const ticked = [...ticks].filter((tick) => tick.checked).length;
+    everyTick.checked = ticked === ticks.length;
+    everyTick.indeterminate = ticked > 0 && ticked < ticks.length;
+  };
+  everyTick.closest("label").hidden = false;
+  everyTick.addEventListener("change", () => {
+    for (const tick of ticks) {
+      tick.checked = everyTick.checked;
+    }
+  });
+  everyTick.form.addEventListener("change", count);
+  addEventListener("pageshow", count);
+}

@@ -1,89 +1,489 @@
-//! Pages of an organization's mail accounts: all of them, or what a search finds.
-//! One account at a time is `account`'s.
+//! Pages of an organization's mail accounts: in one of four orders, all of them or what a filter or a search finds.
+//! One account at a time is `account`'s; the orders, the totals and the search are kept by the schema's triggers.
 
 use sqlx::PgConnection;
 
-use super::{
-    Result,
-    account::{ListedAccount, with_gateways},
-};
-use crate::mail::{
-    DomainName,
-    id::{AccountId, OrganizationId},
+use super::{Result, account::ListedAccount};
+use crate::{
+    mail::{
+        DomainName, GatewayAddress, Mailbox,
+        id::{AccountId, OrganizationId},
+    },
+    policy::routing::SenderGateways,
 };
 
 /// How many accounts are on one page of the list.
 pub const PAGE_SIZE: usize = 50;
 
-/// Where a page of the list begins: by User ID, so that accounts which come or go meanwhile
+/// Comes after every User ID and every name: the last code point there is.
+const END: &str = "\u{10FFFF}";
+
+/// Which accounts are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Show {
+    #[default]
+    All,
+    /// With a gateway of their own.
+    Own,
+    /// Whose mail is held or waits for a gateway that did not take it, or that need a gateway and have none.
+    Attention,
+}
+
+/// In which order. What a search finds and what needs attention is in the order of the User IDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sort {
+    #[default]
+    UserId,
+    UserIdDescending,
+    /// By name without regard to letter case; equal names by User ID.
+    Name,
+    NameDescending,
+}
+
+/// Where one row stands in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    pub user_id: &'a str,
+    /// Only asked for in the orders by name.
+    pub name: &'a str,
+}
+
+/// Where a page of the list begins: by what it is sorted by, so that accounts which come or go meanwhile
 /// neither repeat a row nor skip one.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Position<'a> {
     #[default]
     First,
-    /// The rows that follow this User ID.
-    After(&'a str),
-    /// The rows that come before this User ID.
-    Before(&'a str),
+    /// The rows that follow this one.
+    After(Place<'a>),
+    /// The rows that come before this one.
+    Before(Place<'a>),
+}
+
+/// Which part of the list is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Selection<'a> {
+    /// Part of a User ID, name or further address, whatever the letter case.
+    pub search: Option<&'a str>,
+    pub show: Show,
+    pub sort: Sort,
+    pub position: Position<'a>,
+}
+
+/// One row of the list.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub account: ListedAccount,
+    pub trouble: Trouble,
+}
+
+/// What needs attention about one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Trouble {
+    /// Messages that wait for a gateway which did not take them.
+    pub waiting: i64,
+    /// Messages whose gateway was taken away.
+    pub held: i64,
+    /// The organization's mail must leave through a gateway, and none applies.
+    pub needs_gateway: bool,
 }
 
 /// One page of the list.
 #[derive(Debug, Clone)]
 pub struct AccountPage {
-    pub accounts: Vec<ListedAccount>,
-    /// How many accounts the search finds, on all pages.
-    pub total: i64,
-    /// How many of them come before this page; 0 if the page is empty.
-    pub preceding: i64,
-}
-
-impl AccountPage {
+    pub rows: Vec<Row>,
+    /// Whether a page comes before this one; not known if this one is empty.
+    pub has_previous: bool,
     /// Whether a page follows.
-    pub fn has_next(&self) -> bool {
-        self.preceding + (self.accounts.len() as i64) < self.total
-    }
+    pub has_next: bool,
+    /// How many accounts the organization has.
+    pub accounts: i64,
 }
 
-/// One page of the organization's accounts in the order of their User IDs. With a search, those
-/// whose User ID, name or further address contains it, whatever the letter case.
+/// One page of the organization's accounts.
 pub async fn page(
     db: &mut PgConnection,
     organization: OrganizationId,
-    search: Option<&str>,
-    position: Position<'_>,
+    selection: &Selection<'_>,
 ) -> Result<AccountPage> {
-    let search = search.map(Search::new);
-    let on_page = match position {
-        Position::First => following(db, organization, search.as_ref(), "").await?,
-        Position::After(user_id) => following(db, organization, search.as_ref(), user_id).await?,
-        Position::Before(user_id) => {
-            let on_page = preceding(db, organization, search.as_ref(), user_id).await?;
-            // So close to the beginning, the first page is meant.
-            if on_page.len() < PAGE_SIZE { following(db, organization, search.as_ref(), "").await? } else { on_page }
+    let state = state(db, organization).await?;
+    let turned = Turned::of(selection);
+    let mut page = turned.read(db, organization, selection, &state).await?;
+    // So close to the beginning, the first page is meant.
+    if turned.backwards && page.rows.len() < PAGE_SIZE {
+        let selection = Selection { position: Position::First, ..*selection };
+        page = Turned::of(&selection).read(db, organization, &selection, &state).await?;
+    }
+    if state.in_trouble {
+        add_trouble(db, organization, &mut page.rows).await?;
+    }
+    Ok(page)
+}
+
+/// What holds for every row.
+struct State {
+    accounts: i64,
+    /// Whether any message of the organization is held or waits for a gateway that did not take it.
+    in_trouble: bool,
+    /// Whether an account without a gateway of its own or its domain's needs one.
+    needs_gateway: bool,
+}
+
+async fn state(db: &mut PgConnection, organization: OrganizationId) -> Result<State> {
+    sqlx::query_as!(
+        State,
+        r#"
+        select (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = $1) as "accounts!",
+               exists (select from queued_message
+                       where organization_id = $1 and (state = 'held' or (state = 'waiting' and last_reply is not null))
+                      ) as "in_trouble!",
+               must_use_gateway and outbound_gateway_id is null as "needs_gateway!"
+        from organization where id = $1
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// A page as it is read: along an order, away from a row. What comes before that row is turned around afterwards.
+struct Turned<'a> {
+    order: Sort,
+    user_id: &'a str,
+    name: &'a str,
+    backwards: bool,
+}
+
+impl<'a> Turned<'a> {
+    fn of(selection: &Selection<'a>) -> Self {
+        let sort = match (selection.search, selection.show) {
+            (None, Show::All | Show::Own) => selection.sort,
+            _ => Sort::UserId,
+        };
+        let (place, backwards) = match selection.position {
+            Position::First => (None, false),
+            Position::After(place) => (Some(place), false),
+            Position::Before(place) => (Some(place), true),
+        };
+        let order = if backwards { sort.reversed() } else { sort };
+        let start = if order.is_descending() { END } else { "" };
+        let place = place.unwrap_or(Place { user_id: start, name: start });
+        Self { order, user_id: place.user_id, name: place.name, backwards }
+    }
+
+    async fn read(
+        &self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        selection: &Selection<'_>,
+        state: &State,
+    ) -> Result<AccountPage> {
+        let search = selection.search.map(Search::new);
+        let read = match (selection.show, &search) {
+            (Show::Attention, search) => self.in_need(db, organization, search.as_ref(), state).await?,
+            (show, Some(search)) => self.found(db, organization, search, show == Show::Own).await?,
+            (Show::All, None) => self.all(db, organization).await?,
+            (Show::Own, None) => self.own(db, organization).await?,
+        };
+        let is_more = read.len() > PAGE_SIZE;
+        // What a search finds on the other side is asked for apart, and only where there is another side.
+        let is_beyond = match (&search, read.first()) {
+            (Some(search), Some(first)) if !self.user_id.is_empty() && selection.show != Show::Attention => {
+                self.is_found_beyond(db, search, selection.show == Show::Own, first).await?
+            }
+            (_, first) => first.is_some_and(|first| first.is_beyond),
+        };
+        let mut rows: Vec<Row> =
+            read.into_iter().take(PAGE_SIZE).map(|read| read.into_row(state.needs_gateway)).collect();
+        let (has_previous, has_next) = if self.backwards { (is_more, is_beyond) } else { (is_beyond, is_more) };
+        if self.backwards {
+            rows.reverse();
         }
+        Ok(AccountPage { rows, has_previous, has_next, accounts: state.accounts })
+    }
+}
+
+impl Sort {
+    fn is_descending(self) -> bool {
+        matches!(self, Self::UserIdDescending | Self::NameDescending)
+    }
+
+    fn reversed(self) -> Self {
+        match self {
+            Self::UserId => Self::UserIdDescending,
+            Self::UserIdDescending => Self::UserId,
+            Self::Name => Self::NameDescending,
+            Self::NameDescending => Self::Name,
+        }
+    }
+}
+
+/// A row as it is read.
+struct Read {
+    id: AccountId,
+    user_id: Mailbox,
+    name: String,
+    suspended: bool,
+    user_gateway: Option<GatewayAddress>,
+    domain_gateway: Option<GatewayAddress>,
+    organization_gateway: Option<GatewayAddress>,
+    /// Whether a row stands on the other side of where the page begins.
+    is_beyond: bool,
+}
+
+impl Read {
+    fn into_row(self, needs_gateway: bool) -> Row {
+        let gateways = SenderGateways {
+            user: self.user_gateway,
+            domain: self.domain_gateway,
+            organization: self.organization_gateway,
+        };
+        let needs_gateway = needs_gateway && !self.suspended && gateways.user.is_none() && gateways.domain.is_none();
+        Row {
+            account: ListedAccount {
+                id: self.id,
+                user_id: self.user_id,
+                name: self.name,
+                suspended: self.suspended,
+                gateways,
+            },
+            trouble: Trouble { needs_gateway, ..Trouble::default() },
+        }
+    }
+}
+
+/// One row more than a page has, of the accounts that a query gives, with the three gateways that may apply to each.
+macro_rules! page_of {
+    ([$($accounts:tt)+], [$($beyond:tt)+], $order:tt, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            Read,
+            "with account as (" + $($accounts)+ + ")
+             select account.id as \"id!: AccountId\", account.user_id as \"user_id!: Mailbox\", account.name as \"name!\",
+                    account.status = 'suspended' as \"suspended!\",
+                    own.address as \"user_gateway?: GatewayAddress\",
+                    of_domain.address as \"domain_gateway?: GatewayAddress\",
+                    of_all.address as \"organization_gateway?: GatewayAddress\",
+                    " + $($beyond)+ + " as \"is_beyond!\"
+             from account
+             join organization on organization.id = $1
+             join mail_domain domain on domain.organization_id = $1 and domain.name = account.domain
+             left join gateway own on own.organization_id = $1 and own.id = account.outbound_gateway_id
+             left join gateway of_domain on of_domain.organization_id = $1 and of_domain.id = domain.outbound_gateway_id
+             left join gateway of_all on of_all.organization_id = $1 and of_all.id = organization.outbound_gateway_id
+             order by " + $order,
+            $($argument),+
+        )
     };
-    let accounts = with_gateways(db, organization, &on_page).await?;
-    let first = accounts.first().map(|account| account.user_id.to_string());
-    let (total, preceding) = count(db, organization, search.as_ref(), first.as_deref()).await?;
-    Ok(AccountPage { accounts, total, preceding })
+}
+
+/// The same, of the accounts behind a row in an order.
+macro_rules! page_behind {
+    ([$($filter:tt)+], $behind:tt, $not_behind:tt, $order:tt, $($argument:expr),+ $(,)?) => {
+        page_of!(
+            ["select id, user_id, name, sort_name, domain, status, outbound_gateway_id from mail_account
+              where organization_id = $1 and " + $($filter)+ + " and " + $behind + " order by " + $order + " limit 51"],
+            ["exists (select from mail_account where organization_id = $1 and " + $($filter)+ + " and " + $not_behind + ")"],
+            $order,
+            $($argument),+
+        )
+    };
+}
+
+impl Turned<'_> {
+    async fn all(&self, db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<Read>> {
+        macro_rules! all {
+            ($($of:tt)+) => { page_behind!(["true"], $($of)+).fetch_all(db).await };
+        }
+        let (id, name) = (self.user_id, self.name);
+        match self.order {
+            Sort::UserId => all!("user_id > $2", "user_id <= $2", "user_id", organization as OrganizationId, id),
+            Sort::UserIdDescending => all!("user_id < $2", "user_id >= $2", "user_id desc", organization as OrganizationId, id),
+            Sort::Name => all!(
+                "(sort_name, user_id) > (lower($3), $2)",
+                "(sort_name, user_id) <= (lower($3), $2)",
+                "sort_name, user_id",
+                organization as OrganizationId,
+                id,
+                name,
+            ),
+            Sort::NameDescending => all!(
+                "(sort_name, user_id) < (lower($3), $2)",
+                "(sort_name, user_id) >= (lower($3), $2)",
+                "sort_name desc, user_id desc",
+                organization as OrganizationId,
+                id,
+                name,
+            ),
+        }
+    }
+
+    async fn own(&self, db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<Read>> {
+        macro_rules! own {
+            ($($of:tt)+) => { page_behind!(["outbound_gateway_id is not null"], $($of)+).fetch_all(db).await };
+        }
+        let (id, name) = (self.user_id, self.name);
+        match self.order {
+            Sort::UserId => own!("user_id > $2", "user_id <= $2", "user_id", organization as OrganizationId, id),
+            Sort::UserIdDescending => own!("user_id < $2", "user_id >= $2", "user_id desc", organization as OrganizationId, id),
+            Sort::Name => own!(
+                "(sort_name, user_id) > (lower($3), $2)",
+                "(sort_name, user_id) <= (lower($3), $2)",
+                "sort_name, user_id",
+                organization as OrganizationId,
+                id,
+                name,
+            ),
+            Sort::NameDescending => own!(
+                "(sort_name, user_id) < (lower($3), $2)",
+                "(sort_name, user_id) >= (lower($3), $2)",
+                "sort_name desc, user_id desc",
+                organization as OrganizationId,
+                id,
+                name,
+            ),
+        }
+    }
+
+    /// Those that need attention, and of these what a search finds. Whose mail is in trouble are few, and found
+    /// from their mail; where accounts need a gateway, all are gone through.
+    async fn in_need(
+        &self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        search: Option<&Search>,
+        state: &State,
+    ) -> Result<Vec<Read>> {
+        macro_rules! in_need {
+            ($who:literal, $($of:tt)+) => {
+                page_behind!(
+                    [$who + " and ($3 = '' or exists (select from mail_account_search searched
+                         where searched.organization_id = $1 and searched.account_id = mail_account.id
+                           and (strpos(searched.haystack, lower($3)) > 0 or strpos(searched.haystack, $4) > 0)))"],
+                    $($of)+,
+                    organization as OrganizationId,
+                    self.user_id,
+                    search.map_or("", |search| search.part.as_str()),
+                    search.map_or("", |search| search.address.as_str()),
+                )
+                .fetch_all(db)
+                .await
+            };
+        }
+        macro_rules! in_trouble {
+            ($($of:tt)+) => {
+                in_need!("id in (select account_id from mail_in_trouble where organization_id = $1)", $($of)+)
+            };
+        }
+        macro_rules! in_trouble_or_without {
+            ($($of:tt)+) => {
+                in_need!(
+                    "(id in (select account_id from mail_in_trouble where organization_id = $1)
+                      or status = 'active' and outbound_gateway_id is null
+                         and domain in (select name from mail_domain
+                                        where organization_id = $1 and outbound_gateway_id is null))",
+                    $($of)+
+                )
+            };
+        }
+        match (state.needs_gateway, self.order.is_descending()) {
+            (false, false) => in_trouble!("user_id > $2", "user_id <= $2", "user_id"),
+            (false, true) => in_trouble!("user_id < $2", "user_id >= $2", "user_id desc"),
+            (true, false) => in_trouble_or_without!("user_id > $2", "user_id <= $2", "user_id"),
+            (true, true) => in_trouble_or_without!("user_id < $2", "user_id >= $2", "user_id desc"),
+        }
+    }
+
+    /// What a search finds among all accounts, or among those with a gateway of their own.
+    async fn found(
+        &self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        search: &Search,
+        own: bool,
+    ) -> Result<Vec<Read>> {
+        macro_rules! found {
+            ($order:tt) => {
+                page_of!(
+                    ["select mail_account.* from find_accounts($2, $3, $4, $5, $6, 51) found
+                      join mail_account on mail_account.organization_id = $1 and mail_account.id = found.account_id"],
+                    ["false"],
+                    $order,
+                    organization as OrganizationId,
+                    search.part,
+                    search.address,
+                    self.user_id,
+                    self.order.is_descending(),
+                    own,
+                )
+                .fetch_all(db)
+                .await
+            };
+        }
+        if self.order.is_descending() { found!("user_id desc") } else { found!("user_id") }
+    }
+
+    /// Whether a search finds something on the other side of the first row that was read.
+    async fn is_found_beyond(
+        &self,
+        db: &mut PgConnection,
+        search: &Search,
+        own: bool,
+        first: &Read,
+    ) -> Result<bool> {
+        sqlx::query_scalar!(
+            r#"select exists (select from find_accounts($1, $2, $3, $4, $5, 1)) as "found!""#,
+            search.part,
+            search.address,
+            first.user_id.to_string(),
+            !self.order.is_descending(),
+            own,
+        )
+        .fetch_one(db)
+        .await
+    }
+}
+
+/// Adds what the waiting mail says about these accounts.
+async fn add_trouble(db: &mut PgConnection, organization: OrganizationId, rows: &mut [Row]) -> Result<()> {
+    let accounts: Vec<AccountId> = rows.iter().map(|row| row.account.id).collect();
+    let troubles = sqlx::query!(
+        r#"
+        select account_id as "account!: AccountId",
+               count(*) filter (where state = 'waiting') as "waiting!", count(*) filter (where state = 'held') as "held!"
+        from mail_in_trouble
+        where organization_id = $1 and account_id = any ($2)
+        group by account_id
+        "#,
+        organization as OrganizationId,
+        &accounts as &[AccountId],
+    )
+    .fetch_all(db)
+    .await?;
+    for trouble in troubles {
+        if let Some(row) = rows.iter_mut().find(|row| row.account.id == trouble.account) {
+            row.trouble = Trouble { waiting: trouble.waiting, held: trouble.held, ..row.trouble };
+        }
+    }
+    Ok(())
 }
 
 /// What was typed into the search field, in the form in which the store has it.
-struct Search {
-    /// Part of a name, as it was typed: PostgreSQL makes one lower case of it and of the names.
-    name: String,
-    /// Part of an address, in lower case and with its domain in ASCII.
-    address: String,
+#[derive(Debug)]
+pub(super) struct Search {
+    /// As it was typed: PostgreSQL makes one lower case of it and of what is searched.
+    pub(super) part: String,
+    /// As it would stand in an address: in lower case and with its domain in ASCII.
+    pub(super) address: String,
 }
 
 impl Search {
-    fn new(typed: &str) -> Self {
+    pub(super) fn new(typed: &str) -> Self {
         let lower = typed.to_lowercase();
         let address = match lower.rsplit_once('@') {
             Some((local_part, domain)) => format!("{local_part}@{}", in_ascii(domain)),
             None => in_ascii(&lower),
         };
-        Self { name: typed.to_owned(), address }
+        Self { part: typed.to_owned(), address }
     }
 }
 
@@ -93,89 +493,4 @@ fn in_ascii(typed: &str) -> String {
         Ok(domain) if !typed.is_ascii() => domain.to_string(),
         _ => typed.to_owned(),
     }
-}
-
-// `strpos` takes what was typed as it is: no character in it is a wildcard. Under row level security
-// an index on parts of words would not be used; one organization's addresses are read instead.
-
-/// The accounts with the next User IDs behind this one.
-async fn following(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    user_id: &str,
-) -> Result<Vec<AccountId>> {
-    sqlx::query_scalar!(
-        r#"
-        select id as "id: AccountId" from mail_account
-        where organization_id = $1
-          and user_id > $2
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        order by user_id
-        limit $5
-        "#,
-        organization as OrganizationId,
-        user_id,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-        PAGE_SIZE as i64,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// The accounts with the last User IDs before this one.
-async fn preceding(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    user_id: &str,
-) -> Result<Vec<AccountId>> {
-    sqlx::query_scalar!(
-        r#"
-        select id as "id: AccountId" from mail_account
-        where organization_id = $1
-          and user_id < $2
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        order by user_id desc
-        limit $5
-        "#,
-        organization as OrganizationId,
-        user_id,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-        PAGE_SIZE as i64,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// How many accounts the search finds, and how many of them come before `first`.
-async fn count(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    search: Option<&Search>,
-    first: Option<&str>,
-) -> Result<(i64, i64)> {
-    let counted = sqlx::query!(
-        r#"
-        select count(*) as "total!", count(*) filter (where user_id < $2) as "preceding!"
-        from mail_account
-        where organization_id = $1
-          and ($3::text is null
-               or strpos(lower(name), lower($3)) > 0
-               or id in (select account_id from mail_address where organization_id = $1 and strpos(address, $4) > 0))
-        "#,
-        organization as OrganizationId,
-        first,
-        search.map(|search| search.name.as_str()),
-        search.map(|search| search.address.as_str()),
-    )
-    .fetch_one(db)
-    .await?;
-    Ok((counted.total, counted.preceding))
 }

@@ -15,6 +15,7 @@ pub mod queue;
 pub mod relay;
 pub mod roles;
 pub mod routing_facts;
+pub mod selected_accounts;
 pub mod session;
 pub mod tenant;
 

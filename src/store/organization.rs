@@ -144,27 +144,26 @@ pub struct Summary {
     pub gateway: Option<GatewayAddress>,
 }
 
-/// The organization of the transaction at a glance.
+/// The organization of the transaction at a glance, from counts that the schema keeps.
 pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Result<Summary> {
     sqlx::query_as!(
         Summary,
         r#"
-        select count(account.id) as "accounts!",
-               count(account.id) filter (where account.status = 'suspended') as "suspended!",
-               count(account.id) filter (where account.status = 'active'
-                                     and account.outbound_gateway_id is not null) as "with_own_gateway!",
-               count(account.id) filter (where account.status = 'active' and account.outbound_gateway_id is null
-                                     and domain.outbound_gateway_id is not null) as "with_domain_gateway!",
-               count(account.id) filter (where account.status = 'active' and account.outbound_gateway_id is null
-                                     and domain.outbound_gateway_id is null) as "following!",
+        select coalesce(sum(counted.accounts), 0)::bigint as "accounts!",
+               coalesce(sum(counted.suspended), 0)::bigint as "suspended!",
+               coalesce(sum(counted.with_own_gateway), 0)::bigint as "with_own_gateway!",
+               coalesce(sum(counted.accounts - counted.suspended - counted.with_own_gateway)
+                        filter (where domain.outbound_gateway_id is not null), 0)::bigint as "with_domain_gateway!",
+               coalesce(sum(counted.accounts - counted.suspended - counted.with_own_gateway)
+                        filter (where domain.outbound_gateway_id is null), 0)::bigint as "following!",
                (select count(*) from administrator_role where organization_id = $1) as "administrators!",
                (select gateway.address from organization
                 join gateway on gateway.organization_id = organization.id
                             and gateway.id = organization.outbound_gateway_id
                 where organization.id = $1) as "gateway: GatewayAddress"
-        from mail_account account
-        join mail_domain domain on domain.organization_id = account.organization_id and domain.name = account.domain
-        where account.organization_id = $1
+        from account_count counted
+        join mail_domain domain on domain.organization_id = counted.organization_id and domain.name = counted.domain
+        where counted.organization_id = $1
         "#,
         organization as OrganizationId,
     )

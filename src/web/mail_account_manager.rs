@@ -1,6 +1,8 @@
 //! Mail Account Manager: every user with the gateway that applies to them, and why.
 //! The list; what is set for one user is `outbound_gateway`'s.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
@@ -20,9 +22,9 @@ use crate::{
     mail::id::{AccountId, ChangeId},
     store::{
         self, OrganizationTransaction,
-        account::ListedAccount,
-        account_list::{self, AccountPage, Position},
+        account_list::{self, AccountPage, PAGE_SIZE, Place, Position, Selection, Show, Sort, Trouble},
         change::Subject,
+        selected_accounts,
     },
 };
 
@@ -39,40 +41,89 @@ pub fn routes() -> Vec<Route> {
 pub struct ListQuery {
     /// The search.
     q: String,
+    /// The filter: `own` or `attention`; all accounts without.
+    show: String,
+    /// The order: `name`, `-name` or `-user-id`; by User ID without.
+    sort: String,
     /// A User ID: the page behind it.
     after: String,
     /// A User ID: the page before it.
     before: String,
+    /// The name that goes with that User ID, in the orders by name.
+    name: String,
     /// The marked account.
     selected: String,
-    /// The change that was just saved for it.
+    /// The change that was just saved for it, or for many accounts.
     change: String,
     /// Whether the save changed nothing.
     unchanged: String,
 }
 
 impl ListQuery {
-    /// What was typed, without what cannot be part of an address or a name.
-    fn search(&self) -> String {
-        printable(&self.q).trim().chars().take(254).collect()
+    /// The list with this search and filter.
+    fn matching(search: String, show: Show) -> Self {
+        Self { q: search, show: word_of(show).to_owned(), ..Self::default() }
     }
 
-    fn position<'a>(after: &'a str, before: &'a str) -> Position<'a> {
-        match (after, before) {
-            ("", "") => Position::First,
-            ("", before) => Position::Before(before),
-            (after, _) => Position::After(after),
+    /// The place in the list that a form brought along, as [`fields`](Self::fields) gave it to it.
+    pub fn take(fields: &mut HashMap<String, String>) -> Self {
+        let mut field = |name| fields.remove(name).unwrap_or_default();
+        Self {
+            q: field("q"),
+            show: field("show"),
+            sort: field("sort"),
+            after: field("after"),
+            before: field("before"),
+            name: field("name"),
+            ..Self::default()
         }
     }
 
-    /// The list with the same search, from its beginning.
+    /// What was typed, without what cannot be part of an address or a name.
+    pub fn search(&self) -> String {
+        printable(&self.q).trim().chars().take(254).collect()
+    }
+
+    /// The filter; what is none of them filters nothing.
+    pub fn show(&self) -> Show {
+        match self.show.as_str() {
+            "own" => Show::Own,
+            "attention" => Show::Attention,
+            _ => Show::All,
+        }
+    }
+
+    /// The order. What a search finds and what needs attention is in the order of the User IDs.
+    fn sort(&self) -> Sort {
+        match self.sort.as_str() {
+            _ if !self.is_sortable() => Sort::UserId,
+            "-user-id" => Sort::UserIdDescending,
+            "name" => Sort::Name,
+            "-name" => Sort::NameDescending,
+            _ => Sort::UserId,
+        }
+    }
+
+    fn is_sortable(&self) -> bool {
+        self.search().is_empty() && self.show() != Show::Attention
+    }
+
+    /// The list with the same search, filter and order, from its beginning.
     fn link(&self, slug: &str) -> Link {
-        Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager")).with("q", &self.search())
+        list(slug)
+            .with("q", &self.search())
+            .with("show", word_of(self.show()))
+            .with("sort", word_of_order(self.sort()))
+    }
+
+    fn place_on(&self, link: Link) -> Link {
+        let name = if self.after.is_empty() && self.before.is_empty() { String::new() } else { printable(&self.name) };
+        link.with("after", &printable(&self.after)).with("before", &printable(&self.before)).with("name", &name)
     }
 
     /// The same part of the list.
-    fn link_here(&self, slug: &str) -> Link {
-        self.link(slug).with("after", &printable(&self.after)).with("before", &printable(&self.before))
+    pub fn link_here(&self, slug: &str) -> Link {
+        self.place_on(self.link(slug))
     }
 
     /// The same part of the list with this row marked.
@@ -80,12 +131,61 @@ impl ListQuery {
         self.link_here(slug).with("selected", &account.to_string())
     }
 
+    /// The page of one account, which leads back here.
+    pub fn link_to_account(&self, slug: &str, account: AccountId) -> Link {
+        self.link_below(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}"))
+    }
+
     /// The Outbound Gateway form of one account, which leads back here.
     pub fn link_to_form(&self, slug: &str, account: AccountId) -> Link {
-        Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway"))
-            .with("q", &self.search())
-            .with("after", &printable(&self.after))
-            .with("before", &printable(&self.before))
+        self.link_below(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway"))
+    }
+
+    /// A path with this place in the list in its query.
+    fn link_below(&self, path: String) -> Link {
+        self.place_on(
+            Link::to(path)
+                .with("q", &self.search())
+                .with("show", word_of(self.show()))
+                .with("sort", word_of_order(self.sort())),
+        )
+    }
+
+    /// This place in the list as the fields of a form.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        [
+            ("q", self.search()),
+            ("show", word_of(self.show()).to_owned()),
+            ("sort", word_of_order(self.sort()).to_owned()),
+            ("after", printable(&self.after)),
+            ("before", printable(&self.before)),
+            ("name", printable(&self.name)),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+    }
+}
+
+/// The list as it is opened.
+fn list(slug: &str) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager"))
+}
+
+fn word_of(show: Show) -> &'static str {
+    match show {
+        Show::All => "",
+        Show::Own => "own",
+        Show::Attention => "attention",
+    }
+}
+
+fn word_of_order(sort: Sort) -> &'static str {
+    match sort {
+        Sort::UserId => "",
+        Sort::UserIdDescending => "-user-id",
+        Sort::Name => "name",
+        Sort::NameDescending => "-name",
     }
 }
 
@@ -100,17 +200,49 @@ struct MailAccountManager {
     console: Console,
     status: Option<StatusLine>,
     search: String,
+    show: Show,
+    tabs: Vec<Tab>,
+    /// The columns that can be sorted by; `None` where what is found has an order of its own.
+    headings: Option<[Heading; 2]>,
     rows: Vec<Row>,
-    total: i64,
-    /// The number of the first row on the page, counted from 1.
-    first: i64,
-    last: i64,
-    /// The list without a search.
+    /// Whether the list is shown from its beginning.
+    is_first: bool,
+    /// How many accounts there are, or how many were found, in words.
+    count: String,
+    accounts: i64,
+    /// The list without search and filter.
     everything: String,
-    /// The first page with the same search.
+    /// The first page with the same search and filter.
     beginning: String,
     previous: Option<String>,
     next: Option<String>,
+    /// What can be done with many accounts, for who may.
+    bulk: Option<Bulk>,
+}
+
+/// One filter of the list.
+struct Tab {
+    label: &'static str,
+    link: String,
+    is_here: bool,
+}
+
+/// The heading of a column that can be sorted by.
+struct Heading {
+    label: &'static str,
+    class: &'static str,
+    /// The list sorted by it, or the other way around.
+    link: String,
+    /// How it is sorted by now, as `aria-sort` says it.
+    sorted: Option<&'static str>,
+}
+
+/// The form around the table.
+struct Bulk {
+    action: String,
+    /// What of the list is meant by all.
+    fields: Vec<(&'static str, String)>,
+    all: String,
 }
 
 /// One account as it stands in the table.
@@ -119,9 +251,12 @@ struct Row {
     user_id: String,
     name: String,
     route: ShownRoute,
-    suspended: bool,
+    /// What is to be said about it, in words.
+    status: String,
+    /// The dot before these words.
+    mark: &'static str,
     marked: bool,
-    select: String,
+    account: String,
     form: String,
     /// Where its own gateway is deleted, if there is one and the role allows it.
     delete: Option<String>,
@@ -130,11 +265,11 @@ struct Row {
 impl Row {
     /// What the styles know the row by.
     fn class(&self) -> Option<&'static str> {
-        match (self.marked, self.suspended) {
-            (true, true) => Some("marked is-suspended"),
-            (true, false) => Some("marked"),
-            (false, true) => Some("is-suspended"),
-            (false, false) => None,
+        match (self.marked, self.mark == "is-good") {
+            (true, true) => Some("marked"),
+            (true, false) => Some("marked is-notable"),
+            (false, false) => Some("is-notable"),
+            (false, true) => None,
         }
     }
 }
@@ -145,15 +280,19 @@ async fn show(
     Query(query): Query<ListQuery>,
 ) -> Result<Response, PageError> {
     let search = query.search();
-    let (after, before) = (printable(&query.after), printable(&query.before));
+    let (after, before, name) = (printable(&query.after), printable(&query.before), printable(&query.name));
+    let selection = Selection {
+        search: Some(search.as_str()).filter(|search| !search.is_empty()),
+        show: query.show(),
+        sort: query.sort(),
+        position: match (after.as_str(), before.as_str()) {
+            ("", "") => Position::First,
+            ("", before) => Position::Before(Place { user_id: before, name: &name }),
+            (after, _) => Position::After(Place { user_id: after, name: &name }),
+        },
+    };
     let mut transaction = app.store.begin(&inside.access).await?;
-    let found = account_list::page(
-        &mut transaction,
-        inside.access.organization(),
-        Some(search.as_str()).filter(|search| !search.is_empty()),
-        ListQuery::position(&after, &before),
-    )
-    .await?;
+    let found = account_list::page(&mut transaction, inside.access.organization(), &selection).await?;
     let status = status(&app, &mut transaction, &query).await?;
     drop(transaction);
     page(&table(&app, &inside, &query, found, status))
@@ -167,57 +306,146 @@ fn table(
     status: Option<StatusLine>,
 ) -> MailAccountManager {
     let slug = &inside.access.slug;
-    let user_id = |account: Option<&ListedAccount>| account.map(|account| account.user_id.to_string());
-    let previous = (found.preceding > 0).then(|| user_id(found.accounts.first())).flatten();
-    let next = found.has_next().then(|| user_id(found.accounts.last())).flatten();
-    let count = i64::try_from(found.accounts.len()).unwrap_or(i64::MAX);
+    let turn = |to: &str, row: Option<&account_list::Row>| {
+        let row = row?;
+        let name = if matches!(query.sort(), Sort::Name | Sort::NameDescending) { row.account.name.as_str() } else { "" };
+        Some(query.link(slug).with(to, &row.account.user_id.to_string()).with("name", name).build())
+    };
+    let previous = turn("before", found.rows.first().filter(|_| found.has_previous));
+    let next = turn("after", found.rows.last().filter(|_| found.has_next));
+    let count = count(query, &found);
     MailAccountManager {
         console: Console::new(inside, LABEL),
         status,
         search: query.search(),
-        total: found.total,
-        first: found.preceding + 1,
-        last: found.preceding + count,
-        everything: Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager")).build(),
+        show: query.show(),
+        tabs: tabs(slug, query),
+        headings: query.is_sortable().then(|| headings(slug, query)),
+        bulk: inside.access.role.may_set_account_gateway().then(|| Bulk {
+            action: format!("/{slug}/web-mail-cloud/mail-account-manager/selected"),
+            fields: query.fields(),
+            all: all(query, &found),
+        }),
+        count,
+        accounts: found.accounts,
+        is_first: query.after.is_empty(),
+        everything: list(slug).build(),
         beginning: query.link(slug).build(),
-        previous: previous.map(|first| query.link(slug).with("before", &first).build()),
-        next: next.map(|last| query.link(slug).with("after", &last).build()),
-        rows: found.accounts.into_iter().map(|account| row(app, inside, query, account)).collect(),
+        previous,
+        next,
+        rows: found.rows.into_iter().map(|found| row(app, inside, query, found)).collect(),
     }
 }
 
-fn row(app: &App, inside: &InOrganization, query: &ListQuery, account: ListedAccount) -> Row {
+/// How many accounts there are. What a search or a filter finds is only counted as far as it was read.
+fn count(query: &ListQuery, found: &AccountPage) -> String {
+    if query.search().is_empty() && query.show() == Show::All {
+        return wording::counted(found.accounts, "account", "accounts");
+    }
+    if found.has_previous || found.has_next {
+        return format!("More than {PAGE_SIZE} found");
+    }
+    format!("{} found", found.rows.len())
+}
+
+/// What is meant by all accounts.
+fn all(query: &ListQuery, found: &AccountPage) -> String {
+    if query.search().is_empty() && query.show() == Show::All {
+        return format!("All {}", wording::counted(found.accounts, "account", "accounts"));
+    }
+    if found.has_previous || found.has_next {
+        return "All that match, on all pages".to_owned();
+    }
+    format!("All {} that match", found.rows.len())
+}
+
+fn tabs(slug: &str, query: &ListQuery) -> Vec<Tab> {
+    [("All accounts", Show::All), ("Own gateway", Show::Own), ("Needs attention", Show::Attention)]
+        .into_iter()
+        .map(|(label, show)| Tab {
+            label,
+            link: ListQuery { sort: query.sort.clone(), ..ListQuery::matching(query.search(), show) }.link(slug).build(),
+            is_here: query.show() == show,
+        })
+        .collect()
+}
+
+/// Sorted by first upwards, then downwards.
+fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
+    let heading = |label, class, up, down| {
+        let sorted = match query.sort() {
+            sort if sort == up => Some("ascending"),
+            sort if sort == down => Some("descending"),
+            _ => None,
+        };
+        let next = if sorted == Some("ascending") { down } else { up };
+        let sorted_by = ListQuery { sort: word_of_order(next).to_owned(), ..ListQuery::matching(String::new(), query.show()) };
+        Heading { label, class, link: sorted_by.link(slug).build(), sorted }
+    };
+    [heading("User ID", "of-id", Sort::UserId, Sort::UserIdDescending), heading("Name", "of-name", Sort::Name, Sort::NameDescending)]
+}
+
+fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_list::Row) -> Row {
     let slug = &inside.access.slug;
+    let account = found.account;
     let may_delete = account.gateways.user.is_some() && inside.access.role.may_set_account_gateway();
     let form = query.link_to_form(slug, account.id);
+    let (mark, status) = in_words(account.suspended, found.trouble);
     Row {
         id: account.id,
         user_id: wording::user_id(&account.user_id),
         name: account.name,
-        suspended: account.suspended,
+        status,
+        mark,
         marked: query.selected == account.id.to_string(),
-        select: format!("{}#account-{}", query.link_to_row(slug, account.id).build(), account.id),
+        account: query.link_to_account(slug, account.id).build(),
         delete: may_delete.then(|| form.clone().with("delete", "1").build()),
         form: form.build(),
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
     }
 }
 
-/// What was just saved for the marked account.
+/// The state of an account: a mark, and what it means.
+fn in_words(suspended: bool, trouble: Trouble) -> (&'static str, String) {
+    let mut words = Vec::new();
+    if suspended {
+        words.push("Suspended".to_owned());
+    }
+    if trouble.held > 0 {
+        words.push(format!("{} held", wording::counted(trouble.held, "message", "messages")));
+    }
+    if trouble.waiting > 0 {
+        let verb = if trouble.waiting == 1 { "waits" } else { "wait" };
+        words.push(format!("{} {verb}", wording::counted(trouble.waiting, "message", "messages")));
+    }
+    if trouble.needs_gateway {
+        words.push("Needs a gateway".to_owned());
+    }
+    match words.len() {
+        0 => ("is-good", "Active".to_owned()),
+        1 if suspended => ("is-off", words.concat()),
+        _ => ("is-warning", words.join(", ")),
+    }
+}
+
+/// What was just saved for the marked account, or for many.
 async fn status(
     app: &App,
     transaction: &mut OrganizationTransaction,
     query: &ListQuery,
 ) -> Result<Option<StatusLine>, PageError> {
-    let organization = transaction.organization();
-    let Ok(selected) = query.selected.parse::<AccountId>() else { return Ok(None) };
     if query.change.is_empty() && query.unchanged.is_empty() {
         return Ok(None);
     }
+    let organization = transaction.organization();
+    let change = query.change.parse::<ChangeId>().ok();
+    let Ok(selected) = query.selected.parse::<AccountId>() else {
+        return of_selected(transaction, change).await;
+    };
     let Some(account) = store::account::by_id(transaction, organization, selected).await? else { return Ok(None) };
     let user_id = wording::user_id(&account.user_id);
     let own = account.gateways.user.clone();
-    let Ok(change) = query.change.parse::<ChangeId>() else {
+    let Some(change) = change else {
         return Ok(Some(status::unchanged_account(&user_id, own.as_ref())));
     };
     let key = selected.to_string();
@@ -227,4 +455,16 @@ async fn status(
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
     Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
+}
+
+/// What was just saved for many accounts.
+async fn of_selected(
+    transaction: &mut OrganizationTransaction,
+    change: Option<ChangeId>,
+) -> Result<Option<StatusLine>, PageError> {
+    let organization = transaction.organization();
+    let Some(change) = change else { return Ok(Some(status::unchanged_selected())) };
+    let Some(change) = selected_accounts::recent(transaction, organization, change).await? else { return Ok(None) };
+    let progress = store::change::progress(transaction, change.revision).await?;
+    Ok(Some(status::of_selected(&change, &progress)))
 }

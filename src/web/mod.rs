@@ -17,6 +17,7 @@ pub mod mail_account_manager;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
+pub mod selected_accounts;
 pub mod server;
 pub mod session;
 pub mod sign_in;
@@ -123,6 +124,7 @@ pub fn routes() -> Vec<Route> {
         web_mail_cloud::routes(),
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
+        selected_accounts::routes(),
         outbound_gateway::routes(),
         job::routes(),
         assets::routes(),

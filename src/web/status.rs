@@ -14,6 +14,7 @@ use crate::{
         self,
         change::{Progress, RecentChange},
         organization::Summary,
+        selected_accounts::ChangedAccounts,
         tenant::Access,
     },
 };
@@ -208,4 +209,27 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
 fn superseded(change: &RecentChange, now: Option<&GatewayAddress>) -> Option<StatusLine> {
     (change.after != now.map(ToString::to_string))
         .then(|| StatusLine::new("Saved.").words("It was changed again since: this page shows what applies now."))
+}
+
+/// After a change of the gateways of many users.
+pub fn of_selected(change: &ChangedAccounts, progress: &Progress) -> StatusLine {
+    if change.is_superseded {
+        return StatusLine::new("Saved.")
+            .words("Some of these accounts were changed again since: this page shows what applies now.");
+    }
+    let line = StatusLine::new("Saved.");
+    let line = match &change.gateway {
+        Some(gateway) => line.words(format!("{} through ", now_send(change.accounts))).address(gateway).words("."),
+        None => line.words(format!(
+            "{} no gateway of {} own any more.",
+            wording::counted(change.accounts, "account has", "accounts have"),
+            if change.accounts == 1 { "its" } else { "their" },
+        )),
+    };
+    line.live(progress)
+}
+
+/// A change of the gateways of many users that found all of them as they were to become.
+pub fn unchanged_selected() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("All of these accounts were so already.")
 }
