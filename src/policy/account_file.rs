@@ -176,10 +176,26 @@ fn text(cell: &str, what: &str) -> Result<Cell<String>, String> {
     })
 }
 
-/// Addresses apart by blanks, semicolons or commas; the User ID itself may stand among them.
+/// Addresses apart by blanks, line ends, semicolons or commas, none of which counts within quotation marks.
+pub fn separate(list: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = list.split(move |character: char| {
+        let within = quoted;
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        !within && (character.is_whitespace() || matches!(character, ';' | ','))
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// The User ID itself may stand among them.
 fn aliases(list: &str, user_id: &Mailbox) -> Result<Vec<Mailbox>, String> {
     let mut aliases = Vec::new();
-    for typed in list.split([' ', ';', ',']).filter(|typed| !typed.is_empty()) {
+    for typed in separate(list) {
         let alias: Mailbox = typed.parse().map_err(|error: crate::mail::mailbox::MailboxError| error.to_string())?;
         if alias != *user_id && !aliases.contains(&alias) {
             aliases.push(alias);

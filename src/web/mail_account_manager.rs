@@ -11,7 +11,7 @@ use super::{
     error::PageError,
     form::Query,
     link::Link,
-    page,
+    mail_account, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
     wording::{self, ShownRoute},
@@ -71,13 +71,21 @@ impl ListQuery {
     }
 
     /// The same part of the list.
-    fn link_here(&self, slug: &str) -> Link {
+    pub fn link_here(&self, slug: &str) -> Link {
         self.link(slug).with("after", &printable(&self.after)).with("before", &printable(&self.before))
     }
 
     /// The same part of the list with this row marked.
     pub fn link_to_row(&self, slug: &str, account: AccountId) -> Link {
         self.link_here(slug).with("selected", &account.to_string())
+    }
+
+    /// The page of one account, which leads back here.
+    pub fn link_to_account(&self, slug: &str, account: AccountId) -> Link {
+        Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}"))
+            .with("q", &self.search())
+            .with("after", &printable(&self.after))
+            .with("before", &printable(&self.before))
     }
 
     /// The Outbound Gateway form of one account, which leads back here.
@@ -210,6 +218,9 @@ async fn status(
     query: &ListQuery,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
+    if let (true, Ok(change)) = (query.selected.is_empty(), query.change.parse::<ChangeId>()) {
+        return mail_account::after_change(transaction, change, None).await;
+    }
     let Ok(selected) = query.selected.parse::<AccountId>() else { return Ok(None) };
     if query.change.is_empty() && query.unchanged.is_empty() {
         return Ok(None);

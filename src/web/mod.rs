@@ -13,14 +13,17 @@ pub mod home;
 pub mod job;
 pub mod layers;
 pub mod link;
+pub mod mail_account;
 pub mod mail_account_manager;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
+pub mod route_steps;
 pub mod server;
 pub mod session;
 pub mod sign_in;
 pub mod status;
+pub mod text_field;
 pub mod web_mail_cloud;
 pub mod wording;
 
@@ -123,6 +126,7 @@ pub fn routes() -> Vec<Route> {
         web_mail_cloud::routes(),
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
+        mail_account::routes(),
         outbound_gateway::routes(),
         job::routes(),
         assets::routes(),
