@@ -28,6 +28,7 @@ use crate::{
         Mailbox,
         id::{AccountId, ChangeId},
     },
+    policy::account_file,
     store::{
         self, OrganizationTransaction,
         account::{Account, AccountError, Edited},
@@ -242,7 +243,7 @@ async fn save_name(
     Form(form): Form<NameForm>,
 ) -> Result<Response, PageError> {
     may_manage(&inside)?;
-    let name = match text_field::name(&form.name) {
+    let name = match account_file::name(&form.name) {
         Ok(name) => name,
         Err(mistake) => {
             return again(&app, &inside, account, &query, Attempt::mistaken(Name, form.name, mistake)).await;

@@ -40,21 +40,6 @@ pub fn mistakes(fields: &[&TextField]) -> Vec<(&'static str, String)> {
     fields.iter().filter_map(|field| Some((field.id, field.mistake.clone()?))).collect()
 }
 
-/// The longest name, in characters.
-pub const LONGEST_NAME: usize = 255;
-
-/// A name as it is kept: without blanks around it. An error says what is wrong with it.
-pub fn name(typed: &str) -> Result<String, String> {
-    let name = typed.trim();
-    if name.chars().count() > LONGEST_NAME {
-        return Err(format!("The name is too long: at most {LONGEST_NAME} characters."));
-    }
-    if name.chars().any(char::is_control) {
-        return Err("The name contains a character that cannot be seen. Type it without.".to_owned());
-    }
-    Ok(name.to_owned())
-}
-
 /// The most further addresses of one account.
 pub const MOST_ADDRESSES: usize = 500;
 
