@@ -1,13 +1,13 @@
 //! The demonstration of `outgate up --demo`: a sample organization whose mail leaves through two
 //! local gateways that print what they receive, and a third one that stands in for the world.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use anyhow::Context;
 use outgate::{
-    mail::{DomainName, GatewayAddress, GatewayHost, Mailbox},
-    policy::{Role, account_file},
-    store::{self, OrganizationTransaction, gateway::PointerScope},
+    mail::{DomainName, GatewayAddress, GatewayHost, Mailbox, id::ImportId},
+    policy::{Role, gateway_network::AllowedNetworks},
+    store::{self, OrganizationTransaction, account_file::NewImport, gateway::PointerScope},
     web::password,
 };
 use rand::distr::{Alphanumeric, SampleString};
@@ -75,10 +75,15 @@ pub async fn seed(owner: &PgPool, gateways: Gateways, chosen_password: Option<&s
         }
     };
 
-    let rows = account_file::read(sample_accounts().as_bytes())
-        .map_err(|mistakes| anyhow::anyhow!("the sample accounts have {} mistakes", mistakes.len()))?;
     let transaction = OrganizationTransaction::begin(owner, organization).await?;
-    store::account_file::import(transaction, &rows, super::OPERATOR).await?;
+    let import = NewImport {
+        id: ImportId::new(),
+        file_name: String::new(),
+        remove_missing: false,
+        started_by: super::OPERATOR.to_owned(),
+        allowed: AllowedNetworks::default(),
+    };
+    store::account_import::import(transaction, &import, io::Cursor::new(sample_accounts()), None).await?;
     set(owner, &PointerScope::Organization, gateways.archive).await?;
     let mut transaction = OrganizationTransaction::begin(owner, organization).await?;
     let account = store::account::by_address(&mut transaction, organization, &OWNER_OF_ONE.parse()?).await?;

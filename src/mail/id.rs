@@ -52,6 +52,8 @@ id! {
     ChangeId
     /// Work whose progress is shown.
     JobId
+    /// A file of accounts on its way in.
+    ImportId
     /// One relay worker.
     RelayId
     /// One waiting message. What `250 2.0.0 queued as …` says.

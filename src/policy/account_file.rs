@@ -1,7 +1,10 @@
 //! The CSV file of mail accounts: what its columns and cells mean, for import and export alike.
-//! Pure: text in, rows or mistakes out; what is done with them is the store's.
+//! Text in, rows or mistakes out; what is done with them is the store's.
 
-use std::{collections::HashMap, io::Read};
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+};
 
 use crate::mail::{GatewayAddress, Mailbox};
 
@@ -44,46 +47,146 @@ pub struct RowMistake {
 }
 
 impl RowMistake {
+    /// What was typed stands in the words, so they are cut where nobody reads on.
     pub fn new(line: u64, what: impl Into<String>) -> Self {
-        Self { line, what: what.into() }
+        let what = what.into();
+        let what = match what.char_indices().nth(LONGEST_WORDS) {
+            Some((end, _)) => format!("{}…", &what[..end]),
+            None => what,
+        };
+        Self { line, what }
     }
 }
 
-/// Reads a whole file. Either every row is well-formed and no address stands in two of them, or
-/// all mistakes come back.
-pub fn read(file: impl Read) -> Result<Vec<AccountRow>, Vec<RowMistake>> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
-    let header = reader.headers().map_err(|error| vec![unreadable(&error, 1)])?.clone();
-    let columns = Columns::from_header(&header).map_err(|what| vec![RowMistake::new(1, what)])?;
-    let mut rows = Vec::new();
-    let mut mistakes = Vec::new();
-    for record in reader.records() {
-        let line = rows.len() as u64 + mistakes.len() as u64 + 2;
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                mistakes.push(unreadable(&error, line));
-                // What follows a row that cannot be read would only be guessed at.
-                break;
-            }
-        };
-        let line = record.position().map_or(line, csv::Position::line);
-        match columns.row(&record, line) {
-            Ok(row) => rows.push(row),
-            Err(what) => mistakes.push(RowMistake::new(line, what)),
-        }
-        if rows.len() > MAX_ROWS {
-            mistakes.push(RowMistake::new(line, format!("a file may have at most {MAX_ROWS} rows")));
-            break;
-        }
+/// In characters.
+const LONGEST_WORDS: usize = 300;
+
+/// In bytes: the longest row. Beyond it a quotation mark is missing, and the rest of the file would be one cell.
+pub const LONGEST_ROW: usize = 64 * 1024;
+
+/// A file that is read row by row, so that memory stays flat however long it is. Every row is well-formed or a
+/// mistake; what the rows mean together is the store's to say.
+pub struct AccountFile<R> {
+    records: csv::Reader<WithinRow<Unmarked<R>>>,
+    columns: Columns,
+    rows: usize,
+    /// What follows a row that cannot be read would only be guessed at.
+    ended: bool,
+}
+
+impl<R: Read> AccountFile<R> {
+    /// Reads the header. An error says what is wrong with the file as a whole.
+    pub fn open(file: R) -> Result<Self, RowMistake> {
+        let file = unmarked(file)?;
+        let bounded = WithinRow { file, since: 0 };
+        let mut records = csv::ReaderBuilder::new().trim(csv::Trim::All).buffer_capacity(BUFFER).from_reader(bounded);
+        let header = records.headers().map_err(|error| unreadable(&error, 1))?;
+        let columns = Columns::from_header(header).map_err(|what| RowMistake::new(1, what))?;
+        Ok(Self { records, columns, rows: 0, ended: false })
     }
-    mistakes.extend(addresses_that_stand_twice(&rows));
-    if mistakes.is_empty() { Ok(rows) } else { Err(mistakes) }
+}
+
+impl<R: Read> Iterator for AccountFile<R> {
+    type Item = Result<AccountRow, RowMistake>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut record = csv::StringRecord::new();
+        while !self.ended {
+            self.records.get_mut().since = 0;
+            let line = self.records.position().line();
+            match self.records.read_record(&mut record) {
+                Ok(false) => return None,
+                // What spreadsheets leave below the last row.
+                Ok(true) if record.iter().all(str::is_empty) => {}
+                Ok(true) => {
+                    let line = record.position().map_or(line, csv::Position::line);
+                    self.rows += 1;
+                    if self.rows > MAX_ROWS {
+                        self.ended = true;
+                        return Some(Err(RowMistake::new(line, format!("a file may have at most {MAX_ROWS} rows"))));
+                    }
+                    return Some(self.columns.row(&record, line).map_err(|what| RowMistake::new(line, what)));
+                }
+                Err(error) => {
+                    self.ended = error.is_io_error();
+                    return Some(Err(unreadable(&error, line)));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// In bytes: what is read at once.
+const BUFFER: usize = 8 * 1024;
+
+/// Stops a row that does not end.
+struct WithinRow<R> {
+    file: R,
+    /// Bytes since the row began.
+    since: usize,
+}
+
+impl<R: Read> Read for WithinRow<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.since > LONGEST_ROW {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the row does not end"));
+        }
+        let read = self.file.read(buffer)?;
+        self.since += read;
+        Ok(read)
+    }
+}
+
+/// A file without the mark that some programs put in front of UTF-8.
+type Unmarked<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
+/// An error if the file's first bytes show that it is no UTF-8 text.
+fn unmarked<R: Read>(mut file: R) -> Result<Unmarked<R>, RowMistake> {
+    let mut first = Vec::with_capacity(4);
+    file.by_ref()
+        .take(4)
+        .read_to_end(&mut first)
+        .map_err(|error| RowMistake::new(1, format!("the file cannot be read: {error}")))?;
+    match first.as_slice() {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, 0, _] | [_, 0, _, 0] => {
+            return Err(RowMistake::new(1, "this file is UTF-16 text, save it as CSV UTF-8"));
+        }
+        [b'P', b'K', 3, 4] => return Err(RowMistake::new(1, "this file is a workbook, save it as CSV UTF-8")),
+        [0xef, 0xbb, 0xbf, ..] => drop(first.drain(..3)),
+        _ => {}
+    }
+    Ok(io::Cursor::new(first).chain(file))
+}
+
+/// The longest name, in characters.
+pub const LONGEST_NAME: usize = 255;
+
+/// A name as it is kept: without blanks around it. An error says what is wrong with it.
+pub fn name(typed: &str) -> Result<String, String> {
+    let name = typed.trim();
+    if name.chars().count() > LONGEST_NAME {
+        return Err(format!("The name is too long: at most {LONGEST_NAME} characters."));
+    }
+    if name.chars().any(char::is_control) {
+        return Err("The name contains a character that cannot be seen. Type it without.".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 /// A cell that a spreadsheet would run as a formula gets a quotation mark in front; reading takes it off again.
 pub fn harmless(cell: &str) -> String {
-    if cell.starts_with(FORMULA_STARTS) { format!("'{cell}") } else { cell.to_owned() }
+    if is_formula(cell) { format!("'{cell}") } else { cell.to_owned() }
+}
+
+/// The cell as it was before [`harmless`].
+fn as_it_was(cell: &str) -> &str {
+    cell.strip_prefix('\'').filter(|rest| is_formula(rest)).unwrap_or(cell)
+}
+
+/// Marks in front of it count as part of it, so that taking one off gives back what was there.
+fn is_formula(cell: &str) -> bool {
+    cell.trim_start_matches('\'').starts_with(FORMULA_STARTS)
 }
 
 const FORMULA_STARTS: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
@@ -95,6 +198,11 @@ fn unreadable(error: &csv::Error, line: u64) -> RowMistake {
             RowMistake::new(line, format!("this row has {len} cells, the header has {expected_len}"))
         }
         csv::ErrorKind::Utf8 { .. } => RowMistake::new(line, "this row is not UTF-8 text, save the file as CSV UTF-8"),
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            let what =
+                format!("the row that begins here is longer than {LONGEST_ROW} bytes, a quotation mark is missing");
+            RowMistake::new(line, what)
+        }
         _ => RowMistake::new(line, format!("this row cannot be read: {error}")),
     }
 }
@@ -111,9 +219,16 @@ struct Columns {
 
 impl Columns {
     fn from_header(header: &csv::StringRecord) -> Result<Self, String> {
+        for (separator, name) in [(';', "semicolons"), ('\t', "tabs")] {
+            if header.len() == 1 && header.iter().any(|cell| cell.contains(separator)) {
+                return Err(format!(
+                    "the cells are separated by {name}, separate them by commas (in Excel set the region to English)"
+                ));
+            }
+        }
         let mut places = HashMap::new();
         for (index, name) in header.iter().enumerate() {
-            let name = name.trim_start_matches('\u{feff}').to_lowercase();
+            let name = name.to_lowercase();
             if !COLUMNS.contains(&name.as_str()) {
                 return Err(format!("“{name}” is not a column, use {}", COLUMNS.join(", ")));
             }
@@ -133,17 +248,17 @@ impl Columns {
 
     fn row(&self, record: &csv::StringRecord, line: u64) -> Result<AccountRow, String> {
         let cell = |column: Option<usize>| column.and_then(|column| record.get(column)).unwrap_or_default();
-        if record.iter().any(|cell| cell.contains('\0')) {
-            return Err("a cell contains a NUL character".to_owned());
+        if record.iter().any(|cell| cell.chars().any(char::is_control)) {
+            return Err("a cell contains a line end or another character that cannot be seen".to_owned());
         }
-        let user_id = cell(Some(self.user_id)).parse::<Mailbox>().map_err(|error| error.to_string())?;
+        let user_id = as_it_was(cell(Some(self.user_id))).parse::<Mailbox>().map_err(|error| error.to_string())?;
         Ok(AccountRow {
             line,
             name: text(cell(self.name), "the name")?,
             aliases: match cell(self.aliases) {
                 "" => Cell::Leave,
                 "-" => Cell::Delete,
-                list => Cell::Set(aliases(list, &user_id)?),
+                list => Cell::Set(aliases(as_it_was(list), &user_id)?),
             },
             suspended: match cell(self.status) {
                 "" => None,
@@ -163,44 +278,40 @@ impl Columns {
 }
 
 fn text(cell: &str, what: &str) -> Result<Cell<String>, String> {
-    if cell.chars().count() > 255 {
-        return Err(format!("{what} is longer than 255 characters"));
+    if cell.chars().count() > LONGEST_NAME {
+        return Err(format!("{what} is longer than {LONGEST_NAME} characters"));
     }
     Ok(match cell {
         "" => Cell::Leave,
         "-" => Cell::Delete,
-        cell => match cell.strip_prefix('\'') {
-            Some(rest) if rest.starts_with(FORMULA_STARTS) => Cell::Set(rest.to_owned()),
-            _ => Cell::Set(cell.to_owned()),
-        },
+        cell => Cell::Set(as_it_was(cell).to_owned()),
     })
 }
 
-/// Addresses apart by blanks, semicolons or commas; the User ID itself may stand among them.
+/// Addresses apart by blanks, line ends, semicolons or commas, none of which counts within quotation marks.
+pub fn separate(list: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = list.split(move |character: char| {
+        let within = quoted;
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        !within && (character.is_whitespace() || matches!(character, ';' | ','))
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// The User ID itself may stand among them.
 fn aliases(list: &str, user_id: &Mailbox) -> Result<Vec<Mailbox>, String> {
     let mut aliases = Vec::new();
-    for typed in list.split([' ', ';', ',']).filter(|typed| !typed.is_empty()) {
+    for typed in separate(list) {
         let alias: Mailbox = typed.parse().map_err(|error: crate::mail::mailbox::MailboxError| error.to_string())?;
         if alias != *user_id && !aliases.contains(&alias) {
             aliases.push(alias);
         }
     }
     Ok(aliases)
-}
-
-fn addresses_that_stand_twice(rows: &[AccountRow]) -> Vec<RowMistake> {
-    let mut first_lines: HashMap<&Mailbox, u64> = HashMap::with_capacity(rows.len());
-    let mut mistakes = Vec::new();
-    for row in rows {
-        let aliases = match &row.aliases {
-            Cell::Set(aliases) => aliases.as_slice(),
-            Cell::Leave | Cell::Delete => &[],
-        };
-        for address in std::iter::once(&row.user_id).chain(aliases) {
-            if let Some(first) = first_lines.insert(address, row.line) {
-                mistakes.push(RowMistake::new(row.line, format!("{address} stands in line {first} already")));
-            }
-        }
-    }
-    mistakes
 }

@@ -1,354 +1,250 @@
-//! Many accounts at once: in from a file, all rows as one change or none of them, and out to one.
-//! What the file's cells mean stands in [`account_file`](crate::policy::account_file).
+//! Many accounts at once: in from a file, row by row, and out to one.
+//! What the file's cells mean stands in [`account_file`](crate::policy::account_file), what becomes of the rows in
+//! [`account_import`](super::account_import).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::PgConnection;
+use tokio::sync::mpsc;
 
-use super::{
-    OrganizationTransaction, Result,
-    change::{AuditEntry, ChangeItem, Committed, Subject},
-    gateway,
-};
+use super::Result;
 use crate::{
     mail::{
-        DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, GatewayId, OrganizationId},
+        Mailbox,
+        id::{AccountId, ImportId, OrganizationId},
     },
-    policy::account_file::{AccountRow, Cell, RowMistake},
+    policy::{
+        account_file::{AccountFile, AccountRow, Cell, RowMistake, harmless},
+        gateway_network::{self, AllowedNetworks},
+    },
 };
 
-/// Rows that are written with one statement: large enough to be fast, small enough to stay in cache.
-const BATCH: usize = 10_000;
+/// Rows that are written with one statement: large enough to be fast, small enough that memory stays flat.
+const BATCH: usize = 2_000;
 
-/// What an import did.
-#[derive(Debug, Clone, Copy)]
-pub struct Imported {
-    pub added: usize,
-    pub changed: usize,
-    /// `None`: everything was as the file says already.
-    pub committed: Option<Committed>,
+/// Mistakes that are named before the rest is only counted.
+pub const NAMED_MISTAKES: usize = 100;
+
+/// What a file is imported as.
+#[derive(Debug, Clone)]
+pub struct NewImport {
+    pub id: ImportId,
+    /// As its sender calls it; empty if it has no name.
+    pub file_name: String,
+    /// Whether accounts that no row names are removed.
+    pub remove_missing: bool,
+    /// The administrator's address, or `operator`.
+    pub started_by: String,
+    /// Where gateways may be.
+    pub allowed: AllowedNetworks,
 }
 
-/// Why an import did nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error("{} of the file's rows cannot be imported", .0.len())]
-    Rows(Vec<RowMistake>),
-    #[error(transparent)]
-    Store(#[from] sqlx::Error),
+/// What was found in a file: how many rows can be read, and what is wrong with the others.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    pub rows: i64,
+    /// The first of them.
+    pub mistakes: Vec<RowMistake>,
+    /// All of them.
+    pub mistake_count: i64,
 }
 
-/// Adds the accounts that are new and changes those that are there, as the rows say. What no row
-/// names stays as it is.
-pub async fn import(
-    mut transaction: OrganizationTransaction,
-    rows: &[AccountRow],
-    actor: &str,
-) -> Result<Imported, ImportError> {
-    let organization = transaction.organization();
-    let mistakes = foreign_domains(&mut transaction, organization, rows).await?;
-    if !mistakes.is_empty() {
-        return Err(ImportError::Rows(mistakes));
-    }
-    let mut items = Vec::new();
-    let gateways = gateways_of(&mut transaction, organization, rows, &mut items).await?;
-    let mut touched = Touched::default();
-    for batch in rows.chunks(BATCH) {
-        add_accounts(&mut transaction, organization, batch, &mut touched).await?;
-        change_accounts(&mut transaction, organization, batch, &gateways, &mut touched).await?;
-    }
-    // Removed aliases first, so that an address may move from one account of the file to another.
-    for batch in rows.chunks(BATCH) {
-        remove_aliases(&mut transaction, organization, batch, &mut touched).await?;
-    }
-    let mut mistakes = Vec::new();
-    for batch in rows.chunks(BATCH) {
-        mistakes.extend(write_addresses(&mut transaction, organization, batch, &mut touched).await?);
-    }
-    if !mistakes.is_empty() {
-        return Err(ImportError::Rows(mistakes));
-    }
-    let (added, changed) = (touched.added.len(), touched.changed().count());
-    items.extend(touched.items());
-    if items.is_empty() {
-        return Ok(Imported { added, changed, committed: None });
-    }
-    let audit = AuditEntry {
-        actor: actor.to_owned(),
-        action: "accounts.import",
-        subject: format!("{} accounts", rows.len()),
-        before: None,
-        after: Some(format!("{added} added, {changed} changed")),
-    };
-    let committed = Some(transaction.commit_change(&items, audit).await?);
-    Ok(Imported { added, changed, committed })
-}
-
-#[derive(Default)]
-struct Touched {
-    added: BTreeSet<AccountId>,
-    /// Accounts that were written to, and the addresses that each has lost.
-    written: BTreeMap<AccountId, Vec<String>>,
-}
-
-impl Touched {
-    fn wrote(&mut self, accounts: Vec<AccountId>) {
-        for account in accounts {
-            self.written.entry(account).or_default();
-        }
+impl Findings {
+    /// One more mistake.
+    pub fn note(&mut self, mistake: RowMistake) {
+        self.note_some(vec![mistake], 1);
     }
 
-    /// Those that were there before.
-    fn changed(&self) -> impl Iterator<Item = (&AccountId, &Vec<String>)> {
-        self.written.iter().filter(|(account, _)| !self.added.contains(account))
-    }
-
-    /// Relays forget the addresses that an item names as former ones.
-    fn items(&self) -> Vec<ChangeItem> {
-        let item = |account: &AccountId, before: Option<Value>, imported: &str| ChangeItem {
-            subject: Subject::Account,
-            key: account.to_string(),
-            before,
-            after: Some(json!({ "imported": imported })),
-        };
-        let added = self.added.iter().map(|account| item(account, None, "added"));
-        let changed =
-            self.changed().map(|(account, lost)| item(account, Some(json!({ "addresses": lost })), "changed"));
-        added.chain(changed).collect()
+    /// The first few of `count` more mistakes.
+    pub fn note_some(&mut self, some: Vec<RowMistake>, count: i64) {
+        self.mistake_count += count;
+        self.mistakes.extend(some);
+        self.mistakes.sort_by_key(|mistake| mistake.line);
+        self.mistakes.truncate(NAMED_MISTAKES);
     }
 }
 
-/// The addresses of a row that the file names: the User ID, then its aliases.
-fn addresses(row: &AccountRow) -> impl Iterator<Item = &Mailbox> {
-    let aliases = match &row.aliases {
-        Cell::Set(aliases) => aliases.as_slice(),
-        Cell::Leave | Cell::Delete => &[],
-    };
-    std::iter::once(&row.user_id).chain(aliases)
-}
-
-async fn foreign_domains(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    rows: &[AccountRow],
-) -> Result<Vec<RowMistake>> {
-    let own: BTreeSet<DomainName> = sqlx::query_scalar!(
-        r#"select name as "name: DomainName" from mail_domain where organization_id = $1"#,
+/// Begins an import. Those of former days are forgotten.
+pub(super) async fn begin(db: &mut PgConnection, organization: OrganizationId, import: &NewImport) -> Result<()> {
+    sqlx::query!(
+        "delete from account_import where organization_id = $1 and started_at < now() - interval '1 day'",
         organization as OrganizationId,
     )
-    .fetch_all(db)
-    .await?
-    .into_iter()
-    .collect();
-    let mistakes = rows.iter().flat_map(|row| addresses(row).map(move |address| (row.line, address)));
-    Ok(mistakes
-        .filter(|(_, address)| !own.contains(address.domain()))
-        .map(|(line, address)| {
-            RowMistake::new(line, format!("{address}: {} is not a mail domain of the organization", address.domain()))
-        })
-        .collect())
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        r#"
+        insert into account_import (organization_id, id, file_name, remove_missing, started_by)
+        values ($1, $2, $3, $4, $5)
+        "#,
+        organization as OrganizationId,
+        import.id as ImportId,
+        import.file_name,
+        import.remove_missing,
+        import.started_by,
+    )
+    .execute(db)
+    .await
+    .map(drop)
 }
 
-async fn gateways_of(
+/// Writes the rows of a file down while it is read, and says what is wrong with those that cannot be.
+/// `report` is told how many lines are behind.
+pub(super) async fn stage(
     db: &mut PgConnection,
     organization: OrganizationId,
-    rows: &[AccountRow],
-    items: &mut Vec<ChangeItem>,
-) -> Result<BTreeMap<GatewayAddress, GatewayId>> {
-    let mut gateways = BTreeMap::new();
-    for row in rows {
-        if let Cell::Set(address) = &row.outbound_gateway
-            && !gateways.contains_key(address)
-        {
-            let id = gateway::find_or_create(db, organization, address, items).await?;
-            gateways.insert(address.clone(), id);
-        }
+    import: &NewImport,
+    file: impl Read + Send + 'static,
+    report: impl Fn(i64),
+) -> Result<Findings> {
+    let (sender, mut batches) = mpsc::channel(1);
+    let allowed = import.allowed.clone();
+    // Files and CSV are read where waiting is no harm; the store writes one batch while the next is read.
+    let reading = tokio::task::spawn_blocking(move || read(file, &allowed, &sender));
+    let mut findings = Findings::default();
+    while let Some(batch) = batches.recv().await {
+        insert(db, organization, import.id, &batch).await?;
+        findings.rows += batch.len() as i64;
+        report(findings.rows);
     }
-    Ok(gateways)
+    let mistakes = reading.await.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
+    findings.note_some(mistakes.mistakes, mistakes.mistake_count);
+    Ok(findings)
 }
 
-/// What a text cell becomes in an array parameter: whether it says something, and what.
-fn said<T: Clone>(cell: &Cell<T>) -> (bool, Option<T>) {
+/// Sends the rows on in batches and keeps the mistakes. Ends early if nobody takes the rows any more.
+fn read(file: impl Read, allowed: &AllowedNetworks, batches: &mpsc::Sender<Vec<AccountRow>>) -> Findings {
+    let mut findings = Findings::default();
+    let rows = match AccountFile::open(file) {
+        Ok(rows) => rows,
+        Err(mistake) => {
+            findings.note(mistake);
+            return findings;
+        }
+    };
+    let mut batch = Vec::with_capacity(BATCH);
+    for row in rows {
+        match row.and_then(|row| within_networks(row, allowed)) {
+            Ok(row) => batch.push(row),
+            Err(mistake) => findings.note(mistake),
+        }
+        if batch.len() == BATCH
+            && batches.blocking_send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_err()
+        {
+            return findings;
+        }
+    }
+    if !batch.is_empty() {
+        // Whoever does not take it has failed for a reason of its own.
+        let _ = batches.blocking_send(batch);
+    }
+    findings
+}
+
+fn within_networks(row: AccountRow, allowed: &AllowedNetworks) -> Result<AccountRow, RowMistake> {
+    match &row.outbound_gateway {
+        Cell::Set(address) => match gateway_network::check_address(address, allowed) {
+            Ok(()) => Ok(row),
+            Err(refusal) => Err(RowMistake::new(row.line, refusal.to_string())),
+        },
+        Cell::Leave | Cell::Delete => Ok(row),
+    }
+}
+
+/// What a cell becomes in array parameters: whether it says something, and what.
+fn said<T: ToString>(cell: &Cell<T>) -> (bool, Option<String>) {
     match cell {
         Cell::Leave => (false, None),
         Cell::Delete => (true, None),
-        Cell::Set(value) => (true, Some(value.clone())),
+        Cell::Set(value) => (true, Some(value.to_string())),
     }
 }
 
-fn user_ids(batch: &[AccountRow]) -> Vec<String> {
-    batch.iter().map(|row| row.user_id.to_string()).collect()
+/// All addresses that a row names, the User ID included, sorted as the store sorts them; one a line, which no
+/// address contains.
+fn addresses(row: &AccountRow) -> String {
+    let aliases: &[Mailbox] = match &row.aliases {
+        Cell::Set(aliases) => aliases,
+        Cell::Leave | Cell::Delete => &[],
+    };
+    let mut addresses: Vec<String> = std::iter::once(&row.user_id).chain(aliases).map(ToString::to_string).collect();
+    addresses.sort();
+    addresses.join("\n")
 }
 
-/// Adds those that are missing; what else their rows say follows.
-async fn add_accounts(
+async fn insert(
     db: &mut PgConnection,
     organization: OrganizationId,
+    import: ImportId,
     batch: &[AccountRow],
-    touched: &mut Touched,
 ) -> Result<()> {
+    let lines: Vec<i64> = batch.iter().map(|row| row.line as i64).collect();
+    let user_ids: Vec<String> = batch.iter().map(|row| row.user_id.to_string()).collect();
     let ids: Vec<AccountId> = batch.iter().map(|_| AccountId::new()).collect();
-    let added = sqlx::query_scalar!(
-        r#"
-        insert into mail_account (organization_id, id, user_id)
-        select $1, id, user_id from unnest($2::uuid[], $3::text[]) as row (id, user_id)
-        on conflict (organization_id, user_id) do nothing
-        returning id as "id: AccountId"
-        "#,
-        organization as OrganizationId,
-        &ids as &[AccountId],
-        &user_ids(batch),
-    )
-    .fetch_all(db)
-    .await?;
-    touched.added.extend(added);
-    Ok(())
-}
-
-async fn change_accounts(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    batch: &[AccountRow],
-    gateways: &BTreeMap<GatewayAddress, GatewayId>,
-    touched: &mut Touched,
-) -> Result<()> {
     let (names_said, names): (Vec<bool>, Vec<Option<String>>) = batch.iter().map(|row| said(&row.name)).unzip();
-    let (external_said, external): (Vec<bool>, Vec<Option<String>>) =
-        batch.iter().map(|row| said(&row.external_id)).unzip();
-    let (gateway_said, gateway): (Vec<bool>, Vec<Option<GatewayAddress>>) =
-        batch.iter().map(|row| said(&row.outbound_gateway)).unzip();
-    let gateway: Vec<Option<GatewayId>> =
-        gateway.into_iter().map(|address| address.and_then(|address| gateways.get(&address).copied())).collect();
-    let status: Vec<Option<String>> = batch
+    let addresses_said: Vec<bool> = batch.iter().map(|row| row.aliases != Cell::Leave).collect();
+    let addresses: Vec<String> = batch.iter().map(addresses).collect();
+    let statuses: Vec<Option<String>> = batch
         .iter()
         .map(|row| row.suspended.map(|suspended| if suspended { "suspended" } else { "active" }.to_owned()))
         .collect();
-    let changed = sqlx::query_scalar!(
+    let (gateways_said, gateways): (Vec<bool>, Vec<Option<String>>) =
+        batch.iter().map(|row| said(&row.outbound_gateway)).unzip();
+    let (external_said, external): (Vec<bool>, Vec<Option<String>>) =
+        batch.iter().map(|row| said(&row.external_id)).unzip();
+    sqlx::query!(
         r#"
-        update mail_account
-        set name = new.name, status = new.status, external_id = new.external_id,
-            outbound_gateway_id = new.outbound_gateway_id
-        from (
-            select account.id,
-                   case when row.name_said then coalesce(row.name, '') else account.name end as name,
-                   coalesce(row.status, account.status) as status,
-                   case when row.external_said then row.external_id else account.external_id end as external_id,
-                   case when row.gateway_said then row.gateway else account.outbound_gateway_id end as outbound_gateway_id
-            from unnest($2::text[], $3::boolean[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::boolean[], $9::uuid[])
-                 as row (user_id, name_said, name, status, external_said, external_id, gateway_said, gateway)
-            join mail_account account on account.organization_id = $1 and account.user_id = row.user_id
-        ) new
-        where mail_account.organization_id = $1 and mail_account.id = new.id
-          and (mail_account.name, mail_account.status, mail_account.external_id, mail_account.outbound_gateway_id)
-              is distinct from (new.name, new.status, new.external_id, new.outbound_gateway_id)
-        returning mail_account.id as "id: AccountId"
+        insert into account_import_row (organization_id, import_id, line, user_id, new_id, name_said, name,
+                                        addresses_said, addresses, status, gateway_said, gateway,
+                                        external_id_said, external_id)
+        select $1, $2, line, user_id, new_id, name_said, name, addresses_said, string_to_array(addresses, e'\n'),
+               status, gateway_said, gateway, external_id_said, external_id
+        from unnest($3::bigint[], $4::text[], $5::uuid[], $6::boolean[], $7::text[], $8::boolean[], $9::text[],
+                    $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::text[])
+             as row (line, user_id, new_id, name_said, name, addresses_said, addresses, status, gateway_said, gateway,
+                     external_id_said, external_id)
         "#,
         organization as OrganizationId,
-        &user_ids(batch),
+        import as ImportId,
+        &lines,
+        &user_ids,
+        &ids as &[AccountId],
         &names_said,
         &names as &[Option<String>],
-        &status as &[Option<String>],
+        &addresses_said,
+        &addresses,
+        &statuses as &[Option<String>],
+        &gateways_said,
+        &gateways as &[Option<String>],
         &external_said,
         &external as &[Option<String>],
-        &gateway_said,
-        &gateway as &[Option<GatewayId>],
     )
-    .fetch_all(db)
-    .await?;
-    touched.wrote(changed);
-    Ok(())
+    .execute(db)
+    .await
+    .map(drop)
 }
 
-/// Removes the aliases that a row's list no longer has.
-async fn remove_aliases(
+/// Keeps what was found in a file with its import.
+pub(super) async fn keep(
     db: &mut PgConnection,
     organization: OrganizationId,
-    batch: &[AccountRow],
-    touched: &mut Touched,
+    import: ImportId,
+    findings: &Findings,
 ) -> Result<()> {
-    let listed: Vec<&AccountRow> = batch.iter().filter(|row| row.aliases != Cell::Leave).collect();
-    let user_ids: Vec<String> = listed.iter().map(|row| row.user_id.to_string()).collect();
-    let (kept_by, kept): (Vec<String>, Vec<String>) = listed
-        .iter()
-        .flat_map(|row| addresses(row).map(move |address| (row.user_id.to_string(), address.to_string())))
-        .unzip();
-    let removed = sqlx::query!(
-        r#"
-        delete from mail_address using mail_account account
-        where account.organization_id = $1 and account.user_id = any ($2::text[])
-          and mail_address.organization_id = $1 and mail_address.account_id = account.id
-          and not exists (
-              select from unnest($3::text[], $4::text[]) as kept (user_id, address)
-              where kept.user_id = account.user_id and kept.address = mail_address.address
-          )
-        returning mail_address.account_id as "account: AccountId", mail_address.address
-        "#,
+    let mistakes: Vec<_> =
+        findings.mistakes.iter().map(|mistake| json!({ "line": mistake.line, "what": mistake.what })).collect();
+    sqlx::query!(
+        "update account_import set rows = $3, mistakes = $4, mistake_count = $5 where organization_id = $1 and id = $2",
         organization as OrganizationId,
-        &user_ids,
-        &kept_by,
-        &kept,
+        import as ImportId,
+        findings.rows,
+        json!(mistakes),
+        findings.mistake_count,
     )
-    .fetch_all(db)
-    .await?;
-    for row in removed {
-        touched.written.entry(row.account).or_default().push(row.address);
-    }
-    Ok(())
-}
-
-/// Adds what is missing; an address that another account has is a mistake of its row.
-async fn write_addresses(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    batch: &[AccountRow],
-    touched: &mut Touched,
-) -> Result<Vec<RowMistake>> {
-    let mut lines = HashMap::new();
-    let (mut user_ids, mut given) = (Vec::new(), Vec::new());
-    for (row, address) in batch.iter().flat_map(|row| addresses(row).map(move |address| (row, address))) {
-        lines.insert(address.to_string(), row.line);
-        user_ids.push(row.user_id.to_string());
-        given.push(address.to_string());
-    }
-    let added = sqlx::query_scalar!(
-        r#"
-        insert into mail_address (organization_id, address, account_id)
-        select $1, row.address, account.id
-        from unnest($2::text[], $3::text[]) as row (user_id, address)
-        join mail_account account on account.organization_id = $1 and account.user_id = row.user_id
-        on conflict (organization_id, address) do nothing
-        returning account_id as "id: AccountId"
-        "#,
-        organization as OrganizationId,
-        &user_ids,
-        &given,
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    touched.wrote(added);
-    let taken = sqlx::query!(
-        r#"
-        select row.address as "address!", owner.user_id as owner
-        from unnest($2::text[], $3::text[]) as row (user_id, address)
-        join mail_address on mail_address.organization_id = $1 and mail_address.address = row.address
-        join mail_account owner on owner.organization_id = $1 and owner.id = mail_address.account_id
-        where owner.user_id <> row.user_id
-        "#,
-        organization as OrganizationId,
-        &user_ids,
-        &given,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(taken
-        .into_iter()
-        .map(|row| {
-            let line = lines.get(&row.address).copied().unwrap_or_default();
-            RowMistake::new(line, format!("{} belongs to {} already", row.address, row.owner))
-        })
-        .collect())
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 /// One account as an export has it.
@@ -362,6 +258,14 @@ pub struct ExportedAccount {
     /// The account's own gateway; empty where it follows its domain or organization.
     pub outbound_gateway: String,
     pub external_id: String,
+}
+
+impl ExportedAccount {
+    /// In the order of the columns, with nothing in them that a spreadsheet would run.
+    pub fn cells(&self) -> [String; 6] {
+        [&self.user_id, &self.name, &self.aliases, &self.status, &self.outbound_gateway, &self.external_id]
+            .map(|cell| harmless(cell))
+    }
 }
 
 /// All accounts of an organization in the order of their User IDs, one after the other, so that

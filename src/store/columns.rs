@@ -12,7 +12,10 @@ use uuid::Uuid;
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, AdministratorId, ChangeId, GatewayId, JobId, OrganizationId, QueueId, RelayId, Revision},
+        id::{
+            AccountId, AdministratorId, ChangeId, GatewayId, ImportId, JobId, OrganizationId, QueueId, RelayId,
+            Revision,
+        },
     },
     policy::{Role, facts::TlsMode},
 };
@@ -85,6 +88,7 @@ wrapped_column!(
     AdministratorId(Uuid),
     ChangeId(Uuid),
     GatewayId(Uuid),
+    ImportId(Uuid),
     JobId(Uuid),
     OrganizationId(Uuid),
     QueueId(Uuid),

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod account_file;
+pub mod account_import;
 pub mod account_list;
 pub mod administrator;
 pub mod change;

@@ -13,7 +13,7 @@ use super::{
     error::PageError,
     form::Query,
     link::Link,
-    page,
+    mail_account, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
     wording::{self, ShownRoute},
@@ -457,14 +457,16 @@ async fn status(
     Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
 }
 
-/// What was just saved for many accounts.
+/// What was just saved for many accounts, or for one that is not on the list any more.
 async fn of_selected(
     transaction: &mut OrganizationTransaction,
     change: Option<ChangeId>,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
     let Some(change) = change else { return Ok(Some(status::unchanged_selected())) };
-    let Some(change) = selected_accounts::recent(transaction, organization, change).await? else { return Ok(None) };
+    let Some(change) = selected_accounts::recent(transaction, organization, change).await? else {
+        return mail_account::after_change(transaction, change, None).await;
+    };
     let progress = store::change::progress(transaction, change.revision).await?;
     Ok(Some(status::of_selected(&change, &progress)))
 }

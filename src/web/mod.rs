@@ -13,15 +13,18 @@ pub mod home;
 pub mod job;
 pub mod layers;
 pub mod link;
+pub mod mail_account;
 pub mod mail_account_manager;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
 pub mod selected_accounts;
+pub mod route_steps;
 pub mod server;
 pub mod session;
 pub mod sign_in;
 pub mod status;
+pub mod text_field;
 pub mod web_mail_cloud;
 pub mod wording;
 
@@ -125,6 +128,7 @@ pub fn routes() -> Vec<Route> {
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
         selected_accounts::routes(),
+        mail_account::routes(),
         outbound_gateway::routes(),
         job::routes(),
         assets::routes(),

@@ -17,13 +17,14 @@ use super::{
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
     mail_account_manager::{self, ListQuery},
     page,
+    route_steps::{Step, steps},
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
-    mail::{GatewayAddress, id::AccountId},
-    policy::routing::{PlatformDefault, Scope, SenderGateways},
-    store::{self, account::ListedAccount, gateway::PointerScope},
+    mail::id::AccountId,
+    policy::routing::SenderGateways,
+    store::{self, gateway::PointerScope},
 };
 
 const PATH: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway";
@@ -33,7 +34,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The account that the path names. One that cannot be is not found, like one that is not there.
-struct OfAccount(AccountId);
+pub(super) struct OfAccount(pub AccountId);
 
 impl<S: Send + Sync> FromRequestParts<S> for OfAccount {
     type Rejection = PageError;
@@ -61,17 +62,6 @@ struct OutboundGateway {
     deleting: bool,
     own: Option<ShownAddress>,
     without_own: ShownRoute,
-}
-
-/// One scope that may decide where the user's mail goes.
-struct Step {
-    scope: &'static str,
-    /// Whose it is, where that has a name.
-    name: String,
-    /// `None`: nothing is set there, or the platform sends directly.
-    address: Option<ShownAddress>,
-    is_platform: bool,
-    applies: bool,
 }
 
 #[derive(Deserialize)]
@@ -130,28 +120,6 @@ async fn look(
         suspended: account.suspended,
         name: account.name,
     })
-}
-
-fn steps(account: &ListedAccount, default: &PlatformDefault) -> Vec<Step> {
-    let decided = ShownRoute::of(account.gateways.clone(), default).set_by;
-    let step = |scope: Scope, title, name: String, address: Option<ShownAddress>| Step {
-        scope: title,
-        name,
-        address,
-        is_platform: scope == Scope::Platform,
-        applies: scope == decided,
-    };
-    let shown = |gateway: &Option<GatewayAddress>| gateway.as_ref().map(ShownAddress::from);
-    let platform = match default {
-        PlatformDefault::Mx => None,
-        PlatformDefault::Smarthost(address) => Some(address.into()),
-    };
-    vec![
-        step(Scope::User, "User", String::new(), shown(&account.gateways.user)),
-        step(Scope::Domain, "Domain", account.user_id.domain().to_unicode(), shown(&account.gateways.domain)),
-        step(Scope::Organization, "Organization", String::new(), shown(&account.gateways.organization)),
-        step(Scope::Platform, "Platform", String::new(), platform),
-    ]
 }
 
 async fn save(

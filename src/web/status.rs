@@ -12,6 +12,7 @@ use crate::{
     policy::routing::{PlatformDefault, Scope},
     store::{
         self,
+        account::RecentEdit,
         change::{Progress, RecentChange},
         organization::Summary,
         selected_accounts::ChangedAccounts,
@@ -232,4 +233,49 @@ pub fn of_selected(change: &ChangedAccounts, progress: &Progress) -> StatusLine 
 /// A change of the gateways of many users that found all of them as they were to become.
 pub fn unchanged_selected() -> StatusLine {
     StatusLine::new("Nothing changed.").words("All of these accounts were so already.")
+}
+
+/// After a change of an account itself, or of many.
+pub fn of_edit(edit: &RecentEdit, progress: &Progress) -> StatusLine {
+    let line = StatusLine::new("Saved.");
+    if edit.superseded {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    let (subject, before, after) = (edit.subject.as_str(), said(&edit.before), said(&edit.after));
+    let line = match edit.action.as_str() {
+        "account.add" => line.name(&shown(subject)).words(" is added."),
+        "account.rename" => line
+            .name(&shown(before))
+            .words(" is now ")
+            .name(&shown(after))
+            .words(". The old address stays as a further address."),
+        "account.name" if after.is_empty() => line.name(&shown(subject)).words(" has no name any more."),
+        "account.name" => line.words("The name of ").name(&shown(subject)).words(" is now ").name(after).words("."),
+        "account.suspend" => line.name(&shown(subject)).words(" is suspended: its mail is refused."),
+        "account.activate" => line.name(&shown(subject)).words(" is active: it may send mail."),
+        "account.addresses" if after.is_empty() => {
+            line.name(&shown(subject)).words(" has no further addresses any more.")
+        }
+        "account.addresses" => line.words("The further addresses of ").name(&shown(subject)).words(" are changed."),
+        "account.delete" => {
+            line.name(&shown(subject)).words(" is deleted. Mail from its addresses follows their domain.")
+        }
+        "accounts.import" => line.words(format!("The file is imported: {after}.")),
+        _ => line.words("Accounts were changed."),
+    };
+    line.live(progress)
+}
+
+fn said(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or_default()
+}
+
+/// A User ID of an audit entry, for people.
+fn shown(user_id: &str) -> String {
+    user_id.parse().map_or_else(|_| user_id.to_owned(), |mailbox| wording::user_id(&mailbox))
+}
+
+/// A save of an account that set what was set already.
+pub fn unchanged_edit() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("The account was so already.")
 }

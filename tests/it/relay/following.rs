@@ -6,7 +6,6 @@ use std::time::Duration;
 use outgate::{
     mail::id::{AccountId, RelayId, Revision},
     policy::{
-        account_file,
         facts::{Decision, RoutingFacts},
         routing::{NextHop, PlatformDefault},
     },
@@ -211,7 +210,7 @@ async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
     let acme = installation.organization("acme").await;
     let relay = Following::start(&installation, "one").await;
     // The change says which addresses there were, says something else, or says nothing.
-    let befores = [json!({ "addresses": ["u@acme.example", "x@acme.example"] }), json!({ "user_id": "u" }), json!(1)];
+    let befores = [json!({ "addresses": ["u@acme.example", "x@acme.example"] }), json!({ "else": "u" }), json!(1)];
     for before in befores {
         let user = installation.account(&acme, "u@acme.example", &["x@acme.example"]).await;
         installation.set_gateway(&acme, &PointerScope::Account(user), "own.example").await;
@@ -242,6 +241,37 @@ async fn addresses_that_an_account_loses_lead_to_it_no_longer(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_renamed_account_keeps_its_route_at_both_addresses_and_a_deleted_one_loses_it(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["a@acme.example"]).await;
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "ann.example").await;
+    let relay = Following::start(&installation, "one").await;
+    relay.until_live(&installation).await;
+    let begin = async || OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+
+    let new = "ann.lee@acme.example".parse().unwrap();
+    store::account::rename(begin().await, ann, &new, None, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+    for address in ["ann.lee@acme.example", "ann@acme.example", "a@acme.example"] {
+        assert_eq!(way_of(&relay.table, address), "ann.example", "{address}");
+    }
+    store::account::set_addresses(begin().await, ann, &[], None, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann.lee@acme.example"), "ann.example");
+    assert_eq!(way_of(&relay.table, "ann@acme.example"), "platform");
+
+    store::account::set_status(begin().await, ann, true, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann.lee@acme.example"), "AccountSuspended");
+    store::account::set_status(begin().await, ann, false, "operator").await.unwrap();
+    store::account::delete(begin().await, ann, None, "operator").await.unwrap();
+    relay.until_live(&installation).await;
+    assert_eq!(way_of(&relay.table, "ann.lee@acme.example"), "platform");
+    relay.stop().await;
+}
+
+#[sqlx::test]
 async fn an_alias_that_an_import_takes_away_or_moves_is_followed(db: PgPool) {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;
@@ -254,9 +284,7 @@ async fn an_alias_that_an_import_takes_away_or_moves_is_followed(db: PgPool) {
     assert_eq!(way_of(&relay.table, "news@acme.example"), "ann.example");
 
     let file = "user_id,aliases\nann@acme.example,-\nbob@acme.example,sales@acme.example\n";
-    let rows = account_file::read(file.as_bytes()).unwrap();
-    let transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
-    store::account_file::import(transaction, &rows, "operator").await.unwrap();
+    installation.import(&acme, file, false, None).await.unwrap();
     relay.until_live(&installation).await;
 
     assert_eq!(way_of(&relay.table, "news@acme.example"), "platform");

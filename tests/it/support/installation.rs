@@ -4,10 +4,16 @@
 use outgate::{
     mail::{
         GatewayAddress, Mailbox,
-        id::{AccountId, OrganizationId},
+        id::{AccountId, ImportId, OrganizationId},
     },
-    policy::Role,
-    store::{self, OrganizationTransaction, WebStore, account::NewAccount, gateway::PointerScope},
+    policy::{Role, gateway_network::AllowedNetworks},
+    store::{
+        self, OrganizationTransaction, WebStore,
+        account::NewAccount,
+        account_file::NewImport,
+        account_import::{ImportError, Staged},
+        gateway::PointerScope,
+    },
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
@@ -58,6 +64,26 @@ impl Installation {
         };
         let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
         store::account::add(transaction, &account, "operator").await.unwrap().0
+    }
+
+    /// Imports a CSV file as the operator would; `sync` also removes what it does not name.
+    pub async fn import(
+        &self,
+        tenant: &Tenant,
+        file: &str,
+        sync: bool,
+        removals: Option<i64>,
+    ) -> Result<Staged, ImportError> {
+        let import = NewImport {
+            id: ImportId::new(),
+            file_name: "accounts.csv".to_owned(),
+            remove_missing: sync,
+            started_by: "operator".to_owned(),
+            allowed: AllowedNetworks::default(),
+        };
+        let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
+        let file = std::io::Cursor::new(file.as_bytes().to_vec());
+        store::account_import::import(transaction, &import, file, removals).await.map(|(staged, _)| staged)
     }
 
     /// Points a scope at a gateway as the operator would; `""` deletes.
