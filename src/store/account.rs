@@ -126,6 +126,7 @@ struct Row {
     user_gateway: Option<GatewayAddress>,
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
+    must_use_gateway: bool,
 }
 
 impl From<Row> for ListedAccount {
@@ -134,6 +135,7 @@ impl From<Row> for ListedAccount {
             user: row.user_gateway,
             domain: row.domain_gateway,
             organization: row.organization_gateway,
+            must_use: row.must_use_gateway,
         };
         Self { id: row.id, user_id: row.user_id, name: row.name, suspended: row.suspended, gateways }
     }
@@ -161,7 +163,7 @@ pub(super) async fn with_gateways(
                account.status = 'suspended' as "suspended!",
                own.address as "user_gateway?: GatewayAddress",
                of_domain.address as "domain_gateway?: GatewayAddress",
-               of_all.address as "organization_gateway?: GatewayAddress"
+               of_all.address as "organization_gateway?: GatewayAddress", organization.must_use_gateway
         from mail_account account
         join organization on organization.id = account.organization_id
         join mail_domain domain on domain.organization_id = account.organization_id and domain.name = account.domain

@@ -14,7 +14,12 @@ use crate::{
         DomainName, GatewayAddress, Mailbox,
         id::{AccountId, AdministratorId, ChangeId, GatewayId, JobId, OrganizationId, QueueId, RelayId, Revision},
     },
-    policy::{Role, facts::TlsMode},
+    policy::{
+        Role,
+        facts::TlsMode,
+        routing::Scope,
+        waiting::{Choice, HeldBecause},
+    },
 };
 
 /// Written by `Display`, read by `FromStr`.
@@ -79,7 +84,7 @@ macro_rules! wrapped_column {
     )+};
 }
 
-text_column!(DomainName, GatewayAddress, Mailbox, Role, TlsMode);
+text_column!(Choice, DomainName, GatewayAddress, HeldBecause, Mailbox, Role, Scope, TlsMode);
 wrapped_column!(
     AccountId(Uuid),
     AdministratorId(Uuid),

@@ -7,10 +7,14 @@ use sqlx::PgConnection;
 use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Committed, Subject},
+    held_mail,
 };
-use crate::mail::{
-    DomainName, GatewayAddress, Mailbox,
-    id::{AccountId, GatewayId, OrganizationId},
+use crate::{
+    mail::{
+        DomainName, GatewayAddress, Mailbox,
+        id::{AccountId, GatewayId, OrganizationId},
+    },
+    policy::waiting::Choice,
 };
 
 /// Where a pointer is set.
@@ -42,10 +46,23 @@ pub enum Set {
 
 /// Points a scope at the organization's gateway with this address, made if it is new; `None`
 /// deletes the pointer. The gateway itself stays: other scopes may use it, and its history is kept.
+/// Mail that waits for it because of this pointer goes on waiting.
 pub async fn set(
+    transaction: OrganizationTransaction,
+    scope: &PointerScope,
+    address: Option<&GatewayAddress>,
+    actor: &str,
+) -> Result<Set> {
+    set_choosing(transaction, scope, address, None, actor).await
+}
+
+/// The same, with what becomes of mail that waits for the gateway by a pointer that is deleted; `None`: it goes on
+/// waiting until this scope has a gateway again, or somebody decides.
+pub async fn set_choosing(
     mut transaction: OrganizationTransaction,
     scope: &PointerScope,
     address: Option<&GatewayAddress>,
+    waiting: Option<Choice>,
     actor: &str,
 ) -> Result<Set> {
     let organization = transaction.organization();
@@ -61,6 +78,9 @@ pub async fn set(
         None => None,
     };
     point(&mut transaction, organization, scope, gateway).await?;
+    if let (Some(deleted), None) = (before.gateway, gateway) {
+        held_mail::choose_by_pointer(&mut transaction, organization, scope, deleted, waiting).await?;
+    }
     items.push(ChangeItem {
         subject: scope.subject(),
         key: scope.key(organization),

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     mail::id::ChangeId,
-    policy::routing::SenderGateways,
     store::{self, change::Subject, domain::ListedDomain, gateway::PointerScope, organization::Summary},
 };
 
@@ -101,13 +100,12 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     .await?
     .offering(&here(&inside.access.slug), after.gateway.as_deref());
     drop(transaction);
-    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     let domains = with_gateway(&domains);
     Ok(OutboundMailGateway {
         console: Console::new(inside, LABEL),
         status,
         field,
-        route: ShownRoute::of(gateways, default),
+        route: ShownRoute::of(summary.gateways(), default),
         summary,
         more_domains: domains.len().saturating_sub(NAMED_DOMAINS),
         domains: domains.into_iter().take(NAMED_DOMAINS).collect(),

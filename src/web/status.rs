@@ -185,6 +185,7 @@ pub fn of_account(
 /// Ends the sentence with the gateway that a user follows.
 fn follows(line: StatusLine, route: ShownRoute) -> StatusLine {
     match (route.set_by, route.address) {
+        (_, None) if route.is_held => line.words("its mail is held until one applies."),
         (_, None) => line.words("sends directly to recipients' servers."),
         (Scope::Platform, Some(address)) => {
             line.words("sends through the platform's server ").address(address).words(".")

@@ -12,10 +12,7 @@ use super::{
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
-use crate::{
-    policy::routing::SenderGateways,
-    store::{self, organization::Summary},
-};
+use crate::store::{self, organization::Summary};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get("/{organization}/web-mail-cloud", show)]
@@ -35,10 +32,9 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let mut transaction = app.store.begin(&inside.access).await?;
     let summary = store::organization::summary(&mut transaction, inside.access.organization()).await?;
     drop(transaction);
-    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     page(&WebMailCloud {
         console: Console::new(&inside, "Web Mail Cloud"),
-        route: ShownRoute::of(gateways, &app.settings.platform_default),
+        route: ShownRoute::of(summary.gateways(), &app.settings.platform_default),
         gateway: summary.gateway.as_ref().map(ShownAddress::from),
         summary,
     })
