@@ -12,7 +12,7 @@ use super::{
 use crate::{
     mail::{
         DomainName, GatewayAddress,
-        id::{AccountId, GatewayId, OrganizationId},
+        id::{AccountId, ChangeId, GatewayId, OrganizationId},
     },
     policy::{
         routing::Scope,
@@ -199,4 +199,81 @@ pub async fn choose(
     };
     let committed = transaction.commit_change(&[], audit).await?;
     Ok(Some((messages, committed)))
+}
+
+/// How many messages are held about which nobody has decided yet.
+pub async fn count(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from queued_message
+           where organization_id = $1 and state = 'held' and choice is null"#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// A decision about held mail, as the page that made it reports on it.
+#[derive(Debug, Clone)]
+pub struct RecentChoice {
+    /// How many messages, in words.
+    pub subject: String,
+    pub choice: Choice,
+}
+
+/// A decision that the organization made within the last ten minutes.
+pub async fn recent(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+) -> Result<Option<RecentChoice>> {
+    let found = sqlx::query!(
+        r#"
+        select audit_entry.subject, audit_entry.action = 'mail.return' as "is_return!"
+        from change
+        join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        where change.organization_id = $1 and change.id = $2
+          and change.committed_at > now() - interval '10 minutes'
+          and audit_entry.action in ('mail.release', 'mail.return')
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(found.map(|row| RecentChoice {
+        subject: row.subject,
+        choice: if row.is_return { Choice::Return } else { Choice::Send },
+    }))
+}
+
+/// The mail that waits for one gateway.
+#[derive(Debug, Clone)]
+pub struct WaitingForGateway {
+    pub messages: i64,
+    /// Those of them that are held.
+    pub held: i64,
+    /// When the oldest was accepted; `None` if there is none.
+    pub since: Option<OffsetDateTime>,
+    /// What was last said of the newest of them.
+    pub last_reply: Option<String>,
+}
+
+/// What waits for one gateway, whoever points at it.
+pub async fn waiting_for(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    gateway: GatewayId,
+) -> Result<WaitingForGateway> {
+    sqlx::query_as!(
+        WaitingForGateway,
+        r#"
+        select count(*) as "messages!", count(*) filter (where state = 'held') as "held!", min(accepted_at) as since,
+               (array_agg(last_reply order by accepted_at desc) filter (where last_reply is not null))[1] as last_reply
+        from queued_message where organization_id = $1 and waits_for = $2
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+    )
+    .fetch_one(db)
+    .await
 }
