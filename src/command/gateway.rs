@@ -1,10 +1,13 @@
 //! `outgate gateway`: what the form at three scopes does, for scripts and for the operator.
 //! Called by `main`; shares parser, network check and change with the pages.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use outgate::{
     mail::{DomainName, GatewayAddress, Mailbox},
-    policy::gateway_network::{self, AllowedNetworks},
+    policy::{
+        gateway_network::{self, AllowedNetworks},
+        waiting::Choice,
+    },
     store::{
         self, OrganizationTransaction,
         gateway::{PointerScope, Set},
@@ -29,7 +32,43 @@ pub enum Gateway {
         slug: String,
         #[command(flatten)]
         whose: Whose,
+        /// What becomes of mail that waits for it
+        #[arg(long, value_enum, default_value_t = Waiting::Keep)]
+        waiting: Waiting,
     },
+    /// Say whether mail must leave through a gateway: then a sender without one is held, never sent directly
+    Require {
+        /// The organization's slug
+        slug: String,
+        #[arg(value_enum)]
+        required: YesNo,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Waiting {
+    /// It stays until there is a gateway again
+    Keep,
+    /// By whatever applies now
+    Send,
+    /// Back to its sender
+    Return,
+}
+
+impl Waiting {
+    fn choice(self) -> Option<Choice> {
+        match self {
+            Self::Keep => None,
+            Self::Send => Some(Choice::Send),
+            Self::Return => Some(Choice::Return),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum YesNo {
+    Yes,
+    No,
 }
 
 #[derive(Debug, Args)]
@@ -44,12 +83,13 @@ pub struct Whose {
 }
 
 pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
-    let (slug, whose, address) = match command {
+    let (slug, whose, address, waiting) = match command {
         Gateway::Set { slug, whose, address } => {
             gateway_network::check_address(&address, allowed)?;
-            (slug, whose, Some(address))
+            (slug, whose, Some(address), None)
         }
-        Gateway::Delete { slug, whose } => (slug, whose, None),
+        Gateway::Delete { slug, whose, waiting } => (slug, whose, None, waiting.choice()),
+        Gateway::Require { slug, required } => return require(owner, &slug, required == YesNo::Yes).await,
     };
     let mut transaction = super::begin(owner, &slug).await?;
     let scope = scope(&mut transaction, &slug, &whose).await?;
@@ -58,7 +98,7 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
         (None, Some(domain)) => domain.to_unicode(),
         (None, None) => "all users".to_owned(),
     };
-    match store::gateway::set(transaction, &scope, address.as_ref(), super::OPERATOR).await? {
+    match store::gateway::set_choosing(transaction, &scope, address.as_ref(), waiting, super::OPERATOR).await? {
         Set::NotFound => anyhow::bail!("{slug} has no {of}"),
         Set::Unchanged => println!("Nothing changed: it was so already."),
         Set::Changed(committed) => match address {
@@ -71,6 +111,20 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
             }
             None => println!("The gateway of {of} is deleted. Revision {}.", committed.revision),
         },
+    }
+    Ok(())
+}
+
+async fn require(owner: &PgPool, slug: &str, required: bool) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    match store::gateway::set_must_use(transaction, required, super::OPERATOR).await? {
+        Set::NotFound | Set::Unchanged => println!("Nothing changed: it was so already."),
+        Set::Changed(committed) if required => {
+            println!("Mail of {slug} must now leave through a gateway. Revision {}.", committed.revision);
+        }
+        Set::Changed(committed) => {
+            println!("Mail of {slug} may now leave without a gateway. Revision {}.", committed.revision);
+        }
     }
     Ok(())
 }

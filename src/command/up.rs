@@ -8,7 +8,7 @@ use clap::Args;
 use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings},
     mail::id::Revision,
-    policy::routing::PlatformDefault,
+    policy::{explanation::Told, routing::PlatformDefault},
     relay::{Relay, demonstration_gateway, routing_table::RoutingTable},
     store::{self, WebStore},
     web,
@@ -18,7 +18,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     demo::{self, Gateways},
-    route,
     serve::{self, relay_settings, web_settings},
     store::Store,
 };
@@ -176,7 +175,7 @@ async fn bind_demo(gateways: Gateways) -> anyhow::Result<DemoListeners> {
 fn run_demo(listeners: DemoListeners, table: &Arc<RoutingTable>, parts: &TaskTracker, stop: &CancellationToken) {
     for (name, listener) in listeners {
         let (table, stop) = (Arc::clone(table), stop.clone());
-        let why = move |sender: &str| route::in_words(sender, None, table.decide(sender));
+        let why = move |sender: &str| table.explain(sender).sentence(None, Told::Operator);
         let report = |arrival: demonstration_gateway::Arrival| print(&arrival);
         parts.spawn(async move {
             if let Err(error) = demonstration_gateway::run(name, listener, why, report, stop).await {

@@ -39,6 +39,8 @@ pub enum Cause {
     Refused,
     /// It waited for so many days.
     Expired(i64),
+    /// An administrator of the sender's organization returned it while it was held.
+    Returned,
 }
 
 impl Notification<'_> {
@@ -114,12 +116,16 @@ fn happened(failure: &Failure) -> String {
         Cause::Expired(days) => {
             format!("It could not be delivered within {days} days. The last trouble was: {}", failure.reason)
         }
+        Cause::Returned => {
+            format!("An administrator of your organization returned it while it was held: {}", failure.reason)
+        }
     }
 }
 
 fn advice(failure: &Failure) -> &'static str {
     let status = status_code(failure);
     match (failure.cause, status.as_str()) {
+        (Cause::Returned, _) => "Ask your administrator which route your mail takes now, then send the message again.",
         (Cause::Expired(_), _) => "Send the message again, or ask your administrator what is wrong with this route.",
         (_, "5.3.4" | "5.2.3") => "Send a smaller message, or a link to what it carries.",
         (_, "5.1.1" | "5.1.2" | "5.1.3" | "5.1.10") => "Check the address for mistakes and send the message again.",
@@ -139,9 +145,12 @@ fn quoted_reply(reason: &str) -> Option<&str> {
 
 /// RFC 3463: the status that the reply has, else that of its class.
 fn status_code(failure: &Failure) -> String {
-    if let Cause::Expired(_) = failure.cause {
+    match failure.cause {
         // RFC 3463 §3.5: delivery time expired.
-        return "5.4.7".to_owned();
+        Cause::Expired(_) => return "5.4.7".to_owned(),
+        // RFC 3463 §3.5: something about the route that has no code of its own.
+        Cause::Returned => return "5.4.0".to_owned(),
+        Cause::Refused => {}
     }
     let reply = quoted_reply(&failure.reason).unwrap_or(&failure.reason);
     let enhanced = reply.split_whitespace().take(5).find(|word| {

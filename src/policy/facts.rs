@@ -41,6 +41,8 @@ pub struct Gateway {
 pub struct OrganizationFacts {
     pub suspended: bool,
     pub gateway: Option<GatewayId>,
+    /// A sender without a gateway is held instead of following the platform's default.
+    pub must_use_gateway: bool,
 }
 
 /// What routing needs to know of a mail domain.
@@ -77,6 +79,16 @@ pub enum Decision {
     OrganizationSuspended,
     AccountSuspended,
     Route(SenderRoute),
+}
+
+/// Whose mail it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub organization: OrganizationId,
+    /// The address that decides, in canonical form.
+    pub sender: Mailbox,
+    /// `None`: an address of the domain that no account has.
+    pub account: Option<AccountId>,
 }
 
 /// Whose mail it is and where it goes.
@@ -129,48 +141,75 @@ impl RoutingFacts {
         self.addresses.len()
     }
 
-    /// Decides for one reverse-path. The organization is that of its domain; an address that a
-    /// bounce form was made from counts only within that organization, so that nobody takes
-    /// another tenant's route by spelling its address inside one of his own.
+    /// Decides for one reverse-path.
     pub fn decide(&self, reverse_path: &str, default: &PlatformDefault) -> Decision {
+        match self.find(reverse_path) {
+            Some(found) => self.decide_for(found, default),
+            None => Decision::UnknownDomain,
+        }
+    }
+
+    /// Whose mail a reverse-path is; `None` if its domain is nobody's. The organization is that of its domain; an
+    /// address that a bounce form was made from counts only within that organization, so that nobody takes
+    /// another tenant's route by spelling its address inside one of his own.
+    pub fn find(&self, reverse_path: &str) -> Option<Found> {
         let candidates = sender::candidates(reverse_path);
-        let Some(given) = candidates.first() else { return Decision::UnknownDomain };
-        let Some(organization) = self.domains.get(given.domain()).map(|domain| domain.organization) else {
-            return Decision::UnknownDomain;
-        };
+        let given = candidates.first()?;
+        let organization = self.domains.get(given.domain())?.organization;
         let known = candidates.iter().find_map(|candidate| {
             let domain = self.domains.get(candidate.domain())?;
             (domain.organization == organization).then(|| Some((candidate, self.account_of(candidate)?)))?
         });
-        let (sender, account) = match known {
-            Some((sender, account)) => (sender.clone(), Some(account)),
-            None => (given.clone(), None),
-        };
-        self.decide_for(organization, sender, account, default)
+        Some(match known {
+            Some((sender, account)) => Found { organization, sender: sender.clone(), account: Some(account) },
+            None => Found { organization, sender: given.clone(), account: None },
+        })
     }
 
-    fn decide_for(
-        &self,
-        organization: OrganizationId,
-        sender: Mailbox,
-        account: Option<AccountId>,
-        default: &PlatformDefault,
-    ) -> Decision {
-        let of_organization = self.organizations.get(&organization);
-        if of_organization.is_none_or(|facts| facts.suspended) {
+    fn decide_for(&self, found: Found, default: &PlatformDefault) -> Decision {
+        if self.is_suspended(found.organization) {
             return Decision::OrganizationSuspended;
         }
-        let of_account = account.and_then(|account| self.accounts.get(&account));
-        if of_account.is_some_and(|facts| facts.suspended) {
+        if self.is_account_suspended(found.account) {
             return Decision::AccountSuspended;
         }
-        let gateway = |id: Option<GatewayId>| id.and_then(|id| self.gateways.get(&id).cloned());
-        let gateways = SenderGateways {
-            user: gateway(of_account.and_then(|facts| facts.gateway)),
-            domain: gateway(self.domains.get(sender.domain()).and_then(|facts| facts.gateway)),
-            organization: gateway(of_organization.and_then(|facts| facts.gateway)),
-        };
-        Decision::Route(SenderRoute { organization, account, sender, route: route(gateways, default) })
+        let route = route(self.gateways(&found), default);
+        let Found { organization, sender, account } = found;
+        Decision::Route(SenderRoute { organization, account, sender, route })
+    }
+
+    /// The gateways that apply to a sender, whether or not it may send.
+    pub fn gateways(&self, found: &Found) -> SenderGateways<Arc<Gateway>> {
+        let of_account = found.account.and_then(|account| self.accounts.get(&account));
+        SenderGateways {
+            user: self.gateway(of_account.and_then(|facts| facts.gateway)),
+            domain: self.gateway(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
+            ..self.gateways_of_all(found.organization)
+        }
+    }
+
+    /// What applies to everybody in an organization.
+    pub fn gateways_of_all(&self, organization: OrganizationId) -> SenderGateways<Arc<Gateway>> {
+        let facts = self.organizations.get(&organization);
+        SenderGateways {
+            user: None,
+            domain: None,
+            organization: self.gateway(facts.and_then(|facts| facts.gateway)),
+            must_use: facts.is_some_and(|facts| facts.must_use_gateway),
+        }
+    }
+
+    fn gateway(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
+        id.and_then(|id| self.gateways.get(&id).cloned())
+    }
+
+    /// Whether an organization sends nothing. One that is unknown does not either.
+    pub fn is_suspended(&self, organization: OrganizationId) -> bool {
+        self.organizations.get(&organization).is_none_or(|facts| facts.suspended)
+    }
+
+    fn is_account_suspended(&self, account: Option<AccountId>) -> bool {
+        account.and_then(|account| self.accounts.get(&account)).is_some_and(|facts| facts.suspended)
     }
 }
 

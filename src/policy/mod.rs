@@ -2,6 +2,7 @@
 //! that the pages and the command line explain.
 
 pub mod account_file;
+pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
@@ -9,5 +10,6 @@ pub mod retry;
 pub mod role;
 pub mod routing;
 pub mod sender;
+pub mod waiting;
 
 pub use role::Role;

@@ -1,7 +1,7 @@
 //! Where a sender's mail goes, and why. One pure function, which the relay, the pages and
 //! `outgate route explain` all call.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::mail::GatewayAddress;
 
@@ -13,6 +13,25 @@ pub enum Scope {
     Organization,
     /// No gateway is set at any scope: the platform's default applies.
     Platform,
+}
+
+/// Not one of the four scopes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("“{0}” is not a scope")]
+pub struct ScopeError(String);
+
+impl FromStr for Scope {
+    type Err = ScopeError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "user" => Ok(Self::User),
+            "domain" => Ok(Self::Domain),
+            "organization" => Ok(Self::Organization),
+            "platform" => Ok(Self::Platform),
+            _ => Err(ScopeError(word.to_owned())),
+        }
+    }
 }
 
 impl fmt::Display for Scope {
@@ -32,6 +51,8 @@ pub struct SenderGateways<G> {
     pub user: Option<G>,
     pub domain: Option<G>,
     pub organization: Option<G>,
+    /// The organization's mail must leave through a gateway: without one it goes nowhere.
+    pub must_use: bool,
 }
 
 /// Where mail without a gateway goes: the operator's choice.
@@ -48,6 +69,8 @@ pub enum PlatformDefault {
 pub enum NextHop<G> {
     Gateway(G),
     Platform(PlatformDefault),
+    /// Nowhere: the organization's mail must leave through a gateway, and none is set. It is held.
+    Nowhere,
 }
 
 /// The next hop, and which scope decided it.
@@ -69,6 +92,8 @@ pub fn route<G>(gateways: SenderGateways<G>, default: &PlatformDefault) -> Route
 
     match nearest {
         Some((gateway, set_by)) => Route { next_hop: NextHop::Gateway(gateway), set_by },
+        // Who must use a gateway never goes by the default: that choice is the organization's.
+        None if gateways.must_use => Route { next_hop: NextHop::Nowhere, set_by: Scope::Organization },
         None => Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform },
     }
 }

@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use crate::{
     mail::id::Revision,
     policy::{
+        explanation::Explanation,
         facts::{Decision, RoutingFacts},
         routing::PlatformDefault,
+        waiting::{self, Onward, Waits},
     },
 };
 
@@ -75,6 +77,16 @@ impl RoutingTable {
     /// Where mail of this sender goes now.
     pub fn decide(&self, sender: &str) -> Decision {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).decide(sender, &self.default)
+    }
+
+    /// The same with its reasons.
+    pub fn explain(&self, sender: &str) -> Explanation {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).explain(sender, &self.default)
+    }
+
+    /// Where mail that waits goes now, or why it is held.
+    pub fn onward(&self, waits: &Waits<'_>) -> Onward {
+        waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
     }
 
     /// Changes facts, all at once for every reader.

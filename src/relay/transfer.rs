@@ -24,7 +24,8 @@ use crate::{
         facts::{Decision, SenderRoute},
         fault::Fault,
         retry,
-        routing::{NextHop, PlatformDefault},
+        routing::{NextHop, PlatformDefault, Scope},
+        waiting::HeldBecause,
     },
     store::queue::{QueuedMessage, State},
 };
@@ -51,13 +52,18 @@ pub struct TransferSettings {
     pub handover_wait: Duration,
 }
 
-/// Where a message can go while the client waits.
+/// Where a message can go while the client waits, and whose it is.
 enum Way {
-    Peer(OrganizationId, Peer),
+    Peer(SenderRoute, Peer),
     /// Only by way of the queue.
-    Queue(OrganizationId, Option<GatewayId>),
+    Queue(SenderRoute, WaitsFor),
+    /// Nowhere until a gateway is set.
+    Held(SenderRoute),
     Refused(Reply),
 }
+
+/// A gateway, and the scope whose pointer led to it; neither for the platform's default.
+type WaitsFor = (Option<GatewayId>, Option<Scope>);
 
 impl Transfer {
     pub fn new(table: Arc<RoutingTable>, handover: Arc<Handover>, queue: Queue, settings: TransferSettings) -> Self {
@@ -76,22 +82,25 @@ impl Transfer {
             source: &source,
         };
         loop {
-            let organization = match self.way(&message.sender) {
-                Way::Peer(organization, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(entry(&message, organization), peer.gateway_id(), now).await;
+            let whose = match self.way(&message.sender) {
+                Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
+                    return self.queue_for_now(entry(&message, &whose), waits_for(&peer), now).await;
                 }
-                Way::Peer(organization, _) => organization,
-                Way::Queue(organization, gateway) => {
-                    return self.queue_for_now(entry(&message, organization), gateway, now).await;
+                Way::Peer(whose, _) => whose,
+                Way::Queue(whose, waits) => return self.queue_for_now(entry(&message, &whose), waits, now).await,
+                Way::Held(whose) => {
+                    let entry = entry(&message, &whose);
+                    let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
+                    return self.commit_outcome(entry, &held, now).await;
                 }
                 Way::Refused(reply) => return reply,
             };
             let route = || match self.way(&message.sender) {
-                Way::Peer(owner, peer) if owner == organization => Ok(peer),
+                Way::Peer(other, peer) if other.organization == whose.organization => Ok(peer),
                 _ => Err(()),
             };
             let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
-            if let Some(reply) = self.reply(&message, organization, begun, now).await {
+            if let Some(reply) = self.reply(&message, &whose, begun, now).await {
                 return reply.for_client(message.envelope.parameters.smtputf8);
             }
         }
@@ -101,20 +110,20 @@ impl Transfer {
     async fn reply(
         &self,
         message: &Message,
-        organization: OrganizationId,
+        whose: &SenderRoute,
         begun: Begun<()>,
         now: OffsetDateTime,
     ) -> Option<Reply> {
-        let entry = || entry(message, organization);
+        let entry = || entry(message, whose);
         Some(match begun {
             Begun::Detour(()) => return None,
-            Begun::Open(transaction) => self.send(message, organization, *transaction, now).await,
+            Begun::Open(transaction) => self.send(message, whose, *transaction, now).await,
             Begun::Failing(peer, failing) => {
                 let places = places(message.envelope.forward_paths.len());
                 let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places);
                 self.commit_outcome(entry(), &attempted, now).await
             }
-            Begun::Busy(peer) => self.queue_for_now(entry(), peer.gateway_id(), now).await,
+            Begun::Busy(peer) => self.queue_for_now(entry(), waits_for(&peer), now).await,
             Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
                 Some(refusal) => refusal,
                 None => {
@@ -128,20 +137,30 @@ impl Transfer {
 
     fn way(&self, sender: &str) -> Way {
         let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
-        let SenderRoute { organization, route, .. } = match self.table.decide(sender) {
+        let whose = match self.table.decide(sender) {
             Decision::Route(route) => route,
             // The client was told at MAIL; these have changed since then.
             Decision::UnknownDomain => return refused("the sender's domain is not one that this relay sends for"),
             Decision::OrganizationSuspended => return refused("the sender's organization is suspended"),
             Decision::AccountSuspended => return refused("the sender's account is suspended"),
         };
-        match (route.next_hop, self.settings.handover) {
-            (NextHop::Gateway(gateway), true) => Way::Peer(organization, Peer::gateway(&gateway)),
-            (NextHop::Gateway(gateway), false) => Way::Queue(organization, Some(gateway.id)),
-            (NextHop::Platform(PlatformDefault::Smarthost(address)), true) => {
-                Way::Peer(organization, Peer::smarthost(&address))
+        let set_by = whose.route.set_by;
+        match (&whose.route.next_hop, self.settings.handover) {
+            (NextHop::Gateway(gateway), true) => {
+                let peer = Peer::gateway(gateway, set_by);
+                Way::Peer(whose, peer)
             }
-            (NextHop::Platform(_), _) => Way::Queue(organization, None),
+            (NextHop::Gateway(gateway), false) => {
+                let waits = (Some(gateway.id), Some(set_by));
+                Way::Queue(whose, waits)
+            }
+            (NextHop::Platform(PlatformDefault::Smarthost(address)), true) => {
+                let peer = Peer::smarthost(address);
+                Way::Peer(whose, peer)
+            }
+            (NextHop::Platform(_), _) => Way::Queue(whose, (None, None)),
+            // Never around a gateway that has to be there: it waits until one is set.
+            (NextHop::Nowhere, _) => Way::Held(whose),
         }
     }
 
@@ -149,22 +168,22 @@ impl Transfer {
     async fn send(
         &self,
         message: &Message,
-        organization: OrganizationId,
+        whose: &SenderRoute,
         mut transaction: Transaction,
         now: OffsetDateTime,
     ) -> Reply {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(entry(message, organization), transaction, now).await;
+            return self.send_to_some(entry(message, whose), transaction, now).await;
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
         if let Err(failed) = transaction.send_within(limit, &source, now).await {
-            return self.failed(entry(message, organization), &failed, now).await;
+            return self.failed(entry(message, whose), &failed, now).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
-                log_handed_over(message, organization, &transaction.peer, &reply);
+                log_handed_over(message, whose.organization, &transaction.peer, &reply);
                 transaction.finish();
                 reply
             }
@@ -172,9 +191,9 @@ impl Transfer {
                 if failed.is_answer_to_message() {
                     transaction.finish();
                 }
-                self.failed(entry(message, organization), &failed, now).await
+                self.failed(entry(message, whose), &failed, now).await
             }
-            Err(_) => self.await_answer(entry(message, organization), transaction, now).await,
+            Err(_) => self.await_answer(entry(message, whose), transaction, now).await,
         }
     }
 
@@ -214,7 +233,7 @@ impl Transfer {
         entry.message.state = State::AnswerAwaited;
         entry.message.lease = Some(lease);
         entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
-        entry.message.waits_for = transaction.peer.gateway_id();
+        (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
         if self.queue.commit(vec![entry.clone()]).await.is_err() {
             return not_stored();
@@ -246,10 +265,10 @@ impl Transfer {
     }
 
     /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
-    async fn queue_for_now(&self, mut entry: Entry, gateway: Option<GatewayId>, now: OffsetDateTime) -> Reply {
-        entry.message.waits_for = gateway;
+    async fn queue_for_now(&self, mut entry: Entry, waits: WaitsFor, now: OffsetDateTime) -> Reply {
+        (entry.message.waits_for, entry.message.waits_by) = waits;
         let reply = queued_as(&entry.message);
-        let Some(permit) = self.queue.permit((entry.message.organization, gateway)) else {
+        let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
             return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
         };
         let (lease, _held) = self.queue.lease();
@@ -269,18 +288,27 @@ impl Transfer {
     }
 }
 
+fn waits_for(peer: &Peer) -> WaitsFor {
+    (peer.gateway_id(), peer.set_by)
+}
+
 /// The message as the queue would have it, due now.
-fn entry(message: &Message, organization: OrganizationId) -> Entry {
+fn entry(message: &Message, whose: &SenderRoute) -> Entry {
     let queued = QueuedMessage {
-        organization,
+        organization: whose.organization,
         id: message.id,
         state: State::Waiting,
         sender: Some(message.sender.clone()),
+        sender_account: whose.account,
+        sender_domain: Some(whose.sender.domain().clone()),
         reverse_path: message.envelope.reverse_path.clone(),
         recipients: message.envelope.forward_paths.iter().map(Recipient::waiting).collect(),
         parameters: message.envelope.parameters,
         size: message.content.size() as i64,
         waits_for: None,
+        waits_by: None,
+        held_because: None,
+        choice: None,
         attempts: 0,
         last_reply: None,
         accepted_at: message.accepted_at,

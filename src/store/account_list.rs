@@ -227,6 +227,7 @@ struct Read {
     user_gateway: Option<GatewayAddress>,
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
+    must_use_gateway: bool,
     /// Whether a row stands on the other side of where the page begins.
     is_beyond: bool,
 }
@@ -237,6 +238,7 @@ impl Read {
             user: self.user_gateway,
             domain: self.domain_gateway,
             organization: self.organization_gateway,
+            must_use: self.must_use_gateway,
         };
         let needs_gateway = needs_gateway && !self.suspended && gateways.user.is_none() && gateways.domain.is_none();
         Row {
@@ -262,7 +264,7 @@ macro_rules! page_of {
                     account.status = 'suspended' as \"suspended!\",
                     own.address as \"user_gateway?: GatewayAddress\",
                     of_domain.address as \"domain_gateway?: GatewayAddress\",
-                    of_all.address as \"organization_gateway?: GatewayAddress\",
+                    of_all.address as \"organization_gateway?: GatewayAddress\", organization.must_use_gateway,
                     " + $($beyond)+ + " as \"is_beyond!\"
              from account
              join organization on organization.id = $1

@@ -17,7 +17,12 @@ use crate::{
             Revision,
         },
     },
-    policy::{Role, facts::TlsMode},
+    policy::{
+        Role,
+        facts::TlsMode,
+        routing::Scope,
+        waiting::{Choice, HeldBecause},
+    },
 };
 
 /// Written by `Display`, read by `FromStr`.
@@ -82,7 +87,7 @@ macro_rules! wrapped_column {
     )+};
 }
 
-text_column!(DomainName, GatewayAddress, Mailbox, Role, TlsMode);
+text_column!(Choice, DomainName, GatewayAddress, HeldBecause, Mailbox, Role, Scope, TlsMode);
 wrapped_column!(
     AccountId(Uuid),
     AdministratorId(Uuid),

@@ -3,14 +3,19 @@
 
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Committed, Subject},
+    held_mail,
 };
-use crate::mail::{
-    DomainName, GatewayAddress, Mailbox,
-    id::{AccountId, GatewayId, OrganizationId},
+use crate::{
+    mail::{
+        DomainName, GatewayAddress, Mailbox,
+        id::{AccountId, ChangeId, GatewayId, OrganizationId},
+    },
+    policy::waiting::Choice,
 };
 
 /// Where a pointer is set.
@@ -42,10 +47,23 @@ pub enum Set {
 
 /// Points a scope at the organization's gateway with this address, made if it is new; `None`
 /// deletes the pointer. The gateway itself stays: other scopes may use it, and its history is kept.
+/// Mail that waits for it because of this pointer goes on waiting.
 pub async fn set(
+    transaction: OrganizationTransaction,
+    scope: &PointerScope,
+    address: Option<&GatewayAddress>,
+    actor: &str,
+) -> Result<Set> {
+    set_choosing(transaction, scope, address, None, actor).await
+}
+
+/// The same, with what becomes of mail that waits for the gateway by a pointer that is deleted; `None`: it goes on
+/// waiting until this scope has a gateway again, or somebody decides.
+pub async fn set_choosing(
     mut transaction: OrganizationTransaction,
     scope: &PointerScope,
     address: Option<&GatewayAddress>,
+    waiting: Option<Choice>,
     actor: &str,
 ) -> Result<Set> {
     let organization = transaction.organization();
@@ -61,6 +79,9 @@ pub async fn set(
         None => None,
     };
     point(&mut transaction, organization, scope, gateway).await?;
+    if let (Some(deleted), None) = (before.gateway, gateway) {
+        held_mail::choose_by_pointer(&mut transaction, organization, scope, deleted, waiting).await?;
+    }
     items.push(ChangeItem {
         subject: scope.subject(),
         key: scope.key(organization),
@@ -114,7 +135,7 @@ pub async fn pointer(
 }
 
 /// The same, with the row locked, so that two changes of one pointer come one after the other.
-async fn pointer_for_update(
+pub async fn pointer_for_update(
     db: &mut PgConnection,
     organization: OrganizationId,
     scope: &PointerScope,
@@ -299,5 +320,221 @@ pub async fn known_addresses(db: &mut PgConnection, organization: OrganizationId
         organization as OrganizationId,
     )
     .fetch_all(db)
+    .await
+}
+
+/// Says whether the organization's mail must leave through a gateway, as one change.
+pub async fn set_must_use(mut transaction: OrganizationTransaction, must_use: bool, actor: &str) -> Result<Set> {
+    let organization = transaction.organization();
+    let changed = sqlx::query!(
+        "update organization set must_use_gateway = $2 where id = $1 and must_use_gateway <> $2",
+        organization as OrganizationId,
+        must_use,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Ok(Set::Unchanged);
+    }
+    let item = ChangeItem {
+        subject: Subject::Organization,
+        key: organization.to_string(),
+        before: Some(json!({ "must_use_gateway": !must_use })),
+        after: Some(json!({ "must_use_gateway": must_use })),
+    };
+    let in_words = |must_use: bool| Some(if must_use { "yes" } else { "no" }.to_owned());
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "gateway.require",
+        subject: "all users".to_owned(),
+        before: in_words(!must_use),
+        after: in_words(must_use),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// A gateway of the organization, with what it is there for.
+#[derive(Debug, Clone)]
+pub struct GatewayOverview {
+    pub id: GatewayId,
+    pub address: GatewayAddress,
+    pub revision: i64,
+    /// The organization points at it.
+    pub of_all: bool,
+    /// The mail domains that point at it, by name.
+    pub domains: Vec<String>,
+    /// How many accounts have it as their own.
+    pub accounts: i64,
+    /// How many messages wait for it, held ones included.
+    pub waiting: i64,
+}
+
+impl GatewayOverview {
+    /// Whether no scope points at it.
+    pub fn is_unused(&self) -> bool {
+        !self.of_all && self.domains.is_empty() && self.accounts == 0
+    }
+}
+
+/// The organization's gateways by address; only one of them if it is named.
+pub async fn overview(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    only: Option<GatewayId>,
+) -> Result<Vec<GatewayOverview>> {
+    sqlx::query_as!(
+        GatewayOverview,
+        r#"
+        select gateway.id as "id: GatewayId", gateway.address as "address: GatewayAddress", gateway.revision,
+               coalesce(organization.outbound_gateway_id = gateway.id, false) as "of_all!",
+               coalesce(of_domains.names, array[]::text[]) as "domains!",
+               coalesce(of_accounts.accounts, 0) as "accounts!", coalesce(queued.messages, 0) as "waiting!"
+        from gateway
+        join organization on organization.id = gateway.organization_id
+        left join (select outbound_gateway_id as id, array_agg(name order by name) as names from mail_domain
+                   where organization_id = $1 and outbound_gateway_id is not null
+                   group by outbound_gateway_id) as of_domains on of_domains.id = gateway.id
+        left join (select outbound_gateway_id as id, count(*) as accounts from mail_account
+                   where organization_id = $1 and outbound_gateway_id is not null
+                     and ($2::uuid is null or outbound_gateway_id = $2)
+                   group by outbound_gateway_id) as of_accounts on of_accounts.id = gateway.id
+        left join (select waits_for as id, count(*) as messages from queued_message
+                   where organization_id = $1 and waits_for is not null and ($2::uuid is null or waits_for = $2)
+                   group by waits_for) as queued on queued.id = gateway.id
+        where gateway.organization_id = $1 and ($2::uuid is null or gateway.id = $2)
+        order by gateway.address
+        "#,
+        organization as OrganizationId,
+        only as Option<GatewayId>,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// One immutable revision of a gateway.
+#[derive(Debug, Clone)]
+pub struct Revision {
+    pub revision: i64,
+    pub address: GatewayAddress,
+    pub created_at: OffsetDateTime,
+}
+
+/// The revisions of a gateway, the latest first.
+pub async fn revisions(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    gateway: GatewayId,
+) -> Result<Vec<Revision>> {
+    sqlx::query_as!(
+        Revision,
+        r#"
+        select revision, address as "address: GatewayAddress", created_at from gateway_revision
+        where organization_id = $1 and gateway_id = $2
+        order by revision desc
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// The first accounts, by User ID, that have a gateway as their own.
+pub async fn first_accounts(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    gateway: GatewayId,
+    limit: i64,
+) -> Result<Vec<(AccountId, Mailbox)>> {
+    sqlx::query!(
+        r#"
+        select id as "id: AccountId", user_id as "user_id: Mailbox" from mail_account
+        where organization_id = $1 and outbound_gateway_id = $2
+        order by user_id
+        limit $3
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        limit,
+    )
+    .map(|row| (row.id, row.user_id))
+    .fetch_all(db)
+    .await
+}
+
+/// What became of removing a gateway.
+#[derive(Debug, Clone)]
+pub enum Removed {
+    /// The organization has no such gateway.
+    NotFound,
+    /// A scope points at it, or mail waits for it; nothing was changed.
+    InUse,
+    Removed(GatewayAddress, Committed),
+}
+
+/// Removes a gateway with its revisions, as one change, if nobody uses it and no mail waits for it.
+pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId, actor: &str) -> Result<Removed> {
+    let organization = transaction.organization();
+    let removed = sqlx::query!(
+        r#"
+        delete from gateway
+        where organization_id = $1 and id = $2
+          and not exists (select from organization where id = $1 and outbound_gateway_id = $2)
+          and not exists (select from mail_domain where organization_id = $1 and outbound_gateway_id = $2)
+          and not exists (select from mail_account where organization_id = $1 and outbound_gateway_id = $2)
+          and not exists (select from queued_message where organization_id = $1 and waits_for = $2)
+        returning address as "address: GatewayAddress", revision
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+    )
+    .fetch_optional(&mut *transaction)
+    .await;
+    let removed = match removed {
+        // Somebody has pointed at it in this moment.
+        Err(error) if error.as_database_error().is_some_and(|error| error.is_foreign_key_violation()) => {
+            return Ok(Removed::InUse);
+        }
+        removed => removed?,
+    };
+    let Some(removed) = removed else {
+        let is_there = !overview(&mut transaction, organization, Some(gateway)).await?.is_empty();
+        return Ok(if is_there { Removed::InUse } else { Removed::NotFound });
+    };
+    let item = ChangeItem {
+        subject: Subject::Gateway,
+        key: gateway.to_string(),
+        before: Some(json!({ "address": removed.address.to_string(), "revision": removed.revision })),
+        after: None,
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "gateway.remove",
+        subject: removed.address.to_string(),
+        before: Some(removed.address.to_string()),
+        after: None,
+    };
+    let committed = transaction.commit_change(&[item], audit).await?;
+    Ok(Removed::Removed(removed.address, committed))
+}
+
+/// The address of a gateway that this change removed within the last ten minutes.
+pub async fn recently_removed(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+) -> Result<Option<GatewayAddress>> {
+    sqlx::query_scalar!(
+        r#"
+        select audit_entry.subject as "address: GatewayAddress"
+        from change
+        join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        where change.organization_id = $1 and change.id = $2
+          and change.committed_at > now() - interval '10 minutes' and audit_entry.action = 'gateway.remove'
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_optional(db)
     .await
 }

@@ -10,6 +10,7 @@ pub mod change;
 pub mod columns;
 pub mod domain;
 pub mod gateway;
+pub mod held_mail;
 pub mod job;
 pub mod organization;
 pub mod queue;

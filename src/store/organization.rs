@@ -8,7 +8,10 @@ use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Subject},
 };
-use crate::mail::{DomainName, GatewayAddress, id::OrganizationId};
+use crate::{
+    mail::{DomainName, GatewayAddress, id::OrganizationId},
+    policy::routing::SenderGateways,
+};
 
 /// What an organization is called in paths and on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +145,21 @@ pub struct Summary {
     pub following: i64,
     pub administrators: i64,
     pub gateway: Option<GatewayAddress>,
+    /// A sender without a gateway is held instead of following the platform's default.
+    pub must_use_gateway: bool,
+}
+
+impl Summary {
+    /// What applies to everybody who has nothing nearer.
+    pub fn gateways(&self) -> SenderGateways<GatewayAddress> {
+        let (organization, must_use) = (self.gateway.clone(), self.must_use_gateway);
+        SenderGateways { user: None, domain: None, organization, must_use }
+    }
+
+    /// Active accounts that have no gateway at any scope.
+    pub fn without_gateway(&self) -> i64 {
+        if self.gateway.is_none() { self.following } else { 0 }
+    }
 }
 
 /// The organization of the transaction at a glance, from counts that the schema keeps.
@@ -160,7 +178,8 @@ pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Res
                (select gateway.address from organization
                 join gateway on gateway.organization_id = organization.id
                             and gateway.id = organization.outbound_gateway_id
-                where organization.id = $1) as "gateway: GatewayAddress"
+                where organization.id = $1) as "gateway: GatewayAddress",
+               (select must_use_gateway from organization where id = $1) as "must_use_gateway!"
         from account_count counted
         join mail_domain domain on domain.organization_id = counted.organization_id and domain.name = counted.domain
         where counted.organization_id = $1

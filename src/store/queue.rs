@@ -1,5 +1,5 @@
-//! The queue: waiting mail, who has it now, and what became of it. Only relays come here, for all
-//! tenants; whatever they record is fenced by the token of their claim.
+//! The queue: waiting mail, who has it now, and what became of it. Relays come here for all tenants; whatever
+//! they record is fenced by the token of their claim. What pages see and choose is `held_mail`'s.
 
 use futures_core::Stream;
 use serde_json::Value;
@@ -8,9 +8,16 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Result;
-use crate::mail::{
-    envelope::{MailParameters, Recipient},
-    id::{GatewayId, OrganizationId, QueueId, RelayId},
+use crate::{
+    mail::{
+        DomainName,
+        envelope::{MailParameters, Recipient},
+        id::{AccountId, GatewayId, OrganizationId, QueueId, RelayId},
+    },
+    policy::{
+        routing::Scope,
+        waiting::{Choice, HeldBecause, Waits},
+    },
 };
 
 /// The largest piece in which a body is stored, in bytes.
@@ -24,13 +31,22 @@ pub struct QueuedMessage {
     pub state: State,
     /// The address that decides the route; `None` for our own notifications.
     pub sender: Option<String>,
+    /// The account that had this address when the message was accepted, and the mail domain of the address that decided.
+    pub sender_account: Option<AccountId>,
+    pub sender_domain: Option<DomainName>,
     pub reverse_path: String,
     pub recipients: Vec<Recipient>,
     pub parameters: MailParameters,
     /// In bytes.
     pub size: i64,
-    /// The gateway that it last waited for; `None`: the platform's default.
+    /// The gateway that it last waited for; `None`: the platform's default, or nothing yet.
     pub waits_for: Option<GatewayId>,
+    /// The scope whose pointer led to that gateway.
+    pub waits_by: Option<Scope>,
+    /// Why it is held; `None` unless it is.
+    pub held_because: Option<HeldBecause>,
+    /// What an administrator chose for it.
+    pub choice: Option<Choice>,
     /// Those that count: a gateway's own trouble does not.
     pub attempts: i32,
     /// Why it still waits, in one line.
@@ -39,6 +55,20 @@ pub struct QueuedMessage {
     pub next_attempt_at: OffsetDateTime,
     pub expires_at: OffsetDateTime,
     pub lease: Option<Lease>,
+}
+
+impl QueuedMessage {
+    /// What its route is decided from; `None` for our own notifications, which follow nobody's.
+    pub fn waits(&self) -> Option<Waits<'_>> {
+        Some(Waits {
+            organization: self.organization,
+            sender: self.sender.as_deref()?,
+            account: self.sender_account,
+            gateway: self.waits_for,
+            by: self.waits_by,
+            choice: self.choice,
+        })
+    }
 }
 
 /// What a message waits for.
@@ -80,6 +110,11 @@ pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMes
     let ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
     let states: Vec<String> = messages.iter().map(|message| message.state.as_str().to_owned()).collect();
     let senders: Vec<Option<String>> = messages.iter().map(|message| message.sender.clone()).collect();
+    let accounts: Vec<Option<Uuid>> = messages.iter().map(|message| message.sender_account.map(|id| id.0)).collect();
+    let word = |value: fn(&QueuedMessage) -> Option<String>| messages.iter().map(|message| value(message)).collect();
+    let domains: Vec<Option<String>> = word(|message| message.sender_domain.as_ref().map(ToString::to_string));
+    let waits_by: Vec<Option<String>> = word(|message| message.waits_by.map(|scope| scope.to_string()));
+    let held_because: Vec<Option<String>> = word(|message| message.held_because.map(|because| because.to_string()));
     let reverse_paths: Vec<String> = messages.iter().map(|message| message.reverse_path.clone()).collect();
     let recipients = column(|message| serde_json::to_value(&message.recipients).unwrap_or_default());
     let parameters = column(|message| serde_json::to_value(message.parameters).unwrap_or_default());
@@ -96,10 +131,12 @@ pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMes
         r#"
         insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
                                     waits_for, attempts, last_reply, accepted_at, next_attempt_at, expires_at,
-                                    lease_relay_id, lease_token)
+                                    lease_relay_id, lease_token, sender_account, sender_domain, waits_by,
+                                    held_because)
         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[],
                              $8::bigint[], $9::uuid[], $10::integer[], $11::text[], $12::timestamptz[],
-                             $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[])
+                             $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[], $17::uuid[],
+                             $18::text[], $19::text[], $20::text[])
         "#,
         &organizations,
         &ids,
@@ -117,6 +154,10 @@ pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMes
         &expires_at,
         &relays as &[Option<Uuid>],
         &tokens as &[Option<Uuid>],
+        &accounts as &[Option<Uuid>],
+        &domains as &[Option<String>],
+        &waits_by as &[Option<String>],
+        &held_because as &[Option<String>],
     )
     .execute(db)
     .await
@@ -197,7 +238,11 @@ macro_rules! claim {
                       message.state = 'held' as "held!", message.sender, message.reverse_path, message.size,
                       message.recipients as "recipients: Json<Vec<Recipient>>",
                       message.parameters as "parameters: Json<MailParameters>", message.attempts, message.last_reply,
-                      message.waits_for as "waits_for: GatewayId", message.accepted_at, message.next_attempt_at,
+                      message.waits_for as "waits_for: GatewayId", message.waits_by as "waits_by: Scope",
+                      message.sender_account as "sender_account: AccountId",
+                      message.sender_domain as "sender_domain: DomainName",
+                      message.held_because as "held_because: HeldBecause", message.choice as "choice: Choice",
+                      message.accepted_at, message.next_attempt_at,
                       message.expires_at, message.lease_relay_id as "relay!: RelayId", message.lease_token as "token!"
             "#,
             $relay as RelayId,
@@ -277,6 +322,11 @@ struct Claimed {
     parameters: Json<MailParameters>,
     size: i64,
     waits_for: Option<GatewayId>,
+    waits_by: Option<Scope>,
+    sender_account: Option<AccountId>,
+    sender_domain: Option<DomainName>,
+    held_because: Option<HeldBecause>,
+    choice: Option<Choice>,
     attempts: i32,
     last_reply: Option<String>,
     accepted_at: OffsetDateTime,
@@ -299,6 +349,11 @@ impl From<Claimed> for QueuedMessage {
             parameters: row.parameters.0,
             size: row.size,
             waits_for: row.waits_for,
+            waits_by: row.waits_by,
+            sender_account: row.sender_account,
+            sender_domain: row.sender_domain,
+            held_because: row.held_because,
+            choice: row.choice,
             attempts: row.attempts,
             last_reply: row.last_reply,
             accepted_at: row.accepted_at,
@@ -311,12 +366,23 @@ impl From<Claimed> for QueuedMessage {
 
 /// Writes what became of a message and gives its lease back. Returns whether the lease still held:
 /// if not, somebody else has the message and nothing was written.
-pub async fn record_across_tenants(db: impl PgExecutor<'_>, message: &QueuedMessage, token: Uuid) -> Result<bool> {
+///
+/// `known_choice` is the one under which the message was attempted. One that was made meanwhile stays, and
+/// makes the message due.
+pub async fn record_across_tenants(
+    db: impl PgExecutor<'_>,
+    message: &QueuedMessage,
+    token: Uuid,
+    known_choice: Option<Choice>,
+) -> Result<bool> {
     let done = sqlx::query!(
         r#"
         update queued_message
-        set state = $4, recipients = $5, waits_for = $6, attempts = $7, last_reply = $8, next_attempt_at = $9,
-            expires_at = $10, lease_relay_id = null, lease_token = null
+        set state = $4, recipients = $5, waits_for = $6, attempts = $7, last_reply = $8,
+            next_attempt_at = case when choice is distinct from $11::text then $14::timestamptz else $9::timestamptz end,
+            expires_at = $10, lease_relay_id = null, lease_token = null,
+            choice = case when choice is distinct from $11 then choice else $12::text end, waits_by = $13,
+            held_because = $15
         where organization_id = $1 and id = $2 and lease_token = $3
         "#,
         message.organization as OrganizationId,
@@ -329,6 +395,11 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, message: &QueuedMess
         message.last_reply,
         message.next_attempt_at,
         message.expires_at,
+        known_choice as Option<Choice>,
+        message.choice as Option<Choice>,
+        message.waits_by as Option<Scope>,
+        message.accepted_at,
+        message.held_because as Option<HeldBecause>,
     )
     .execute(db)
     .await?;
@@ -403,7 +474,7 @@ pub async fn release_across_tenants(
         update queued_message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
-            next_attempt_at = case state when 'held' then expires_at else $2 end
+            next_attempt_at = case when state = 'held' and choice is null then expires_at else $2 end
         where lease_relay_id = $1 and ($3::uuid[] is null or lease_token = any($3))
         "#,
         relay as RelayId,
@@ -485,4 +556,66 @@ pub async fn make_due(
 /// When the next message is due; `None` if the queue is empty.
 pub async fn next_due_across_tenants(db: impl PgExecutor<'_>) -> Result<Option<OffsetDateTime>> {
     sqlx::query_scalar!("select min(next_attempt_at) from queued_message").fetch_one(db).await
+}
+
+/// Messages that are held for the same: what decides whether they still should be.
+#[derive(Debug, Clone)]
+pub struct HeldAlike {
+    pub organization: OrganizationId,
+    pub sender: String,
+    pub sender_account: Option<AccountId>,
+    pub waits_for: Option<GatewayId>,
+    pub waits_by: Option<Scope>,
+    pub choice: Option<Choice>,
+}
+
+impl HeldAlike {
+    /// What decides where they go.
+    pub fn waits(&self) -> Waits<'_> {
+        Waits {
+            organization: self.organization,
+            sender: &self.sender,
+            account: self.sender_account,
+            gateway: self.waits_for,
+            by: self.waits_by,
+            choice: self.choice,
+        }
+    }
+}
+
+/// All that is held and nobody has at this moment, each kind once: there may be very many.
+pub fn held_alike_across_tenants(db: &PgPool) -> impl Stream<Item = Result<HeldAlike>> {
+    sqlx::query_as!(
+        HeldAlike,
+        r#"
+        select distinct organization_id as "organization: OrganizationId", sender as "sender!",
+                        sender_account as "sender_account: AccountId", waits_for as "waits_for: GatewayId",
+                        waits_by as "waits_by: Scope", choice as "choice: Choice"
+        from queued_message
+        where state = 'held' and lease_token is null and sender is not null
+        "#,
+    )
+    .fetch(db)
+}
+
+/// Makes held mail of one kind due: what it was held for is no more.
+pub async fn let_go(db: impl PgExecutor<'_>, alike: &HeldAlike, now: OffsetDateTime) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message set next_attempt_at = $6
+        where organization_id = $1 and state = 'held' and lease_token is null and sender = $2
+          and sender_account is not distinct from $3 and waits_for is not distinct from $4
+          and waits_by is not distinct from $5 and choice is not distinct from $7
+        "#,
+        alike.organization as OrganizationId,
+        alike.sender,
+        alike.sender_account as Option<AccountId>,
+        alike.waits_for as Option<GatewayId>,
+        alike.waits_by as Option<Scope>,
+        now,
+        alike.choice as Option<Choice>,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }

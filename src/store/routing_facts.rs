@@ -49,13 +49,14 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
     let mut rows = sqlx::query!(
         r#"
         select id as "id: OrganizationId", status = 'suspended' as "suspended!",
-               outbound_gateway_id as "gateway: GatewayId"
+               outbound_gateway_id as "gateway: GatewayId", must_use_gateway
         from organization
         "#,
     )
     .fetch(db);
     while let Some(row) = rows.try_next().await? {
-        facts.set_organization(row.id, Some(OrganizationFacts { suspended: row.suspended, gateway: row.gateway }));
+        let (suspended, gateway, must_use_gateway) = (row.suspended, row.gateway, row.must_use_gateway);
+        facts.set_organization(row.id, Some(OrganizationFacts { suspended, gateway, must_use_gateway }));
     }
     Ok(())
 }
@@ -280,14 +281,16 @@ async fn read_organizations(
     sqlx::query!(
         r#"
         select touched.id as "touched!: OrganizationId", organization.id as "found?: OrganizationId",
-               status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId"
+               status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId",
+               must_use_gateway as "must_use_gateway?"
         from unnest($1::uuid[]) as touched (id) left join organization using (id)
         "#,
         &ids as &[OrganizationId],
     )
     .map(|row| {
         let suspended = row.suspended.unwrap_or_default();
-        (row.touched, row.found.map(|_| OrganizationFacts { suspended, gateway: row.gateway }))
+        let must_use_gateway = row.must_use_gateway.unwrap_or_default();
+        (row.touched, row.found.map(|_| OrganizationFacts { suspended, gateway: row.gateway, must_use_gateway }))
     })
     .fetch_all(db)
     .await
@@ -382,23 +385,41 @@ async fn read_addresses(db: &mut PgConnection, touched: &Touched) -> Result<Vec<
 /// which asks as the owner.
 pub async fn for_sender_across_tenants(owner: &PgPool, reverse_path: &str) -> Result<RoutingFacts> {
     let mut snapshot = owner.begin_with(SNAPSHOT).await?;
-    let mut facts = RoutingFacts::default();
-    load_for_sender(&mut snapshot, reverse_path).await?.apply(&mut facts);
+    let facts = load_for_sender(&mut snapshot, None, reverse_path).await?;
     snapshot.commit().await?;
     Ok(facts)
 }
 
-async fn load_for_sender(db: &mut PgConnection, reverse_path: &str) -> Result<Changes> {
+/// The same as one organization knows it: what belongs to another is as if it did not exist.
+pub async fn for_sender(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    reverse_path: &str,
+) -> Result<RoutingFacts> {
+    load_for_sender(db, Some(organization), reverse_path).await
+}
+
+async fn load_for_sender(
+    db: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    reverse_path: &str,
+) -> Result<RoutingFacts> {
     let candidates = sender::candidates(reverse_path);
     let addresses: Vec<String> = candidates.iter().map(ToString::to_string).collect();
-    let domains: HashSet<DomainName> = candidates.into_iter().map(|candidate| candidate.domain().clone()).collect();
-    let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
-    let owners = sqlx::query_scalar!(
-        r#"select distinct organization_id as "organization: OrganizationId" from mail_domain where name = any($1)"#,
+    let names: Vec<String> = candidates.iter().map(|candidate| candidate.domain().to_string()).collect();
+    let (owners, domains): (Vec<OrganizationId>, HashSet<DomainName>) = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", name as "name: DomainName" from mail_domain
+        where name = any($1) and ($2::uuid is null or organization_id = $2)
+        "#,
         &names,
+        organization as Option<OrganizationId>,
     )
+    .map(|row| (row.organization, row.name))
     .fetch_all(&mut *db)
-    .await?;
+    .await?
+    .into_iter()
+    .unzip();
     let accounts = sqlx::query!(
         r#"
         select organization_id as "organization: OrganizationId", account_id as "account: AccountId"
@@ -425,5 +446,7 @@ async fn load_for_sender(db: &mut PgConnection, reverse_path: &str) -> Result<Ch
         accounts: accounts.into_iter().collect(),
         ..Touched::default()
     };
-    read(db, &touched).await
+    let mut facts = RoutingFacts::default();
+    read(db, &touched).await?.apply(&mut facts);
+    Ok(facts)
 }

@@ -12,10 +12,7 @@ use super::{
     session::InOrganization,
     wording::{self, ShownRoute},
 };
-use crate::{
-    policy::routing::SenderGateways,
-    store::{self, organization::Summary},
-};
+use crate::store::{self, organization::Summary};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get("/{organization}/administration", show)]
@@ -41,10 +38,9 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     drop(transaction);
-    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     page(&Administration {
         console: Console::new(&inside, "Manage Organization"),
-        route: ShownRoute::of(gateways, &app.settings.platform_default),
+        route: ShownRoute::of(summary.gateways(), &app.settings.platform_default),
         more_domains: domains.len().saturating_sub(NAMED_DOMAINS),
         domains: domains.iter().take(NAMED_DOMAINS).map(|domain| domain.name.to_unicode()).collect(),
         summary,

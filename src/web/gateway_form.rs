@@ -23,7 +23,7 @@ use super::{
     App,
     error::{PageError, see_other},
     link::Link,
-    status,
+    status, waiting_mail,
 };
 
 /// What is sent. Nothing else is accepted, so nothing else can be set by it.
@@ -66,6 +66,9 @@ pub async fn point(
     address: Option<&GatewayAddress>,
     back: Link,
 ) -> Result<Response, PageError> {
+    if let Some(question) = waiting_mail::ask(app, access, scope, address, &back).await? {
+        return Ok(question);
+    }
     let transaction = app.store.begin(access).await?;
     match store::gateway::set(transaction, scope, address, &access.email).await? {
         Set::NotFound => Err(PageError::NotFound),

@@ -5,16 +5,23 @@ pub mod administration;
 pub mod assets;
 pub mod client_address;
 pub mod console;
+pub mod domain_manager;
+pub mod domain_outbound_gateway;
 pub mod error;
+pub mod explain_route;
 pub mod form;
+pub mod gateway;
 pub mod gateway_form;
+pub mod gateways;
 pub mod health;
+pub mod held_mail;
 pub mod home;
 pub mod job;
 pub mod layers;
 pub mod link;
 pub mod mail_account;
 pub mod mail_account_manager;
+pub mod must_use_gateway;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
@@ -25,6 +32,7 @@ pub mod session;
 pub mod sign_in;
 pub mod status;
 pub mod text_field;
+pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;
 
@@ -130,6 +138,14 @@ pub fn routes() -> Vec<Route> {
         selected_accounts::routes(),
         mail_account::routes(),
         outbound_gateway::routes(),
+        must_use_gateway::routes(),
+        held_mail::routes(),
+        waiting_mail::routes(),
+        domain_manager::routes(),
+        domain_outbound_gateway::routes(),
+        gateways::routes(),
+        gateway::routes(),
+        explain_route::routes(),
         job::routes(),
         assets::routes(),
         health::routes(),

@@ -15,6 +15,7 @@ use super::{
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
+    held_mail::ShownGroup,
     link::Link,
     page,
     session::InOrganization,
@@ -23,8 +24,11 @@ use super::{
 };
 use crate::{
     mail::id::ChangeId,
-    policy::routing::SenderGateways,
-    store::{self, change::Subject, domain::ListedDomain, gateway::PointerScope, organization::Summary},
+    policy::routing::{PlatformDefault, SenderGateways},
+    store::{
+        self, OrganizationTransaction, change::Subject, domain::ListedDomain, gateway::PointerScope,
+        organization::Summary,
+    },
 };
 
 /// The page's name, in the navigation too.
@@ -44,18 +48,27 @@ const NAMED_DOMAINS: usize = 5;
 struct OutboundMailGateway {
     console: Console,
     status: Option<StatusLine>,
+    /// Held mail, by what it is held for.
+    held: Vec<ShownGroup>,
     field: GatewayField,
     summary: Summary,
     route: ShownRoute,
+    /// Where mail without a gateway goes as long as it may.
+    platform: ShownRoute,
     /// The first few mail domains with a gateway of their own.
     domains: Vec<(String, ShownAddress)>,
     more_domains: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct AfterSave {
     change: Option<String>,
     unchanged: Option<String>,
+    /// The change of the choice that mail must leave through a gateway.
+    required: Option<String>,
+    /// The decision about held mail; `nothing` where there was none.
+    decided: Option<String>,
     /// One of the offered gateways, to stand in the field.
     gateway: Option<String>,
 }
@@ -69,7 +82,7 @@ async fn show(
 }
 
 /// This page.
-fn here(slug: &str) -> Link {
+pub fn here(slug: &str) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/outbound-mail-gateway"))
 }
 
@@ -80,15 +93,8 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     let mut transaction = app.store.begin(&inside.access).await?;
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
-    let mut status = after.unchanged.is_some().then(|| status::unchanged_organization(&summary));
-    if let Some(change) = after.change.as_deref().and_then(|change| change.parse::<ChangeId>().ok()) {
-        let key = organization.to_string();
-        let change = store::change::recent(&mut transaction, organization, change, Subject::Organization, &key).await?;
-        if let Some(change) = change {
-            let progress = store::change::progress(&mut transaction, change.revision).await?;
-            status = Some(status::of_organization(&change, &summary, default, &progress));
-        }
-    }
+    let held = store::held_mail::groups(&mut transaction, organization).await?;
+    let status = status(&mut transaction, after, &summary, default).await?;
     let read_only = (!inside.access.role.may_set_organization_gateway())
         .then_some("Only an Administrator may change the gateway of all users. You can see it.");
     let field = GatewayField::of(
@@ -101,17 +107,56 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     .await?
     .offering(&here(&inside.access.slug), after.gateway.as_deref());
     drop(transaction);
-    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     let domains = with_gateway(&domains);
     Ok(OutboundMailGateway {
         console: Console::new(inside, LABEL),
         status,
+        held: held.into_iter().map(ShownGroup::from).collect(),
         field,
-        route: ShownRoute::of(gateways, default),
+        platform: ShownRoute::of(SenderGateways { must_use: false, organization: None, ..summary.gateways() }, default),
+        route: ShownRoute::of(summary.gateways(), default),
         summary,
         more_domains: domains.len().saturating_sub(NAMED_DOMAINS),
         domains: domains.into_iter().take(NAMED_DOMAINS).collect(),
     })
+}
+
+/// What was just saved here.
+async fn status(
+    transaction: &mut OrganizationTransaction,
+    after: &AfterSave,
+    summary: &Summary,
+    default: &PlatformDefault,
+) -> Result<Option<StatusLine>, PageError> {
+    let organization = transaction.organization();
+    match after.unchanged.as_deref() {
+        Some("must-use") => return Ok(Some(status::unchanged_must_use(summary))),
+        Some(_) => return Ok(Some(status::unchanged_organization(summary))),
+        None => {}
+    }
+    if let Some(decided) = &after.decided {
+        return Ok(match decided.parse::<ChangeId>() {
+            Ok(change) => store::held_mail::recent(transaction, organization, change)
+                .await?
+                .map(|chosen| status::of_held_mail(Some(&chosen))),
+            Err(_) => Some(status::of_held_mail(None)),
+        });
+    }
+    let change = after.required.as_deref().or(after.change.as_deref());
+    let Some(change) = change.and_then(|change| change.parse::<ChangeId>().ok()) else { return Ok(None) };
+    let key = organization.to_string();
+    let Some(change) = store::change::recent(transaction, organization, change, Subject::Organization, &key).await?
+    else {
+        return Ok(None);
+    };
+    let progress = store::change::progress(transaction, change.revision).await?;
+    Ok(Some(match (&after.required, &summary.gateway) {
+        (Some(_), _) => status::of_must_use(&change, summary, default, &progress),
+        (None, None) if summary.must_use_gateway && change.after.is_none() => {
+            status::of_organization_that_must_use_one(&change, summary, &progress)
+        }
+        (None, _) => status::of_organization(&change, summary, default, &progress),
+    }))
 }
 
 fn with_gateway(domains: &[ListedDomain]) -> Vec<(String, ShownAddress)> {
@@ -144,7 +189,7 @@ async fn again(
     form: GatewayForm,
     mistake: GatewayMistake,
 ) -> Result<Response, PageError> {
-    let mut look = look(app, inside, &AfterSave { change: None, unchanged: None, gateway: None }).await?;
+    let mut look = look(app, inside, &AfterSave::default()).await?;
     look.field = look.field.again(form, mistake);
     Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
 }

@@ -9,11 +9,16 @@ use super::{
 };
 use crate::{
     mail::{GatewayAddress, id::Revision},
-    policy::routing::{PlatformDefault, Scope},
+    policy::{
+        routing::{PlatformDefault, Scope},
+        waiting::Choice,
+    },
     store::{
         self,
         account::RecentEdit,
         change::{Progress, RecentChange},
+        domain::DomainOverview,
+        held_mail::RecentChoice,
         organization::Summary,
         selected_accounts::ChangedAccounts,
         tenant::Access,
@@ -187,6 +192,7 @@ pub fn of_account(
 /// Ends the sentence with the gateway that a user follows.
 fn follows(line: StatusLine, route: ShownRoute) -> StatusLine {
     match (route.set_by, route.address) {
+        (_, None) if route.is_held => line.words("its mail is held until one applies."),
         (_, None) => line.words("sends directly to recipients' servers."),
         (Scope::Platform, Some(address)) => {
             line.words("sends through the platform's server ").address(address).words(".")
@@ -278,4 +284,100 @@ fn shown(user_id: &str) -> String {
 /// A save of an account that set what was set already.
 pub fn unchanged_edit() -> StatusLine {
     StatusLine::new("Nothing changed.").words("The account was so already.")
+}
+
+/// After a change of one mail domain's gateway.
+pub fn of_domain(
+    change: &RecentChange,
+    domain: &DomainOverview,
+    default: &PlatformDefault,
+    progress: &Progress,
+) -> StatusLine {
+    let own = domain.gateways.domain.as_ref();
+    if let Some(superseded) = superseded(change, own) {
+        return superseded;
+    }
+    let line = StatusLine::new("Saved.");
+    let name = domain.name.to_unicode();
+    let line = match (own, domain.following) {
+        (Some(gateway), 0) => {
+            line.words("Mail from ").name(&name).words(" now leaves through ").address(gateway).words(".")
+        }
+        (Some(gateway), following) => line
+            .words(format!("{} of ", wording::counted(following, "account", "accounts")))
+            .name(&name)
+            .words(format!(" now {} through ", if following == 1 { "sends" } else { "send" }))
+            .address(gateway)
+            .words("."),
+        (None, _) => follows(
+            line.name(&name).words(" has no gateway of its own any more and "),
+            ShownRoute::of(domain.gateways.clone(), default),
+        ),
+    };
+    line.live(progress)
+}
+
+/// A save of one mail domain's gateway that set what was set already.
+pub fn unchanged_domain(domain: &DomainOverview) -> StatusLine {
+    unchanged_account(&domain.name.to_unicode(), domain.gateways.domain.as_ref())
+}
+
+/// After the gateway of all users was emptied where mail must leave through one.
+pub fn of_organization_that_must_use_one(change: &RecentChange, summary: &Summary, progress: &Progress) -> StatusLine {
+    if let Some(superseded) = superseded(change, summary.gateway.as_ref()) {
+        return superseded;
+    }
+    let are = if summary.following == 1 { "is" } else { "are" };
+    StatusLine::new("No gateway.")
+        .words(format!("Mail from {} {are} held", wording::counted(summary.following, "account", "accounts")))
+        .words(" until a gateway is set.")
+        .live(progress)
+}
+
+/// After mail was told to leave through a gateway, or no longer to.
+pub fn of_must_use(
+    change: &RecentChange,
+    summary: &Summary,
+    default: &PlatformDefault,
+    progress: &Progress,
+) -> StatusLine {
+    let line = StatusLine::new("Saved.");
+    if (change.after.as_deref() == Some("yes")) != summary.must_use_gateway {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    let without = summary.without_gateway();
+    let line = match (summary.must_use_gateway, without) {
+        (true, 0) => line.words("Mail must leave through a gateway, and every account has one."),
+        (true, _) => line.words(format!(
+            "Mail must leave through a gateway. {} none: {} mail is held until one is set.",
+            wording::counted(without, "account has", "accounts have"),
+            if without == 1 { "its" } else { "their" },
+        )),
+        (false, _) => line.words("Mail without a gateway leaves").by_default(default),
+    };
+    line.live(progress)
+}
+
+/// The choice was so already.
+pub fn unchanged_must_use(summary: &Summary) -> StatusLine {
+    StatusLine::new("Nothing changed.").words(match summary.must_use_gateway {
+        true => "Mail must leave through a gateway already.",
+        false => "Mail may leave without a gateway already.",
+    })
+}
+
+/// After a decision about held mail, or one that came too late for any.
+pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
+    match chosen {
+        None => StatusLine::new("Nothing changed.").words("The mail goes on waiting, or there is none of it any more."),
+        Some(chosen) => StatusLine::new("Saved.").words(match chosen.choice {
+            Choice::Send => format!("{}: on the way by what applies now.", chosen.subject),
+            Choice::Return => format!("{}: on the way back to the senders.", chosen.subject),
+        }),
+    }
+}
+
+/// After a gateway was removed.
+pub fn removed_gateway(address: &GatewayAddress) -> StatusLine {
+    StatusLine::new("Removed.").words("The gateway ").address(address).words(" is not offered any more.")
 }

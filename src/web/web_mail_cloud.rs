@@ -12,10 +12,7 @@ use super::{
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
-use crate::{
-    policy::routing::SenderGateways,
-    store::{self, organization::Summary},
-};
+use crate::store::{self, organization::Summary};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get("/{organization}/web-mail-cloud", show)]
@@ -29,17 +26,35 @@ struct WebMailCloud {
     /// The organization's own gateway, where it has one.
     gateway: Option<ShownAddress>,
     route: ShownRoute,
+    /// Messages that are held and wait for a decision.
+    held: i64,
+    domains: i64,
+    domains_with_gateway: i64,
+    gateways: i64,
+    unused_gateways: i64,
 }
 
 async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
-    let summary = store::organization::summary(&mut transaction, inside.access.organization()).await?;
+    let organization = inside.access.organization();
+    let summary = store::organization::summary(&mut transaction, organization).await?;
+    let held = store::held_mail::count(&mut transaction, organization).await?;
+    let domains = store::domain::list(&mut transaction, organization).await?;
+    let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
     drop(transaction);
-    let gateways = SenderGateways { user: None, domain: None, organization: summary.gateway.clone() };
     page(&WebMailCloud {
         console: Console::new(&inside, "Web Mail Cloud"),
-        route: ShownRoute::of(gateways, &app.settings.platform_default),
+        route: ShownRoute::of(summary.gateways(), &app.settings.platform_default),
         gateway: summary.gateway.as_ref().map(ShownAddress::from),
+        held,
+        domains: count(domains.len()),
+        domains_with_gateway: count(domains.iter().filter(|domain| domain.gateway.is_some()).count()),
+        gateways: count(gateways.len()),
+        unused_gateways: count(gateways.iter().filter(|gateway| gateway.is_unused()).count()),
         summary,
     })
+}
+
+fn count(things: usize) -> i64 {
+    i64::try_from(things).unwrap_or(i64::MAX)
 }

@@ -61,6 +61,8 @@ impl From<&GatewayAddress> for ShownAddress {
 pub struct ShownRoute {
     /// `None`: directly to the recipients' servers.
     pub address: Option<ShownAddress>,
+    /// Nowhere: mail must leave through a gateway, and there is none.
+    pub is_held: bool,
     pub set_by: Scope,
 }
 
@@ -70,9 +72,9 @@ impl ShownRoute {
         let Route { next_hop, set_by } = route(gateways, default);
         let address = match &next_hop {
             NextHop::Gateway(address) | NextHop::Platform(PlatformDefault::Smarthost(address)) => Some(address.into()),
-            NextHop::Platform(PlatformDefault::Mx) => None,
+            NextHop::Platform(PlatformDefault::Mx) | NextHop::Nowhere => None,
         };
-        Self { address, set_by }
+        Self { address, is_held: next_hop == NextHop::Nowhere, set_by }
     }
 
     /// The tag beside the address.

@@ -8,7 +8,10 @@ use crate::{
         DomainName, GatewayAddress, GatewayHost,
         id::{GatewayId, OrganizationId},
     },
-    policy::facts::{Gateway, TlsMode},
+    policy::{
+        facts::{Gateway, TlsMode},
+        routing::Scope,
+    },
 };
 
 /// What connections are pooled by and troubles are counted by. A new revision of a gateway is another one.
@@ -25,24 +28,29 @@ pub struct Peer {
     pub key: PeerKey,
     pub address: GatewayAddress,
     pub tls: TlsMode,
+    /// The scope whose pointer led here; none leads to the platform's and the recipients' servers.
+    pub set_by: Option<Scope>,
 }
 
 impl Peer {
-    pub fn gateway(gateway: &Arc<Gateway>) -> Self {
+    pub fn gateway(gateway: &Arc<Gateway>, set_by: Scope) -> Self {
         Self {
             key: PeerKey::Gateway(gateway.organization, gateway.id, gateway.revision),
             address: gateway.address.clone(),
             tls: gateway.tls,
+            set_by: Some(set_by),
         }
     }
 
     pub fn smarthost(address: &GatewayAddress) -> Self {
-        Self { key: PeerKey::Smarthost(address.clone()), address: address.clone(), tls: TlsMode::WhenOffered }
+        let key = PeerKey::Smarthost(address.clone());
+        Self { key, address: address.clone(), tls: TlsMode::WhenOffered, set_by: None }
     }
 
     pub fn recipients_server(host: GatewayHost, port: u16) -> Self {
         let address = GatewayAddress::new(host, port);
-        Self { key: PeerKey::RecipientsServer(address.clone()), address, tls: TlsMode::WhenOffered }
+        let key = PeerKey::RecipientsServer(address.clone());
+        Self { key, address, tls: TlsMode::WhenOffered, set_by: None }
     }
 
     /// The gateway of a tenant that this is.

@@ -27,19 +27,18 @@ impl Queue {
         };
         let places: Vec<usize> = message.recipients.iter().enumerate().filter_map(waiting).collect();
         if places.is_empty() {
-            return Attempted { waits_for: message.waits_for, ..Attempted::default() };
+            return Attempted::waits_on(message);
         }
         loop {
             let attempted = match self.target(message, now) {
-                Target::Unknown => Some(Attempted { waits_for: message.waits_for, ..Attempted::default() }),
-                Target::Held(reason) => {
-                    Some(Attempted { waits_for: message.waits_for, held: Some(reason), ..Attempted::default() })
-                }
+                Target::Unknown => Some(Attempted::waits_on(message)),
+                Target::Held(because) => Some(Attempted::held(message, because)),
+                Target::Returned => Some(Attempted { is_returned: true, ..Attempted::waits_on(message) }),
                 Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
                 Target::Peer(_) => {
                     let route = || match self.target(message, now) {
                         Target::Peer(peer) => Ok(peer),
-                        Target::Mx | Target::Held(_) | Target::Unknown => Err(()),
+                        Target::Mx | Target::Held(_) | Target::Returned | Target::Unknown => Err(()),
                     };
                     self.attempt_by(entry, &places, route, now).await
                 }

@@ -12,6 +12,7 @@ use crate::{
     policy::{
         facts::Decision,
         routing::{NextHop, Route},
+        waiting::Onward,
     },
     relay::handover::{
         peer::{Peer, PeerKey},
@@ -68,7 +69,22 @@ impl Queue {
                 self.let_go_who_leads_elsewhere(&key, (organization, gateway), now).await?;
             }
         }
+        if facts_changed {
+            self.let_go_what_is_held_no_more(now).await?;
+        }
         self.shared.asked_by.store(facts, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A gateway is set again, a suspended account sends again: what was held for it goes on by itself.
+    async fn let_go_what_is_held_no_more(&self, now: OffsetDateTime) -> store::Result<()> {
+        let db = &self.shared.db;
+        let mut held = pin!(store::queue::held_alike_across_tenants(db));
+        while let Some(alike) = held.try_next().await? {
+            if !matches!(self.shared.table.onward(&alike.waits()), Onward::Held(_)) {
+                store::queue::let_go(db, &alike, now).await?;
+            }
+        }
         Ok(())
     }
 
@@ -121,8 +137,8 @@ impl Queue {
     fn leads_to(&self, sender: &str, key: &PeerKey) -> bool {
         match self.shared.table.decide(sender) {
             Decision::Route(route) => match route.route {
-                Route { next_hop: NextHop::Gateway(gateway), .. } => Peer::gateway(&gateway).key == *key,
-                Route { next_hop: NextHop::Platform(_), .. } => false,
+                Route { next_hop: NextHop::Gateway(gateway), set_by } => Peer::gateway(&gateway, set_by).key == *key,
+                Route { next_hop: NextHop::Platform(_) | NextHop::Nowhere, .. } => false,
             },
             _ => false,
         }

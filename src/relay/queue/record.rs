@@ -14,7 +14,10 @@ use crate::{
         dsn::{Cause, Failure},
         envelope::RecipientState,
     },
-    policy::retry,
+    policy::{
+        retry,
+        waiting::{Choice, HeldBecause},
+    },
     relay::notification::notification,
     store::{
         self,
@@ -71,7 +74,10 @@ impl Queue {
                 let (organization, id) = (message.organization, message.id);
                 store::queue::remove_across_tenants(&mut *transaction, organization, id, lease.token).await?
             }
-            false => store::queue::record_across_tenants(&mut *transaction, message, lease.token).await?,
+            false => {
+                let known_choice = entry.message.choice;
+                store::queue::record_across_tenants(&mut *transaction, message, lease.token, known_choice).await?
+            }
         };
         if !is_ours {
             tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
@@ -132,24 +138,34 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
     if let Some(reason) = telling_reason(&attempted.verdicts) {
         message.last_reply = Some(printable(reason));
     }
-    message.waits_for = attempted.waits_for;
+    message.choice = what_remains_of_choice(before, attempted);
+    (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
     message.attempts += i32::from(attempted.charged);
     schedule(&mut message, attempted, now);
-    if message.expires_at <= now {
-        failures.extend(expire(&mut message));
+    if attempted.is_returned {
+        failures.extend(give_up(&mut message, Cause::Returned));
+    } else if message.expires_at <= now {
+        let days = (message.expires_at - message.accepted_at).whole_days();
+        failures.extend(give_up(&mut message, Cause::Expired(days)));
     }
     Recorded { message, failures }
+}
+
+/// A choice is carried out once the message waits for something else than before. While it does not, the facts
+/// may be older than the choice, or only the choice lets it go at all.
+fn what_remains_of_choice(before: &QueuedMessage, attempted: &Attempted) -> Option<Choice> {
+    let is_carried_out = attempted.waits_for != before.waits_for || attempted.held == Some(HeldBecause::NoGateway);
+    before.choice.filter(|_| !is_carried_out)
 }
 
 /// When it is tried again, or until when it is held.
 fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime) {
     let spread = spread(message.id.0.as_u128());
-    if let Some(reason) = attempted.held {
-        if message.state != State::Held {
-            message.state = State::Held;
-            message.expires_at = message.accepted_at + retry::HELD_LIFETIME;
-            message.last_reply = Some(reason.to_owned());
-        }
+    message.held_because = attempted.held;
+    if let Some(because) = attempted.held {
+        message.state = State::Held;
+        message.expires_at = message.accepted_at + retry::HELD_LIFETIME;
+        message.last_reply = Some(because.words().to_owned());
         message.next_attempt_at = message.expires_at;
         return;
     }
@@ -167,20 +183,19 @@ fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateT
 }
 
 /// Gives up everybody who still waits.
-fn expire(message: &mut QueuedMessage) -> Vec<Failure> {
-    let days = (message.expires_at - message.accepted_at).whole_days();
+fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Failure> {
     let mut failures = Vec::new();
     for recipient in &mut message.recipients {
         if recipient.state != RecipientState::Waiting {
             continue;
         }
         recipient.state = RecipientState::Refused;
-        let reason = match message.state {
-            State::Held => message.last_reply.clone(),
-            State::Waiting | State::AnswerAwaited => recipient.reply.clone(),
+        let reason = match (message.state, cause) {
+            (State::Held, _) | (_, Cause::Returned) => message.last_reply.clone(),
+            (State::Waiting | State::AnswerAwaited, _) => recipient.reply.clone(),
         };
         let reason = reason.unwrap_or_else(|| "it was never attempted".to_owned());
-        failures.push(Failure { recipient: recipient.to.clone(), reason, cause: Cause::Expired(days) });
+        failures.push(Failure { recipient: recipient.to.clone(), reason, cause });
     }
     failures
 }

@@ -56,7 +56,9 @@ impl Queue {
     }
 
     async fn deliver(&self, stop: CancellationToken) {
+        let mut facts = self.shared.table.applied();
         while !stop.is_cancelled() {
+            facts.mark_unchanged();
             let pause = self.turn().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
                 STORE_AWAY
@@ -65,6 +67,10 @@ impl Queue {
                 () = stop.cancelled() => {}
                 () = self.shared.wake.notified() => {}
                 () = self.shared.handover.health().recovery() => {}
+                // Somebody has changed a route, or chosen what becomes of mail. Many changes are one.
+                Ok(()) = facts.changed() => {
+                    stop.run_until_cancelled(sleep(SHORTEST)).await;
+                }
                 () = sleep(pause) => {}
             }
             if !self.shared.permits.full().is_empty() {

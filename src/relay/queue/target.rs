@@ -8,8 +8,8 @@ use time::{Duration, OffsetDateTime};
 use super::Queue;
 use crate::{
     policy::{
-        facts::Decision,
         routing::{NextHop, PlatformDefault},
+        waiting::{HeldBecause, Onward},
     },
     relay::handover::peer::Peer,
     store::queue::{QueuedMessage, State},
@@ -24,37 +24,30 @@ pub enum Target {
     Peer(Peer),
     /// The recipients' own servers.
     Mx,
-    /// Nowhere until an administrator chooses; why.
-    Held(&'static str),
+    /// Nowhere until an administrator chooses or the facts change; why.
+    Held(HeldBecause),
+    /// Back to the sender, as an administrator chose.
+    Returned,
     /// Nowhere as far as is known here, but the message may be newer than that.
     Unknown,
 }
 
 impl Queue {
-    /// Where the message goes by the facts of this moment. Mail that waited for a gateway never goes
-    /// around it because the gateway was taken away: who chose that gateway may rely on it.
+    /// Where the message goes by the facts of this moment. Asked of held mail too: what it was held for may be over.
     pub(super) fn target(&self, message: &QueuedMessage, now: OffsetDateTime) -> Target {
-        if message.state == State::Held {
-            return Target::Held("it is held until an administrator decides");
-        }
-        let Some(sender) = &message.sender else { return by_default(&self.shared.settings.default) };
-        let held = |reason| match self.knows_what_was_known(message, now) {
-            true => Target::Held(reason),
-            false => Target::Unknown,
-        };
-        let route = match self.shared.table.decide(sender) {
-            Decision::Route(route) if route.organization == message.organization => route.route,
-            Decision::Route(_) => return held("the sender's domain belongs to another organization now"),
-            Decision::UnknownDomain => return held("the sender's domain was removed"),
-            Decision::OrganizationSuspended => return held("the organization is suspended"),
-            Decision::AccountSuspended => return held("the sender's account is suspended"),
+        let Some(waits) = message.waits() else { return by_default(&self.shared.settings.default) };
+        let route = match self.shared.table.onward(&waits) {
+            Onward::Route(sender) => sender.route,
+            Onward::Return => return Target::Returned,
+            Onward::Held(because) => {
+                let is_certain = message.state == State::Held || self.knows_what_was_known(message, now);
+                return if is_certain { Target::Held(because) } else { Target::Unknown };
+            }
         };
         match route.next_hop {
-            NextHop::Gateway(gateway) => Target::Peer(Peer::gateway(&gateway)),
-            NextHop::Platform(_) if message.waits_for.is_some() => {
-                held("the gateway that it waited for was taken away")
-            }
+            NextHop::Gateway(gateway) => Target::Peer(Peer::gateway(&gateway, route.set_by)),
             NextHop::Platform(default) => by_default(&default),
+            NextHop::Nowhere => Target::Held(HeldBecause::NoGateway),
         }
     }
 

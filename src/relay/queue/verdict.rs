@@ -5,8 +5,13 @@ use time::OffsetDateTime;
 
 use crate::{
     mail::{Reply, id::GatewayId},
-    policy::fault::{Fault, Stage},
+    policy::{
+        fault::{Fault, Stage},
+        routing::Scope,
+        waiting::HeldBecause,
+    },
     relay::handover::{Failed, RecipientAnswer, peer::Peer},
+    store::queue::QueuedMessage,
 };
 
 /// What became of one recipient, with the words that decided it.
@@ -33,8 +38,12 @@ pub struct Attempted {
     pub verdicts: Vec<(usize, Verdict)>,
     /// The gateway that it goes on waiting for.
     pub waits_for: Option<GatewayId>,
+    /// The scope whose pointer led to that gateway.
+    pub waits_by: Option<Scope>,
     /// Why nobody may send it.
-    pub held: Option<&'static str>,
+    pub held: Option<HeldBecause>,
+    /// An administrator returned it to its sender.
+    pub is_returned: bool,
     /// The server said something about the message or its recipients.
     pub is_answered: bool,
     /// The attempt counts: it is not the gateway that was at fault.
@@ -44,6 +53,20 @@ pub struct Attempted {
 }
 
 impl Attempted {
+    /// Nobody was asked, and the message waits for what it waited for.
+    pub fn waits_on(message: &QueuedMessage) -> Self {
+        Self { waits_for: message.waits_for, waits_by: message.waits_by, ..Self::default() }
+    }
+
+    /// Nobody was asked, and nobody may be.
+    pub fn held(message: &QueuedMessage, because: HeldBecause) -> Self {
+        match because {
+            // Whatever is set later is what it waits for.
+            HeldBecause::NoGateway => Self { held: Some(because), ..Self::default() },
+            _ => Self { held: Some(because), ..Self::waits_on(message) },
+        }
+    }
+
     /// Whether the recipient at this place was refused for good.
     pub fn is_refused(&self, place: usize) -> bool {
         self.verdicts.iter().any(|(at, verdict)| *at == place && matches!(verdict, Verdict::Refused(_)))
@@ -84,6 +107,7 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
     Attempted {
         verdicts: places.iter().copied().zip(answers.iter().map(verdict)).collect(),
         waits_for: peer.gateway_id(),
+        waits_by: peer.set_by,
         charged: true,
         is_answered: true,
         ..Attempted::default()
@@ -95,6 +119,7 @@ pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, of_failure(failed))).collect(),
         waits_for: failed.peer.gateway_id(),
+        waits_by: failed.peer.set_by,
         charged: failed.fault != Fault::Gateway,
         until: failed.until,
         is_answered: failed.reply.is_some() && failed.stage >= Stage::Mail,
@@ -114,6 +139,7 @@ pub fn waiting(peer: &Peer, reason: &str, until: OffsetDateTime, places: &[usize
     Attempted {
         verdicts: places.iter().map(|place| (*place, Verdict::Waiting(reason.to_owned()))).collect(),
         waits_for: peer.gateway_id(),
+        waits_by: peer.set_by,
         until: Some(until),
         ..Attempted::default()
     }

@@ -30,6 +30,7 @@ fn way(decision: &Decision) -> String {
         Decision::Route(sender) => match &sender.route.next_hop {
             NextHop::Gateway(gateway) => gateway.address.to_string(),
             NextHop::Platform(_) => "platform".to_owned(),
+            NextHop::Nowhere => "nowhere".to_owned(),
         },
         refused => format!("{refused:?}"),
     }

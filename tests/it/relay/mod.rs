@@ -7,6 +7,7 @@ mod demonstration_gateway;
 mod fairness;
 mod following;
 mod handover;
+mod held_mail;
 mod live;
 mod mx;
 mod postfix;

@@ -105,7 +105,10 @@ async fn mail_of_a_removed_domain_or_a_suspended_organization_is_held(db: PgPool
     sending.send().await;
     sending.send().await;
     sending.table.change(|facts| {
-        facts.set_organization(sending.organization, Some(OrganizationFacts { suspended: true, gateway: None }));
+        facts.set_organization(
+            sending.organization,
+            Some(OrganizationFacts { suspended: true, gateway: None, must_use_gateway: false }),
+        );
     });
     sending.step_after(2).await;
     assert!(sending.waiting().await.iter().all(|row| row.state == "held"));
@@ -192,7 +195,7 @@ async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: Pg
     let owner = claim(RelayId::new(), until, later).await.remove(0);
 
     let token = paused.lease.unwrap().token;
-    assert!(!store::queue::record_across_tenants(&sending.db, &paused, token).await.unwrap());
+    assert!(!store::queue::record_across_tenants(&sending.db, &paused, token, None).await.unwrap());
     assert!(!store::queue::remove_across_tenants(&sending.db, paused.organization, paused.id, token).await.unwrap());
     assert!(sending.waiting().await[0].leased);
 
@@ -251,7 +254,7 @@ async fn no_reason_keeps_an_outcome_from_being_written_down(db: PgPool) {
     let recorded = after(&claimed, &attempted, now).message;
 
     let token = claimed.lease.unwrap().token;
-    assert!(store::queue::record_across_tenants(&sending.db, &recorded, token).await.unwrap());
+    assert!(store::queue::record_across_tenants(&sending.db, &recorded, token, None).await.unwrap());
     let reason = sending.waiting().await[0].last_reply.clone().unwrap();
     assert!(reason.starts_with("it broke: ??[31m??no?é"), "{reason}");
     assert!(reason.len() <= 1024);

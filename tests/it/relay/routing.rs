@@ -22,6 +22,7 @@ struct World {
 struct Organization {
     suspended: bool,
     gateway: bool,
+    must_use: bool,
     domains: [bool; 2],
     /// With a gateway of its own, suspended.
     accounts: [(bool, bool); 2],
@@ -57,13 +58,15 @@ fn organization() -> impl Strategy<Value = Organization> {
     (
         prop::bool::weighted(0.1),
         any::<bool>(),
+        any::<bool>(),
         any::<[bool; 2]>(),
         [(any::<bool>(), prop::bool::weighted(0.2)), (any::<bool>(), prop::bool::weighted(0.2))],
         prop::array::uniform4([account.clone(), account]),
     )
-        .prop_map(|(suspended, gateway, domains, accounts, addresses)| Organization {
+        .prop_map(|(suspended, gateway, must_use, domains, accounts, addresses)| Organization {
             suspended,
             gateway,
+            must_use,
             domains,
             accounts,
             addresses,
@@ -150,6 +153,7 @@ impl World {
         match (organization.domains[of_domain], organization.gateway) {
             (true, _) => format!("domain {}-domain-{of_domain}", used.0),
             (false, true) => format!("organization {}-organization", used.0),
+            (false, false) if organization.must_use => "nowhere".into(),
             (false, false) => "platform".into(),
         }
     }
@@ -170,7 +174,8 @@ impl World {
                 gateway.id
             };
             let own = organization.gateway.then(|| gateway(&mut facts, "organization".into()));
-            facts.set_organization(id, Some(OrganizationFacts { suspended: organization.suspended, gateway: own }));
+            let Organization { suspended, must_use: must_use_gateway, .. } = *organization;
+            facts.set_organization(id, Some(OrganizationFacts { suspended, gateway: own, must_use_gateway }));
             for (place, with_gateway) in organization.domains.iter().enumerate() {
                 let own = with_gateway.then(|| gateway(&mut facts, format!("domain-{place}")));
                 let name = DOMAINS[number][place].parse().unwrap();
@@ -202,6 +207,7 @@ fn said(decision: &Decision) -> String {
                 format!("{} {}", sender.route.set_by, name.trim_end_matches(".gateway.example"))
             }
             NextHop::Platform(_) => sender.route.set_by.to_string(),
+            NextHop::Nowhere => "nowhere".into(),
         },
     }
 }
@@ -225,6 +231,7 @@ fn a_sender_of_no_domain_known_here_has_no_route() {
         organizations: [0, 1].map(|_| Organization {
             suspended: false,
             gateway: true,
+            must_use: false,
             domains: [true; 2],
             accounts: [(true, false); 2],
             addresses: [[Some(0); 2]; 4],

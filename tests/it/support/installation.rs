@@ -4,7 +4,7 @@
 use outgate::{
     mail::{
         GatewayAddress, Mailbox,
-        id::{AccountId, ImportId, OrganizationId},
+        id::{AccountId, GatewayId, ImportId, OrganizationId},
     },
     policy::{Role, gateway_network::AllowedNetworks},
     store::{
@@ -91,6 +91,55 @@ impl Installation {
         let address: Option<GatewayAddress> = (!address.is_empty()).then(|| address.parse().unwrap());
         let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
         store::gateway::set(transaction, scope, address.as_ref(), "operator").await.unwrap();
+    }
+
+    /// The gateway of an organization that has this address.
+    pub async fn gateway_of(&self, tenant: &Tenant, address: &str) -> GatewayId {
+        let id = sqlx::query_scalar("select id from gateway where organization_id = $1 and address = $2");
+        GatewayId(id.bind(tenant.id.0).bind(address).fetch_one(&self.owner).await.unwrap())
+    }
+
+    /// A message that waits for the gateway with this address, as the relay would have committed it: by the
+    /// scope of its sender `ann@{slug}.example` that says so.
+    pub async fn waiting_message(&self, tenant: &Tenant, account: Option<AccountId>, by: &str, address: &str) {
+        self.message(tenant, account, Some(by), Some(self.gateway_of(tenant, address).await), None).await;
+    }
+
+    /// A message in the queue; held if there is a reason.
+    pub async fn message(
+        &self,
+        tenant: &Tenant,
+        account: Option<AccountId>,
+        by: Option<&str>,
+        gateway: Option<GatewayId>,
+        held_because: Option<&str>,
+    ) {
+        sqlx::query(
+            "insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
+                                         accepted_at, next_attempt_at, expires_at, sender_account, sender_domain,
+                                         waits_by, waits_for, held_because)
+             values ($1, gen_random_uuid(), $2, $3, $3, '[]', '{}', 100, now(), now() + interval '5 days',
+                     now() + interval '7 days', $4, $5, $6, $7, $8)",
+        )
+        .bind(tenant.id.0)
+        .bind(if held_because.is_some() { "held" } else { "waiting" })
+        .bind(format!("ann@{}", tenant.domain))
+        .bind(account.map(|account| account.0))
+        .bind(&tenant.domain)
+        .bind(by)
+        .bind(gateway.map(|gateway| gateway.0))
+        .bind(held_because)
+        .execute(&self.owner)
+        .await
+        .unwrap();
+    }
+
+    /// What was chosen for each message, and whether it is due.
+    pub async fn choices(&self) -> Vec<(Option<String>, bool)> {
+        sqlx::query_as("select choice, next_attempt_at <= now() from queued_message order by id")
+            .fetch_all(&self.owner)
+            .await
+            .unwrap()
     }
 
     /// An administrator with a password hash that the caller made.

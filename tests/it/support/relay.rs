@@ -53,7 +53,10 @@ pub fn known_facts() -> RoutingFacts {
                 tls: TlsMode::WhenOffered,
             }),
         );
-        facts.set_organization(organization, Some(OrganizationFacts { suspended, gateway: Some(gateway) }));
+        facts.set_organization(
+            organization,
+            Some(OrganizationFacts { suspended, gateway: Some(gateway), must_use_gateway: false }),
+        );
         for domain in domains {
             facts.set_domain(domain.parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
         }

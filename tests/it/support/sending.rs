@@ -1,16 +1,20 @@
 //! The sending half of a relay, without its listeners: routing facts set by hand, a queue on the
 //! test's database.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use outgate::{
     mail::{
         Envelope, GatewayAddress, Reply,
         envelope::MailParameters,
-        id::{GatewayId, OrganizationId, QueueId, RelayId},
+        id::{AccountId, GatewayId, OrganizationId, QueueId, RelayId},
     },
     policy::{
-        facts::{DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
+        facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
         routing::PlatformDefault,
     },
@@ -61,11 +65,24 @@ pub struct Sending {
     pub db: PgPool,
     pub options: Options,
     pub organization: OrganizationId,
+    /// That of `ann@acme.example`, once [`Sending::point`] was called.
+    pub account: AccountId,
     pub table: Arc<RoutingTable>,
     pub handover: Arc<Handover>,
     pub queue: Queue,
     pub transfer: Transfer,
     pub now: OffsetDateTime,
+}
+
+/// Where the three scopes point, and what else is asked about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pointers {
+    pub user: Option<GatewayId>,
+    pub domain: Option<GatewayId>,
+    pub all: Option<GatewayId>,
+    pub must_use_gateway: bool,
+    /// The account.
+    pub suspended: bool,
 }
 
 /// A row of the queue.
@@ -89,7 +106,10 @@ impl Sending {
         let db = installation.relay_pool().await;
         let organization = installation.organization("acme").await.id;
         let mut facts = RoutingFacts::default();
-        facts.set_organization(organization, Some(OrganizationFacts { suspended: false, gateway: None }));
+        facts.set_organization(
+            organization,
+            Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }),
+        );
         facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
         let table = Arc::new(RoutingTable::new(facts, options.default.clone()));
         Self::assembled(owner, db, options, organization, table)
@@ -127,7 +147,8 @@ impl Sending {
         let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
         let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), settings);
         let now = OffsetDateTime::now_utc();
-        Self { owner, db, options, organization, table, handover, queue, transfer, now }
+        let account = AccountId::new();
+        Self { owner, db, options, organization, account, table, handover, queue, transfer, now }
     }
 
     /// Points the organization at a gateway; `None` deletes the pointer.
@@ -149,9 +170,34 @@ impl Sending {
             if let Some(gateway) = gateway {
                 facts.set_gateway(gateway.id, Some(gateway));
             }
-            facts.set_organization(organization, Some(OrganizationFacts { suspended: false, gateway: id }));
+            facts.set_organization(
+                organization,
+                Some(OrganizationFacts { suspended: false, gateway: id, must_use_gateway: false }),
+            );
         });
         id
+    }
+
+    /// A gateway of the organization that nothing points at yet.
+    pub fn add_gateway(&self, address: SocketAddr) -> GatewayId {
+        let (organization, id) = (self.organization, GatewayId::new());
+        let address = address.to_string().parse().unwrap();
+        let gateway = GatewayFacts { organization, id, revision: 1, address, tls: TlsMode::WhenOffered };
+        self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
+        id
+    }
+
+    /// Makes the facts these: `ann@acme.example` is an account, and pointers stand at the three scopes.
+    pub fn point(&self, pointers: Pointers) {
+        let Pointers { user, domain, all, must_use_gateway, suspended } = pointers;
+        let (organization, account) = (self.organization, self.account);
+        self.table.change(|facts| {
+            let of_all = OrganizationFacts { suspended: false, gateway: all, must_use_gateway };
+            facts.set_organization(organization, Some(of_all));
+            facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: domain }));
+            facts.set_address("ann@acme.example", Some(account));
+            facts.set_account(account, Some(AccountFacts { suspended, gateway: user }));
+        });
     }
 
     pub fn message(&self, to: &[&str]) -> Message {

@@ -2,13 +2,19 @@
 //! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
 mod administration;
+mod domain_manager;
+mod explain_route;
+mod gateways;
+mod held_mail;
 mod layers;
 mod mail_account_manager;
+mod must_use_gateway;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod roles;
 mod sign_in;
 mod tenants;
+mod waiting_mail;
 mod web_mail_cloud;
 
 use crate::support::Tenant;

@@ -2,7 +2,7 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, JobId},
+    mail::id::{AccountId, GatewayId, JobId},
     policy::Role,
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
@@ -32,7 +32,8 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
     let theirs = installation.account(&other, "secret@other.example", &[]).await;
     installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
-    let theirs = Theirs { account: theirs, job: JobId::new() };
+    let gateway = installation.gateway_of(&other, "canary.other.example").await;
+    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -94,6 +95,8 @@ fn cases(route: &str, theirs: &Theirs) -> Vec<String> {
 struct Theirs {
     account: AccountId,
     job: JobId,
+    domain: String,
+    gateway: GatewayId,
 }
 
 impl Theirs {
@@ -101,13 +104,18 @@ impl Theirs {
         match place {
             "account" => self.account.to_string(),
             "job" => self.job.to_string(),
+            "domain" => self.domain.clone(),
+            "gateway" => self.gateway.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
 }
 
 /// What is posted to a route.
-fn fields(_route: &str) -> Vec<(&'static str, &'static str)> {
+fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
+    if route.ends_with("/gateways/{gateway}") {
+        return vec![];
+    }
     vec![("outbound_gateway", "evil.example.com")]
 }
 

@@ -1,0 +1,156 @@
+//! Where a sender's mail goes and why, layer by layer: one explanation, from which the page Explain Route and
+//! `outgate route explain` both speak.
+
+use std::sync::Arc;
+
+use super::{
+    facts::{Decision, Found, Gateway, RoutingFacts},
+    routing::{NextHop, PlatformDefault, Scope, route},
+};
+use crate::mail::{GatewayAddress, Mailbox};
+
+/// Everything that there is to say about one sender.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// As it was asked for.
+    pub sender: String,
+    pub decision: Decision,
+    /// Whose mail it is; `None` if the domain is nobody's.
+    pub found: Option<Found>,
+    /// What is asked about, nearest first. Empty if the domain is nobody's.
+    pub layers: Vec<Layer>,
+    must_use: bool,
+}
+
+/// One scope that may decide where mail goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    pub scope: Scope,
+    /// Whose it is: the address, the mail domain, all users.
+    pub whose: String,
+    /// Where it leads; `None`: nothing is set there.
+    pub leads: Option<Leads>,
+    /// This is the layer that decides.
+    pub decides: bool,
+}
+
+/// Where a layer leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leads {
+    Through(GatewayAddress),
+    Directly,
+    /// Mail is held: it must leave through a gateway, and none is set.
+    Nowhere,
+}
+
+/// Who is told: an operator knows of all organizations, an administrator of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Operator,
+    Administrator,
+}
+
+impl RoutingFacts {
+    /// Explains what [`decide`](Self::decide) says about the same sender.
+    pub fn explain(&self, sender: &str, default: &PlatformDefault) -> Explanation {
+        let found = self.find(sender);
+        let gateways = found.as_ref().map(|found| self.gateways(found));
+        let must_use = gateways.as_ref().is_some_and(|gateways| gateways.must_use);
+        let layers = match (&found, gateways) {
+            (Some(found), Some(gateways)) => {
+                let decides = route(gateways.clone(), default).set_by;
+                let through =
+                    |gateway: Option<Arc<Gateway>>| gateway.map(|gateway| Leads::Through(gateway.address.clone()));
+                let layer = |scope, whose: String, leads| Layer { scope, whose, leads, decides: scope == decides };
+                let of_organization = match (through(gateways.organization), must_use) {
+                    (None, true) => Some(Leads::Nowhere),
+                    (leads, _) => leads,
+                };
+                let of_platform = match default {
+                    PlatformDefault::Mx => Leads::Directly,
+                    PlatformDefault::Smarthost(address) => Leads::Through(address.clone()),
+                };
+                vec![
+                    layer(Scope::User, shown(&found.sender), through(gateways.user)),
+                    layer(Scope::Domain, found.sender.domain().to_unicode(), through(gateways.domain)),
+                    layer(Scope::Organization, "all users".to_owned(), of_organization),
+                    layer(Scope::Platform, "without a gateway".to_owned(), Some(of_platform)),
+                ]
+            }
+            _ => Vec::new(),
+        };
+        let decision = self.decide(sender, default);
+        Explanation { sender: sender.to_owned(), decision, found, layers, must_use }
+    }
+}
+
+impl Explanation {
+    /// Whether mail of this sender is taken and leaves.
+    pub fn leaves(&self) -> bool {
+        matches!(&self.decision, Decision::Route(found) if found.route.next_hop != NextHop::Nowhere)
+    }
+
+    /// What becomes of the mail, then why, in one sentence.
+    pub fn sentence(&self, recipient: Option<&Mailbox>, told: Told) -> String {
+        let sender = &self.sender;
+        let found = match &self.decision {
+            Decision::UnknownDomain => {
+                let why = match told {
+                    Told::Operator => "no organization has this domain",
+                    Told::Administrator => "its domain is not one of your organization's mail domains",
+                };
+                return format!("Mail from {sender} is refused: {why}.");
+            }
+            Decision::OrganizationSuspended => {
+                return format!("Mail from {sender} is refused: the organization is suspended.");
+            }
+            Decision::AccountSuspended => return format!("Mail from {sender} is refused: the account is suspended."),
+            Decision::Route(found) => found,
+        };
+        let whose = match found.route.set_by {
+            Scope::User => format!("the own gateway of {}", shown(&found.sender)),
+            Scope::Domain => format!("the gateway of the mail domain {}", found.sender.domain().to_unicode()),
+            Scope::Organization => "the organization's gateway for all users".to_owned(),
+            Scope::Platform => "the platform's default, since no gateway is set".to_owned(),
+        };
+        let next_hop = match (&found.route.next_hop, recipient) {
+            (NextHop::Gateway(gateway), _) => {
+                format!("through {} (revision {})", gateway.address.with_port_in_words(), gateway.revision)
+            }
+            (NextHop::Platform(PlatformDefault::Smarthost(address)), _) => {
+                format!("through {}", address.with_port_in_words())
+            }
+            (NextHop::Platform(PlatformDefault::Mx), Some(recipient)) => {
+                format!("directly to the servers of {}", recipient.domain().to_unicode())
+            }
+            (NextHop::Platform(PlatformDefault::Mx), None) => "directly to the recipients' servers".to_owned(),
+            (NextHop::Nowhere, _) => {
+                return format!("Mail from {sender} is held: it must leave through a gateway, and none is set.");
+            }
+        };
+        format!("Mail from {sender} leaves {next_hop}: {whose}.")
+    }
+
+    /// What else there is to know, each in a sentence.
+    pub fn notes(&self, recipient: Option<&Mailbox>) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Some(found) = &self.found else { return notes };
+        let given = self.sender.parse::<Mailbox>().ok();
+        if found.account.is_none() {
+            notes.push("No account has this address; it follows its domain.".to_owned());
+        } else if given.as_ref() != Some(&found.sender) {
+            notes.push(format!("It is an address of {} with something added to it.", shown(&found.sender)));
+        }
+        if self.must_use {
+            notes.push("This organization's mail must leave through a gateway; without one it is held.".to_owned());
+        }
+        if recipient.is_some() {
+            notes.push("The recipient makes no difference to which gateway is taken.".to_owned());
+        }
+        notes
+    }
+}
+
+fn shown(mailbox: &Mailbox) -> String {
+    format!("{}@{}", mailbox.local_part(), mailbox.domain().to_unicode())
+}

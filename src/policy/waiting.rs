@@ -1,0 +1,173 @@
+//! What becomes of mail that waits when the facts change under it: it goes on, it is held, or it returns to
+//! its sender. The relay asks at every attempt; the pages say why mail is held and take the choice.
+
+use std::{fmt, str::FromStr};
+
+use super::{
+    facts::{Decision, Found, RoutingFacts, SenderRoute},
+    routing::{NextHop, PlatformDefault, Route, Scope, route},
+};
+use crate::mail::id::{AccountId, GatewayId, OrganizationId};
+
+/// What an administrator chose for mail that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// By whatever applies now.
+    Send,
+    /// Back to its sender, with a notification.
+    Return,
+}
+
+/// Why mail is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeldBecause {
+    /// The pointer was emptied that led to the gateway which the mail waits for.
+    GatewayTakenAway,
+    /// The organization's mail must leave through a gateway, and the sender has none.
+    NoGateway,
+    AccountSuspended,
+    AccountRemoved,
+    DomainRemoved,
+    OrganizationSuspended,
+}
+
+impl HeldBecause {
+    /// The end of a sentence: it is held because …
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::GatewayTakenAway => "the gateway that it waited for was taken away",
+            Self::NoGateway => "mail must leave through a gateway, and the sender has none",
+            Self::AccountSuspended => "the sender's account is suspended",
+            Self::AccountRemoved => "the sender's account or address was removed",
+            Self::DomainRemoved => "the sender's domain was removed",
+            Self::OrganizationSuspended => "the organization is suspended",
+        }
+    }
+}
+
+/// Not one of the words of a fixed set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("“{0}” is not known here")]
+pub struct WordError(String);
+
+/// Words by which values are kept.
+macro_rules! words {
+    ($type:ident: $($word:literal = $variant:ident),+ $(,)?) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $word),+
+                })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = WordError;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(WordError(word.to_owned())),
+                }
+            }
+        }
+    };
+}
+
+words!(Choice: "send" = Send, "return" = Return);
+words!(HeldBecause:
+    "gateway-taken-away" = GatewayTakenAway,
+    "no-gateway" = NoGateway,
+    "account-suspended" = AccountSuspended,
+    "account-removed" = AccountRemoved,
+    "domain-removed" = DomainRemoved,
+    "organization-suspended" = OrganizationSuspended,
+);
+
+/// What a message waits for, as it was when it was last routed.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits<'a> {
+    pub organization: OrganizationId,
+    /// The address that decides the route.
+    pub sender: &'a str,
+    /// The account that the sender was when the message was accepted.
+    pub account: Option<AccountId>,
+    /// `None`: the platform's default, or nothing yet.
+    pub gateway: Option<GatewayId>,
+    /// The scope whose pointer led to that gateway.
+    pub by: Option<Scope>,
+    pub choice: Option<Choice>,
+}
+
+/// What becomes of it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Onward {
+    Route(SenderRoute),
+    Held(HeldBecause),
+    Return,
+}
+
+/// Where waiting mail goes by these facts.
+///
+/// Mail that waited for a gateway never goes around it because its pointer was emptied: who set it relies on
+/// it. It goes on where the same scope, or a nearer one, points now; a wider one is an administrator's choice.
+pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
+    match waits.choice {
+        Some(Choice::Return) => return Onward::Return,
+        Some(Choice::Send) => return whatever_applies(facts, waits, default),
+        None => {}
+    }
+    let route = match facts.decide(waits.sender, default) {
+        Decision::Route(route) if route.organization == waits.organization => route,
+        // That it is somebody else's now is not for its former organization to know.
+        Decision::Route(_) | Decision::UnknownDomain => return Onward::Held(HeldBecause::DomainRemoved),
+        Decision::OrganizationSuspended => return Onward::Held(HeldBecause::OrganizationSuspended),
+        Decision::AccountSuspended => return Onward::Held(HeldBecause::AccountSuspended),
+    };
+    if route.account.is_none() && waits.account.is_some() {
+        return Onward::Held(HeldBecause::AccountRemoved);
+    }
+    match is_what_it_waited_for(waits, &route) {
+        true => unless_nowhere(route),
+        false => Onward::Held(HeldBecause::GatewayTakenAway),
+    }
+}
+
+fn is_what_it_waited_for(waits: &Waits<'_>, route: &SenderRoute) -> bool {
+    let Some(gateway) = waits.gateway else { return true };
+    match &route.route.next_hop {
+        NextHop::Gateway(now) => now.id == gateway || route.route.set_by <= waits.by.unwrap_or(Scope::Organization),
+        NextHop::Platform(_) | NextHop::Nowhere => false,
+    }
+}
+
+fn unless_nowhere(route: SenderRoute) -> Onward {
+    match route.route.next_hop {
+        NextHop::Nowhere => Onward::Held(HeldBecause::NoGateway),
+        NextHop::Gateway(_) | NextHop::Platform(_) => Onward::Route(route),
+    }
+}
+
+/// An administrator has let it go: whatever became of its account or domain, it leaves by what applies in the
+/// organization that it was accepted for.
+fn whatever_applies(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
+    if facts.is_suspended(waits.organization) {
+        return Onward::Held(HeldBecause::OrganizationSuspended);
+    }
+    let found = facts.find(waits.sender).filter(|found| found.organization == waits.organization);
+    let gateways = match &found {
+        Some(found) => facts.gateways(found),
+        None => facts.gateways_of_all(waits.organization),
+    };
+    let Route { next_hop, set_by } = route(gateways, default);
+    let (sender, account) = match found {
+        Some(Found { sender, account, .. }) => (sender, account),
+        // Its domain is gone: there is nothing nearer than the organization.
+        None => match waits.sender.parse() {
+            Ok(sender) => (sender, None),
+            Err(_) => return Onward::Held(HeldBecause::DomainRemoved),
+        },
+    };
+    let organization = waits.organization;
+    unless_nowhere(SenderRoute { organization, account, sender, route: Route { next_hop, set_by } })
+}

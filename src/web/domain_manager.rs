@@ -1,0 +1,131 @@
+//! Domain Manager: every mail domain with the gateway that applies to it, and why.
+//! The list; what is set for one domain is `domain_outbound_gateway`'s.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+
+use super::{
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    link::Link,
+    page,
+    session::InOrganization,
+    status::{self, Part, StatusLine},
+    wording::{self, ShownRoute},
+};
+use crate::{
+    mail::{DomainName, id::ChangeId},
+    store::{self, OrganizationTransaction, change::Subject, domain::DomainOverview},
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Domain Manager";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get("/{organization}/web-mail-cloud/domain-manager", show)]
+}
+
+/// The list with this domain marked.
+pub fn link_to_row(slug: &str, domain: &DomainName) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/domain-manager")).with("selected", domain.as_str())
+}
+
+/// The Outbound Gateway form of one domain.
+pub fn link_to_form(slug: &str, domain: &DomainName) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/domain-manager/{domain}/outbound-gateway"))
+}
+
+#[derive(Template)]
+#[template(path = "domain_manager.html")]
+struct DomainManager {
+    console: Console,
+    status: Option<StatusLine>,
+    rows: Vec<Row>,
+}
+
+/// One mail domain as it stands in the table.
+struct Row {
+    /// In ASCII, which is its key.
+    key: String,
+    name: String,
+    accounts: i64,
+    route: ShownRoute,
+    marked: bool,
+    form: String,
+    /// Where its own gateway is deleted, if there is one and the role allows it.
+    delete: Option<String>,
+}
+
+impl Row {
+    /// The ASCII form, where it is not what is shown already.
+    fn ascii(&self) -> Option<&str> {
+        (self.key != self.name).then_some(self.key.as_str())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ListQuery {
+    /// The marked domain.
+    selected: String,
+    /// The change that was just saved for it.
+    change: String,
+    /// Whether the save changed nothing.
+    unchanged: String,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let domains = store::domain::overview(&mut transaction, inside.access.organization(), None).await?;
+    let selected = domains.iter().find(|domain| domain.name.as_str() == query.selected);
+    let status = match selected {
+        Some(domain) => status(&app, &mut transaction, &query, domain).await?,
+        None => None,
+    };
+    drop(transaction);
+    page(&DomainManager {
+        console: Console::new(&inside, LABEL),
+        status,
+        rows: domains.iter().map(|domain| row(&app, &inside, &query, domain)).collect(),
+    })
+}
+
+fn row(app: &App, inside: &InOrganization, query: &ListQuery, domain: &DomainOverview) -> Row {
+    let may_delete = domain.gateways.domain.is_some() && inside.access.role.may_set_organization_gateway();
+    let form = link_to_form(&inside.access.slug, &domain.name);
+    Row {
+        key: domain.name.to_string(),
+        name: domain.name.to_unicode(),
+        accounts: domain.accounts,
+        route: ShownRoute::of(domain.gateways.clone(), &app.settings.platform_default),
+        marked: query.selected == domain.name.as_str(),
+        delete: may_delete.then(|| form.clone().with("delete", "1").build()),
+        form: form.build(),
+    }
+}
+
+/// What was just saved for the marked domain.
+async fn status(
+    app: &App,
+    transaction: &mut OrganizationTransaction,
+    query: &ListQuery,
+    domain: &DomainOverview,
+) -> Result<Option<StatusLine>, PageError> {
+    let organization = transaction.organization();
+    let Ok(change) = query.change.parse::<ChangeId>() else {
+        return Ok((!query.unchanged.is_empty()).then(|| status::unchanged_domain(domain)));
+    };
+    let key = domain.name.as_str();
+    let Some(change) = store::change::recent(transaction, organization, change, Subject::Domain, key).await? else {
+        return Ok(None);
+    };
+    let progress = store::change::progress(transaction, change.revision).await?;
+    Ok(Some(status::of_domain(&change, domain, &app.settings.platform_default, &progress)))
+}

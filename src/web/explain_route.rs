@@ -1,0 +1,125 @@
+//! Explain Route: for any sender, what is asked about, which gateway applies and why.
+//! In the words of `outgate route explain`, from the decision that the relay makes.
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    App, Route, console::Console, error::PageError, form::Query, page, session::InOrganization, wording::ShownAddress,
+};
+use crate::{
+    mail::{Mailbox, mailbox::MailboxError},
+    policy::{
+        explanation::{Explanation, Layer, Leads, Told},
+        routing::Scope,
+    },
+    store,
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Explain Route";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get("/{organization}/web-mail-cloud/explain-route", show)]
+}
+
+#[derive(Template)]
+#[template(path = "explain_route.html")]
+struct ExplainRoute {
+    console: Console,
+    sender: Field,
+    recipient: Field,
+    answer: Option<Answer>,
+}
+
+/// A field with what was typed and what is wrong with it.
+struct Field {
+    typed: String,
+    mistake: Option<MailboxError>,
+}
+
+struct Answer {
+    sentence: String,
+    /// Mail of this sender does not leave.
+    is_refused: bool,
+    notes: Vec<String>,
+    layers: Vec<ShownLayer>,
+}
+
+struct ShownLayer {
+    scope: &'static str,
+    whose: String,
+    address: Option<ShownAddress>,
+    /// Where it leads if not to an address.
+    words: &'static str,
+    decides: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    sender: String,
+    recipient: String,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(asked): Query<Asked>,
+) -> Result<Response, PageError> {
+    let is_asked = !asked.sender.trim().is_empty() || !asked.recipient.trim().is_empty();
+    let sender = asked.sender.parse::<Mailbox>();
+    let recipient = match asked.recipient.trim() {
+        "" => Ok(None),
+        typed => typed.parse::<Mailbox>().map(Some),
+    };
+    let answer = match (&sender, &recipient) {
+        (Ok(_), Ok(recipient)) => {
+            let typed = asked.sender.trim();
+            let mut transaction = app.store.begin(&inside.access).await?;
+            let organization = inside.access.organization();
+            let facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
+            drop(transaction);
+            Some(answer(&facts.explain(typed, &app.settings.platform_default), recipient.as_ref()))
+        }
+        _ => None,
+    };
+    let status = if is_asked && answer.is_none() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let page = page(&ExplainRoute {
+        console: Console::new(&inside, LABEL),
+        sender: Field { typed: asked.sender, mistake: sender.err().filter(|_| is_asked) },
+        recipient: Field { typed: asked.recipient, mistake: recipient.err() },
+        answer,
+    })?;
+    Ok((status, page).into_response())
+}
+
+fn answer(explanation: &Explanation, recipient: Option<&Mailbox>) -> Answer {
+    Answer {
+        sentence: explanation.sentence(recipient, Told::Administrator),
+        is_refused: !explanation.leaves(),
+        notes: explanation.notes(recipient),
+        layers: explanation.layers.iter().map(shown).collect(),
+    }
+}
+
+fn shown(layer: &Layer) -> ShownLayer {
+    let (address, words) = match &layer.leads {
+        None => (None, "none"),
+        Some(Leads::Through(address)) => (Some(address.into()), ""),
+        Some(Leads::Directly) => (None, "directly to the recipients' servers"),
+        Some(Leads::Nowhere) => (None, "none, so mail is held"),
+    };
+    let scope = match layer.scope {
+        Scope::User => "User",
+        Scope::Domain => "Domain",
+        Scope::Organization => "Organization",
+        Scope::Platform => "Platform",
+    };
+    ShownLayer { scope, whose: layer.whose.clone(), address, words, decides: layer.decides }
+}

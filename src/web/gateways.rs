@@ -1,0 +1,115 @@
+//! Gateways: every external server that the organization's mail may leave through, and who uses it.
+//! The list; one of them is `gateway`'s.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+
+use super::{
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    link::Link,
+    page,
+    session::InOrganization,
+    status::{self, Part, StatusLine},
+    wording::{self, ShownAddress},
+};
+use crate::{
+    mail::{DomainName, GatewayAddress, id::ChangeId},
+    store::{self, gateway::GatewayOverview},
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Gateways";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get("/{organization}/web-mail-cloud/gateways", show)]
+}
+
+/// The list.
+pub fn link(slug: &str) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/gateways"))
+}
+
+#[derive(Template)]
+#[template(path = "gateways.html")]
+struct Gateways {
+    console: Console,
+    status: Option<StatusLine>,
+    rows: Vec<Row>,
+}
+
+/// One gateway as it stands in the table.
+struct Row {
+    address: ShownAddress,
+    page: String,
+    used_by: String,
+    waiting: i64,
+}
+
+/// How many mail domains are named before the rest are only counted.
+const NAMED_DOMAINS: usize = 2;
+
+/// Who points at a gateway, in words: `all users, acme.example and 12 accounts`.
+pub fn used_by(gateway: &GatewayOverview) -> String {
+    let mut users = Vec::new();
+    if gateway.of_all {
+        users.push("all users".to_owned());
+    }
+    users.extend(gateway.domains.iter().take(NAMED_DOMAINS).map(|name| unicode(name)));
+    match gateway.domains.len().saturating_sub(NAMED_DOMAINS) {
+        0 => {}
+        1 => users.push("1 more domain".to_owned()),
+        more => users.push(format!("{more} more domains")),
+    }
+    if gateway.accounts > 0 {
+        users.push(wording::counted(gateway.accounts, "account", "accounts"));
+    }
+    match users.split_last() {
+        None => "nobody".to_owned(),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    }
+}
+
+/// A mail domain in its own script.
+pub fn unicode(name: &str) -> String {
+    name.parse::<DomainName>().map_or_else(|_| name.to_owned(), |name| name.to_unicode())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AfterRemoval {
+    /// The change that removed one.
+    removed: String,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(after): Query<AfterRemoval>,
+) -> Result<Response, PageError> {
+    let organization = inside.access.organization();
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
+    let removed = match after.removed.parse::<ChangeId>() {
+        Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?,
+        Err(_) => None,
+    };
+    drop(transaction);
+    page(&Gateways {
+        console: Console::new(&inside, LABEL),
+        status: removed.map(|address: GatewayAddress| status::removed_gateway(&address)),
+        rows: gateways
+            .iter()
+            .map(|gateway| Row {
+                address: (&gateway.address).into(),
+                page: super::gateway::link(&inside.access.slug, gateway.id).build(),
+                used_by: used_by(gateway),
+                waiting: gateway.waiting,
+            })
+            .collect(),
+    })
+}
