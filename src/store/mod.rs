@@ -17,6 +17,7 @@ pub mod roles;
 pub mod routing_facts;
 pub mod session;
 pub mod tenant;
+pub mod undo;
 
 pub use tenant::{OrganizationTransaction, WebStore};
 
