@@ -177,8 +177,21 @@ pub struct Progress {
     pub relays: usize,
     /// How many of them route by the change.
     pub confirmed: usize,
+    /// When each of those said so first, where that is still known: for a day.
+    pub confirmations: Vec<Confirmation>,
+    /// Those that are heard from and have not confirmed it yet.
+    pub behind: Vec<String>,
     /// Those that have neither confirmed it nor been heard from for 60 s.
     pub silent: Vec<SilentRelay>,
+    /// When the change was committed, if it is the organization's.
+    pub saved_at: Option<OffsetDateTime>,
+}
+
+/// When a relay confirmed a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    pub relay: String,
+    pub at: OffsetDateTime,
 }
 
 /// A relay that may have vanished.
@@ -200,7 +213,11 @@ pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progr
     let relays = sqlx::query!(
         r#"
         select name, last_seen_at, confirmed_revision >= $1 as "confirmed!",
-               last_seen_at < now() - interval '60 seconds' as "silent!"
+               last_seen_at < now() - interval '60 seconds' as "silent!",
+               (select confirmed_at from relay_confirmation
+                where relay_id = relay.id and relay_confirmation.revision >= $1
+                order by relay_confirmation.revision limit 1) as confirmed_at,
+               (select committed_at from change where change.revision = $1) as saved_at
         from relay where signed_off_at is null order by name
         "#,
         revision as Revision,
@@ -209,10 +226,14 @@ pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progr
     .await?;
     let mut progress = Progress { relays: relays.len(), ..Progress::default() };
     for relay in relays {
+        progress.saved_at = relay.saved_at;
         if relay.confirmed {
             progress.confirmed += 1;
+            progress.confirmations.extend(relay.confirmed_at.map(|at| Confirmation { relay: relay.name, at }));
         } else if relay.silent {
             progress.silent.push(SilentRelay { name: relay.name, last_seen_at: relay.last_seen_at });
+        } else {
+            progress.behind.push(relay.name);
         }
     }
     Ok(progress)

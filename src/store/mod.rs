@@ -5,6 +5,7 @@ pub mod account;
 pub mod account_file;
 pub mod account_list;
 pub mod administrator;
+pub mod audit_log;
 pub mod change;
 pub mod columns;
 pub mod domain;

@@ -164,8 +164,10 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_or(subject = 'organization'), false) as "organization!",
                coalesce(bool_or(subject = 'domain'), false) as "domains!",
                coalesce(bool_or(subject = 'account'), false) as "accounts!",
-               coalesce(bool_or(subject = 'account' and (both_there is false or fields - 'outbound_gateway' <> '{}')),
+               coalesce(bool_or(subject = 'account' and (not both_there or fields - 'outbound_gateway' <> '{}')),
                         false) as "whole_accounts!",
+               coalesce(bool_or(subject <> 'gateway' and (not both_there or fields - 'outbound_gateway' <> '{}')),
+                        false) as "more_than_pointers!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
@@ -188,7 +190,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     )
     .fetch_one(db)
     .await?;
-    let pointer_only = !row.whole_accounts;
+    let pointer_only = !row.more_than_pointers;
     let sole = row.subject.zip(row.key).filter(|_| row.things == 1);
     Ok(Extent {
         things: row.things,

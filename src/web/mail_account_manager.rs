@@ -14,6 +14,7 @@ use super::{
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownRoute},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         account::ListedAccount,
         account_list::{self, AccountPage, Position},
         change::Subject,
+        tenant::Access,
     },
 };
 
@@ -83,6 +85,16 @@ impl ListQuery {
     /// The Outbound Gateway form of one account, which leads back here.
     pub fn link_to_form(&self, slug: &str, account: AccountId) -> Link {
         Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway"))
+            .with("q", &self.search())
+            .with("after", &printable(&self.after))
+            .with("before", &printable(&self.before))
+    }
+}
+
+impl ListQuery {
+    /// Takes a change back, and leads back here.
+    pub fn link_to_undo(&self, slug: &str, change: ChangeId) -> Link {
+        undo::link(slug, change)
             .with("q", &self.search())
             .with("after", &printable(&self.after))
             .with("before", &printable(&self.before))
@@ -154,7 +166,7 @@ async fn show(
         ListQuery::position(&after, &before),
     )
     .await?;
-    let status = status(&app, &mut transaction, &query).await?;
+    let status = status(&app, &inside.access, &mut transaction, &query).await?;
     drop(transaction);
     page(&table(&app, &inside, &query, found, status))
 }
@@ -206,6 +218,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, account: ListedAcc
 /// What was just saved for the marked account.
 async fn status(
     app: &App,
+    access: &Access,
     transaction: &mut OrganizationTransaction,
     query: &ListQuery,
 ) -> Result<Option<StatusLine>, PageError> {
@@ -226,5 +239,7 @@ async fn status(
     };
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
-    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
+    let undo = query.link_to_undo(&access.slug, change.id);
+    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress);
+    Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }

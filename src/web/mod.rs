@@ -3,6 +3,7 @@
 
 pub mod administration;
 pub mod assets;
+pub mod audit_log;
 pub mod client_address;
 pub mod console;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod session;
 pub mod sign_in;
 pub mod status;
+pub mod undo;
 pub mod web_mail_cloud;
 pub mod wording;
 
@@ -125,6 +127,8 @@ pub fn routes() -> Vec<Route> {
         mail_account_manager::routes(),
         outbound_gateway::routes(),
         job::routes(),
+        undo::routes(),
+        audit_log::routes(),
         assets::routes(),
         health::routes(),
     ]

@@ -14,11 +14,12 @@ use super::{
     console::Console,
     error::PageError,
     form::{Form, Query},
-    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     link::Link,
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -86,7 +87,9 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
         let change = store::change::recent(&mut transaction, organization, change, Subject::Organization, &key).await?;
         if let Some(change) = change {
             let progress = store::change::progress(&mut transaction, change.revision).await?;
-            status = Some(status::of_organization(&change, &summary, default, &progress));
+            let may = inside.access.role.may_set_organization_gateway();
+            let undo = undo::link(&inside.access.slug, change.id);
+            status = Some(status::of_organization(&change, &summary, default, &progress).undoable(may, undo));
         }
     }
     let read_only = (!inside.access.role.may_set_organization_gateway())
@@ -132,7 +135,16 @@ async fn save(
     match form.parse(&app.settings.allowed_networks) {
         Ok(address) => {
             let back = here(&inside.access.slug);
-            gateway_form::point(&app, &inside.access, &PointerScope::Organization, address.as_ref(), back).await
+            let scope = PointerScope::Organization;
+            match gateway_form::point(&app, &inside.access, &scope, &form, address.as_ref(), back).await? {
+                Pointed::Answer(answer) => Ok(answer),
+                Pointed::Conflict(conflict) => {
+                    let mut look =
+                        look(&app, &inside, &AfterSave { change: None, unchanged: None, gateway: None }).await?;
+                    look.field = look.field.in_conflict(conflict);
+                    Ok((StatusCode::CONFLICT, page(&look)?).into_response())
+                }
+            }
         }
         Err(mistake) => again(&app, &inside, form, mistake).await,
     }

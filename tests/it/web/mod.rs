@@ -2,6 +2,7 @@
 //! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
 mod administration;
+mod audit_log;
 mod layers;
 mod mail_account_manager;
 mod outbound_gateway;
@@ -9,6 +10,8 @@ mod outbound_mail_gateway;
 mod roles;
 mod sign_in;
 mod tenants;
+mod two_administrators;
+mod undo;
 mod web_mail_cloud;
 
 use crate::support::Tenant;

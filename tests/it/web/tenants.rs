@@ -2,7 +2,7 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, JobId},
+    mail::id::{AccountId, ChangeId, JobId},
     policy::Role,
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
@@ -32,7 +32,9 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
     let theirs = installation.account(&other, "secret@other.example", &[]).await;
     installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
-    let theirs = Theirs { account: theirs, job: JobId::new() };
+    let change = sqlx::query_scalar("select id from change where organization_id = $1 order by revision desc limit 1");
+    let change = ChangeId(change.bind(other.id.0).fetch_one(&installation.owner).await.unwrap());
+    let theirs = Theirs { account: theirs, job: JobId::new(), change };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -94,6 +96,7 @@ fn cases(route: &str, theirs: &Theirs) -> Vec<String> {
 struct Theirs {
     account: AccountId,
     job: JobId,
+    change: ChangeId,
 }
 
 impl Theirs {
@@ -101,6 +104,7 @@ impl Theirs {
         match place {
             "account" => self.account.to_string(),
             "job" => self.job.to_string(),
+            "change" => self.change.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
