@@ -267,7 +267,8 @@ impl Follower<'_> {
             None => self.sign_on(listener).await,
             Some(latest) if Some(latest) == self.applied => {
                 self.table.mark_current(latest, asked_at);
-                Ok(())
+                // While nothing else is to be done.
+                Ok(timeout(ANSWER_WAIT, store::relay::forget_confirmations(&mut *listener, id)).await??)
             }
             Some(_) => self.catch_up(listener).await,
         }

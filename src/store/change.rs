@@ -177,8 +177,21 @@ pub struct Progress {
     pub relays: usize,
     /// How many of them route by the change.
     pub confirmed: usize,
+    /// When each of those said so first, where that is still known: for a day.
+    pub confirmations: Vec<Confirmation>,
+    /// Those that are heard from and have not confirmed it yet.
+    pub behind: Vec<String>,
     /// Those that have neither confirmed it nor been heard from for 60 s.
     pub silent: Vec<SilentRelay>,
+    /// When the change was committed, if it is the organization's.
+    pub saved_at: Option<OffsetDateTime>,
+}
+
+/// When a relay confirmed a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    pub relay: String,
+    pub at: OffsetDateTime,
 }
 
 /// A relay that may have vanished.
@@ -200,7 +213,11 @@ pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progr
     let relays = sqlx::query!(
         r#"
         select name, last_seen_at, confirmed_revision >= $1 as "confirmed!",
-               last_seen_at < now() - interval '60 seconds' as "silent!"
+               last_seen_at < now() - interval '60 seconds' as "silent!",
+               (select confirmed_at from relay_confirmation
+                where relay_id = relay.id and relay_confirmation.revision >= $1
+                order by relay_confirmation.revision limit 1) as confirmed_at,
+               (select committed_at from change where change.revision = $1) as saved_at
         from relay where signed_off_at is null order by name
         "#,
         revision as Revision,
@@ -209,10 +226,14 @@ pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progr
     .await?;
     let mut progress = Progress { relays: relays.len(), ..Progress::default() };
     for relay in relays {
+        progress.saved_at = relay.saved_at;
         if relay.confirmed {
             progress.confirmed += 1;
+            progress.confirmations.extend(relay.confirmed_at.map(|at| Confirmation { relay: relay.name, at }));
         } else if relay.silent {
             progress.silent.push(SilentRelay { name: relay.name, last_seen_at: relay.last_seen_at });
+        } else {
+            progress.behind.push(relay.name);
         }
     }
     Ok(progress)
@@ -221,7 +242,10 @@ pub async fn progress(db: &mut PgConnection, revision: Revision) -> Result<Progr
 /// A change of one pointer, as the page that made it reports on it.
 #[derive(Debug, Clone)]
 pub struct RecentChange {
+    pub id: ChangeId,
     pub revision: Revision,
+    /// What was done, such as `gateway.set`.
+    pub action: String,
     /// The gateway address that was set; `None` if it was deleted.
     pub after: Option<String>,
 }
@@ -238,7 +262,7 @@ pub async fn recent(
     sqlx::query_as!(
         RecentChange,
         r#"
-        select change.revision as "revision: Revision", audit_entry.after
+        select change.id as "id: ChangeId", change.revision as "revision: Revision", audit_entry.action, audit_entry.after
         from change
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
         where change.organization_id = $1 and change.id = $2
@@ -250,6 +274,57 @@ pub async fn recent(
         organization as OrganizationId,
         change as ChangeId,
         subject.as_str(),
+        key,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Who changed something last, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastChange {
+    pub change: ChangeId,
+    pub actor: String,
+    pub at: OffsetDateTime,
+}
+
+/// The last change of a thing, named as in the items; with `since`, the last that is newer than that one.
+pub async fn last_of(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    (subject, key): (&str, &str),
+    since: Option<ChangeId>,
+) -> Result<Option<LastChange>> {
+    // Ids are in the order of time to within the clocks of machines; revisions decide among the latest.
+    sqlx::query_as!(
+        LastChange,
+        r#"
+        select change.id as "change: ChangeId", audit_entry.actor, change.committed_at as at
+        from (
+            select change_id from change_item
+            where organization_id = $1 and subject = $2 and subject_key = $3
+            order by change_id desc limit 20
+        ) latest
+        join change on change.organization_id = $1 and change.id = latest.change_id
+        join audit_entry on audit_entry.organization_id = $1 and audit_entry.change_id = latest.change_id
+        where change.revision > coalesce(
+            (select since.revision from change since where since.organization_id = $1 and since.id = $4), 0)
+        order by change.revision desc limit 1
+        "#,
+        organization as OrganizationId,
+        subject,
+        key,
+        since as Option<ChangeId>,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// The User ID of the account with this key in the items, if there is one now.
+pub async fn user_id_of(db: &mut PgConnection, organization: OrganizationId, key: &str) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        "select user_id from mail_account where organization_id = $1 and id = $2::text::uuid",
+        organization as OrganizationId,
         key,
     )
     .fetch_optional(db)

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     OrganizationTransaction, Result,
-    change::{AuditEntry, ChangeItem, Committed, Subject},
+    change::{self, AuditEntry, ChangeItem, Committed, LastChange, Subject},
     held_mail,
 };
 use crate::{
@@ -537,4 +537,34 @@ pub async fn recently_removed(
     )
     .fetch_optional(db)
     .await
+}
+
+/// What a pointer says, where that is neither what an administrator saw nor what is to be set.
+#[derive(Debug, Clone)]
+pub struct ChangedMeanwhile {
+    pub address: Option<GatewayAddress>,
+    /// Who set it, and when, where that is recorded.
+    pub by: Option<LastChange>,
+}
+
+/// Whether somebody else has changed a pointer since `actor` saw it say `seen`, which is empty for nothing. Locks the
+/// pointer, so that it still holds when the pointer is set in the same transaction. `None` too if there is no such
+/// pointer.
+pub async fn changed_meanwhile(
+    transaction: &mut OrganizationTransaction,
+    scope: &PointerScope,
+    seen: &str,
+    address: Option<&GatewayAddress>,
+    actor: &str,
+) -> Result<Option<ChangedMeanwhile>> {
+    let organization = transaction.organization();
+    let Some(now) = pointer_for_update(transaction, organization, scope).await? else { return Ok(None) };
+    let shown = now.address.as_ref().map(ToString::to_string).unwrap_or_default();
+    if shown == seen || now.address.as_ref() == address {
+        return Ok(None);
+    }
+    let by =
+        change::last_of(transaction, organization, (scope.subject().as_str(), &scope.key(organization)), None).await?;
+    let by_themselves = by.as_ref().is_some_and(|by| by.actor == actor);
+    Ok((!by_themselves).then_some(ChangedMeanwhile { address: now.address, by }))
 }

@@ -6,6 +6,7 @@ pub mod account_file;
 pub mod account_import;
 pub mod account_list;
 pub mod administrator;
+pub mod audit_log;
 pub mod change;
 pub mod columns;
 pub mod domain;
@@ -20,6 +21,7 @@ pub mod routing_facts;
 pub mod selected_accounts;
 pub mod session;
 pub mod tenant;
+pub mod undo;
 
 pub use tenant::{OrganizationTransaction, WebStore};
 

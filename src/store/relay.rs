@@ -67,20 +67,42 @@ pub async fn is_superseded(db: impl PgExecutor<'_>, name: &str, signed_on: Signe
     .await
 }
 
-/// Says that no new attempt of this relay uses facts older than `revision`. False if the operator
-/// has forgotten the relay: then it has to sign on again, or nobody would wait for it.
+/// Says that no new attempt of this relay uses facts older than `revision`, and keeps when it said so first.
+/// False if the operator has forgotten the relay: then it has to sign on again, or nobody would wait for it.
 pub async fn confirm(db: impl PgExecutor<'_>, relay: RelayId, revision: Revision) -> Result<bool> {
-    let done = sqlx::query!(
+    sqlx::query_scalar!(
         r#"
-        update relay set confirmed_revision = greatest(confirmed_revision, $2), last_seen_at = now()
-        where id = $1 and signed_off_at is null
+        with known as (
+            update relay set confirmed_revision = greatest(confirmed_revision, $2), last_seen_at = now()
+            where id = $1 and signed_off_at is null
+            returning id
+        ), kept as (
+            insert into relay_confirmation (relay_id, revision) select id, $2 from known on conflict do nothing
+        )
+        select exists (select from known) as "known!"
         "#,
         relay as RelayId,
         revision as Revision,
     )
+    .fetch_one(db)
+    .await
+}
+
+/// Forgets confirmations that are older than a day. The oldest come first in the key, so that nothing is read
+/// that stays.
+pub async fn forget_confirmations(db: impl PgExecutor<'_>, relay: RelayId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        delete from relay_confirmation
+        where relay_id = $1 and confirmed_at < now() - interval '1 day' and revision in (
+            select revision from relay_confirmation where relay_id = $1 order by revision limit 1000
+        )
+        "#,
+        relay as RelayId,
+    )
     .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
+    .map(drop)
 }
 
 /// Says that the relay is alive, and asks for the latest revision in the same round trip.

@@ -14,11 +14,12 @@ use super::{
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownRoute},
 };
 use crate::{
     mail::{DomainName, id::ChangeId},
-    store::{self, OrganizationTransaction, change::Subject, domain::DomainOverview},
+    store::{self, OrganizationTransaction, change::Subject, domain::DomainOverview, tenant::Access},
 };
 
 /// The page's name, in the navigation too.
@@ -86,7 +87,7 @@ async fn show(
     let domains = store::domain::overview(&mut transaction, inside.access.organization(), None).await?;
     let selected = domains.iter().find(|domain| domain.name.as_str() == query.selected);
     let status = match selected {
-        Some(domain) => status(&app, &mut transaction, &query, domain).await?,
+        Some(domain) => status(&app, &inside.access, &mut transaction, &query, domain).await?,
         None => None,
     };
     drop(transaction);
@@ -114,6 +115,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, domain: &DomainOve
 /// What was just saved for the marked domain.
 async fn status(
     app: &App,
+    access: &Access,
     transaction: &mut OrganizationTransaction,
     query: &ListQuery,
     domain: &DomainOverview,
@@ -127,5 +129,6 @@ async fn status(
         return Ok(None);
     };
     let progress = store::change::progress(transaction, change.revision).await?;
-    Ok(Some(status::of_domain(&change, domain, &app.settings.platform_default, &progress)))
+    let line = status::of_domain(&change, domain, &app.settings.platform_default, &progress);
+    Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))
 }

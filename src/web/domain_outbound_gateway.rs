@@ -15,7 +15,7 @@ use super::{
     domain_manager::{self, link_to_form, link_to_row},
     error::PageError,
     form::{Form, Query},
-    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     page,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
@@ -134,7 +134,15 @@ async fn save(
     match form.parse(&app.settings.allowed_networks) {
         Ok(address) => {
             let back = link_to_row(&inside.access.slug, &domain);
-            gateway_form::point(&app, &inside.access, &PointerScope::Domain(domain), address.as_ref(), back).await
+            let scope = PointerScope::Domain(domain.clone());
+            match gateway_form::point(&app, &inside.access, &scope, &form, address.as_ref(), back).await? {
+                Pointed::Answer(answer) => Ok(answer),
+                Pointed::Conflict(conflict) => {
+                    let mut look = look(&app, &inside, &domain, &FormQuery::default()).await?;
+                    look.field = look.field.in_conflict(conflict);
+                    Ok((StatusCode::CONFLICT, page(&look)?).into_response())
+                }
+            }
         }
         Err(mistake) => again(&app, &inside, &domain, form, mistake).await,
     }

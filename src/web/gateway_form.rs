@@ -14,7 +14,7 @@ use crate::{
     policy::gateway_network::{self, AllowedNetworks, Refusal},
     store::{
         self,
-        gateway::{PointerScope, Set},
+        gateway::{ChangedMeanwhile, PointerScope, Set},
         tenant::Access,
     },
 };
@@ -24,6 +24,7 @@ use super::{
     error::{PageError, see_other},
     link::Link,
     status, waiting_mail,
+    wording::{self, ShownAddress},
 };
 
 /// What is sent. Nothing else is accepted, so nothing else can be set by it.
@@ -31,6 +32,9 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub struct GatewayForm {
     pub outbound_gateway: String,
+    /// The address that the form was shown with, empty for none: what somebody else has set meanwhile is not
+    /// overwritten. Every form of ours has it.
+    pub seen: Option<String>,
 }
 
 /// Why an address was not taken, in words for who typed it.
@@ -58,24 +62,69 @@ impl GatewayForm {
     }
 }
 
+/// What came of sending the form.
+pub enum Pointed {
+    /// On to the page that says so.
+    Answer(Response),
+    /// Somebody else has changed it meanwhile, and nothing was saved: show the form with it.
+    Conflict(Conflict),
+}
+
 /// Points a scope at the address, or at nothing, and leads back to a page that says what became of it.
 pub async fn point(
     app: &App,
     access: &Access,
     scope: &PointerScope,
+    form: &GatewayForm,
     address: Option<&GatewayAddress>,
     back: Link,
-) -> Result<Response, PageError> {
-    if let Some(question) = waiting_mail::ask(app, access, scope, address, &back).await? {
-        return Ok(question);
+) -> Result<Pointed, PageError> {
+    let mut transaction = app.store.begin(access).await?;
+    if let Some(seen) = &form.seen
+        && let Some(theirs) =
+            store::gateway::changed_meanwhile(&mut transaction, scope, seen.trim(), address, &access.email).await?
+    {
+        return Ok(Pointed::Conflict(Conflict::new(&theirs, address)));
     }
-    let transaction = app.store.begin(access).await?;
+    if address.is_none()
+        && let Some(question) = waiting_mail::ask(&mut transaction, access, scope, &back).await?
+    {
+        return Ok(Pointed::Answer(question));
+    }
     match store::gateway::set(transaction, scope, address, &access.email).await? {
         Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(see_other(&back.with("unchanged", "1").build())),
+        Set::Unchanged => Ok(Pointed::Answer(see_other(&back.with("unchanged", "1").build()))),
         Set::Changed(committed) => {
             status::wait_until_live(app, access, committed.revision).await;
-            Ok(see_other(&back.with("change", &committed.id.to_string()).build()))
+            Ok(Pointed::Answer(see_other(&back.with("change", &committed.id.to_string()).build())))
+        }
+    }
+}
+
+/// Two administrators want different things: what there is now, what was sent, and who came first.
+#[derive(Debug)]
+pub struct Conflict {
+    /// `None`: they deleted it.
+    pub theirs: Option<ShownAddress>,
+    /// `None`: it was to be deleted.
+    pub yours: Option<ShownAddress>,
+    /// Yours as the field has it.
+    pub typed: String,
+    /// Theirs as the field has it.
+    pub seen: String,
+    /// Who set theirs, and when.
+    pub by: Option<(String, String)>,
+}
+
+impl Conflict {
+    fn new(theirs: &ChangedMeanwhile, yours: Option<&GatewayAddress>) -> Self {
+        let written = |address: Option<&GatewayAddress>| address.map(ToString::to_string).unwrap_or_default();
+        Self {
+            theirs: theirs.address.as_ref().map(ShownAddress::from),
+            yours: yours.map(ShownAddress::from),
+            typed: written(yours),
+            seen: written(theirs.address.as_ref()),
+            by: theirs.by.as_ref().map(|by| (by.actor.clone(), wording::moment(by.at))),
         }
     }
 }
@@ -85,7 +134,11 @@ pub async fn point(
 pub struct GatewayField {
     /// What stands in the field: the present address, or what was typed.
     pub typed: String,
+    /// The address that it is shown with, empty for none.
+    pub seen: String,
     pub mistake: Option<GatewayMistake>,
+    /// What somebody else has set meanwhile.
+    pub conflict: Option<Conflict>,
     /// Gateways that the organization has already, offered below the field. They are links, not a
     /// list of the field's own: that would make the text field a combobox to assistive technology.
     pub offered: Vec<Offered>,
@@ -119,7 +172,9 @@ impl GatewayField {
     ) -> store::Result<Self> {
         Ok(Self {
             typed: present.map(ToString::to_string).unwrap_or_default(),
+            seen: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,
+            conflict: None,
             offered: store::gateway::known_addresses(db, organization)
                 .await?
                 .into_iter()
@@ -147,8 +202,14 @@ impl GatewayField {
         self
     }
 
-    /// With what was typed and what is wrong with it.
+    /// With what was typed and what is wrong with it. What was seen stays what it was.
     pub fn again(self, form: GatewayForm, mistake: GatewayMistake) -> Self {
-        Self { typed: form.outbound_gateway, mistake: Some(mistake), ..self }
+        let seen = form.seen.unwrap_or_else(|| self.seen.clone());
+        Self { typed: form.outbound_gateway, seen, mistake: Some(mistake), ..self }
+    }
+
+    /// With what somebody else has set meanwhile, to choose.
+    pub fn in_conflict(self, conflict: Conflict) -> Self {
+        Self { typed: conflict.typed.clone(), conflict: Some(conflict), ..self }
     }
 }

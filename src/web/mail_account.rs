@@ -149,7 +149,10 @@ async fn look(
     let details = store::account::details(&mut transaction, organization, account).await?.ok_or(PageError::NotFound)?;
     let mut status = query.unchanged.is_some().then(status::unchanged_edit);
     if let Some(change) = query.change.as_deref().and_then(|change| change.parse::<ChangeId>().ok()) {
-        status = after_change(&mut transaction, change, Some(account)).await?;
+        let undo = query.list.link_to_undo(slug, change);
+        status = after_change(&mut transaction, change, Some(account))
+            .await?
+            .map(|line| line.undoable(inside.access.role.may_manage_accounts(), undo));
     }
     drop(transaction);
     let may_manage = inside.access.role.may_manage_accounts();

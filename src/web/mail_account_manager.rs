@@ -16,6 +16,7 @@ use super::{
     mail_account, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownRoute},
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
         account_list::{self, AccountPage, PAGE_SIZE, Place, Position, Selection, Show, Sort, Trouble},
         change::Subject,
         selected_accounts,
+        tenant::Access,
     },
 };
 
@@ -110,10 +112,7 @@ impl ListQuery {
 
     /// The list with the same search, filter and order, from its beginning.
     fn link(&self, slug: &str) -> Link {
-        list(slug)
-            .with("q", &self.search())
-            .with("show", word_of(self.show()))
-            .with("sort", word_of_order(self.sort()))
+        list(slug).with("q", &self.search()).with("show", word_of(self.show())).with("sort", word_of_order(self.sort()))
     }
 
     fn place_on(&self, link: Link) -> Link {
@@ -186,6 +185,16 @@ fn word_of_order(sort: Sort) -> &'static str {
         Sort::UserIdDescending => "-user-id",
         Sort::Name => "name",
         Sort::NameDescending => "-name",
+    }
+}
+
+impl ListQuery {
+    /// Takes a change back, and leads back here.
+    pub fn link_to_undo(&self, slug: &str, change: ChangeId) -> Link {
+        undo::link(slug, change)
+            .with("q", &self.search())
+            .with("after", &printable(&self.after))
+            .with("before", &printable(&self.before))
     }
 }
 
@@ -293,7 +302,7 @@ async fn show(
     };
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = account_list::page(&mut transaction, inside.access.organization(), &selection).await?;
-    let status = status(&app, &mut transaction, &query).await?;
+    let status = status(&app, &inside.access, &mut transaction, &query).await?;
     drop(transaction);
     page(&table(&app, &inside, &query, found, status))
 }
@@ -308,7 +317,8 @@ fn table(
     let slug = &inside.access.slug;
     let turn = |to: &str, row: Option<&account_list::Row>| {
         let row = row?;
-        let name = if matches!(query.sort(), Sort::Name | Sort::NameDescending) { row.account.name.as_str() } else { "" };
+        let name =
+            if matches!(query.sort(), Sort::Name | Sort::NameDescending) { row.account.name.as_str() } else { "" };
         Some(query.link(slug).with(to, &row.account.user_id.to_string()).with("name", name).build())
     };
     let previous = turn("before", found.rows.first().filter(|_| found.has_previous));
@@ -364,7 +374,9 @@ fn tabs(slug: &str, query: &ListQuery) -> Vec<Tab> {
         .into_iter()
         .map(|(label, show)| Tab {
             label,
-            link: ListQuery { sort: query.sort.clone(), ..ListQuery::matching(query.search(), show) }.link(slug).build(),
+            link: ListQuery { sort: query.sort.clone(), ..ListQuery::matching(query.search(), show) }
+                .link(slug)
+                .build(),
             is_here: query.show() == show,
         })
         .collect()
@@ -379,10 +391,14 @@ fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
             _ => None,
         };
         let next = if sorted == Some("ascending") { down } else { up };
-        let sorted_by = ListQuery { sort: word_of_order(next).to_owned(), ..ListQuery::matching(String::new(), query.show()) };
+        let sorted_by =
+            ListQuery { sort: word_of_order(next).to_owned(), ..ListQuery::matching(String::new(), query.show()) };
         Heading { label, class, link: sorted_by.link(slug).build(), sorted }
     };
-    [heading("User ID", "of-id", Sort::UserId, Sort::UserIdDescending), heading("Name", "of-name", Sort::Name, Sort::NameDescending)]
+    [
+        heading("User ID", "of-id", Sort::UserId, Sort::UserIdDescending),
+        heading("Name", "of-name", Sort::Name, Sort::NameDescending),
+    ]
 }
 
 fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_list::Row) -> Row {
@@ -431,6 +447,7 @@ fn in_words(suspended: bool, trouble: Trouble) -> (&'static str, String) {
 /// What was just saved for the marked account, or for many.
 async fn status(
     app: &App,
+    access: &Access,
     transaction: &mut OrganizationTransaction,
     query: &ListQuery,
 ) -> Result<Option<StatusLine>, PageError> {
@@ -440,7 +457,7 @@ async fn status(
     let organization = transaction.organization();
     let change = query.change.parse::<ChangeId>().ok();
     let Ok(selected) = query.selected.parse::<AccountId>() else {
-        return of_selected(transaction, change).await;
+        return of_selected(access, transaction, query, change).await;
     };
     let Some(account) = store::account::by_id(transaction, organization, selected).await? else { return Ok(None) };
     let user_id = wording::user_id(&account.user_id);
@@ -454,19 +471,25 @@ async fn status(
     };
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
-    Ok(Some(status::of_account(&change, &user_id, own.as_ref(), route, &progress)))
+    let undo = query.link_to_undo(&access.slug, change.id);
+    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress);
+    Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }
 
 /// What was just saved for many accounts, or for one that is not on the list any more.
 async fn of_selected(
+    access: &Access,
     transaction: &mut OrganizationTransaction,
+    query: &ListQuery,
     change: Option<ChangeId>,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
     let Some(change) = change else { return Ok(Some(status::unchanged_selected())) };
-    let Some(change) = selected_accounts::recent(transaction, organization, change).await? else {
-        return mail_account::after_change(transaction, change, None).await;
+    let undo = query.link_to_undo(&access.slug, change);
+    let Some(selected) = selected_accounts::recent(transaction, organization, change).await? else {
+        let edit = mail_account::after_change(transaction, change, None).await?;
+        return Ok(edit.map(|line| line.undoable(access.role.may_manage_accounts(), undo)));
     };
-    let progress = store::change::progress(transaction, change.revision).await?;
-    Ok(Some(status::of_selected(&change, &progress)))
+    let progress = store::change::progress(transaction, selected.revision).await?;
+    Ok(Some(status::of_selected(&selected, &progress).undoable(access.role.may_set_account_gateway(), undo)))
 }

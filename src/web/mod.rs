@@ -3,6 +3,7 @@
 
 pub mod administration;
 pub mod assets;
+pub mod audit_log;
 pub mod client_address;
 pub mod console;
 pub mod domain_manager;
@@ -25,13 +26,14 @@ pub mod must_use_gateway;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
-pub mod selected_accounts;
 pub mod route_steps;
+pub mod selected_accounts;
 pub mod server;
 pub mod session;
 pub mod sign_in;
 pub mod status;
 pub mod text_field;
+pub mod undo;
 pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;
@@ -147,6 +149,8 @@ pub fn routes() -> Vec<Route> {
         gateway::routes(),
         explain_route::routes(),
         job::routes(),
+        undo::routes(),
+        audit_log::routes(),
         assets::routes(),
         health::routes(),
     ]

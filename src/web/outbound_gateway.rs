@@ -14,7 +14,7 @@ use super::{
     console::Console,
     error::PageError,
     form::{Form, Query},
-    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     mail_account_manager::{self, ListQuery},
     page,
     route_steps::{Step, steps},
@@ -137,7 +137,15 @@ async fn save(
     match form.parse(&app.settings.allowed_networks) {
         Ok(address) => {
             let back = query.list.link_to_row(&inside.access.slug, account);
-            gateway_form::point(&app, &inside.access, &PointerScope::Account(account), address.as_ref(), back).await
+            let scope = PointerScope::Account(account);
+            match gateway_form::point(&app, &inside.access, &scope, &form, address.as_ref(), back).await? {
+                Pointed::Answer(answer) => Ok(answer),
+                Pointed::Conflict(conflict) => {
+                    let mut look = look(&app, &inside, account, &FormQuery { delete: None, ..query }).await?;
+                    look.field = look.field.in_conflict(conflict);
+                    Ok((StatusCode::CONFLICT, page(&look)?).into_response())
+                }
+            }
         }
         Err(mistake) => again(&app, &inside, account, query, form, mistake).await,
     }

@@ -14,12 +14,13 @@ use super::{
     console::Console,
     error::PageError,
     form::{Form, Query},
-    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     held_mail::ShownGroup,
     link::Link,
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     policy::routing::{PlatformDefault, SenderGateways},
     store::{
         self, OrganizationTransaction, change::Subject, domain::ListedDomain, gateway::PointerScope,
-        organization::Summary,
+        organization::Summary, tenant::Access,
     },
 };
 
@@ -94,7 +95,7 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     let held = store::held_mail::groups(&mut transaction, organization).await?;
-    let status = status(&mut transaction, after, &summary, default).await?;
+    let status = status(&mut transaction, &inside.access, after, &summary, default).await?;
     let read_only = (!inside.access.role.may_set_organization_gateway())
         .then_some("Only an Administrator may change the gateway of all users. You can see it.");
     let field = GatewayField::of(
@@ -124,6 +125,7 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
 /// What was just saved here.
 async fn status(
     transaction: &mut OrganizationTransaction,
+    access: &Access,
     after: &AfterSave,
     summary: &Summary,
     default: &PlatformDefault,
@@ -150,13 +152,15 @@ async fn status(
         return Ok(None);
     };
     let progress = store::change::progress(transaction, change.revision).await?;
-    Ok(Some(match (&after.required, &summary.gateway) {
+    let undo = undo::link(&access.slug, change.id);
+    let line = match (&after.required, &summary.gateway) {
         (Some(_), _) => status::of_must_use(&change, summary, default, &progress),
         (None, None) if summary.must_use_gateway && change.after.is_none() => {
             status::of_organization_that_must_use_one(&change, summary, &progress)
         }
         (None, _) => status::of_organization(&change, summary, default, &progress),
-    }))
+    };
+    Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo)))
 }
 
 fn with_gateway(domains: &[ListedDomain]) -> Vec<(String, ShownAddress)> {
@@ -177,7 +181,15 @@ async fn save(
     match form.parse(&app.settings.allowed_networks) {
         Ok(address) => {
             let back = here(&inside.access.slug);
-            gateway_form::point(&app, &inside.access, &PointerScope::Organization, address.as_ref(), back).await
+            let scope = PointerScope::Organization;
+            match gateway_form::point(&app, &inside.access, &scope, &form, address.as_ref(), back).await? {
+                Pointed::Answer(answer) => Ok(answer),
+                Pointed::Conflict(conflict) => {
+                    let mut look = look(&app, &inside, &AfterSave::default()).await?;
+                    look.field = look.field.in_conflict(conflict);
+                    Ok((StatusCode::CONFLICT, page(&look)?).into_response())
+                }
+            }
         }
         Err(mistake) => again(&app, &inside, form, mistake).await,
     }

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::{
     App,
+    link::Link,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -16,12 +19,13 @@ use crate::{
     store::{
         self,
         account::RecentEdit,
-        change::{Progress, RecentChange},
+        change::{Confirmation, Progress, RecentChange},
         domain::DomainOverview,
         held_mail::RecentChoice,
         organization::Summary,
         selected_accounts::ChangedAccounts,
         tenant::Access,
+        undo,
     },
 };
 
@@ -47,19 +51,29 @@ pub struct StatusLine {
     pub parts: Vec<Part>,
     /// Whether something is still to come or missing.
     pub is_warning: bool,
+    /// When each relay confirmed it, a line each.
+    pub confirmations: Vec<String>,
+    /// Where the change is taken back, for who may.
+    pub undo: Option<String>,
 }
 
 impl StatusLine {
-    fn new(lead: &'static str) -> Self {
-        Self { lead, parts: Vec::new(), is_warning: false }
+    pub(super) fn new(lead: &'static str) -> Self {
+        Self { lead, parts: Vec::new(), is_warning: false, confirmations: Vec::new(), undo: None }
     }
 
-    fn words(mut self, words: impl Into<String>) -> Self {
+    /// With a button that takes the change back, for who may: `link` is [`undo::link`](super::undo::link)'s.
+    pub fn undoable(mut self, may: bool, link: Link) -> Self {
+        self.undo = may.then(|| link.build());
+        self
+    }
+
+    pub(super) fn words(mut self, words: impl Into<String>) -> Self {
         self.parts.push(Part::Words(words.into()));
         self
     }
 
-    fn name(mut self, name: &str) -> Self {
+    pub(super) fn name(mut self, name: &str) -> Self {
         self.parts.push(Part::Name(name.to_owned()));
         self
     }
@@ -79,8 +93,9 @@ impl StatusLine {
         }
     }
 
-    fn live(mut self, progress: &Progress) -> Self {
+    pub(super) fn live(mut self, progress: &Progress) -> Self {
         self.is_warning = progress.relays == 0 || progress.confirmed < progress.relays;
+        self.confirmations = progress.confirmations.iter().map(|one| confirmed(one, progress.saved_at)).collect();
         self.words(format!(" {}", live(progress)))
     }
 }
@@ -115,10 +130,36 @@ fn live(progress: &Progress) -> String {
             relay.name
         ));
     }
+    for relay in &progress.behind {
+        match progress.saved_at {
+            Some(saved_at) => sentence.push_str(&format!(" {relay} is behind since {}.", wording::second(saved_at))),
+            None => sentence.push_str(&format!(" {relay} is behind.")),
+        }
+    }
     if !progress.is_settled() {
-        sentence.push_str(" The rest follow within seconds: load this page again to see.");
+        sentence.push_str(" It follows within seconds: load this page again to see.");
     }
     sentence
+}
+
+/// `relay-1 confirmed 12:03:04 UTC, 0.08 s after the save`.
+fn confirmed(confirmation: &Confirmation, saved_at: Option<OffsetDateTime>) -> String {
+    let Confirmation { relay, at } = confirmation;
+    let confirmed = format!("{relay} confirmed {}", wording::second(*at));
+    match saved_at.map(|saved_at| (*at - saved_at).as_seconds_f64()) {
+        // By a revision that it had loaded before the commit was recorded.
+        Some(seconds) => format!("{confirmed}, {:.2} s after the save", seconds.max(0.0)),
+        None => confirmed,
+    }
+}
+
+/// The first words about a change that is saved.
+fn lead(change: &RecentChange) -> &'static str {
+    match change.action.as_str() {
+        undo::UNDO => "Taken back.",
+        undo::REDO => "Brought back.",
+        _ => "Saved.",
+    }
 }
 
 /// After a change of the gateway of all users.
@@ -132,17 +173,24 @@ pub fn of_organization(
         return superseded;
     }
     let line = match &summary.gateway {
-        Some(gateway) => now_through(summary, gateway),
+        Some(gateway) => now_through(lead(change), summary, gateway),
         None if summary.following == 0 => {
-            StatusLine::new("No gateway.").words("Accounts without another gateway send").by_default(default)
+            no_gateway(change).words("Accounts without another gateway send").by_default(default)
         }
-        None => StatusLine::new("No gateway.").words(now_send(summary.following)).by_default(default),
+        None => no_gateway(change).words(now_send(summary.following)).by_default(default),
     };
     line.live(progress)
 }
 
-fn now_through(summary: &Summary, gateway: &GatewayAddress) -> StatusLine {
-    let line = StatusLine::new("Saved.");
+fn no_gateway(change: &RecentChange) -> StatusLine {
+    match lead(change) {
+        "Saved." => StatusLine::new("No gateway."),
+        lead => StatusLine::new(lead).words("No gateway. "),
+    }
+}
+
+fn now_through(lead: &'static str, summary: &Summary, gateway: &GatewayAddress) -> StatusLine {
+    let line = StatusLine::new(lead);
     match (summary.following, summary.accounts) {
         (0, 0) => {
             line.words("There are no accounts yet: those that are added will send through ").address(gateway).words(".")
@@ -179,7 +227,7 @@ pub fn of_account(
     if let Some(superseded) = superseded(change, own) {
         return superseded;
     }
-    let line = StatusLine::new("Saved.");
+    let line = StatusLine::new(lead(change));
     let line = match own {
         Some(gateway) => {
             line.words("Mail from ").name(user_id).words(" now leaves through ").address(gateway).words(".")
@@ -215,7 +263,7 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
 /// Somebody has changed it again since: the page below is right, the sentence would not be.
 fn superseded(change: &RecentChange, now: Option<&GatewayAddress>) -> Option<StatusLine> {
     (change.after != now.map(ToString::to_string))
-        .then(|| StatusLine::new("Saved.").words("It was changed again since: this page shows what applies now."))
+        .then(|| StatusLine::new(lead(change)).words("It was changed again since: this page shows what applies now."))
 }
 
 /// After a change of the gateways of many users.

@@ -40,20 +40,15 @@ pub fn routes() -> Vec<Route> {
 /// Leads to the question what becomes of mail that waits by a pointer which is about to be emptied; `None` if
 /// there is nothing to ask.
 pub async fn ask(
-    app: &App,
+    transaction: &mut OrganizationTransaction,
     access: &Access,
     scope: &PointerScope,
-    address: Option<&GatewayAddress>,
     back: &Link,
 ) -> Result<Option<Response>, PageError> {
-    if address.is_some() {
-        return Ok(None);
-    }
     let organization = access.organization();
-    let mut transaction = app.store.begin(access).await?;
-    let pointer = store::gateway::pointer(&mut transaction, organization, scope).await?;
+    let pointer = store::gateway::pointer(transaction, organization, scope).await?;
     let Some(gateway) = pointer.and_then(|pointer| pointer.gateway) else { return Ok(None) };
-    let waiting = store::held_mail::count_by_pointer(&mut transaction, organization, scope, gateway).await?;
+    let waiting = store::held_mail::count_by_pointer(transaction, organization, scope, gateway).await?;
     if waiting == 0 {
         return Ok(None);
     }

@@ -38,6 +38,12 @@ pub fn moment(moment: OffsetDateTime) -> String {
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
 }
 
+/// The time of a moment to the second, where the day is known: `14:02:07 UTC`.
+pub fn second(moment: OffsetDateTime) -> String {
+    let format = format_description!("[hour]:[minute]:[second] UTC");
+    moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+}
+
 /// A User ID for people: its domain in its own script.
 pub fn user_id(mailbox: &Mailbox) -> String {
     format!("{}@{}", mailbox.local_part(), mailbox.domain().to_unicode())

@@ -5,3 +5,4 @@ mod accounts_file;
 mod catalogue;
 mod changes;
 mod tenants_apart;
+mod undo;

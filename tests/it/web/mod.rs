@@ -2,6 +2,7 @@
 //! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
 mod administration;
+mod audit_log;
 mod domain_manager;
 mod explain_route;
 mod gateways;
@@ -14,6 +15,8 @@ mod outbound_mail_gateway;
 mod roles;
 mod sign_in;
 mod tenants;
+mod two_administrators;
+mod undo;
 mod waiting_mail;
 mod web_mail_cloud;
 

@@ -2,7 +2,7 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, GatewayId, JobId},
+    mail::id::{AccountId, ChangeId, GatewayId, JobId},
     policy::Role,
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
@@ -33,7 +33,9 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let theirs = installation.account(&other, "secret@other.example", &[]).await;
     installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
     let gateway = installation.gateway_of(&other, "canary.other.example").await;
-    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway };
+    let change = sqlx::query_scalar("select id from change where organization_id = $1 order by revision desc limit 1");
+    let change = ChangeId(change.bind(other.id.0).fetch_one(&installation.owner).await.unwrap());
+    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway, change };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -97,6 +99,7 @@ struct Theirs {
     job: JobId,
     domain: String,
     gateway: GatewayId,
+    change: ChangeId,
 }
 
 impl Theirs {
@@ -106,6 +109,7 @@ impl Theirs {
             "job" => self.job.to_string(),
             "domain" => self.domain.clone(),
             "gateway" => self.gateway.to_string(),
+            "change" => self.change.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }

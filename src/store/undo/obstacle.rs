@@ -1,0 +1,215 @@
+//! What stands in the way of an undo: things that are no longer as the change left them, and what is
+//! needed again and is gone or taken. Asked once the undo's items are written, before anything is restored.
+
+use sqlx::PgConnection;
+
+use crate::{
+    mail::id::{ChangeId, OrganizationId},
+    store::{
+        Result,
+        change::{self, LastChange},
+    },
+};
+
+/// Everything that stands in the way.
+#[derive(Debug, Default)]
+pub struct Obstacles {
+    pub count: i64,
+    /// The first few.
+    pub first: Vec<Obstacle>,
+}
+
+/// One thing that stands in the way.
+#[derive(Debug)]
+pub struct Obstacle {
+    /// Whose it is: `all users`, a mail domain, a User ID.
+    pub subject: String,
+    pub what: What,
+    /// The last change of the subject that is newer than the one to be taken back, where one is recorded.
+    pub since: Option<LastChange>,
+}
+
+/// How a thing stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// It is no longer as the change left it, or was deleted or added again since.
+    Changed,
+    /// An address that would be its own again belongs to another account: its User ID.
+    AddressTaken { address: String, by: String },
+    /// The mail domain of an address is not the organization's any more.
+    DomainGone(String),
+    /// The gateway that it pointed at is gone.
+    GatewayGone,
+}
+
+/// How many obstacles are named.
+const NAMED: i64 = 10;
+
+pub(super) async fn find(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+) -> Result<Obstacles> {
+    let mut obstacles = Obstacles::default();
+    changed(db, organization, change, new, &mut obstacles).await?;
+    if obstacles.count == 0 {
+        addresses_taken(db, organization, change, new, &mut obstacles).await?;
+    }
+    if obstacles.count == 0 {
+        gone(db, organization, change, new, &mut obstacles).await?;
+    }
+    Ok(obstacles)
+}
+
+/// What is not as the change left it.
+async fn changed(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+    obstacles: &mut Obstacles,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"
+        select subject, subject_key as key, count(*) over () as "count!",
+               coalesce(before ->> 'user_id', was_after ->> 'user_id', was_before ->> 'user_id') as user_id
+        from (
+            -- Each item of the undo with the item that it mirrors. Sorted side by side, since a join of rows
+            -- that were written just now is planned as if they were few.
+            select position, change_id, subject, subject_key, before,
+                   lag(before) over pair as was_before, lag(after) over pair as was_after
+            from change_item where organization_id = $1 and change_id in ($2, $3) and subject <> 'gateway'
+            window pair as (partition by position order by change_id = $3)
+        ) item
+        where change_id = $3
+          and case when was_after is null then before is not null
+                   else before is null or before || was_after <> before end
+        order by position limit $4
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        new as ChangeId,
+        NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for row in rows {
+        obstacles.count = row.count;
+        let thing = (row.subject.as_str(), row.key.as_str());
+        let obstacle = named(db, organization, change, thing, row.user_id, What::Changed).await?;
+        obstacles.first.push(obstacle);
+    }
+    Ok(())
+}
+
+/// Addresses and User IDs that belong to accounts which the undo does not take them from.
+async fn addresses_taken(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+    obstacles: &mut Obstacles,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"
+        with wanted as materialized (
+            select item.subject_key as key, item.after ->> 'user_id' as user_id, address.value as address
+            from change_item item
+            cross join lateral (
+                select value from jsonb_array_elements_text(item.after -> 'addresses')
+                union select item.after ->> 'user_id'
+            ) address
+            where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account'
+              and (item.after ? 'addresses' or item.after ? 'user_id')
+        )
+        select wanted.key, wanted.user_id, wanted.address as "address!", owner.user_id as owner,
+               owner.id::text as "owner_key!", count(*) over () as "count!"
+        from wanted
+        join mail_address there on there.organization_id = $1 and there.address = wanted.address
+        join mail_account owner on owner.organization_id = $1 and owner.id = there.account_id
+        left join change_item theirs on theirs.organization_id = $1 and theirs.change_id = $2
+             and theirs.subject = 'account' and theirs.subject_key = owner.id::text
+        where owner.id::text <> wanted.key
+          and case when theirs.change_id is null then true
+                   when theirs.after is null then false
+                   when theirs.after ? 'addresses' then theirs.after -> 'addresses' ? wanted.address
+                   else true end
+        order by wanted.address limit $3
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+        NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for row in rows {
+        obstacles.count = row.count;
+        let what = What::AddressTaken { address: row.address, by: row.owner };
+        let mut obstacle = named(db, organization, change, ("account", row.key.as_str()), row.user_id, what).await?;
+        obstacle.since = change::last_of(db, organization, ("account", &row.owner_key), Some(change)).await?;
+        obstacles.first.push(obstacle);
+    }
+    Ok(())
+}
+
+/// Mail domains and gateways that would be needed again.
+async fn gone(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+    obstacles: &mut Obstacles,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"
+        with item as materialized (
+            select position, subject, subject_key, after from change_item where organization_id = $1 and change_id = $2
+        ), missing as (
+            select item.position, split_part(address, '@', -1) as domain
+            from item, jsonb_array_elements_text(item.after -> 'addresses') as address
+            where split_part(address, '@', -1) not in (select name from mail_domain where organization_id = $1)
+            union
+            select item.position, null from item
+            where item.after ->> 'outbound_gateway' is not null
+              and (item.after ->> 'outbound_gateway')::uuid not in (select id from gateway where organization_id = $1)
+        )
+        select item.subject, item.subject_key as key, item.after ->> 'user_id' as user_id, missing.domain,
+               count(*) over () as "count!"
+        from missing join item using (position)
+        order by item.position limit $3
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+        NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for row in rows {
+        obstacles.count = row.count;
+        let what = row.domain.map_or(What::GatewayGone, What::DomainGone);
+        let thing = (row.subject.as_str(), row.key.as_str());
+        let obstacle = named(db, organization, change, thing, row.user_id, what).await?;
+        obstacles.first.push(obstacle);
+    }
+    Ok(())
+}
+
+/// With the name that people know it by, and who changed it last.
+async fn named(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    (subject, key): (&str, &str),
+    user_id: Option<String>,
+    what: What,
+) -> Result<Obstacle> {
+    let name = match (subject, user_id) {
+        ("organization", _) => "all users".to_owned(),
+        ("account", Some(user_id)) => user_id,
+        ("account", None) => change::user_id_of(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
+        _ => key.to_owned(),
+    };
+    let since = change::last_of(db, organization, (subject, key), Some(change)).await?;
+    Ok(Obstacle { subject: name, what, since })
+}

@@ -1,0 +1,320 @@
+//! The statements of an undo: its items are written first, and everything that is then restored is read
+//! from them. One statement for each kind of thing.
+
+use sqlx::PgConnection;
+
+use super::Extent;
+use crate::{
+    mail::id::{ChangeId, OrganizationId},
+    store::Result,
+};
+
+/// From how many things on an undo is planned as a large one.
+const LARGE: i64 = 100;
+
+/// The planner takes rows that were written a moment ago for few, and would look through them once for each
+/// account. For the rest of the transaction.
+pub(super) async fn plan_for(db: &mut PgConnection, extent: &Extent) -> Result<()> {
+    if extent.things >= LARGE {
+        sqlx::query!("select set_config('enable_nestloop', 'off', true)").fetch_one(db).await?;
+    }
+    Ok(())
+}
+
+/// Locks what the change touched, in the order of keys, so that nobody changes it meanwhile.
+pub(super) async fn lock(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    extent: &Extent,
+) -> Result<()> {
+    if extent.organization {
+        sqlx::query!("select from organization where id = $1 for no key update", organization as OrganizationId)
+            .execute(&mut *db)
+            .await?;
+    }
+    if extent.domains {
+        sqlx::query!(
+            r#"
+            select from mail_domain
+            where organization_id = $1 and name in (
+                select subject_key from change_item
+                where organization_id = $1 and change_id = $2 and subject = 'domain'
+            )
+            order by name for no key update
+            "#,
+            organization as OrganizationId,
+            change as ChangeId,
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    if extent.accounts {
+        // This lock keeps addresses from being added too, which a lock that leaves keys alone would not.
+        sqlx::query!(
+            r#"
+            select count(*) from (
+                select from mail_account
+                where organization_id = $1 and id in (
+                    select case when subject = 'account' then subject_key::uuid end from change_item
+                    where organization_id = $1 and change_id = $2
+                )
+                order by id for update
+            ) locked
+            "#,
+            organization as OrganizationId,
+            change as ChangeId,
+        )
+        .fetch_one(db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Writes the items of the undo: as `before` what there is now of the fields that the change set, as
+/// `after` what the change found.
+pub(super) async fn mirror(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into change_item (organization_id, change_id, position, subject, subject_key, before, after)
+        select $1, $3, position, subject, subject_key,
+               (select jsonb_object_agg(field, now_there -> field) from jsonb_object_keys(fields) as field
+                where now_there is not null),
+               before
+        from (
+            select item.position, item.subject, item.subject_key, item.before, item.fields,
+                   case item.subject
+                   when 'organization' then (
+                       select jsonb_build_object('outbound_gateway', outbound_gateway_id,
+                                                 'must_use_gateway', must_use_gateway)
+                       from organization where id = $1 and id::text = item.subject_key)
+                   when 'domain' then (
+                       select jsonb_build_object('outbound_gateway', outbound_gateway_id)
+                       from mail_domain where organization_id = $1 and name = item.subject_key)
+                   when 'account' then (
+                       select jsonb_build_object('user_id', user_id, 'name', name, 'status', status,
+                                                 'external_id', external_id, 'outbound_gateway', outbound_gateway_id)
+                              || case when item.fields ? 'addresses' then jsonb_build_object('addresses', (
+                                  select coalesce(jsonb_agg(address order by address), '[]') from mail_address
+                                  where mail_address.organization_id = $1 and mail_address.account_id = mail_account.id
+                              )) else '{}' end
+                       from mail_account where organization_id = $1 and id = item.subject_key::uuid)
+                   end as now_there
+            from (
+                select position, subject, subject_key, before,
+                       coalesce(before, '{}') || coalesce(after, '{}') as fields
+                from change_item where organization_id = $1 and change_id = $2 and subject <> 'gateway'
+                offset 0
+            ) item
+            offset 0
+        ) mirrored
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Makes everything as the items' `after` says.
+pub(super) async fn restore(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    new: ChangeId,
+    extent: &Extent,
+) -> Result<()> {
+    if extent.organization {
+        organization_row(db, organization, new).await?;
+    }
+    if extent.domains {
+        domains(db, organization, new).await?;
+    }
+    if extent.whole_accounts {
+        delete_accounts(db, organization, new).await?;
+    }
+    // What is no longer an address of one account may be one of another.
+    if extent.addresses {
+        delete_addresses(db, organization, new).await?;
+    }
+    if extent.user_ids {
+        free_user_ids(db, organization, new).await?;
+    }
+    if extent.accounts {
+        accounts(db, organization, new).await?;
+    }
+    if extent.whole_accounts {
+        insert_accounts(db, organization, new).await?;
+    }
+    if extent.addresses {
+        insert_addresses(db, organization, new).await?;
+    }
+    Ok(())
+}
+
+async fn organization_row(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update organization
+        set outbound_gateway_id = case when item.after ? 'outbound_gateway' then (item.after ->> 'outbound_gateway')::uuid
+                                       else organization.outbound_gateway_id end,
+            must_use_gateway = case when item.after ? 'must_use_gateway' then (item.after ->> 'must_use_gateway')::boolean
+                                    else organization.must_use_gateway end
+        from change_item item
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'organization' and organization.id = $1
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn domains(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update mail_domain set outbound_gateway_id = (item.after ->> 'outbound_gateway')::uuid
+        from change_item item
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'domain'
+          and item.after ? 'outbound_gateway'
+          and mail_domain.organization_id = $1 and mail_domain.name = item.subject_key
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Those that the change had added.
+async fn delete_accounts(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        delete from mail_account
+        where organization_id = $1 and id in (
+            select case when subject = 'account' then subject_key::uuid end from change_item
+            where organization_id = $1 and change_id = $2 and after is null
+        )
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn delete_addresses(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        delete from mail_address using (
+            select case when subject = 'account' then subject_key::uuid end as account, after -> 'addresses' as kept
+            from change_item where organization_id = $1 and change_id = $2 and after ? 'addresses'
+            offset 0
+        ) item
+        where mail_address.organization_id = $1 and mail_address.account_id = item.account
+          and not item.kept ? mail_address.address
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Two accounts may get each other's User ID back: no statement can swap unique values that are checked
+/// row by row, so each that changes gets one of its own first.
+async fn free_user_ids(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update mail_account set user_id = mail_account.id::text || '@' || mail_account.domain
+        from (
+            select case when subject = 'account' then subject_key::uuid end as account, after ->> 'user_id' as user_id
+            from change_item where organization_id = $1 and change_id = $2 and after ? 'user_id'
+            offset 0
+        ) item
+        where mail_account.organization_id = $1 and mail_account.id = item.account
+          and mail_account.user_id <> item.user_id
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn accounts(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update mail_account
+        set user_id = case when fields ? 'user_id' then fields ->> 'user_id' else mail_account.user_id end,
+            name = case when fields ? 'name' then fields ->> 'name' else mail_account.name end,
+            status = case when fields ? 'status' then fields ->> 'status' else mail_account.status end,
+            external_id = case when fields ? 'external_id' then fields ->> 'external_id' else mail_account.external_id end,
+            outbound_gateway_id = case when fields ? 'outbound_gateway' then (fields ->> 'outbound_gateway')::uuid
+                                       else mail_account.outbound_gateway_id end
+        from (
+            select case when subject = 'account' then subject_key::uuid end as account, after as fields
+            from change_item
+            where organization_id = $1 and change_id = $2 and before is not null and after is not null
+            offset 0
+        ) item
+        where mail_account.organization_id = $1 and mail_account.id = item.account
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Those that the change had deleted, under the id that they had.
+async fn insert_accounts(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into mail_account (organization_id, id, user_id, name, status, external_id, outbound_gateway_id)
+        select $1, case when subject = 'account' then subject_key::uuid end, after ->> 'user_id', after ->> 'name',
+               after ->> 'status', after ->> 'external_id', (after ->> 'outbound_gateway')::uuid
+        from change_item where organization_id = $1 and change_id = $2 and subject = 'account' and before is null
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn insert_addresses(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into mail_address (organization_id, address, account_id)
+        select $1, address, account
+        from (
+            select case when subject = 'account' then subject_key::uuid end as account, after -> 'addresses' as addresses
+            from change_item where organization_id = $1 and change_id = $2 and after ? 'addresses'
+            offset 0
+        ) item, jsonb_array_elements_text(addresses) as address
+        where not exists (
+            select from mail_address there
+            where there.organization_id = $1 and there.address = address and there.account_id = account
+        )
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}

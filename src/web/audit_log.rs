@@ -1,0 +1,453 @@
+//! Audit Log: who changed what and when, what was before and after, and the way to take it back.
+//! The list with its filters, the same as a file, and one entry with everything that it touched.
+
+use askama::Template;
+use axum::{
+    body::Body,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use time::{Date, Duration, OffsetDateTime, macros::format_description};
+
+use super::{
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    link::Link,
+    page,
+    session::InOrganization,
+    status::{Part, StatusLine},
+    undo::{self, OfChange},
+    wording,
+};
+use crate::{
+    mail::{
+        Mailbox,
+        id::{ChangeId, Revision},
+    },
+    policy::account_file::harmless,
+    store::{
+        self, OrganizationTransaction,
+        audit_log::{Filter, Item, Items, ListedChange, PAGE_SIZE},
+        tenant::Access,
+        undo::{Entry, REDO, UNDO},
+    },
+};
+
+/// The page's name.
+pub const LABEL: &str = "Audit Log";
+
+const PATH: &str = "/{organization}/administration/audit-log";
+const CSV_PATH: &str = "/{organization}/administration/audit-log.csv";
+const ENTRY_PATH: &str = "/{organization}/administration/audit-log/{change}";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get(PATH, show), Route::get(CSV_PATH, download), Route::get(ENTRY_PATH, show_entry)]
+}
+
+/// How many things an entry's page shows.
+const SHOWN_ITEMS: i64 = 100;
+/// How many entries of the file are read at once.
+const PIECE: i64 = 1_000;
+
+/// One entry.
+pub fn entry_link(slug: &str, change: ChangeId) -> Link {
+    Link::to(format!("/{slug}/administration/audit-log/{change}"))
+}
+
+/// What was done, in words that the subject follows.
+fn did(action: &str) -> String {
+    let words = match action {
+        "organization.create" => "created the organization",
+        "domain.add" => "added the mail domain",
+        "administrator.create" => "added the administrator",
+        "gateway.set" => "set the gateway of",
+        "gateway.delete" => "deleted the gateway of",
+        "gateway.remove" => "removed the gateway",
+        "gateway.require" => "said whether mail must leave through a gateway, for",
+        "account.add" => "added the account",
+        "account.name" => "named the account",
+        "account.rename" => "renamed the account",
+        "account.suspend" => "suspended the account",
+        "account.activate" => "activated the account",
+        "account.addresses" => "changed the addresses of",
+        "account.delete" => "deleted the account",
+        "accounts.import" => "imported",
+        "mail.release" => "released the mail of",
+        "mail.return" => "returned the mail of",
+        UNDO => "took back a change of",
+        REDO => "brought back a change of",
+        _ => return action.to_owned(),
+    };
+    words.to_owned()
+}
+
+/// A change as the pages show it.
+#[derive(Debug)]
+pub struct ShownEntry {
+    pub link: String,
+    pub revision: i64,
+    pub when: String,
+    pub who: String,
+    pub did: String,
+    pub subject: String,
+    pub before: String,
+    pub after: String,
+    pub undone_by: Option<String>,
+    /// Where it is taken back.
+    pub undo: String,
+}
+
+impl ShownEntry {
+    fn of(slug: &str, change: &ListedChange) -> Self {
+        Self {
+            link: entry_link(slug, change.id).build(),
+            revision: change.revision.0,
+            when: wording::moment(change.committed_at),
+            who: change.actor.clone(),
+            did: did(&change.action),
+            subject: change.subject.clone(),
+            before: change.before.clone().unwrap_or_default(),
+            after: change.after.clone().unwrap_or_default(),
+            undone_by: change.undone_by.clone(),
+            undo: undo::link(slug, change.id).build(),
+        }
+    }
+
+    /// The same of a change that was looked up to be taken back.
+    pub fn of_undoable(slug: &str, entry: &Entry) -> Self {
+        Self {
+            link: entry_link(slug, entry.id).build(),
+            revision: entry.revision.0,
+            when: wording::moment(entry.committed_at),
+            who: entry.actor.clone(),
+            did: did(&entry.action),
+            subject: entry.subject.clone(),
+            before: entry.before.clone().unwrap_or_default(),
+            after: entry.after.clone().unwrap_or_default(),
+            undone_by: entry.undone.as_ref().map(|undone| undone.by.clone()),
+            undo: undo::link(slug, entry.id).build(),
+        }
+    }
+}
+
+/// What the address of the page asks for. Dates are days in UTC, as date fields send them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct LogQuery {
+    who: String,
+    what: String,
+    subject: String,
+    from: String,
+    to: String,
+    /// A revision: the page behind it.
+    before: String,
+}
+
+impl LogQuery {
+    fn with(&self, link: Link) -> Link {
+        link.with("who", printable(&self.who).trim())
+            .with("what", printable(&self.what).trim())
+            .with("subject", printable(&self.subject).trim())
+            .with("from", printable(&self.from).trim())
+            .with("to", printable(&self.to).trim())
+    }
+
+    fn before(&self) -> Option<Revision> {
+        self.before.parse().ok().map(Revision)
+    }
+
+    /// A User ID or another address of an account leads to everything that touched the account.
+    async fn filter(&self, transaction: &mut OrganizationTransaction) -> store::Result<Filter> {
+        let set = |typed: &str| Some(printable(typed).trim().to_owned()).filter(|typed| !typed.is_empty());
+        let mut subject = set(&self.subject);
+        let mut account = None;
+        if let Some(Ok(address)) = subject.as_ref().map(|subject| subject.parse::<Mailbox>()) {
+            let organization = transaction.organization();
+            account = store::account::by_address(transaction, organization, &address).await?;
+            subject = account.is_none().then(|| address.to_string());
+        }
+        Ok(Filter {
+            actor: set(&self.who),
+            action: set(&self.what),
+            subject,
+            account,
+            from: day(&self.from).map(|day| day.midnight().assume_utc()),
+            until: day(&self.to)
+                .and_then(|day| day.checked_add(Duration::days(1)))
+                .map(|day| day.midnight().assume_utc()),
+        })
+    }
+}
+
+fn printable(typed: &str) -> String {
+    typed.chars().filter(|character| !character.is_control()).take(254).collect()
+}
+
+/// `2026-11-24`; what is no day asks for nothing.
+fn day(typed: &str) -> Option<Date> {
+    Date::parse(typed.trim(), format_description!("[year]-[month]-[day]")).ok()
+}
+
+#[derive(Template)]
+#[template(path = "audit_log.html")]
+struct AuditLog {
+    console: Console,
+    query: LogQuery,
+    actors: Vec<String>,
+    /// The word in the address, and the words for people.
+    actions: Vec<(String, String)>,
+    entries: Vec<ShownEntry>,
+    is_filtered: bool,
+    everything: String,
+    newest: Option<String>,
+    older: Option<String>,
+    csv: String,
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, PageError> {
+    let organization = inside.access.organization();
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let filter = query.filter(&mut transaction).await?;
+    let mut entries =
+        store::audit_log::list(&mut transaction, organization, &filter, query.before(), PAGE_SIZE + 1).await?;
+    let choices = store::audit_log::choices(&mut transaction, organization).await?;
+    drop(transaction);
+    let slug = &inside.access.slug;
+    let here = || Link::to(format!("/{slug}/administration/audit-log"));
+    let has_older = entries.len() > PAGE_SIZE as usize;
+    entries.truncate(PAGE_SIZE as usize);
+    let last = entries.last().filter(|_| has_older).map(|entry| entry.revision.to_string());
+    page(&AuditLog {
+        console: Console::new(&inside, LABEL),
+        actors: choices.actors,
+        actions: choices
+            .actions
+            .into_iter()
+            .map(|action| (did(&action), action))
+            .map(|(did, name)| (name, did))
+            .collect(),
+        is_filtered: query.with(here()).build() != here().build(),
+        everything: here().build(),
+        newest: query.before().map(|_| query.with(here()).build()),
+        older: last.map(|last| query.with(here()).with("before", &last).build()),
+        csv: query.with(Link::to(format!("/{slug}/administration/audit-log.csv"))).build(),
+        entries: entries.iter().map(|entry| ShownEntry::of(slug, entry)).collect(),
+        query,
+    })
+}
+
+/// The same entries as a file, read and sent piece by piece.
+async fn download(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let filter = query.filter(&mut transaction).await?;
+    drop(transaction);
+    let name = format!("attachment; filename=\"audit-log-{}.csv\"", inside.access.slug);
+    let begin = Some(Place { app, access: inside.access, filter, before: None, is_first: true });
+    let pieces = futures_util::stream::try_unfold(begin, async |place| match place {
+        Some(place) => place.piece().await.map(Some),
+        None => Ok(None),
+    });
+    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+/// How far a file was sent. Each piece is read in a transaction of its own: a browser that reads slowly holds none.
+struct Place {
+    app: App,
+    access: Access,
+    filter: Filter,
+    before: Option<Revision>,
+    is_first: bool,
+}
+
+impl Place {
+    /// The next piece, and where to go on; a failure cuts the file off, so that nobody takes it for whole.
+    async fn piece(mut self) -> anyhow::Result<(Vec<u8>, Option<Self>)> {
+        let mut transaction = self.app.store.begin(&self.access).await?;
+        let organization = self.access.organization();
+        let entries = store::audit_log::list(&mut transaction, organization, &self.filter, self.before, PIECE).await?;
+        drop(transaction);
+        let piece = rows(&entries, self.is_first)?;
+        let Some(last) = entries.last().filter(|_| entries.len() as i64 == PIECE) else { return Ok((piece, None)) };
+        self.before = Some(last.revision);
+        self.is_first = false;
+        Ok((piece, Some(self)))
+    }
+}
+
+fn rows(entries: &[ListedChange], with_header: bool) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    if with_header {
+        writer.write_record(["when", "revision", "who", "what", "subject", "before", "after", "taken_back_by"])?;
+    }
+    let second = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    for entry in entries {
+        writer.write_record([
+            entry.committed_at.to_offset(time::UtcOffset::UTC).format(second)?,
+            entry.revision.to_string(),
+            harmless(&entry.actor),
+            entry.action.clone(),
+            harmless(&entry.subject),
+            harmless(entry.before.as_deref().unwrap_or_default()),
+            harmless(entry.after.as_deref().unwrap_or_default()),
+            harmless(entry.undone_by.as_deref().unwrap_or_default()),
+        ])?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+#[derive(Template)]
+#[template(path = "audit_entry.html")]
+struct AuditEntryPage {
+    console: Console,
+    status: Option<StatusLine>,
+    entry: ShownEntry,
+    /// The change that this one took back.
+    undoes: Option<String>,
+    /// The change that took this one back.
+    undone: Option<String>,
+    /// Whether it can be taken back, by who looks at it.
+    may_undo: bool,
+    things: Vec<ShownThing>,
+    count: i64,
+    log: String,
+}
+
+/// One thing that a change touched, field by field.
+struct ShownThing {
+    subject: &'static str,
+    name: String,
+    /// What else became of it.
+    fate: &'static str,
+    fields: Vec<ShownField>,
+    /// Its own history.
+    history: Option<String>,
+}
+
+struct ShownField {
+    name: &'static str,
+    before: String,
+    after: String,
+}
+
+#[derive(Deserialize)]
+struct EntryQuery {
+    done: Option<String>,
+}
+
+async fn show_entry(
+    State(app): State<App>,
+    inside: InOrganization,
+    OfChange(change): OfChange,
+    Query(query): Query<EntryQuery>,
+) -> Result<Response, PageError> {
+    let access = &inside.access;
+    let mut transaction = app.store.begin(access).await?;
+    let entry = store::undo::entry(&mut transaction, access.organization(), change).await?;
+    let entry = entry.ok_or(PageError::NotFound)?;
+    let items = store::audit_log::items(&mut transaction, access.organization(), change, SHOWN_ITEMS).await?;
+    let progress = store::change::progress(&mut transaction, entry.revision).await?;
+    drop(transaction);
+    let is_undone = entry.undone.is_some();
+    let may_undo = !is_undone && entry.impossible().is_none() && undo::forbidden(access.role, &entry.extent).is_none();
+    let slug = &access.slug;
+    // Reported as long as the other pages report a save.
+    let is_fresh = OffsetDateTime::now_utc() - entry.committed_at < Duration::minutes(10);
+    let lead = if entry.action == REDO { "Brought back." } else { "Taken back." };
+    let status = (query.done.is_some() && entry.undoes.is_some() && is_fresh && !is_undone).then(|| {
+        StatusLine::new(lead)
+            .words(format!("{} as before.", wording::counted(entry.extent.things, "thing is", "things are")))
+            .live(&progress)
+            .undoable(may_undo, undo::link(slug, change))
+    });
+    page(&AuditEntryPage {
+        console: Console::new(&inside, LABEL),
+        // One button is enough.
+        may_undo: may_undo && status.is_none(),
+        status,
+        entry: ShownEntry::of_undoable(slug, &entry),
+        undoes: entry.undoes.map(|undoes| entry_link(slug, undoes).build()),
+        undone: entry.undone.map(|undone| entry_link(slug, undone.change).build()),
+        count: items.count,
+        things: items.first.iter().map(|item| thing(slug, item, &items)).collect(),
+        log: format!("/{slug}/administration/audit-log"),
+    })
+}
+
+fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
+    let text = |fields: &Option<Value>, field: &str| Some(fields.as_ref()?.get(field)?.as_str()?.to_owned());
+    let (subject, name) = match item.subject.as_str() {
+        "organization" => ("Organization", "all users".to_owned()),
+        "domain" => ("Mail domain", item.key.clone()),
+        "gateway" => {
+            ("Gateway", text(&item.after, "address").or_else(|| text(&item.before, "address")).unwrap_or_default())
+        }
+        _ => {
+            let known =
+                item.name.clone().or_else(|| text(&item.after, "user_id")).or_else(|| text(&item.before, "user_id"));
+            ("Account", known.unwrap_or_else(|| item.key.clone()))
+        }
+    };
+    let history = matches!(subject, "Mail domain" | "Account")
+        .then(|| Link::to(format!("/{slug}/administration/audit-log")).with("subject", &name).build());
+    ShownThing {
+        subject,
+        name,
+        fate: match (&item.before, &item.after) {
+            (None, _) => "added",
+            (_, None) => "deleted",
+            _ => "changed",
+        },
+        fields: FIELDS.iter().filter_map(|field| shown_field(*field, item, items)).collect(),
+        history,
+    }
+}
+
+/// The fields of items and their names for people, in the order in which they are shown.
+const FIELDS: [(&str, &str); 9] = [
+    ("user_id", "User ID"),
+    ("name", "Name"),
+    ("status", "Status"),
+    ("outbound_gateway", "Outbound Gateway"),
+    ("must_use_gateway", "Mail must leave through a gateway"),
+    ("addresses", "Addresses"),
+    ("external_id", "External id"),
+    ("address", "Address"),
+    ("revision", "Revision"),
+];
+
+fn shown_field((field, name): (&str, &'static str), item: &Item, items: &Items) -> Option<ShownField> {
+    let value = |fields: &Option<Value>| fields.as_ref().and_then(|fields| fields.get(field).cloned());
+    let (before, after) = (value(&item.before), value(&item.after));
+    (before.is_some() || after.is_some()).then(|| ShownField {
+        name,
+        before: in_words(before.as_ref(), items),
+        after: in_words(after.as_ref(), items),
+    })
+}
+
+/// A value for people: a gateway's id as its address, addresses one after the other.
+fn in_words(value: Option<&Value>, items: &Items) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => items.gateways.get(text).unwrap_or(text).clone(),
+        Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
+        Some(Value::Array(values)) => {
+            values.iter().map(|value| in_words(Some(value), items)).collect::<Vec<_>>().join(" ")
+        }
+        Some(other) => other.to_string(),
+    }
+}
