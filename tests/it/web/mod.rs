@@ -7,6 +7,7 @@ mod mail_account_manager;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod roles;
+mod selected_accounts;
 mod sign_in;
 mod tenants;
 mod web_mail_cloud;
