@@ -122,7 +122,7 @@ grant select on mail_in_trouble to outgate_web;
 -- Every piece of three characters of a text, and the shorter ones at its end, each behind a mark of its
 -- organization. So a part of three or more characters is found by its pieces, a shorter one by their beginnings.
 create function search_pieces(organization uuid, searched text) returns tsvector
-    language plpgsql immutable strict parallel safe cost 10000
+    language plpgsql immutable strict parallel safe cost 10000000
     as $$
     declare
         mark  text := right(organization::text, 8);
@@ -226,15 +226,22 @@ group by account.organization_id, account.id;
 create function find_accounts(part text, address text, cursor_id text, backwards boolean, own boolean, most integer)
     returns table (account_id uuid)
     language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
-    set plan_cache_mode = force_custom_plan
+    set plan_cache_mode = force_custom_plan set max_parallel_workers_per_gather = 0 set jit = off
     as $$
     declare
         organization uuid := public.current_organization();
-        -- How many accounts are looked through one by one.
+        pieces       tsquery;
+        -- How many accounts are looked through one by one, and how many that have the pieces are sorted.
         reach        integer := 2000;
+        sorted       integer := 6000;
+        hits         bigint;
         found        uuid[];
     begin
         part := lower(part);
+        pieces := public.search_query(organization, part);
+        if address <> part then
+            pieces := pieces || public.search_query(organization, address);
+        end if;
         loop
             if own and backwards then
                 found := array(
@@ -271,28 +278,35 @@ create function find_accounts(part text, address text, cursor_id text, backwards
                     where strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0
                     order by near.user_id limit most);
             end if;
-            if cardinality(found) = most then
-                return query select unnest(found);
-                return;
+            if cardinality(found) < most then
+                -- The organization is asked for outside: with the pieces it would be looked up in an index of its own.
+                with hit as materialized (
+                    select s.organization_id, s.account_id, s.user_id from public.mail_account_search s
+                    where search_pieces(s.organization_id, s.haystack) @@ pieces
+                      and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
+                      and case when backwards then s.user_id < cursor_id else s.user_id > cursor_id end
+                    limit sorted
+                )
+                select array(
+                           select hit.account_id from hit
+                           where hit.organization_id = organization
+                             and (not own or exists (
+                                 select from public.mail_account a
+                                 where a.organization_id = organization and a.id = hit.account_id
+                                   and a.outbound_gateway_id is not null))
+                           order by case when backwards then hit.user_id end desc, hit.user_id limit most),
+                       (select count(*) from hit)
+                into found, hits;
+                -- Where more have them, the next ones are soon found one by one, unless all stand far behind.
+                if hits = sorted then
+                    reach := 26000;
+                    sorted := null;
+                    continue;
+                end if;
             end if;
-            -- So few that they are quickly sorted, or none behind the next ones either.
-            exit when cardinality(found) < 4 or reach > 2000;
-            reach := 26000;
+            return query select unnest(found);
+            return;
         end loop;
-        return query
-            with hit as materialized (
-                select s.account_id, s.user_id from public.mail_account_search s
-                where s.organization_id = organization
-                  and search_pieces(s.organization_id, s.haystack)
-                      @@ (search_query(organization, part) || search_query(organization, address))
-                  and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
-                  and case when backwards then s.user_id < cursor_id else s.user_id > cursor_id end
-            )
-            select hit.account_id from hit
-            where not own or exists (
-                select from public.mail_account a
-                where a.organization_id = organization and a.id = hit.account_id and a.outbound_gateway_id is not null)
-            order by case when backwards then hit.user_id end desc, hit.user_id limit most;
     end
     $$;
 revoke execute on function find_accounts(text, text, text, boolean, boolean, integer) from public;

@@ -83,11 +83,9 @@ async fn to_the_table(admin: &Chromium) {
 
 /// From a User ID over a mistake to the status line.
 async fn to_a_saved_gateway(admin: &Chromium) {
-    // Selecting leads to the row, so that its actions come next.
-    tab_to(admin, "link", "bob@acme.example").await;
-    enter(admin).await;
-    admin.client.wait().for_element(fantoccini::Locator::Css("tr.marked")).await.unwrap();
-    assert_eq!(tabs_to(admin, "link", "Outbound Gateway").await, 2, "the User ID, then the icon");
+    tab_to(admin, "checkbox", "Select bob@acme.example").await;
+    assert_eq!(tabs_to(admin, "link", "bob@acme.example").await, 1, "the tick, then the User ID");
+    assert_eq!(tabs_to(admin, "link", "Outbound Gateway").await, 1, "then the icon");
     enter(admin).await;
     admin.find("heading", "Outbound Gateway").await;
     tab_to(admin, "textbox", "Outbound Gateway").await;

@@ -50,6 +50,7 @@ async fn the_pages_of_all_users_are_sound_in_every_look(owner: PgPool) {
 async fn the_pages_of_one_user_are_sound_in_every_look(owner: PgPool) {
     let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
     the_table(&photographer).await;
+    many_users(&photographer).await;
     one_user(&photographer).await;
     picture_for_the_readme(&photographer).await;
     photographer.stop().await;
@@ -138,7 +139,7 @@ impl Photographer {
     /// How many CSS pixels high the table's rows are that nothing was asked of.
     async fn row_heights(&self, width: u32) -> Vec<f64> {
         self.browser.appear(width, 900, false).await;
-        let heights = "return [...document.querySelectorAll('tbody tr:not(.marked, .is-suspended)')]
+        let heights = "return [...document.querySelectorAll('tbody tr:not(.marked, .is-notable)')]
              .map(row => row.getBoundingClientRect().height)";
         serde_json::from_value(self.script(heights).await).unwrap()
     }
@@ -218,14 +219,62 @@ async fn the_table(photographer: &Photographer) {
     assert!(two_lines.iter().all(|height| *height <= 80.0), "{two_lines:?}");
     photographer.browser.appear(1280, 900, false).await;
     browser.client.find(fantoccini::Locator::Css("[rel=next]")).await.unwrap().click().await.unwrap();
-    browser.wait_for_text("51–62 of 62").await;
+    browser.wait_for_text("62 accounts").await;
     photographer.look("mail-account-manager-second-page").await;
     photographer.go(&format!("{TABLE}?q=nobody")).await;
     photographer.look("mail-account-manager-nothing-found").await;
     photographer.go(&format!("{TABLE}?q=georg")).await;
-    let user = browser.client.find(fantoccini::Locator::Css("tbody th a")).await.unwrap();
-    user.click().await.unwrap();
+    let tick = browser.client.find(fantoccini::Locator::Css("tbody input")).await.unwrap();
+    let account = tick.prop("value").await.unwrap().unwrap();
+    photographer.go(&format!("{TABLE}?q=georg&selected={account}")).await;
     photographer.look("mail-account-manager-marked").await;
+    photographer.go(&format!("{TABLE}?sort=-name")).await;
+    photographer.look("mail-account-manager-by-name").await;
+    photographer.go(&format!("{TABLE}?show=own")).await;
+    photographer.look("mail-account-manager-own-gateway").await;
+    photographer.go(&format!("{TABLE}?show=attention")).await;
+    photographer.look("mail-account-manager-needs-no-attention").await;
+    photographer
+        .execute(
+            "insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
+                                         last_reply, accepted_at, next_attempt_at, expires_at)
+             select organization_id, gen_random_uuid(), state, user_id, user_id, '[]', '[]', 1, '451 busy', now(), now(), now()
+             from mail_account, (values ('held'), ('waiting'), ('waiting')) as states (state)
+             where user_id in ('user02@acme.example', 'user03@acme.example', 'ann.adams@acme.example')",
+        )
+        .await;
+    photographer.go(&format!("{TABLE}?show=attention")).await;
+    photographer.look("mail-account-manager-needs-attention").await;
+}
+
+async fn many_users(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(TABLE).await;
+    browser.click("checkbox", "Select ann.adams@acme.example").await;
+    browser.click("checkbox", "Select user00@acme.example").await;
+    photographer.look("mail-account-manager-ticked").await;
+    browser.click("button", "Set gateway").await;
+    browser.find("heading", "Set gateway of 2 accounts").await;
+    photographer.look("selected-accounts").await;
+    browser.click("button", "Set gateway of 2 accounts").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("selected-accounts-mistake").await;
+    browser.fill("Outbound Gateway", "dlp.acme.example:587").await;
+    browser.click("button", "Set gateway of 2 accounts").await;
+    browser.wait_for_text("Saved. 2 accounts now send through dlp.acme.example port 587.").await;
+    photographer.look("mail-account-manager-many-saved").await;
+    browser.click("button", "Delete gateway").await;
+    browser.find("heading", "No account is selected").await;
+    photographer.look("selected-accounts-none").await;
+    photographer.go(&format!("{TABLE}?q=user1")).await;
+    browser.click("checkbox", "All 10 that match").await;
+    browser.click("button", "Delete gateway").await;
+    browser.find("heading", "Delete gateway of 10 accounts").await;
+    photographer.look("selected-accounts-delete").await;
+    photographer.execute("update mail_account set name = 'user1' where user_id = 'user02@acme.example'").await;
+    browser.click("button", "Delete gateway of 10 accounts").await;
+    browser.find("alert", "The number of accounts has changed").await;
+    photographer.look("selected-accounts-another-number").await;
 }
 
 async fn one_user(photographer: &Photographer) {

@@ -1,6 +1,7 @@
 //! What holds the tenants apart when code is wrong.
 //! Below the pages: on the roles that they connect as.
 
+mod account_list;
 mod accounts_file;
 mod catalogue;
 mod changes;

@@ -174,6 +174,13 @@ impl Page {
         body.split("<tr").skip(1).map(|row| text_of(row.split_once('>').unwrap().1)).collect()
     }
 
+    /// Where a link with this text or accessible name leads, in the row that begins with this User ID.
+    pub fn rows_link(&self, user_id: &str, name: &str) -> String {
+        let row = self.html.split("<tr").find(|row| text_of(row.split_once('>').map_or("", |row| row.1)).starts_with(user_id));
+        let row = row.unwrap_or_else(|| panic!("no row of {user_id} in {}", self.html));
+        Self { html: row.to_owned(), headers: self.headers.clone(), path: self.path.clone(), ..*self }.link(name)
+    }
+
     /// Where the first link with this text or accessible name leads.
     pub fn link(&self, name: &str) -> String {
         let links = self.html.split("<a ").skip(1);

@@ -18,6 +18,7 @@ fn candidates(role: &str) -> &'static str {
     match role {
         "alert" => "[role=alert]",
         "button" => "button, input[type=submit], [role=button]",
+        "checkbox" => "input[type=checkbox]",
         "DisclosureTriangle" => "summary",
         "heading" => "h1, h2, h3, [role=heading]",
         "link" => "a, [role=link]",

@@ -151,8 +151,8 @@ impl Installation {
     /// Every table whose rows belong to organizations.
     pub async fn tenant_tables(&self) -> Vec<String> {
         sqlx::query_scalar(
-            "select table_name::text from information_schema.columns
-             where table_schema = 'public' and column_name = 'organization_id' order by 1",
+            "select table_name::text from information_schema.columns join information_schema.tables using (table_schema, table_name)
+             where table_schema = 'public' and column_name = 'organization_id' and table_type = 'BASE TABLE' order by 1",
         )
         .fetch_all(&self.owner)
         .await

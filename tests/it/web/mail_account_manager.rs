@@ -53,24 +53,37 @@ async fn every_row_says_where_the_mail_leaves_and_which_scope_says_so(db: PgPool
     for part in [r#"<th scope="row""#, "<caption", r#"aria-label="Outbound Gateway" aria-describedby="user-"#] {
         assert!(page.html.contains(part), "{part} in {}", page.html);
     }
-    for heading in ["User ID", "Name", "Outbound Gateway", "Status", "Action"] {
+    for heading in ["Outbound Gateway", "Status", "Action"] {
         assert!(page.html.contains(&format!(">{heading}</th>")), "{heading}");
+    }
+    for sorted_by in ["User ID", "Name"] {
+        page.link(sorted_by);
     }
     assert_eq!(page.html.matches(r#"aria-label="Delete own gateway""#).count(), 1, "only ann has one to delete");
 }
 
 #[sqlx::test]
-async fn selecting_a_user_id_marks_the_row(db: PgPool) {
+async fn selecting_a_user_id_leads_to_the_account_and_back_to_the_marked_row(db: PgPool) {
     let Scene { installation, acme, admin, path } = scene(db).await;
-    for user in ["ann", "bob"] {
-        installation.account(&acme, &format!("{user}@acme.example"), &[]).await;
+    let mut ids = Vec::new();
+    for user in ["ann", "bob", "cy"] {
+        ids.push(installation.account(&acme, &format!("{user}@acme.example"), &[]).await);
     }
+    installation.set_gateway(&acme, &PointerScope::Account(ids[1]), "dlp.example.com").await;
     let page = admin.get(&path).await;
     assert!(!page.html.contains("class=\"marked\""));
-    let link = page.link("bob@acme.example");
-    let page = admin.get(&link).await;
-    let marked = page.html.split_once("class=\"marked\"").expect("a marked row").1;
-    assert!(marked.split_once("</tr>").unwrap().0.contains("bob@acme.example"), "{marked}");
+    assert_eq!(page.link("bob@acme.example"), format!("{path}/{}", ids[1]));
+    for place in ["?q=acme", "?show=own", "?sort=-user-id", "?sort=-name&after=cy%40acme.example&name=cy"] {
+        let page = admin.get(&format!("{path}{place}")).await;
+        assert_eq!(page.link("bob@acme.example"), format!("{path}/{}{place}", ids[1]), "the place goes along");
+        let form = page.rows_link("bob@acme.example", "Outbound Gateway");
+        assert_eq!(form, format!("{path}/{}/outbound-gateway{place}", ids[1]));
+        let saved = admin.submit(&form, &[("outbound_gateway", "mail.example.com")]).await;
+        assert!(saved.path.starts_with(&format!("{path}{place}&selected={}", ids[1])), "{}", saved.path);
+        let marked = saved.html.split_once("class=\"marked\"").expect("a marked row").1;
+        assert!(marked.split_once("</tr>").unwrap().0.contains("bob@acme.example"), "{marked}");
+        installation.set_gateway(&acme, &PointerScope::Account(ids[1]), "dlp.example.com").await;
+    }
 }
 
 #[sqlx::test]
@@ -112,7 +125,7 @@ async fn a_search_finds_the_beginning_or_a_part_of_user_id_name_or_address(db: P
         if found.is_empty() {
             assert!(page.text().contains("Check the spelling, or search for a part of it."), "{}", page.text());
         } else {
-            assert!(page.text().contains(&format!("1–{0} of {0} found", found.len())), "{}", page.text());
+            assert!(page.text().contains(&format!(" {} found", found.len())), "{}", page.text());
         }
     }
 }
@@ -123,12 +136,12 @@ async fn a_hundred_and_twenty_accounts_are_turned_over_page_by_page_and_back(db:
     crowd(&installation, &acme, 120).await;
 
     let first = admin.get(&path).await;
-    assert!(first.text().contains("1–50 of 120"), "{}", first.text());
+    assert!(first.text().contains("120 accounts Previous Next"), "{}", first.text());
     assert!(!first.html.contains("rel=\"prev\""));
     let second = admin.get(&first.link("Next")).await;
-    assert!(second.text().contains("51–100 of 120"), "{}", second.text());
+    assert!(second.text().contains("120 accounts Previous Next"), "{}", second.text());
     let third = admin.get(&second.link("Next")).await;
-    assert!(third.text().contains("101–120 of 120"), "{}", third.text());
+    assert!(third.text().contains("120 accounts Previous Next"), "{}", third.text());
     assert!(!third.html.contains("rel=\"next\""));
 
     let seen: Vec<String> = [&first, &second, &third].iter().flat_map(|page| page.rows()).collect();
@@ -140,9 +153,9 @@ async fn a_hundred_and_twenty_accounts_are_turned_over_page_by_page_and_back(db:
     assert_eq!(admin.get(&second.link("Previous")).await.rows(), first.rows());
 
     let found = admin.get(&format!("{path}?q=user-0")).await;
-    assert!(found.text().contains("1–50 of 99 found"), "{}", found.text());
+    assert!(found.text().contains("More than 50 found"), "{}", found.text());
     let found = admin.get(&found.link("Next")).await;
-    assert!(found.text().contains("51–99 of 99 found"), "the search goes along: {}", found.text());
+    assert!(found.rows().len() == 49 && found.text().contains("More than 50 found"), "the search goes along: {}", found.text());
     assert_eq!(admin.get(&format!("{path}?before=user-010@acme.example")).await.rows(), first.rows());
 }
 

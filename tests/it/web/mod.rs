@@ -13,6 +13,7 @@ mod must_use_gateway;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod roles;
+mod selected_accounts;
 mod sign_in;
 mod tenants;
 mod two_administrators;
