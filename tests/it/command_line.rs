@@ -3,11 +3,14 @@
 
 use std::net::TcpListener;
 
-use outgate::{mail::GatewayAddress, store::gateway::PointerScope};
+use outgate::{
+    mail::{GatewayAddress, id::OrganizationId},
+    store::gateway::PointerScope,
+};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{
-    Installation, SmtpClient,
+    Installation, SmtpClient, Tenant,
     outgate::{Outgate, file_with, unused_address},
     world::{World, until_live},
 };
@@ -182,6 +185,33 @@ async fn an_export_is_what_import_reads(owner: PgPool) {
     assert_eq!(outgate.succeeds(&["accounts", "export", "acme"]).await, exported);
     // What a spreadsheet would run as a formula is text in it.
     assert!(exported.contains(",'=1+1,") && exported.contains(",'@7\n"), "{exported}");
+}
+
+#[sqlx::test]
+async fn the_operator_says_that_mail_must_leave_through_a_gateway_and_what_becomes_of_waiting_mail(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let require = ["gateway", "require", "acme"];
+    let said = outgate.succeeds(&[&require[..], &["yes"]].concat()).await;
+    assert!(said.starts_with("Mail of acme must now leave through a gateway. Revision "), "{said}");
+    assert_eq!(outgate.succeeds(&[&require[..], &["yes"]].concat()).await, "Nothing changed: it was so already.\n");
+    let explained = outgate.succeeds(&["route", "explain", "ann@acme.example"]).await;
+    assert!(
+        explained.starts_with("Mail from ann@acme.example is held: it must leave through a gateway"),
+        "{explained}"
+    );
+    let said = outgate.succeeds(&[&require[..], &["no"]].concat()).await;
+    assert!(said.starts_with("Mail of acme may now leave without a gateway. Revision "), "{said}");
+
+    let installation = Installation::on(owner.clone());
+    let id = sqlx::query_scalar("select id from organization where slug = 'acme'").fetch_one(&owner).await.unwrap();
+    let acme = Tenant { id: OrganizationId(id), slug: "acme".to_owned(), domain: "acme.example".to_owned() };
+    outgate.succeeds(&["gateway", "set", "acme", "mail.example.com"]).await;
+    installation.waiting_message(&acme, None, "organization", "mail.example.com").await;
+    outgate.succeeds(&["gateway", "delete", "acme"]).await;
+    assert_eq!(installation.choices().await, [(None, false)], "it goes on waiting");
+    outgate.succeeds(&["gateway", "set", "acme", "mail.example.com"]).await;
+    outgate.succeeds(&["gateway", "delete", "acme", "--waiting", "return"]).await;
+    assert_eq!(installation.choices().await, [(Some("return".to_owned()), true)]);
 }
 
 #[sqlx::test]

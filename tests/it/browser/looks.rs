@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 
-use outgate::{policy::Role, store::gateway::PointerScope};
+use outgate::{mail::id::OrganizationId, policy::Role, store::gateway::PointerScope};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{
-    Installation,
+    Installation, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
     chromium::Chromium,
     world::World,
@@ -25,6 +25,7 @@ const LOOKS: [(&str, u32, u32, bool); 4] = [
 const REFLOWS: [u32; 2] = [320, 640];
 
 const TABLE: &str = "/acme/web-mail-cloud/mail-account-manager";
+const CLOUD: &str = "/acme/web-mail-cloud";
 const LONG_GATEWAY: &str = "a-very-long-name-of-a-gateway.in-a-subdomain.of-the-department.europe.acme.example:2525";
 
 /// Someone looking at one page after the other.
@@ -35,7 +36,7 @@ struct Photographer {
     axe: String,
 }
 
-// Three walks, so that they go side by side.
+// Four walks, so that they go side by side.
 
 #[sqlx::test]
 async fn the_pages_of_all_users_are_sound_in_every_look(owner: PgPool) {
@@ -53,6 +54,16 @@ async fn the_pages_of_one_user_are_sound_in_every_look(owner: PgPool) {
     many_users(&photographer).await;
     one_user(&photographer).await;
     picture_for_the_readme(&photographer).await;
+    photographer.stop().await;
+}
+
+#[sqlx::test]
+async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
+    domains(&photographer).await;
+    gateways(&photographer).await;
+    explanations(&photographer).await;
+    held_mail(&photographer).await;
     photographer.stop().await;
 }
 
@@ -80,6 +91,12 @@ impl Photographer {
     async fn stop(self) {
         self.browser.stop().await;
         self.world.stop().await;
+    }
+
+    async fn acme(&self) -> Tenant {
+        let id = sqlx::query_scalar("select id from organization where slug = 'acme'");
+        let id = OrganizationId(id.fetch_one(&self.installation.owner).await.unwrap());
+        Tenant { id, slug: "acme".to_owned(), domain: "acme.example".to_owned() }
     }
 
     async fn go(&self, path: &str) {
@@ -296,11 +313,111 @@ async fn one_user(photographer: &Photographer) {
     photographer.look("outbound-gateway-delete").await;
 }
 
+async fn domains(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer
+        .execute(
+            "insert into mail_domain (organization_id, name)
+        select id, 'xn--bcher-kva.example' from organization where slug = 'acme'",
+        )
+        .await;
+    photographer.go(&format!("{CLOUD}/domain-manager")).await;
+    photographer.look("domain-manager").await;
+    let row = browser.row_with("bücher.example xn--bcher-kva.example").await;
+    browser.find_in(&row, "link", "Outbound Gateway").await.click().await.unwrap();
+    browser.find("heading", "Outbound Gateway").await;
+    photographer.look("domain-outbound-gateway").await;
+    photographer.save("a b").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("domain-outbound-gateway-mistake").await;
+    photographer.save(LONG_GATEWAY).await;
+    browser.wait_for_text("Saved.").await;
+    photographer.look("domain-manager-saved").await;
+    let row = browser.row_with("bücher.example xn--bcher-kva.example").await;
+    browser.find_in(&row, "link", "Delete own gateway").await.click().await.unwrap();
+    browser.find("heading", "Delete this domain's gateway?").await;
+    photographer.look("domain-outbound-gateway-delete").await;
+}
+
+async fn gateways(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let installation = &photographer.installation;
+    let acme = photographer.acme().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "mistyped.acme.example").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.acme.example").await;
+    photographer.go(&format!("{CLOUD}/gateways")).await;
+    photographer.look("gateways").await;
+    browser.click("link", "archive.acme.example port 25").await;
+    browser.find("heading", "archive.acme.example port 25").await;
+    photographer.look("gateway").await;
+    photographer.go(&format!("{CLOUD}/gateways")).await;
+    browser.click("link", "mistyped.acme.example port 25").await;
+    browser.click("link", "Remove").await;
+    browser.find("heading", "Remove this gateway?").await;
+    photographer.look("gateway-remove").await;
+    browser.click("button", "Remove").await;
+    browser.wait_for_text("Removed.").await;
+    photographer.look("gateways-removed").await;
+}
+
+async fn explanations(photographer: &Photographer) {
+    let page = format!("{CLOUD}/explain-route");
+    photographer.go(&page).await;
+    photographer.look("explain-route").await;
+    for (state, query) in [
+        ("explain-route-answered", "sender=ann.adams%2Bnews@acme.example&recipient=x@elsewhere.example"),
+        ("explain-route-refused", "sender=user03@acme.example"),
+        ("explain-route-elsewhere", "sender=nobody@elsewhere.example"),
+        ("explain-route-mistake", "sender=%22%3E%3Cscript%3E&recipient=bob"),
+    ] {
+        photographer.go(&format!("{page}?{query}")).await;
+        photographer.look(state).await;
+    }
+}
+
+/// Two groups of held mail, mail that waits, and the choice that mail must leave through a gateway.
+async fn held_mail(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let installation = &photographer.installation;
+    let acme = photographer.acme().await;
+    let gateway = installation.gateway_of(&acme, "dlp-eu.acme.example:587").await;
+    for _ in 0..3 {
+        installation.message(&acme, None, Some("user"), Some(gateway), Some("gateway-taken-away")).await;
+        installation.waiting_message(&acme, None, "organization", "archive.acme.example").await;
+    }
+    installation.message(&acme, None, None, None, Some("no-gateway")).await;
+    photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
+    photographer.look("held-mail").await;
+    photographer.go(CLOUD).await;
+    photographer.look("web-mail-cloud-held-mail").await;
+    photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
+    photographer.save("").await;
+    browser.find("heading", "Mail waits for this gateway").await;
+    photographer.look("waiting-mail").await;
+    browser.click("button", "Delete the gateway").await;
+    browser.wait_for_text("No gateway.").await;
+    browser.click("checkbox", "Mail must leave through a gateway").await;
+    browser
+        .client
+        .find(fantoccini::Locator::Css("[action$=must-use-gateway] button"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    browser.wait_for_text("Mail must leave through a gateway.").await;
+    photographer.look("must-use-gateway").await;
+    photographer.go(TABLE).await;
+    photographer.look("mail-account-manager-must-use-gateway").await;
+}
+
 async fn an_empty_organization(photographer: &Photographer) {
     photographer.go("/empty/web-mail-cloud").await;
     photographer.look("empty-web-mail-cloud").await;
     photographer.go("/empty/web-mail-cloud/outbound-mail-gateway").await;
     photographer.look("empty-outbound-mail-gateway").await;
+    photographer.go("/empty/web-mail-cloud/gateways").await;
+    photographer.look("empty-gateways").await;
     photographer.go("/empty/web-mail-cloud/mail-account-manager").await;
     photographer.look("empty-mail-account-manager").await;
 }

@@ -57,6 +57,9 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     for polyglot in POLYGLOTS {
         go(&format!("/{}", encoded(polyglot))).await;
         go(&format!("{TABLE}?q={}&after=%22%3E", encoded(polyglot))).await;
+        let explained = "/acme/web-mail-cloud/explain-route";
+        go(&format!("{explained}?sender={0}&recipient={0}", encoded(polyglot))).await;
+        go(&format!("/acme/web-mail-cloud/waiting-mail?scope=organization&back={}", encoded(polyglot))).await;
         go("/acme/web-mail-cloud/outbound-mail-gateway").await;
         admin.fill("Outbound Gateway", polyglot).await;
         admin.click("button", "Save").await;
