@@ -6,6 +6,7 @@ pub mod assets;
 pub mod audit_log;
 pub mod client_address;
 pub mod console;
+pub mod draft;
 pub mod error;
 pub mod form;
 pub mod gateway_form;

@@ -3,6 +3,7 @@
 
 mod administration;
 mod audit_log;
+mod draft;
 mod layers;
 mod mail_account_manager;
 mod outbound_gateway;
