@@ -37,11 +37,31 @@ pub struct Filter {
     pub action: Option<String>,
     /// Entries about what begins so.
     pub subject: Option<String>,
-    /// Entries that touched this account, whatever it was called then and however many others were touched too.
-    pub account: Option<AccountId>,
+    /// Only these, such as those [`touching`] an account.
+    pub changes: Option<Vec<ChangeId>>,
     pub from: Option<OffsetDateTime>,
     /// The first moment that is too late.
     pub until: Option<OffsetDateTime>,
+}
+
+/// The changes that touched an account, whatever it was called then and however many others were touched too; the
+/// latest ten thousand.
+pub async fn touching(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    account: AccountId,
+) -> Result<Vec<ChangeId>> {
+    sqlx::query_scalar!(
+        r#"
+        select change_id as "id: ChangeId" from change_item
+        where organization_id = $1 and subject = 'account' and subject_key = $2
+        order by change_id desc limit 10000
+        "#,
+        organization as OrganizationId,
+        account.to_string(),
+    )
+    .fetch_all(db)
+    .await
 }
 
 /// Up to `limit` entries, the newest first; with `before`, those that are older than that one.
@@ -52,6 +72,8 @@ pub async fn list(
     before: Option<Revision>,
     limit: i64,
 ) -> Result<Vec<ListedChange>> {
+    // Each question is planned by what it asks for: one plan for all of them could only read everything.
+    sqlx::query!("select set_config('plan_cache_mode', 'force_custom_plan', true)").fetch_one(&mut *db).await?;
     // What begins with a text sorts from it up to it with the last of all characters behind it.
     let beyond = filter.subject.as_ref().map(|subject| format!("{subject}\u{10FFFF}"));
     sqlx::query_as!(
@@ -67,9 +89,7 @@ pub async fn list(
           and ($2::bigint is null or change.revision < $2)
           and ($3::text is null or audit.actor = $3) and ($4::text is null or audit.action = $4)
           and ($5::text is null or audit.subject collate "C" >= $5 and audit.subject collate "C" < $6)
-          and ($7::text is null or change.id in (
-              select change_id from change_item
-              where organization_id = $1 and subject = 'account' and subject_key = $7))
+          and ($7::uuid[] is null or change.id = any ($7))
           and ($8::timestamptz is null or change.committed_at >= $8)
           and ($9::timestamptz is null or change.committed_at < $9)
         order by change.revision desc limit $10
@@ -80,7 +100,7 @@ pub async fn list(
         filter.action,
         filter.subject,
         beyond,
-        filter.account.map(|account| account.to_string()),
+        filter.changes.as_deref() as Option<&[ChangeId]>,
         filter.from,
         filter.until,
         limit,

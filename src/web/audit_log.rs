@@ -165,17 +165,20 @@ impl LogQuery {
     async fn filter(&self, transaction: &mut OrganizationTransaction) -> store::Result<Filter> {
         let set = |typed: &str| Some(printable(typed).trim().to_owned()).filter(|typed| !typed.is_empty());
         let mut subject = set(&self.subject);
-        let mut account = None;
+        let mut changes = None;
         if let Some(Ok(address)) = subject.as_ref().map(|subject| subject.parse::<Mailbox>()) {
             let organization = transaction.organization();
-            account = store::account::by_address(transaction, organization, &address).await?;
-            subject = account.is_none().then(|| address.to_string());
+            subject = Some(address.to_string());
+            if let Some(account) = store::account::by_address(transaction, organization, &address).await? {
+                changes = Some(store::audit_log::touching(transaction, organization, account).await?);
+                subject = None;
+            }
         }
         Ok(Filter {
             actor: set(&self.who),
             action: set(&self.what),
             subject,
-            account,
+            changes,
             from: day(&self.from).map(|day| day.midnight().assume_utc()),
             until: day(&self.to)
                 .and_then(|day| day.checked_add(Duration::days(1)))

@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     App,
+    draft::Draft,
     error::{PageError, see_other},
     link::Link,
     status, waiting_mail,
@@ -137,6 +138,8 @@ pub struct GatewayField {
     /// The address that it is shown with, empty for none.
     pub seen: String,
     pub mistake: Option<GatewayMistake>,
+    /// Whether it is what was typed before a session ended.
+    pub is_draft: bool,
     /// What somebody else has set meanwhile.
     pub conflict: Option<Conflict>,
     /// Gateways that the organization has already, offered below the field. They are links, not a
@@ -174,6 +177,7 @@ impl GatewayField {
             typed: present.map(ToString::to_string).unwrap_or_default(),
             seen: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,
+            is_draft: false,
             conflict: None,
             offered: store::gateway::known_addresses(db, organization)
                 .await?
@@ -206,6 +210,19 @@ impl GatewayField {
     pub fn again(self, form: GatewayForm, mistake: GatewayMistake) -> Self {
         let seen = form.seen.unwrap_or_else(|| self.seen.clone());
         Self { typed: form.outbound_gateway, seen, mistake: Some(mistake), ..self }
+    }
+
+    /// With what was typed before the session ended, for who may save it.
+    pub fn restored(self, draft: &Draft) -> Self {
+        match draft.field("outbound_gateway") {
+            Some(typed) if self.read_only.is_none() => Self {
+                typed: typed.to_owned(),
+                seen: draft.field("seen").unwrap_or(&self.seen).to_owned(),
+                is_draft: true,
+                ..self
+            },
+            _ => self,
+        }
     }
 
     /// With what somebody else has set meanwhile, to choose.

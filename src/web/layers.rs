@@ -23,7 +23,7 @@ use tower_http::{
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{App, error::Words, session};
+use super::{App, draft, error::Words, session};
 
 /// In bytes. Our largest form is one line.
 const REQUEST_BODY_LIMIT: usize = 64 * 1024;
@@ -54,6 +54,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 /// Puts the layers around the pages, the outermost last.
 pub fn wrap(pages: Router, app: &App) -> Router {
     let pages = pages
+        .layer(from_fn_with_state(app.clone(), draft::keep))
         .layer(session::layer(app.store.clone()))
         .layer(app.csrf.clone())
         .layer(DefaultBodyLimit::max(REQUEST_BODY_LIMIT))

@@ -8,6 +8,7 @@ pub mod client_address;
 pub mod console;
 pub mod domain_manager;
 pub mod domain_outbound_gateway;
+pub mod draft;
 pub mod error;
 pub mod explain_route;
 pub mod form;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
+    draft::Draft,
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
@@ -78,8 +79,11 @@ async fn show(
     inside: InOrganization,
     OfAccount(account): OfAccount,
     Query(query): Query<FormQuery>,
+    draft: Draft,
 ) -> Result<Response, PageError> {
-    page(&look(&app, &inside, account, &query).await?)
+    let mut look = look(&app, &inside, account, &query).await?;
+    look.field = look.field.restored(&draft);
+    page(&look)
 }
 
 /// The page with what the store has.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
+    draft::Draft,
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
@@ -78,8 +79,11 @@ async fn show(
     State(app): State<App>,
     inside: InOrganization,
     Query(after): Query<AfterSave>,
+    draft: Draft,
 ) -> Result<Response, PageError> {
-    page(&look(&app, &inside, &after).await?)
+    let mut look = look(&app, &inside, &after).await?;
+    look.field = look.field.restored(&draft);
+    page(&look)
 }
 
 /// This page.

@@ -15,6 +15,7 @@ use tower_sessions::Session;
 use super::{
     App, Route,
     client_address::ClientAddress,
+    draft::{self, NotSignedIn},
     error::{PageError, see_other},
     form::{Form, Query},
     link::Link,
@@ -35,6 +36,8 @@ pub fn routes() -> Vec<Route> {
 struct SignIn {
     email: String,
     next: String,
+    /// What was sent without a session, to be shown again.
+    draft: String,
     notice: Option<&'static str>,
     mistakes: Vec<Mistake>,
 }
@@ -61,10 +64,30 @@ struct SignInQuery {
     signed_out: Option<String>,
 }
 
-/// To Sign in, and from there on to `next`. `unsaved`: something was sent that is now lost.
+/// To Sign in, and from there on to `next`. `unsaved`: something was sent that is now lost, unless the layer in
+/// [`draft`] keeps it.
 pub fn redirect(next: &str, unsaved: bool) -> Response {
-    let next = if next == "/" { "" } else { next };
-    see_other(&Link::to(PATH).with("next", next).with("unsaved", if unsaved { "1" } else { "" }).build())
+    let path = if next == "/" { "" } else { next };
+    let mut response =
+        see_other(&Link::to(PATH).with("next", path).with("unsaved", if unsaved { "1" } else { "" }).build());
+    if unsaved {
+        response.extensions_mut().insert(NotSignedIn { next: next.to_owned() });
+    }
+    response
+}
+
+/// Whether what is sent there is about signing in or out, and is never kept.
+pub fn is_path(path: &str) -> bool {
+    matches!(path.trim_end_matches('/'), PATH | "/sign-out")
+}
+
+/// Sign in, with what was sent to `next`; `None` if there is nothing to keep.
+pub fn keeping(next: &str, draft: String) -> Option<Response> {
+    let notice = "You had been signed out, so nothing was saved. Sign in: what you typed is kept and shown again.";
+    let sign_in =
+        SignIn { email: String::new(), next: own_path(next), draft, notice: Some(notice), mistakes: Vec::new() };
+    let page = page(&sign_in).ok().filter(|_| !sign_in.draft.is_empty())?;
+    Some((StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
 }
 
 async fn show(
@@ -85,7 +108,7 @@ async fn show(
     } else {
         None
     };
-    page(&SignIn { email: String::new(), next, notice, mistakes: Vec::new() })
+    page(&SignIn { email: String::new(), next, draft: String::new(), notice, mistakes: Vec::new() })
 }
 
 #[derive(Deserialize)]
@@ -95,6 +118,8 @@ struct SignInForm {
     password: String,
     #[serde(default)]
     next: String,
+    #[serde(default)]
+    draft: String,
 }
 
 async fn sign_in(
@@ -117,7 +142,9 @@ async fn sign_in(
         Ok(Some(administrator)) => {
             session::sign_in(&session, administrator).await?;
             tracing::info!(administrator.id = %administrator, client = client.map(tracing::field::display), "signed in");
-            Ok(see_other(&own_path(&form.next)))
+            let next = own_path(&form.next);
+            draft::remember(&app, &session, &next, form.draft).await?;
+            Ok(see_other(&next))
         }
         Ok(None) => {
             // Not what was typed: people type their password there.
@@ -160,7 +187,7 @@ fn missing(form: &SignInForm) -> Vec<Mistake> {
 
 fn again(form: SignInForm, status: StatusCode, mistakes: Vec<Mistake>) -> Result<Response, PageError> {
     let next = own_path(&form.next);
-    let page = page(&SignIn { email: form.email, next, notice: None, mistakes })?;
+    let page = page(&SignIn { email: form.email, next, draft: form.draft, notice: None, mistakes })?;
     Ok((status, page).into_response())
 }
 

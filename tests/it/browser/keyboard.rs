@@ -51,6 +51,7 @@ async fn walk(owner: PgPool, width: u32, height: u32) {
 
     to_the_table(&admin).await;
     to_a_saved_gateway(&admin).await;
+    to_what_was_before(&admin).await;
     // Every other place on the page, until the focus leaves it.
     tab_to(&admin, "button", "Sign out").await;
     admin.stop().await;
@@ -106,6 +107,15 @@ async fn to_a_saved_gateway(admin: &Chromium) {
     tab_to(admin, "button", "Save").await;
     enter(admin).await;
     admin.wait_for_text("Saved. Mail from bob@acme.example now leaves through dlp.acme.example port 25.").await;
+}
+
+/// From the status line and back.
+async fn to_what_was_before(admin: &Chromium) {
+    tab_to(admin, "link", "Skip to the page").await;
+    enter(admin).await;
+    tab_to(admin, "button", "Undo").await;
+    enter(admin).await;
+    admin.wait_for_text("Taken back. bob@acme.example has no gateway of its own any more").await;
 }
 
 async fn enter(admin: &Chromium) {

@@ -68,6 +68,15 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
 }
 
 #[sqlx::test]
+async fn the_pages_of_history_are_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
+    the_audit_log(&photographer).await;
+    undo(&photographer).await;
+    two_administrators(&photographer).await;
+    photographer.stop().await;
+}
+
+#[sqlx::test]
 async fn every_refusal_is_sound_in_every_look(owner: PgPool) {
     let photographer = Photographer::signed_in(owner, "assistant@acme.example").await;
     reading_only(&photographer).await;
@@ -224,6 +233,45 @@ async fn all_users(photographer: &Photographer) {
     browser.client.refresh().await.unwrap();
     photographer.look("outbound-mail-gateway-saved-not-everywhere").await;
     photographer.execute("delete from relay where name = 'relay-2'").await;
+}
+
+async fn the_audit_log(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go("/acme/administration/audit-log").await;
+    photographer.look("audit-log").await;
+    browser.client.find(fantoccini::Locator::Css(".deed a")).await.unwrap().click().await.unwrap();
+    browser.find("heading", "A change").await;
+    photographer.look("audit-log-entry").await;
+    photographer.go("/acme/administration/audit-log?subject=nobody&from=2026-01-01").await;
+    photographer.look("audit-log-nothing-found").await;
+}
+
+async fn undo(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
+    photographer.save("new.acme.example").await;
+    browser.wait_for_text("Saved.").await;
+    browser.click("DisclosureTriangle", "When each relay confirmed it").await;
+    photographer.look("outbound-mail-gateway-saved-and-confirmed").await;
+    let change = browser.client.current_url().await.unwrap();
+    let change = change.query().unwrap().trim_start_matches("change=").to_owned();
+    photographer.go(&format!("/acme/web-mail-cloud/undo/{change}")).await;
+    photographer.look("undo").await;
+    photographer.execute("update audit_entry set actor = 'bea@acme.example' where actor = 'admin@acme.example'").await;
+    photographer.execute("update organization set outbound_gateway_id = null where slug = 'acme'").await;
+    browser.click("button", "Undo").await;
+    browser.wait_for_text("Something newer stands in the way").await;
+    photographer.look("undo-in-the-way").await;
+}
+
+async fn two_administrators(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go("/acme/web-mail-cloud/outbound-mail-gateway").await;
+    let theirs = "update organization set outbound_gateway_id = (select id from gateway order by address limit 1) where slug = 'acme'";
+    photographer.execute(theirs).await;
+    photographer.save("yours.acme.example:587").await;
+    browser.find("alert", "Somebody else has changed it meanwhile").await;
+    photographer.look("outbound-mail-gateway-conflict").await;
 }
 
 async fn the_table(photographer: &Photographer) {
@@ -450,6 +498,10 @@ async fn signed_out_meanwhile(photographer: &Photographer) {
     photographer.save("mail.example.com").await;
     browser.wait_for_text("You had been signed out, so nothing was saved.").await;
     photographer.look("sign-in-after-session-ended").await;
+    photographer.sign_in("assistant@acme.example").await;
+    browser.wait_for_text("This is what you typed: nothing is saved yet.").await;
+    photographer.look("outbound-mail-gateway-after-session-ended").await;
+    photographer.execute("delete from session").await;
     photographer.go("/sign-in").await;
     photographer.look("sign-in").await;
     browser.fill("Mail address", "nobody@acme.example").await;

@@ -4,6 +4,7 @@
 mod administration;
 mod audit_log;
 mod domain_manager;
+mod draft;
 mod explain_route;
 mod gateways;
 mod held_mail;
