@@ -1,6 +1,7 @@
 //! Front door 1: the administrators' pages. One file a page; this one puts them together. Knows
 //! nothing of the relay: they meet in the store.
 
+pub mod account_file;
 pub mod administration;
 pub mod assets;
 pub mod client_address;
@@ -15,6 +16,7 @@ pub mod layers;
 pub mod link;
 pub mod mail_account;
 pub mod mail_account_manager;
+pub mod new_account;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
@@ -105,15 +107,22 @@ pub struct Route {
     pub method: Method,
     pub path: &'static str,
     handler: MethodRouter<App>,
+    /// Whether it takes whole files.
+    takes_file: bool,
 }
 
 impl Route {
     fn get<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
-        Self { method: Method::GET, path, handler: get(handler) }
+        Self { method: Method::GET, path, handler: get(handler), takes_file: false }
     }
 
     fn post<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
-        Self { method: Method::POST, path, handler: post(handler) }
+        Self { method: Method::POST, path, handler: post(handler), takes_file: false }
+    }
+
+    /// One that takes a whole file instead of a form.
+    fn upload<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
+        Self { takes_file: true, ..Self::post(path, handler) }
     }
 }
 
@@ -126,6 +135,8 @@ pub fn routes() -> Vec<Route> {
         web_mail_cloud::routes(),
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
+        new_account::routes(),
+        account_file::routes(),
         mail_account::routes(),
         outbound_gateway::routes(),
         job::routes(),
@@ -139,12 +150,12 @@ pub fn routes() -> Vec<Route> {
 
 /// All pages behind all layers.
 pub fn router(app: App) -> Router {
-    let pages = routes()
-        .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
-        .fallback(async || PageError::NotFound)
-        .with_state(app.clone());
-    layers::wrap(pages, &app)
+    let of = |routes: Vec<Route>| {
+        routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler))
+    };
+    let (files, pages): (Vec<Route>, Vec<Route>) = routes().into_iter().partition(|route| route.takes_file);
+    let pages = of(pages).fallback(async || PageError::NotFound).with_state(app.clone());
+    layers::wrap(pages, of(files).with_state(app.clone()), &app)
 }
 
 /// A page from its template.

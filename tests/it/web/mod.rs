@@ -1,9 +1,12 @@
 //! What the pages do.
 //! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
+mod account_file;
 mod administration;
 mod layers;
+mod mail_account;
 mod mail_account_manager;
+mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod roles;

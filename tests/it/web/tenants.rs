@@ -2,7 +2,7 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, JobId},
+    mail::id::{AccountId, ImportId, JobId},
     policy::Role,
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
@@ -32,7 +32,8 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
     let theirs = installation.account(&other, "secret@other.example", &[]).await;
     installation.set_gateway(&other, &PointerScope::Account(theirs), "canary.other.example").await;
-    let theirs = Theirs { account: theirs, job: JobId::new() };
+    let import = installation.staged_import(&other, "user_id\nnew@other.example\n").await;
+    let theirs = Theirs { account: theirs, job: JobId::new(), import };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -94,6 +95,7 @@ fn cases(route: &str, theirs: &Theirs) -> Vec<String> {
 struct Theirs {
     account: AccountId,
     job: JobId,
+    import: ImportId,
 }
 
 impl Theirs {
@@ -101,14 +103,23 @@ impl Theirs {
         match place {
             "account" => self.account.to_string(),
             "job" => self.job.to_string(),
+            "import" => self.import.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
 }
 
 /// What is posted to a route.
-fn fields(_route: &str) -> Vec<(&'static str, &'static str)> {
-    vec![("outbound_gateway", "evil.example.com")]
+fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
+    match route.rsplit('/').next().unwrap() {
+        "name" => vec![("name", "Mallory"), ("seen", "secret")],
+        "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
+        "addresses" => vec![("addresses", ""), ("seen", "")],
+        "status" => vec![("status", "suspended")],
+        "delete" => vec![("seen", "secret@other.example")],
+        "{import}" => vec![("added", "1"), ("changed", "0"), ("removed", "0")],
+        _ => vec![("outbound_gateway", "evil.example.com")],
+    }
 }
 
 #[sqlx::test]
