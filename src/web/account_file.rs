@@ -303,7 +303,9 @@ fn shown(planned: &PlannedChange) -> Planned {
         // Of an account that comes or goes, only what there is.
         let is_told = match (&before, &after) {
             (Some(_), Some(_)) => true,
-            (Some(one), None) | (None, Some(one)) => one != NONE && !(name == "status" && one == "active"),
+            (Some(one), None) | (None, Some(one)) => {
+                one != NONE && *one != planned.user_id && !(name == "status" && one == "active")
+            }
             (None, None) => false,
         };
         is_told.then_some(Difference { label, before, after })

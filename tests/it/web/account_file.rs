@@ -191,8 +191,8 @@ async fn who_may_only_read_imports_nothing(db: PgPool) {
     let Scene { installation, acme, pages, admin, import, .. } = scene(db).await;
     let file = b"user_id\nnew@acme.example\n";
     let preview = admin.upload(&import, file, &[]).await;
-    let before = revision(&installation).await;
     let assistant = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
+    let before = revision(&installation).await;
     assert_eq!(assistant.get(&import).await.status, StatusCode::FORBIDDEN);
     assert_eq!(assistant.upload(&import, file, &[]).await.status, StatusCode::FORBIDDEN);
     assert_eq!(assistant.get(&preview.path).await.status, StatusCode::FORBIDDEN);
