@@ -26,6 +26,8 @@ create table account_import (
     primary key (organization_id, id)
 );
 
+-- Neither this nor the next table has a foreign key to the import: looked up for each row, it would take
+-- as long as everything else. They are written and deleted together with it.
 create table account_import_row (
     organization_id  uuid not null,
     import_id        uuid not null,
@@ -46,8 +48,7 @@ create table account_import_row (
     gateway          text collate "C",
     external_id_said boolean not null,
     external_id      text,
-    primary key (organization_id, import_id, line),
-    foreign key (organization_id, import_id) references account_import (organization_id, id) on delete cascade
+    primary key (organization_id, import_id, line)
 );
 
 -- before and after are those of the change's items, but for outbound_gateway: an address here.
@@ -60,8 +61,7 @@ create table account_import_change (
     user_id         text collate "C" not null,
     before          jsonb,
     after           jsonb,
-    primary key (organization_id, import_id, position),
-    foreign key (organization_id, import_id) references account_import (organization_id, id) on delete cascade
+    primary key (organization_id, import_id, position)
 );
 
 do $$

@@ -132,22 +132,9 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
             export(transaction, io::stdout().lock()).await
         }
         Accounts::Add { slug, user_id, name, aliases, outbound_gateway } => {
-            if let Some(address) = &outbound_gateway {
-                gateway_network::check_address(address, allowed)?;
-            }
             let name = account_file::name(&name).map_err(anyhow::Error::msg)?;
-            let account = NewAccount { user_id, name, aliases };
             let transaction = super::begin(owner, &slug).await?;
-            let (_, committed) = store::account::add_as(
-                transaction,
-                ChangeId::new(),
-                &account,
-                outbound_gateway.as_ref(),
-                super::OPERATOR,
-            )
-            .await?;
-            println!("{} is added. Revision {}.", account.user_id, committed.revision);
-            Ok(())
+            add(transaction, NewAccount { user_id, name, aliases }, outbound_gateway, allowed).await
         }
         Accounts::Rename { slug, old, new } => {
             let (transaction, account) = of_account(owner, &slug, &old).await?;
@@ -167,12 +154,24 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
         Accounts::Delete { slug, user_id } => {
             let (transaction, account) = of_account(owner, &slug, &user_id).await?;
             let edited = store::account::delete(transaction, account, Some(&user_id), super::OPERATOR).await?;
-            if let Edited::Conflict(account) = &edited {
-                anyhow::bail!("{user_id} is a further address of {}, not a User ID", account.user_id);
-            }
             said(edited, &format!("{user_id} is deleted. Mail from its addresses follows their domain."))
         }
     }
+}
+
+async fn add(
+    transaction: OrganizationTransaction,
+    account: NewAccount,
+    outbound_gateway: Option<GatewayAddress>,
+    allowed: &AllowedNetworks,
+) -> anyhow::Result<()> {
+    if let Some(address) = &outbound_gateway {
+        gateway_network::check_address(address, allowed)?;
+    }
+    let (change, gateway) = (ChangeId::new(), outbound_gateway.as_ref());
+    let (_, committed) = store::account::add_as(transaction, change, &account, gateway, super::OPERATOR).await?;
+    println!("{} is added. Revision {}.", account.user_id, committed.revision);
+    Ok(())
 }
 
 /// The account that has an address, as User ID or further address.
@@ -191,7 +190,8 @@ fn said(edited: Edited, sentence: &str) -> anyhow::Result<()> {
     match edited {
         Edited::Changed(Committed { revision, .. }) => println!("{sentence} Revision {revision}."),
         Edited::Unchanged => println!("Nothing changed: it was so already."),
-        Edited::NotFound | Edited::Conflict(_) => anyhow::bail!("somebody else has just changed this account"),
+        Edited::Conflict(account) => anyhow::bail!("this is a further address of {}, not a User ID", account.user_id),
+        Edited::NotFound => anyhow::bail!("somebody else has just changed this account"),
     }
     Ok(())
 }

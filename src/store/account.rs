@@ -116,6 +116,7 @@ pub async fn add_as(
     let addresses = sorted(&account.user_id, &account.aliases);
     refuse_foreign(&mut transaction, organization, &addresses).await?;
     refuse_taken(&mut transaction, organization, &addresses).await?;
+    let change = unused(&mut transaction, organization, change).await?;
     let mut items = Vec::new();
     let gateway = match outbound_gateway {
         Some(address) => Some(gateway::find_or_create(&mut transaction, organization, address, &mut items).await?),
@@ -147,6 +148,18 @@ pub async fn add_as(
     let mut open = transaction.open_change(change, audit).await?;
     transaction.add_items(&mut open, &items).await?;
     Ok((added.id, transaction.finish_change(open, None).await?))
+}
+
+/// The id, or another one if there is such a change already: whoever went back to a form may fill it in anew.
+async fn unused(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<ChangeId> {
+    let used = sqlx::query_scalar!(
+        r#"select exists (select from audit_entry where organization_id = $1 and change_id = $2) as "used!""#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(if used { ChangeId::new() } else { change })
 }
 
 /// The account that a change with this id added, if its User ID is this one: the same form was sent before.

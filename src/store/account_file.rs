@@ -67,12 +67,19 @@ impl Findings {
 
 /// Begins an import. Those of former days are forgotten.
 pub(super) async fn begin(db: &mut PgConnection, organization: OrganizationId, import: &NewImport) -> Result<()> {
-    sqlx::query!(
-        "delete from account_import where organization_id = $1 and started_at < now() - interval '1 day'",
+    let former = sqlx::query_scalar!(
+        r#"
+        select id as "id: ImportId" from account_import
+        where organization_id = $1 and started_at < now() - interval '1 day'
+        "#,
         organization as OrganizationId,
     )
-    .execute(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
+    for former in former {
+        forget_rows(db, organization, former).await?;
+        forget(db, organization, former).await?;
+    }
     sqlx::query!(
         r#"
         insert into account_import (organization_id, id, file_name, remove_missing, started_by)
@@ -83,6 +90,37 @@ pub(super) async fn begin(db: &mut PgConnection, organization: OrganizationId, i
         import.file_name,
         import.remove_missing,
         import.started_by,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Deletes what was read and planned.
+pub(super) async fn forget_rows(db: &mut PgConnection, organization: OrganizationId, import: ImportId) -> Result<()> {
+    sqlx::query!(
+        "delete from account_import_row where organization_id = $1 and import_id = $2",
+        organization as OrganizationId,
+        import as ImportId,
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        "delete from account_import_change where organization_id = $1 and import_id = $2",
+        organization as OrganizationId,
+        import as ImportId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Deletes an import without its rows.
+pub(super) async fn forget(db: &mut PgConnection, organization: OrganizationId, import: ImportId) -> Result<()> {
+    sqlx::query!(
+        "delete from account_import where organization_id = $1 and id = $2",
+        organization as OrganizationId,
+        import as ImportId,
     )
     .execute(db)
     .await

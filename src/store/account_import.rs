@@ -109,7 +109,11 @@ pub async fn stage(
     account_file::begin(transaction, organization, import).await?;
     let findings = account_file::stage(transaction, organization, import, file, report).await?;
     compute(transaction, import.id, import.remove_missing, findings).await?;
-    staged(transaction, organization, import.id).await?.ok_or(sqlx::Error::RowNotFound)
+    let staged = staged(transaction, organization, import.id).await?.ok_or(sqlx::Error::RowNotFound)?;
+    if staged.findings.mistake_count > 0 {
+        account_file::forget_rows(transaction, organization, import.id).await?;
+    }
+    Ok(staged)
 }
 
 /// An import of the last day; another tenant's is simply not found.
@@ -171,14 +175,8 @@ pub async fn first_planned(
 
 /// Forgets an import and its rows.
 pub async fn discard(db: &mut PgConnection, organization: OrganizationId, import: ImportId) -> Result<()> {
-    sqlx::query!(
-        "delete from account_import where organization_id = $1 and id = $2",
-        organization as OrganizationId,
-        import as ImportId,
-    )
-    .execute(db)
-    .await
-    .map(drop)
+    account_file::forget_rows(db, organization, import).await?;
+    account_file::forget(db, organization, import).await
 }
 
 /// What whoever applies an import agreed to.
@@ -222,14 +220,31 @@ pub async fn apply(
     if let Some(change) = shown.change {
         return Ok(Applied::Before(change));
     }
-    lock_accounts(&mut transaction, organization, &shown).await?;
+    conclude(transaction, import, shown.remove_missing, read_again(&shown), consent, actor, report).await
+}
+
+/// Computes what the rows change while nobody can change the accounts, and makes the change.
+async fn conclude(
+    mut transaction: OrganizationTransaction,
+    import: ImportId,
+    remove_missing: bool,
+    findings: Findings,
+    consent: Consent,
+    actor: &str,
+    report: impl Fn(i64),
+) -> Result<Applied> {
+    let organization = transaction.organization();
+    lock_accounts(&mut transaction, organization, import, remove_missing).await?;
     report(1);
-    compute(&mut transaction, import, shown.remove_missing, read_again(&shown)).await?;
+    compute(&mut transaction, import, remove_missing, findings).await?;
     let now = staged(&mut transaction, organization, import).await?.ok_or(sqlx::Error::RowNotFound)?;
     let now = Box::new(now);
     report(2);
     if now.findings.mistake_count > 0 || consent.shown.is_some_and(|counts| counts != now.counts) {
-        transaction.commit().await?;
+        // Kept for whoever looks at it again. A file that was to be imported at one go leaves nothing behind.
+        if consent.shown.is_some() {
+            transaction.commit().await?;
+        }
         return Ok(Applied::Different(now));
     }
     if now.removes_many() && consent.removals.is_none_or(|allowed| now.counts.removed > allowed) {
@@ -251,7 +266,12 @@ fn read_again(shown: &Staged) -> Findings {
 
 /// The accounts that the file names, or all, in one order: whoever changes one of them at the same moment is waited
 /// for, and then seen.
-async fn lock_accounts(db: &mut PgConnection, organization: OrganizationId, import: &Staged) -> Result<()> {
+async fn lock_accounts(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    import: ImportId,
+    remove_missing: bool,
+) -> Result<()> {
     large_statements(db).await?;
     sqlx::query_scalar!(
         r#"
@@ -266,8 +286,8 @@ async fn lock_accounts(db: &mut PgConnection, organization: OrganizationId, impo
         select count(*) as "count!" from locked
         "#,
         organization as OrganizationId,
-        import.id as ImportId,
-        import.remove_missing,
+        import as ImportId,
+        remove_missing,
     )
     .fetch_one(db)
     .await
@@ -560,7 +580,7 @@ async fn write(
     report(5);
     write_addresses(&mut transaction, organization, id).await?;
     report(6);
-    forget_rows(&mut transaction, organization, id, change.id).await?;
+    keep_change(&mut transaction, organization, id, change.id).await?;
     report(7);
     transaction.finish_change(change, None).await
 }
@@ -680,26 +700,13 @@ async fn write_addresses(db: &mut PgConnection, organization: OrganizationId, im
 }
 
 /// What is left of an applied import is which change it became, so that the same form sent again leads there.
-async fn forget_rows(
+async fn keep_change(
     db: &mut PgConnection,
     organization: OrganizationId,
     import: ImportId,
     change: ChangeId,
 ) -> Result<()> {
-    sqlx::query!(
-        "delete from account_import_row where organization_id = $1 and import_id = $2",
-        organization as OrganizationId,
-        import as ImportId,
-    )
-    .execute(&mut *db)
-    .await?;
-    sqlx::query!(
-        "delete from account_import_change where organization_id = $1 and import_id = $2",
-        organization as OrganizationId,
-        import as ImportId,
-    )
-    .execute(&mut *db)
-    .await?;
+    account_file::forget_rows(db, organization, import).await?;
     sqlx::query!(
         "update account_import set change_id = $3 where organization_id = $1 and id = $2",
         organization as OrganizationId,
@@ -732,12 +739,11 @@ pub async fn import(
 ) -> Result<(Staged, Option<Committed>), ImportError> {
     let organization = transaction.organization();
     lock_alone(&mut transaction, organization).await?;
-    let staged = stage(&mut transaction, import, file, |_| {}).await?;
-    if staged.findings.mistake_count > 0 {
-        return Err(ImportError::Rows(staged.findings));
-    }
+    account_file::begin(&mut transaction, organization, import).await?;
+    let findings = account_file::stage(&mut transaction, organization, import, file, |_| {}).await?;
     let consent = Consent { shown: None, removals };
-    match apply(transaction, import.id, consent, &import.started_by, |_| {}).await? {
+    let (id, remove_missing, actor) = (import.id, import.remove_missing, &import.started_by);
+    match conclude(transaction, id, remove_missing, findings, consent, actor, |_| {}).await? {
         Applied::Done(done, committed) => Ok((*done, Some(committed))),
         Applied::Unchanged(staged) => Ok((*staged, None)),
         Applied::TooManyRemovals(staged) => Err(ImportError::TooManyRemovals(staged)),

@@ -33,7 +33,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
 }
 
 /// Whether the deadline for the body is what cut it off.
-fn came_too_slowly(error: &(dyn Error + 'static)) -> bool {
+pub(super) fn came_too_slowly(error: &(dyn Error + 'static)) -> bool {
     error.is::<TimeoutError>() || error.source().is_some_and(came_too_slowly)
 }
 

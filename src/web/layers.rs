@@ -25,12 +25,22 @@ use uuid::Uuid;
 
 use super::{App, draft, error::Words, session};
 
-/// In bytes. Our largest form is one line.
-const REQUEST_BODY_LIMIT: usize = 64 * 1024;
-/// For the whole body of a request to arrive.
-const REQUEST_BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// For the whole answer to be ready. Nothing here takes long but the store.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+/// How much a request may bring, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// In bytes.
+    body: usize,
+    /// For the whole body to arrive.
+    arrival: Duration,
+    /// For the whole answer to be ready, the arrival included. Nothing here takes long but the store.
+    answer: Duration,
+}
+
+/// Our largest form is a list of addresses.
+const OF_FORMS: Limits = Limits { body: 64 * 1024, arrival: Duration::from_secs(10), answer: Duration::from_secs(20) };
+/// A million accounts, over a slow line.
+const OF_FILES: Limits =
+    Limits { body: 64 * 1024 * 1024, arrival: Duration::from_secs(300), answer: Duration::from_secs(320) };
 
 /// On every response. Scripts and styles come from our own files only, never from a page.
 const HEADERS: [(HeaderName, &str); 7] = [
@@ -51,22 +61,27 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::X_FRAME_OPTIONS, "DENY"),
 ];
 
-/// Puts the layers around the pages, the outermost last.
-pub fn wrap(pages: Router, app: &App) -> Router {
-    let pages = pages
-        .layer(from_fn_with_state(app.clone(), draft::keep))
-        .layer(session::layer(app.store.clone()))
-        .layer(app.csrf.clone())
-        .layer(DefaultBodyLimit::max(REQUEST_BODY_LIMIT))
-        .layer(RequestBodyLimitLayer::new(REQUEST_BODY_LIMIT))
-        .layer(RequestBodyDeadlineLayer::new(REQUEST_BODY_DEADLINE))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_DEADLINE))
-        .layer(CatchPanicLayer::new());
+/// Puts the layers around the pages, and around those that take files.
+pub fn wrap(pages: Router, files: Router, app: &App) -> Router {
+    let pages = within(OF_FORMS, pages, app).merge(within(OF_FILES, files, app));
     // Has to stand in front of the router, which chooses the page by the path.
     Router::new()
         .fallback_service(NormalizePath::trim_trailing_slash(pages))
         .layer(from_fn_with_state(app.clone(), answer))
         .layer(CompressionLayer::new())
+}
+
+/// The layers that know how large a request may be, the outermost last.
+fn within(limits: Limits, pages: Router, app: &App) -> Router {
+    pages
+        .layer(from_fn_with_state(app.clone(), draft::keep))
+        .layer(session::layer(app.store.clone()))
+        .layer(app.csrf.clone())
+        .layer(DefaultBodyLimit::max(limits.body))
+        .layer(RequestBodyLimitLayer::new(limits.body))
+        .layer(RequestBodyDeadlineLayer::new(limits.arrival))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, limits.answer))
+        .layer(CatchPanicLayer::new())
 }
 
 /// Gives the request its id, and finishes the response.

@@ -1,6 +1,7 @@
 //! Front door 1: the administrators' pages. One file a page; this one puts them together. Knows
 //! nothing of the relay: they meet in the store.
 
+pub mod account_file;
 pub mod administration;
 pub mod assets;
 pub mod audit_log;
@@ -24,6 +25,7 @@ pub mod link;
 pub mod mail_account;
 pub mod mail_account_manager;
 pub mod must_use_gateway;
+pub mod new_account;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
@@ -117,15 +119,22 @@ pub struct Route {
     pub method: Method,
     pub path: &'static str,
     handler: MethodRouter<App>,
+    /// Whether it takes whole files.
+    takes_file: bool,
 }
 
 impl Route {
     fn get<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
-        Self { method: Method::GET, path, handler: get(handler) }
+        Self { method: Method::GET, path, handler: get(handler), takes_file: false }
     }
 
     fn post<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
-        Self { method: Method::POST, path, handler: post(handler) }
+        Self { method: Method::POST, path, handler: post(handler), takes_file: false }
+    }
+
+    /// One that takes a whole file instead of a form.
+    fn upload<T: 'static>(path: &'static str, handler: impl Handler<T, App>) -> Self {
+        Self { takes_file: true, ..Self::post(path, handler) }
     }
 }
 
@@ -139,6 +148,8 @@ pub fn routes() -> Vec<Route> {
         outbound_mail_gateway::routes(),
         mail_account_manager::routes(),
         selected_accounts::routes(),
+        new_account::routes(),
+        account_file::routes(),
         mail_account::routes(),
         outbound_gateway::routes(),
         must_use_gateway::routes(),
@@ -162,12 +173,12 @@ pub fn routes() -> Vec<Route> {
 
 /// All pages behind all layers.
 pub fn router(app: App) -> Router {
-    let pages = routes()
-        .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
-        .fallback(async || PageError::NotFound)
-        .with_state(app.clone());
-    layers::wrap(pages, &app)
+    let of = |routes: Vec<Route>| {
+        routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler))
+    };
+    let (files, pages): (Vec<Route>, Vec<Route>) = routes().into_iter().partition(|route| route.takes_file);
+    let pages = of(pages).fallback(async || PageError::NotFound).with_state(app.clone());
+    layers::wrap(pages, of(files).with_state(app.clone()), &app)
 }
 
 /// A page from its template.

@@ -28,6 +28,9 @@ const TABLE: &str = "/acme/web-mail-cloud/mail-account-manager";
 const CLOUD: &str = "/acme/web-mail-cloud";
 const LONG_GATEWAY: &str = "a-very-long-name-of-a-gateway.in-a-subdomain.of-the-department.europe.acme.example:2525";
 
+/// Markup, as nobody is called.
+const HOSTILE: &str = "'><img src=x onerror=alert(1)><svg onload=alert(1)>{{7*7}}";
+
 /// Someone looking at one page after the other.
 struct Photographer {
     browser: Chromium,
@@ -73,6 +76,15 @@ async fn the_pages_of_history_are_sound_in_every_look(owner: PgPool) {
     the_audit_log(&photographer).await;
     undo(&photographer).await;
     two_administrators(&photographer).await;
+    photographer.stop().await;
+}
+
+#[sqlx::test]
+async fn the_pages_that_manage_accounts_are_sound_in_every_look(owner: PgPool) {
+    let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
+    one_account(&photographer).await;
+    adding_an_account(&photographer).await;
+    a_file_of_accounts(&photographer).await;
     photographer.stop().await;
 }
 
@@ -459,6 +471,100 @@ async fn held_mail(photographer: &Photographer) {
     photographer.look("mail-account-manager-must-use-gateway").await;
 }
 
+async fn account_id(photographer: &Photographer, user_id: &str) -> String {
+    sqlx::query_scalar("select id::text from mail_account where user_id like $1")
+        .bind(user_id)
+        .fetch_one(&photographer.installation.owner)
+        .await
+        .unwrap()
+}
+
+async fn one_account(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let georg = account_id(photographer, "georg%").await;
+    photographer.go(&format!("{TABLE}/{georg}")).await;
+    photographer.look("mail-account-long").await;
+    let ann = account_id(photographer, "ann.adams%").await;
+    let page = format!("{TABLE}/{ann}");
+    photographer.go(&page).await;
+    photographer.look("mail-account").await;
+    browser.fill("Name", HOSTILE).await;
+    browser.click("button", "Save name").await;
+    browser.wait_for_text("Saved.").await;
+    photographer.look("mail-account-saved").await;
+    browser.fill("User ID", "nobody").await;
+    browser.click("button", "Rename").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("mail-account-mistake").await;
+    photographer.go(&page).await;
+    photographer.execute("update mail_account set name = 'Theirs'").await;
+    browser.fill("Name", "Mine").await;
+    browser.click("button", "Save name").await;
+    browser.wait_for_text("Saved now: Theirs").await;
+    photographer.look("mail-account-conflict").await;
+    browser.click("button", "Suspend").await;
+    browser.wait_for_text("is suspended: its mail is refused.").await;
+    photographer.look("mail-account-suspended").await;
+    browser.click("link", "Delete").await;
+    browser.find("heading", "Delete this account?").await;
+    photographer.look("mail-account-delete").await;
+    browser.click("button", "Delete").await;
+    browser.wait_for_text("is deleted.").await;
+    photographer.look("mail-account-manager-deleted").await;
+}
+
+async fn adding_an_account(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(&format!("{TABLE}/new")).await;
+    photographer.look("new-account").await;
+    browser.fill("Name", HOSTILE).await;
+    browser.fill("Outbound Gateway", "10.0.0.1").await;
+    browser.click("button", "Add account").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("new-account-mistakes").await;
+    browser.fill("User ID", "zoe@acme.example").await;
+    browser.fill("Outbound Gateway", "").await;
+    browser.click("button", "Add account").await;
+    browser.wait_for_text("is added.").await;
+    photographer.look("new-account-added").await;
+}
+
+async fn a_file_of_accounts(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let choose = async |content: &str, remove: bool| {
+        let (folder, path) = crate::support::outgate::file_with(content);
+        photographer.go(&format!("{TABLE}/import")).await;
+        let file = browser.client.find(fantoccini::Locator::Id("file")).await.unwrap();
+        file.send_keys(path.to_str().unwrap()).await.unwrap();
+        if remove {
+            browser.click("checkbox", "Remove accounts that are not in the file").await;
+        }
+        browser.click("button", "See what would change").await;
+        folder
+    };
+    photographer.go(&format!("{TABLE}/import")).await;
+    photographer.look("account-file").await;
+    browser.click("button", "See what would change").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("account-file-mistake").await;
+    let _mistaken = choose(&format!("user_id,name\n{HOSTILE},x\nnew@nowhere.example,\"{HOSTILE}\"\n"), false).await;
+    browser.find("heading", "The file cannot be imported").await;
+    photographer.look("account-import-mistakes").await;
+    let file =
+        format!("user_id,name,outbound_gateway\nuser00@acme.example,{HOSTILE},{LONG_GATEWAY}\nnew@acme.example,New,\n");
+    let _file = choose(&file, true).await;
+    browser.find("heading", "What the import would change").await;
+    photographer.look("account-import").await;
+    browser.click("button", "Import").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("account-import-removals").await;
+    let _small = choose("user_id,name\nuser00@acme.example,Zero\n", false).await;
+    browser.find("heading", "What the import would change").await;
+    browser.click("button", "Import").await;
+    browser.wait_for_text("The file is imported:").await;
+    photographer.look("mail-account-manager-imported").await;
+}
+
 async fn an_empty_organization(photographer: &Photographer) {
     photographer.go("/empty/web-mail-cloud").await;
     photographer.look("empty-web-mail-cloud").await;
@@ -479,6 +585,9 @@ async fn reading_only(photographer: &Photographer) {
     browser.find_in(&row, "link", "Outbound Gateway").await.click().await.unwrap();
     browser.find("heading", "Outbound Gateway").await;
     photographer.look("outbound-gateway-read-only").await;
+    let ann = account_id(photographer, "ann.adams%").await;
+    photographer.go(&format!("{TABLE}/{ann}")).await;
+    photographer.look("mail-account-read-only").await;
     photographer.go("/acme/nothing/here").await;
     photographer.look("not-found").await;
     // Whose role was taken back while the form was open.

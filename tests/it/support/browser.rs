@@ -108,6 +108,29 @@ impl Browser {
         self.follow(first).await
     }
 
+    /// Sends a file and the other fields of its form.
+    pub async fn upload(&self, path: &str, file: &[u8], fields: &[(&str, &str)]) -> Page {
+        const BOUNDARY: &str = "----outgate-test";
+        let mut body = Vec::new();
+        body.extend_from_slice(
+            format!(
+                "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"accounts.csv\"\r\n\
+                 Content-Type: text/csv\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        body.extend_from_slice(file);
+        for (name, value) in fields {
+            let part = format!("\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}");
+            body.extend_from_slice(part.as_bytes());
+        }
+        body.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+        let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+        let request = self.request(Method::POST, path).header(header::CONTENT_TYPE, content_type).body(body);
+        let first = self.once(request, path).await;
+        self.follow(first).await
+    }
+
     /// A request that is still to be changed; send it with [`once`](Self::once).
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut request = self.client.request(method, format!("{}{path}", self.origin));

@@ -74,16 +74,18 @@ impl Installation {
         sync: bool,
         removals: Option<i64>,
     ) -> Result<Staged, ImportError> {
-        let import = NewImport {
-            id: ImportId::new(),
-            file_name: "accounts.csv".to_owned(),
-            remove_missing: sync,
-            started_by: "operator".to_owned(),
-            allowed: AllowedNetworks::default(),
-        };
         let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
         let file = std::io::Cursor::new(file.as_bytes().to_vec());
-        store::account_import::import(transaction, &import, file, removals).await.map(|(staged, _)| staged)
+        store::account_import::import(transaction, &new_import(sync), file, removals).await.map(|(staged, _)| staged)
+    }
+
+    /// A file that was uploaded and waits to be looked at.
+    pub async fn staged_import(&self, tenant: &Tenant, file: &str) -> ImportId {
+        let mut transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
+        let file = std::io::Cursor::new(file.as_bytes().to_vec());
+        let staged = store::account_import::stage(&mut transaction, &new_import(false), file, |_| {}).await.unwrap();
+        transaction.commit().await.unwrap();
+        staged.id
     }
 
     /// Points a scope at a gateway as the operator would; `""` deletes.
@@ -169,5 +171,15 @@ impl Installation {
             rows.extend(of_table);
         }
         rows
+    }
+}
+
+fn new_import(sync: bool) -> NewImport {
+    NewImport {
+        id: ImportId::new(),
+        file_name: "accounts.csv".to_owned(),
+        remove_missing: sync,
+        started_by: "operator".to_owned(),
+        allowed: AllowedNetworks::default(),
     }
 }

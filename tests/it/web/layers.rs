@@ -209,7 +209,8 @@ async fn a_page_that_panics_shows_what_any_failure_shows(db: PgPool) {
     let broken =
         axum::Router::new().route("/broken", axum::routing::get(async || -> &'static str { panic!("a secret") }));
     let request = axum::http::Request::get("/broken").body(axum::body::Body::empty()).unwrap();
-    let response = tower::ServiceExt::oneshot(web::layers::wrap(broken, &app), request).await.unwrap();
+    let response =
+        tower::ServiceExt::oneshot(web::layers::wrap(broken, axum::Router::new(), &app), request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(response.headers()["content-security-policy"], CSP);
     let body = axum::body::to_bytes(response.into_body(), 100_000).await.unwrap();

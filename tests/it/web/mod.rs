@@ -1,6 +1,7 @@
 //! What the pages do.
 //! Over HTTP, signed in as an administrator is; what a browser shows is in `browser`.
 
+mod account_file;
 mod administration;
 mod audit_log;
 mod domain_manager;
@@ -9,8 +10,10 @@ mod explain_route;
 mod gateways;
 mod held_mail;
 mod layers;
+mod mail_account;
 mod mail_account_manager;
 mod must_use_gateway;
+mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod roles;

@@ -2,7 +2,7 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, ChangeId, GatewayId, JobId},
+    mail::id::{AccountId, ChangeId, GatewayId, ImportId, JobId},
     policy::Role,
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
@@ -35,7 +35,8 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let gateway = installation.gateway_of(&other, "canary.other.example").await;
     let change = sqlx::query_scalar("select id from change where organization_id = $1 order by revision desc limit 1");
     let change = ChangeId(change.bind(other.id.0).fetch_one(&installation.owner).await.unwrap());
-    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway, change };
+    let import = installation.staged_import(&other, "user_id\nnew@other.example\n").await;
+    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway, change, import };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -100,6 +101,7 @@ struct Theirs {
     domain: String,
     gateway: GatewayId,
     change: ChangeId,
+    import: ImportId,
 }
 
 impl Theirs {
@@ -110,6 +112,7 @@ impl Theirs {
             "domain" => self.domain.clone(),
             "gateway" => self.gateway.to_string(),
             "change" => self.change.to_string(),
+            "import" => self.import.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
@@ -120,7 +123,15 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
     if route.ends_with("/gateways/{gateway}") {
         return vec![];
     }
-    vec![("outbound_gateway", "evil.example.com")]
+    match route.rsplit('/').next().unwrap() {
+        "name" => vec![("name", "Mallory"), ("seen", "secret")],
+        "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
+        "addresses" => vec![("addresses", ""), ("seen", "")],
+        "status" => vec![("status", "suspended")],
+        "delete" => vec![("seen", "secret@other.example")],
+        "{import}" => vec![("added", "1"), ("changed", "0"), ("removed", "0")],
+        _ => vec![("outbound_gateway", "evil.example.com")],
+    }
 }
 
 #[sqlx::test]
