@@ -101,7 +101,7 @@ struct ShownObstacle {
 impl ShownObstacle {
     fn of(obstacle: &Obstacle) -> Self {
         let what = match &obstacle.what {
-            What::Changed => "was changed since".to_owned(),
+            What::Changed => "changed since".to_owned(),
             What::AddressTaken { address, by } => format!("had the address {address}, which {by} has now"),
             What::DomainGone(domain) => {
                 format!("had an address at {domain}, which is no longer a mail domain of yours")
@@ -240,9 +240,9 @@ fn obstacles_in_words(obstacles: &Obstacles) -> String {
     let mut words = format!("{} in the way:", wording::counted(obstacles.count, "thing stands", "things stand"));
     for obstacle in &obstacles.first {
         let shown = ShownObstacle::of(obstacle);
-        words.push_str(&format!(" {} {}", shown.subject, shown.what));
+        words.push_str(&format!(" {}: {}", shown.subject, shown.what));
         if let Some((by, when)) = shown.since {
-            words.push_str(&format!(" by {by}, {when}"));
+            words.push_str(&format!(", by {by}, {when}"));
         }
         words.push('.');
     }

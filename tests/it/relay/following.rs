@@ -494,3 +494,30 @@ async fn the_facts_of_one_sender_decide_as_all_facts_do(db: PgPool) {
     ];
     assert_eq!(answers, expected);
 }
+
+#[sqlx::test]
+async fn when_a_relay_confirmed_what_is_kept_for_a_day(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relay = Following::start(&installation, "one").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "a.example.com").await;
+    let live = relay.until_live(&installation).await;
+    assert_eq!(live.confirmations.len(), 1, "{live:?}");
+    assert_eq!(live.confirmations[0].relay, "one");
+    assert!(live.confirmations[0].at >= live.saved_at.unwrap(), "{live:?}");
+
+    let id = relay.signed_on.borrow().unwrap();
+    let count = "select count(*) from relay_confirmation";
+    let before: i64 = sqlx::query_scalar(count).fetch_one(&installation.owner).await.unwrap();
+    assert!(before >= 1);
+    let pool = installation.relay_pool().await;
+    store::relay::forget_confirmations(&pool, id).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&installation.owner).await.unwrap(), before);
+    sqlx::query("update relay_confirmation set confirmed_at = now() - interval '25 hours'")
+        .execute(&installation.owner)
+        .await
+        .unwrap();
+    store::relay::forget_confirmations(&pool, id).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&installation.owner).await.unwrap(), 0);
+    relay.stop().await;
+}

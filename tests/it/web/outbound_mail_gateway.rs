@@ -151,6 +151,7 @@ async fn the_status_line_says_which_relays_are_behind(db: PgPool) {
     relay(&installation, "slow", 0, "0 seconds").await;
     let page = admin.submit(&path, &[(FIELD, "c.example.com")]).await;
     assert!(page.text().contains("Live on 1 of 3 relays."), "{}", page.text());
+    assert!(page.text().contains(" slow is behind since "), "{}", page.text());
     assert!(page.text().contains("load this page again to see"), "{}", page.text());
     sqlx::query("update relay set confirmed_revision = 1000000").execute(&installation.owner).await.unwrap();
     let page = admin.get(&page.path).await;
@@ -161,6 +162,28 @@ async fn the_status_line_says_which_relays_are_behind(db: PgPool) {
         .await
         .unwrap();
     assert!(admin.get(&page.path).await.text().contains("Live on 1 of 1 relays."));
+}
+
+#[sqlx::test]
+async fn the_status_line_says_when_each_relay_confirmed_the_save(db: PgPool) {
+    let Scene { installation, admin, path, .. } = scene(db).await;
+    relay(&installation, "relay-1", i64::MAX, "0 seconds").await;
+    let saved = admin.submit(&path, &[(FIELD, "a.example.com")]).await;
+    // One before the save, the first that has it, and a later one.
+    sqlx::query(
+        "insert into relay_confirmation (relay_id, revision, confirmed_at)
+         select relay.id, change.revision + more.revisions, change.committed_at + more.later
+         from relay, change, (values (-1, interval '-1 second'), (1, interval '0.25 seconds'), (2, interval '9 seconds'))
+                             as more (revisions, later)
+         where change.id::text = $1",
+    )
+    .bind(saved.path.split_once("change=").unwrap().1)
+    .execute(&installation.owner)
+    .await
+    .unwrap();
+    let text = admin.get(&saved.path).await.text();
+    assert!(text.contains("Live on 1 of 1 relays."), "{text}");
+    assert!(text.contains("relay-1 confirmed ") && text.contains(" UTC, 0.25 s after the save"), "{text}");
 }
 
 #[sqlx::test]

@@ -49,7 +49,7 @@ async fn the_second_sees_both_values_and_chooses(db: PgPool) {
         // Keep theirs.
         let keep = page.link("Keep theirs");
         let keep = if keep == "?" { form } else { &keep };
-        assert!(ada.get(keep).await.text().contains("bea.example.com"), "{keep}");
+        assert!(ada.get(keep).await.html.contains("bea.example.com"), "{keep}");
         // Save yours.
         let fields = [(FIELD, page.field(FIELD)), ("seen", page.field("seen"))];
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -95,10 +95,9 @@ async fn what_another_administrator_has_taken_back_or_changed_since_is_named(db:
     bea.submit(&of_all, &[(FIELD, "b.example.com")]).await;
     let page = admin.submit(&button, &[]).await;
     assert_eq!(page.status, StatusCode::CONFLICT);
-    for words in [
-        "Something newer stands in the way, so nothing was changed",
-        "all users was changed since, by bea@acme.example,",
-    ] {
+    for words in
+        ["Something newer stands in the way, so nothing was changed", "all users: changed since, by bea@acme.example,"]
+    {
         assert!(page.text().contains(words), "{words} in {}", page.text());
     }
     assert_eq!(admin.get(&of_all).await.field(FIELD), "b.example.com");
