@@ -298,8 +298,12 @@ impl Turned<'_> {
         }
         let (id, name) = (self.user_id, self.name);
         match self.order {
-            Sort::UserId => all!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id),
-            Sort::UserIdDescending => all!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id),
+            Sort::UserId => {
+                all!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id)
+            }
+            Sort::UserIdDescending => {
+                all!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id)
+            }
             Sort::Name => all!(
                 "(sort_name, user_id) > (lower($3), $2)",
                 "(sort_name, user_id) <= (lower($3), $2)",
@@ -327,8 +331,12 @@ impl Turned<'_> {
         }
         let (id, name) = (self.user_id, self.name);
         match self.order {
-            Sort::UserId => own!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id),
-            Sort::UserIdDescending => own!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id),
+            Sort::UserId => {
+                own!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id)
+            }
+            Sort::UserIdDescending => {
+                own!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id)
+            }
             Sort::Name => own!(
                 "(sort_name, user_id) > (lower($3), $2)",
                 "(sort_name, user_id) <= (lower($3), $2)",
@@ -434,13 +442,7 @@ impl Turned<'_> {
     }
 
     /// Whether a search finds something on the other side of the first row that was read.
-    async fn is_found_beyond(
-        &self,
-        db: &mut PgConnection,
-        search: &Search,
-        own: bool,
-        first: &Read,
-    ) -> Result<bool> {
+    async fn is_found_beyond(&self, db: &mut PgConnection, search: &Search, own: bool, first: &Read) -> Result<bool> {
         sqlx::query_scalar!(
             r#"select exists (select from find_accounts($1, $2, $3, $4, $5, 1)) as "found!""#,
             search.part,

@@ -22,7 +22,10 @@ const BATCH: usize = 5_000;
 pub enum Accounts {
     Ticked(Vec<AccountId>),
     /// Everything that the list shows, on all pages.
-    Matching { search: String, show: Show },
+    Matching {
+        search: String,
+        show: Show,
+    },
 }
 
 /// How many accounts are meant.

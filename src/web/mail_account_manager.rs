@@ -110,10 +110,7 @@ impl ListQuery {
 
     /// The list with the same search, filter and order, from its beginning.
     fn link(&self, slug: &str) -> Link {
-        list(slug)
-            .with("q", &self.search())
-            .with("show", word_of(self.show()))
-            .with("sort", word_of_order(self.sort()))
+        list(slug).with("q", &self.search()).with("show", word_of(self.show())).with("sort", word_of_order(self.sort()))
     }
 
     fn place_on(&self, link: Link) -> Link {
@@ -308,7 +305,8 @@ fn table(
     let slug = &inside.access.slug;
     let turn = |to: &str, row: Option<&account_list::Row>| {
         let row = row?;
-        let name = if matches!(query.sort(), Sort::Name | Sort::NameDescending) { row.account.name.as_str() } else { "" };
+        let name =
+            if matches!(query.sort(), Sort::Name | Sort::NameDescending) { row.account.name.as_str() } else { "" };
         Some(query.link(slug).with(to, &row.account.user_id.to_string()).with("name", name).build())
     };
     let previous = turn("before", found.rows.first().filter(|_| found.has_previous));
@@ -364,7 +362,9 @@ fn tabs(slug: &str, query: &ListQuery) -> Vec<Tab> {
         .into_iter()
         .map(|(label, show)| Tab {
             label,
-            link: ListQuery { sort: query.sort.clone(), ..ListQuery::matching(query.search(), show) }.link(slug).build(),
+            link: ListQuery { sort: query.sort.clone(), ..ListQuery::matching(query.search(), show) }
+                .link(slug)
+                .build(),
             is_here: query.show() == show,
         })
         .collect()
@@ -379,10 +379,14 @@ fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
             _ => None,
         };
         let next = if sorted == Some("ascending") { down } else { up };
-        let sorted_by = ListQuery { sort: word_of_order(next).to_owned(), ..ListQuery::matching(String::new(), query.show()) };
+        let sorted_by =
+            ListQuery { sort: word_of_order(next).to_owned(), ..ListQuery::matching(String::new(), query.show()) };
         Heading { label, class, link: sorted_by.link(slug).build(), sorted }
     };
-    [heading("User ID", "of-id", Sort::UserId, Sort::UserIdDescending), heading("Name", "of-name", Sort::Name, Sort::NameDescending)]
+    [
+        heading("User ID", "of-id", Sort::UserId, Sort::UserIdDescending),
+        heading("Name", "of-name", Sort::Name, Sort::NameDescending),
+    ]
 }
 
 fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_list::Row) -> Row {

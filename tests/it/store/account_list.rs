@@ -121,7 +121,8 @@ async fn a_long_import_makes_no_save_wait_for_the_totals(owner: PgPool) {
     import.commit().await.unwrap();
     installation.set_gateway(&acme, &ann, "").await;
     assert_eq!(kept(&installation, &acme).await, (3, 1, 0, 0, 2));
-    let parts: i64 = sqlx::query_scalar("select count(*) from account_count").fetch_one(&installation.owner).await.unwrap();
+    let parts: i64 =
+        sqlx::query_scalar("select count(*) from account_count").fetch_one(&installation.owner).await.unwrap();
     assert_eq!(parts, 1, "what the two left is added up");
 }
 
@@ -199,7 +200,11 @@ async fn turned_over(web: &PgPool, tenant: &Tenant, needle: &str, show: Show, ba
             return seen;
         }
         from = if backwards { ids.first().cloned() } else { ids.last().cloned() };
-        if backwards { drop(seen.splice(0..0, ids)) } else { seen.extend(ids) }
+        if backwards {
+            drop(seen.splice(0..0, ids))
+        } else {
+            seen.extend(ids)
+        }
         if !is_more {
             return seen;
         }
@@ -223,14 +228,33 @@ async fn a_search_finds_exactly_what_a_slow_look_at_every_account_finds(owner: P
          analyze",
     )
     .await;
-    let haystacks: Vec<String> = sqlx::query_scalar("select lower(name) || E'\\n' || user_id from mail_account order by user_id")
-        .fetch_all(&installation.owner)
-        .await
-        .unwrap();
-    let mut needles: Vec<String> =
-        ["a", "@", "%", "_", "\\", "'", "\"", "山", "太郎", "👩", "ß", "ΔΥΣ", "الرحمن", "acme.example", "ALIAS0.", "é", "qqq", " "]
-            .map(str::to_owned)
-            .to_vec();
+    let haystacks: Vec<String> =
+        sqlx::query_scalar("select lower(name) || E'\\n' || user_id from mail_account order by user_id")
+            .fetch_all(&installation.owner)
+            .await
+            .unwrap();
+    let mut needles: Vec<String> = [
+        "a",
+        "@",
+        "%",
+        "_",
+        "\\",
+        "'",
+        "\"",
+        "山",
+        "太郎",
+        "👩",
+        "ß",
+        "ΔΥΣ",
+        "الرحمن",
+        "acme.example",
+        "ALIAS0.",
+        "é",
+        "qqq",
+        " ",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for _ in 0..60 {
         let text: Vec<char> = haystacks[numbers.below(haystacks.len())].chars().filter(|it| *it != '\n').collect();
         let start = numbers.below(text.len());
@@ -305,7 +329,8 @@ async fn nobody_finds_accounts_of_another_organization_by_the_function(owner: Pg
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn until_somebody_waits(owner: &PgPool) {
-    let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    let waiting =
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
     while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(owner).await.unwrap() {
         tokio::task::yield_now().await;
     }
@@ -317,7 +342,10 @@ async fn two_who_add_addresses_to_one_account_at_once_are_both_found(owner: PgPo
     let acme = installation.organization("acme").await;
     let ann: AccountId = installation.account(&acme, "ann@acme.example", &[]).await;
     let add = |address: &str| {
-        format!("insert into mail_address (organization_id, address, account_id) values ('{}', '{address}', '{ann}')", acme.id)
+        format!(
+            "insert into mail_address (organization_id, address, account_id) values ('{}', '{address}', '{ann}')",
+            acme.id
+        )
     };
     let mut first = installation.owner.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(add("first@acme.example"))).execute(&mut *first).await.unwrap();

@@ -176,7 +176,10 @@ impl Page {
 
     /// Where a link with this text or accessible name leads, in the row that begins with this User ID.
     pub fn rows_link(&self, user_id: &str, name: &str) -> String {
-        let row = self.html.split("<tr").find(|row| text_of(row.split_once('>').map_or("", |row| row.1)).starts_with(user_id));
+        let row = self
+            .html
+            .split("<tr")
+            .find(|row| text_of(row.split_once('>').map_or("", |row| row.1)).starts_with(user_id));
         let row = row.unwrap_or_else(|| panic!("no row of {user_id} in {}", self.html));
         Self { html: row.to_owned(), headers: self.headers.clone(), path: self.path.clone(), ..*self }.link(name)
     }

@@ -155,7 +155,11 @@ async fn a_hundred_and_twenty_accounts_are_turned_over_page_by_page_and_back(db:
     let found = admin.get(&format!("{path}?q=user-0")).await;
     assert!(found.text().contains("More than 50 found"), "{}", found.text());
     let found = admin.get(&found.link("Next")).await;
-    assert!(found.rows().len() == 49 && found.text().contains("More than 50 found"), "the search goes along: {}", found.text());
+    assert!(
+        found.rows().len() == 49 && found.text().contains("More than 50 found"),
+        "the search goes along: {}",
+        found.text()
+    );
     assert_eq!(admin.get(&format!("{path}?before=user-010@acme.example")).await.rows(), first.rows());
 }
 

@@ -111,8 +111,10 @@ async fn a_change_of_many_accounts_can_be_taken_back_from_its_items(db: PgPool) 
     .fetch_all(&scene.installation.owner)
     .await
     .unwrap();
-    let gateway: Vec<(String, uuid::Uuid)> =
-        sqlx::query_as("select address, id from gateway order by address").fetch_all(&scene.installation.owner).await.unwrap();
+    let gateway: Vec<(String, uuid::Uuid)> = sqlx::query_as("select address, id from gateway order by address")
+        .fetch_all(&scene.installation.owner)
+        .await
+        .unwrap();
     assert_eq!((items.len(), items[0].1.as_str()), (5, "gateway"), "{items:?}");
     for (position, (index, subject, key, before, after)) in items.iter().enumerate().skip(1) {
         assert_eq!((*index, subject.as_str()), (position as i32 + 1, "account"));
