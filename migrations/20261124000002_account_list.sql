@@ -108,6 +108,8 @@ from mail_account group by organization_id, domain;
 alter table mail_account add column sort_name text collate "C" not null generated always as (lower(name)) stored;
 create index mail_account_by_name on mail_account (organization_id, sort_name, user_id);
 create index mail_account_with_gateway on mail_account (organization_id, user_id) where outbound_gateway_id is not null;
+create index mail_account_with_gateway_by_name on mail_account (organization_id, sort_name, user_id)
+    where outbound_gateway_id is not null;
 create index queued_message_in_trouble on queued_message (organization_id, sender)
     where state = 'held' or (state = 'waiting' and last_reply is not null);
 
@@ -153,19 +155,24 @@ create index mail_account_search_by_user_id on mail_account_search (organization
 
 -- Writes anew what is searched of these accounts. One without any address is about to get its first. What is
 -- there is locked before the rest is read, so that of two who add an address at once the second sees the first's.
+-- Each account is looked up by its key, planned for whichever organization: statistics that do not know yet how an
+-- organization has just grown would make of it a join of all its accounts with all its accounts.
 create function mail_account_search_write(organization uuid, accounts uuid[]) returns void
-    language plpgsql set search_path = pg_catalog, public, pg_temp
+    language plpgsql set search_path = pg_catalog, public, pg_temp set plan_cache_mode = force_generic_plan
     as $$
     begin
         perform from public.mail_account_search s
             where s.organization_id = organization and s.account_id = any (accounts) order by s.account_id for update;
         insert into public.mail_account_search (organization_id, account_id, user_id, haystack)
-        select account.organization_id, account.id, account.user_id,
-               account.sort_name || e'\n' || string_agg(a.address, e'\n' order by a.address)
+        select organization, touched.id, account.user_id, account.sort_name || e'\n' || addresses.lines
         from unnest(accounts) as touched (id)
-        join public.mail_account account on account.organization_id = organization and account.id = touched.id
-        join public.mail_address a on a.organization_id = organization and a.account_id = touched.id
-        group by account.organization_id, account.id
+        cross join lateral (
+            select user_id, sort_name from public.mail_account
+            where organization_id = organization and id = touched.id offset 0) account
+        cross join lateral (
+            select string_agg(address, e'\n' order by address) as lines from public.mail_address
+            where organization_id = organization and account_id = touched.id) addresses
+        where addresses.lines is not null
         on conflict (organization_id, account_id) do update
             set user_id = excluded.user_id, haystack = excluded.haystack
             where (mail_account_search.user_id, mail_account_search.haystack) <> (excluded.user_id, excluded.haystack);
@@ -218,11 +225,85 @@ from mail_account account
 join mail_address a on a.organization_id = account.organization_id and a.account_id = account.id
 group by account.organization_id, account.id;
 
--- The accounts of the transaction's organization that have a part in their name or one of their addresses: those
--- that come next behind a User ID, or before it. `address` is the same part as it would stand in an address.
--- It runs as the owner, since behind row level security no index on pieces is used, and so asks for the
--- organization itself. Most parts are found in the accounts that come next; a rare one is looked up by its pieces.
--- Planned for each call: how far to look decides which index is read.
+-- The three functions below find accounts by a part of their name or addresses; `address` is the part as it would
+-- stand in an address. They give the ones that come next behind a User ID, or before it.
+
+-- Those whose User ID begins with the part: a range of User IDs. The last code point there is ends it.
+create function find_beginning(organization uuid, address text, cursor_id text, backwards boolean, own boolean, most integer)
+    returns uuid[]
+    language plpgsql stable set search_path = pg_catalog, public, pg_temp
+    as $$
+    declare
+        past text := address || chr(1114111);
+    begin
+        if backwards then
+            return array(
+                select a.id from public.mail_account a
+                where a.organization_id = organization and a.user_id >= address and a.user_id < least(cursor_id, past)
+                  and (not own or a.outbound_gateway_id is not null)
+                order by a.user_id desc limit most);
+        end if;
+        return array(
+            select a.id from public.mail_account a
+            where a.organization_id = organization and a.user_id > cursor_id and a.user_id >= address and a.user_id < past
+              and (not own or a.outbound_gateway_id is not null)
+            order by a.user_id limit most);
+    end
+    $$;
+
+-- The others that have it, among the `reach` accounts that come next.
+create function find_near(
+        organization uuid, part text, address text, cursor_id text, backwards boolean, own boolean, most integer, reach integer)
+    returns uuid[]
+    language plpgsql stable set search_path = pg_catalog, public, pg_temp
+    as $$
+    begin
+        if own and backwards then
+            return array(
+                select near.id
+                from (select a.id, a.user_id from public.mail_account a
+                      where a.organization_id = organization and a.outbound_gateway_id is not null and a.user_id < cursor_id
+                      order by a.user_id desc limit reach) near
+                join public.mail_account_search s on s.organization_id = organization and s.account_id = near.id
+                where (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
+                  and not starts_with(near.user_id, address)
+                order by near.user_id desc limit most);
+        elsif own then
+            return array(
+                select near.id
+                from (select a.id, a.user_id from public.mail_account a
+                      where a.organization_id = organization and a.outbound_gateway_id is not null and a.user_id > cursor_id
+                      order by a.user_id limit reach) near
+                join public.mail_account_search s on s.organization_id = organization and s.account_id = near.id
+                where (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
+                  and not starts_with(near.user_id, address)
+                order by near.user_id limit most);
+        elsif backwards then
+            return array(
+                select near.account_id
+                from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
+                      where s.organization_id = organization and s.user_id < cursor_id
+                      order by s.user_id desc limit reach) near
+                where (strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0)
+                  and not starts_with(near.user_id, address)
+                order by near.user_id desc limit most);
+        end if;
+        return array(
+            select near.account_id
+            from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
+                  where s.organization_id = organization and s.user_id > cursor_id
+                  order by s.user_id limit reach) near
+            where (strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0)
+              and not starts_with(near.user_id, address)
+            order by near.user_id limit most);
+    end
+    $$;
+
+-- The accounts of the transaction's organization that have the part: first those whose User ID begins with it, then
+-- the others, each in the order of their User IDs.
+-- It runs as the owner, since behind row level security no index on pieces is used, and so asks for the organization
+-- itself. Most parts are soon found in the accounts that come next; a rare one is looked up by its pieces. Planned
+-- for each call: how far to look decides which index is read.
 create function find_accounts(part text, address text, cursor_id text, backwards boolean, own boolean, most integer)
     returns table (account_id uuid)
     language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
@@ -231,83 +312,64 @@ create function find_accounts(part text, address text, cursor_id text, backwards
     declare
         organization uuid := public.current_organization();
         pieces       tsquery;
+        beginning    uuid[] := '{}';
+        found        uuid[];
         -- How many accounts are looked through one by one, and how many that have the pieces are sorted.
         reach        integer := 2000;
         sorted       integer := 6000;
         hits         bigint;
-        found        uuid[];
     begin
         part := lower(part);
+        if cursor_id = '' or starts_with(cursor_id, address) then
+            beginning := public.find_beginning(organization, address, cursor_id, backwards, own, most);
+            if backwards or cardinality(beginning) = most then
+                return query select unnest(beginning);
+                return;
+            end if;
+            cursor_id := '';
+            most := most - cardinality(beginning);
+        end if;
         pieces := public.search_query(organization, part);
         if address <> part then
             pieces := pieces || public.search_query(organization, address);
         end if;
         loop
-            if own and backwards then
-                found := array(
-                    select near.id
-                    from (select a.id, a.user_id from public.mail_account a
-                          where a.organization_id = organization and a.outbound_gateway_id is not null and a.user_id < cursor_id
-                          order by a.user_id desc limit reach) near
-                    join public.mail_account_search s on s.organization_id = organization and s.account_id = near.id
-                    where strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0
-                    order by near.user_id desc limit most);
-            elsif own then
-                found := array(
-                    select near.id
-                    from (select a.id, a.user_id from public.mail_account a
-                          where a.organization_id = organization and a.outbound_gateway_id is not null and a.user_id > cursor_id
-                          order by a.user_id limit reach) near
-                    join public.mail_account_search s on s.organization_id = organization and s.account_id = near.id
-                    where strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0
-                    order by near.user_id limit most);
-            elsif backwards then
-                found := array(
-                    select near.account_id
-                    from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
-                          where s.organization_id = organization and s.user_id < cursor_id
-                          order by s.user_id desc limit reach) near
-                    where strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0
-                    order by near.user_id desc limit most);
-            else
-                found := array(
-                    select near.account_id
-                    from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
-                          where s.organization_id = organization and s.user_id > cursor_id
-                          order by s.user_id limit reach) near
-                    where strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0
-                    order by near.user_id limit most);
-            end if;
-            if cardinality(found) < most then
-                -- The organization is asked for outside: with the pieces it would be looked up in an index of its own.
-                with hit as materialized (
-                    select s.organization_id, s.account_id, s.user_id from public.mail_account_search s
-                    where search_pieces(s.organization_id, s.haystack) @@ pieces
-                      and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
-                      and case when backwards then s.user_id < cursor_id else s.user_id > cursor_id end
-                    limit sorted
-                )
-                select array(
-                           select hit.account_id from hit
-                           where hit.organization_id = organization
-                             and (not own or exists (
-                                 select from public.mail_account a
-                                 where a.organization_id = organization and a.id = hit.account_id
-                                   and a.outbound_gateway_id is not null))
-                           order by case when backwards then hit.user_id end desc, hit.user_id limit most),
-                       (select count(*) from hit)
-                into found, hits;
-                -- Where more have them, the next ones are soon found one by one, unless all stand far behind.
-                if hits = sorted then
-                    reach := 26000;
-                    sorted := null;
-                    continue;
-                end if;
-            end if;
-            return query select unnest(found);
-            return;
+            found := public.find_near(organization, part, address, cursor_id, backwards, own, most, reach);
+            exit when cardinality(found) = most;
+            -- The organization is asked for outside: with the pieces it would be looked up in an index of its own.
+            with hit as materialized (
+                select s.organization_id, s.account_id, s.user_id from public.mail_account_search s
+                where search_pieces(s.organization_id, s.haystack) @@ pieces
+                  and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)
+                  and not starts_with(s.user_id, address)
+                  and case when backwards then s.user_id < cursor_id else s.user_id > cursor_id end
+                limit sorted
+            )
+            select array(
+                       select hit.account_id from hit
+                       where hit.organization_id = organization
+                         and (not own or exists (
+                             select from public.mail_account a
+                             where a.organization_id = organization and a.id = hit.account_id
+                               and a.outbound_gateway_id is not null))
+                       order by case when backwards then hit.user_id end desc, hit.user_id limit most),
+                   (select count(*) from hit)
+            into found, hits;
+            exit when hits is distinct from sorted;
+            -- Where many have it, the next ones are soon found one by one, unless all stand far behind.
+            reach := 26000;
+            sorted := null;
         end loop;
+        if backwards and cardinality(found) < most then
+            beginning := public.find_beginning(organization, address, chr(1114111), true, own, most - cardinality(found));
+            found := found || beginning;
+        elsif not backwards then
+            found := beginning || found;
+        end if;
+        return query select unnest(found);
     end
     $$;
-revoke execute on function find_accounts(text, text, text, boolean, boolean, integer) from public;
+revoke execute on function find_beginning(uuid, text, text, boolean, boolean, integer),
+    find_near(uuid, text, text, text, boolean, boolean, integer, integer),
+    find_accounts(text, text, text, boolean, boolean, integer) from public;
 grant execute on function find_accounts(text, text, text, boolean, boolean, integer) to outgate_web;

@@ -29,7 +29,8 @@ pub enum Show {
     Attention,
 }
 
-/// In which order. What a search finds and what needs attention is in the order of the User IDs.
+/// In which order. What needs attention is always in the order of the User IDs, and so is what a search finds, but
+/// for those first whose User ID begins with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sort {
     #[default]
@@ -280,11 +281,12 @@ macro_rules! page_of {
 
 /// The same, of the accounts behind a row in an order.
 macro_rules! page_behind {
-    ([$($filter:tt)+], $behind:tt, $not_behind:tt, $order:tt, $($argument:expr),+ $(,)?) => {
+    ([$($filter:tt)+], $behind:tt, $not_behind:tt, $order:tt, $back:tt, $($argument:expr),+ $(,)?) => {
         page_of!(
             ["select id, user_id, name, sort_name, domain, status, outbound_gateway_id from mail_account
               where organization_id = $1 and " + $($filter)+ + " and " + $behind + " order by " + $order + " limit 51"],
-            ["exists (select from mail_account where organization_id = $1 and " + $($filter)+ + " and " + $not_behind + ")"],
+            ["coalesce((select true from mail_account where organization_id = $1 and " + $($filter)+ + " and " + $not_behind
+              + " order by " + $back + " limit 1), false)"],
             $order,
             $($argument),+
         )
@@ -298,14 +300,17 @@ impl Turned<'_> {
         }
         let (id, name) = (self.user_id, self.name);
         match self.order {
-            Sort::UserId => all!("user_id > $2", "user_id <= $2", "user_id", organization as OrganizationId, id),
+            Sort::UserId => {
+                all!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id)
+            }
             Sort::UserIdDescending => {
-                all!("user_id < $2", "user_id >= $2", "user_id desc", organization as OrganizationId, id)
+                all!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id)
             }
             Sort::Name => all!(
                 "(sort_name, user_id) > (lower($3), $2)",
                 "(sort_name, user_id) <= (lower($3), $2)",
                 "sort_name, user_id",
+                "sort_name desc, user_id desc",
                 organization as OrganizationId,
                 id,
                 name,
@@ -314,6 +319,7 @@ impl Turned<'_> {
                 "(sort_name, user_id) < (lower($3), $2)",
                 "(sort_name, user_id) >= (lower($3), $2)",
                 "sort_name desc, user_id desc",
+                "sort_name, user_id",
                 organization as OrganizationId,
                 id,
                 name,
@@ -327,14 +333,17 @@ impl Turned<'_> {
         }
         let (id, name) = (self.user_id, self.name);
         match self.order {
-            Sort::UserId => own!("user_id > $2", "user_id <= $2", "user_id", organization as OrganizationId, id),
+            Sort::UserId => {
+                own!("user_id > $2", "user_id <= $2", "user_id", "user_id desc", organization as OrganizationId, id)
+            }
             Sort::UserIdDescending => {
-                own!("user_id < $2", "user_id >= $2", "user_id desc", organization as OrganizationId, id)
+                own!("user_id < $2", "user_id >= $2", "user_id desc", "user_id", organization as OrganizationId, id)
             }
             Sort::Name => own!(
                 "(sort_name, user_id) > (lower($3), $2)",
                 "(sort_name, user_id) <= (lower($3), $2)",
                 "sort_name, user_id",
+                "sort_name desc, user_id desc",
                 organization as OrganizationId,
                 id,
                 name,
@@ -343,6 +352,7 @@ impl Turned<'_> {
                 "(sort_name, user_id) < (lower($3), $2)",
                 "(sort_name, user_id) >= (lower($3), $2)",
                 "sort_name desc, user_id desc",
+                "sort_name, user_id",
                 organization as OrganizationId,
                 id,
                 name,
@@ -392,14 +402,15 @@ impl Turned<'_> {
             };
         }
         match (state.needs_gateway, self.order.is_descending()) {
-            (false, false) => in_trouble!("user_id > $2", "user_id <= $2", "user_id"),
-            (false, true) => in_trouble!("user_id < $2", "user_id >= $2", "user_id desc"),
-            (true, false) => in_trouble_or_without!("user_id > $2", "user_id <= $2", "user_id"),
-            (true, true) => in_trouble_or_without!("user_id < $2", "user_id >= $2", "user_id desc"),
+            (false, false) => in_trouble!("user_id > $2", "user_id <= $2", "user_id", "user_id desc"),
+            (false, true) => in_trouble!("user_id < $2", "user_id >= $2", "user_id desc", "user_id"),
+            (true, false) => in_trouble_or_without!("user_id > $2", "user_id <= $2", "user_id", "user_id desc"),
+            (true, true) => in_trouble_or_without!("user_id < $2", "user_id >= $2", "user_id desc", "user_id"),
         }
     }
 
-    /// What a search finds among all accounts, or among those with a gateway of their own.
+    /// What a search finds among all accounts, or among those with a gateway of their own: first those whose User ID
+    /// begins with it.
     async fn found(
         &self,
         db: &mut PgConnection,
@@ -425,7 +436,11 @@ impl Turned<'_> {
                 .await
             };
         }
-        if self.order.is_descending() { found!("user_id desc") } else { found!("user_id") }
+        if self.order.is_descending() {
+            found!("starts_with(account.user_id, $3), user_id desc")
+        } else {
+            found!("not starts_with(account.user_id, $3), user_id")
+        }
     }
 
     /// Whether a search finds something on the other side of the first row that was read.

@@ -159,14 +159,14 @@ async fn crowd(installation: &Installation, tenant: &Tenant, numbers: &mut Numbe
     }
 }
 
-/// What a slow look at every account finds.
+/// What a slow look at every account finds: first those whose User ID begins with it.
 async fn naively(installation: &Installation, tenant: &Tenant, needle: &str, own: bool) -> Vec<String> {
     sqlx::query_scalar(
         "select user_id from mail_account account
          where organization_id = $1 and (not $3 or outbound_gateway_id is not null)
            and (strpos(lower(name), lower($2)) > 0
                 or exists (select from mail_address where account_id = account.id and strpos(address, lower($2)) > 0))
-         order by user_id",
+         order by not starts_with(user_id, lower($2)), user_id",
     )
     .bind(tenant.id.0)
     .bind(needle)
@@ -195,7 +195,7 @@ async fn turned_over(web: &PgPool, tenant: &Tenant, needle: &str, show: Show, ba
         let is_more = if backwards { page.has_previous } else { page.has_next };
         if backwards && !is_more {
             // Close to the beginning the first page is shown, with rows that were seen already.
-            let new = ids.into_iter().filter(|id| seen.first().is_none_or(|first| id < first)).collect::<Vec<_>>();
+            let new: Vec<String> = ids.into_iter().filter(|id| !seen.contains(id)).collect();
             seen.splice(0..0, new);
             return seen;
         }
@@ -292,10 +292,10 @@ async fn the_search_without_a_walk_finds_the_same(owner: PgPool) {
         ),
     )
     .await;
-    let zoe = installation.account(&acme, "zoe@acme.example", &["it's\\odd@acme.example"]).await;
+    let zoe = installation.account(&acme, "zoe@acme.example", &["it's.odd@acme.example"]).await;
     execute(&installation, format!("update mail_account set name = 'Zoë \\ ''Q''' where id = '{zoe}'")).await;
     let web = installation.pool_as("outgate_web").await;
-    for needle in ["zoë", "ë", "\\", "'q'", "it's\\o", "zo", "8765", "user0876", "nobody", "08", "name 9", "e"] {
+    for needle in ["zoë", "ë", "\\", "'q'", "it's.o", "zo", "8765", "user0876", "nobody", "08", "name 9", "e"] {
         let expected = naively(&installation, &acme, needle, false).await;
         let found = turned_over(&web, &acme, needle, Show::All, false).await;
         assert_eq!(found, expected, "{needle:?}");
