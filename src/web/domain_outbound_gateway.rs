@@ -13,6 +13,7 @@ use super::{
     App, Route,
     console::Console,
     domain_manager::{self, link_to_form, link_to_row},
+    draft::Draft,
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
@@ -77,8 +78,11 @@ async fn show(
     inside: InOrganization,
     OfDomain(domain): OfDomain,
     Query(query): Query<FormQuery>,
+    draft: Draft,
 ) -> Result<Response, PageError> {
-    page(&look(&app, &inside, &domain, &query).await?)
+    let mut look = look(&app, &inside, &domain, &query).await?;
+    look.field = look.field.restored(&draft);
+    page(&look)
 }
 
 /// The page with what the store has.

@@ -9,7 +9,7 @@ use axum::{
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{Html, IntoResponse, Response},
 };
 use tower_http::{
@@ -74,7 +74,7 @@ pub fn wrap(pages: Router, files: Router, app: &App) -> Router {
 /// The layers that know how large a request may be, the outermost last.
 fn within(limits: Limits, pages: Router, app: &App) -> Router {
     pages
-        .layer(from_fn_with_state(app.clone(), draft::keep))
+        .layer(from_fn(draft::keep))
         .layer(session::layer(app.store.clone()))
         .layer(app.csrf.clone())
         .layer(DefaultBodyLimit::max(limits.body))

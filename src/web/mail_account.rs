@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
+    draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
     mail_account_manager::{self, ListQuery},
@@ -79,6 +80,8 @@ struct MailAccount {
     name_field: TextField,
     user_id_field: TextField,
     addresses_field: TextField,
+    /// Whether a field holds what was typed before the session ended.
+    is_draft: bool,
 }
 
 impl MailAccount {
@@ -113,8 +116,17 @@ async fn show(
     inside: InOrganization,
     OfAccount(account): OfAccount,
     Query(query): Query<AccountQuery>,
+    draft: Draft,
 ) -> Result<Response, PageError> {
-    page(&look(&app, &inside, account, &query).await?)
+    let mut look = look(&app, &inside, account, &query).await?;
+    if look.may_manage {
+        let (user_id, addresses) = (look.account.user_id.to_string(), look.account.further_addresses());
+        let seen = draft.field("seen");
+        look.is_draft |= look.name_field.restore(&draft, seen, &look.account.name);
+        look.is_draft |= look.user_id_field.restore(&draft, seen, &user_id);
+        look.is_draft |= look.addresses_field.restore(&draft, seen, &store::account::in_one_line(&addresses));
+    }
+    page(&look)
 }
 
 /// Who comes to the path of a form, after signing in again for example, is led to the page.
@@ -166,6 +178,7 @@ async fn look(
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
         may_manage,
+        is_draft: false,
         deleting: query.delete.is_some() && may_manage,
         mistakes: Vec::new(),
         name_field: name_field(&details.name),

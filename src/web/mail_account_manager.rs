@@ -207,6 +207,7 @@ fn printable(typed: &str) -> String {
 #[template(path = "mail_account_manager.html")]
 struct MailAccountManager {
     console: Console,
+    may_manage: bool,
     status: Option<StatusLine>,
     search: String,
     show: Show,
@@ -331,6 +332,7 @@ fn table(
         show: query.show(),
         tabs: tabs(slug, query),
         headings: query.is_sortable().then(|| headings(slug, query)),
+        may_manage: inside.access.role.may_manage_accounts(),
         bulk: inside.access.role.may_set_account_gateway().then(|| Bulk {
             action: format!("/{slug}/web-mail-cloud/mail-account-manager/selected"),
             fields: query.fields(),

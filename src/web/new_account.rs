@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     App, Route,
     console::Console,
+    draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
     gateway_form::GatewayForm,
@@ -50,6 +51,8 @@ struct NewAccountPage {
     name: TextField,
     addresses: TextField,
     outbound_gateway: TextField,
+    /// Whether the fields hold what was typed before the session ended.
+    is_draft: bool,
 }
 
 #[derive(Deserialize)]
@@ -62,9 +65,13 @@ struct NewAccountForm {
     change: String,
 }
 
-async fn show(inside: InOrganization, Query(query): Query<ListQuery>) -> Result<Response, PageError> {
+async fn show(inside: InOrganization, Query(query): Query<ListQuery>, draft: Draft) -> Result<Response, PageError> {
     may_add(&inside)?;
-    page(&look(&inside, &query, ChangeId::new()))
+    let mut look = look(&inside, &query, ChangeId::new());
+    for field in [&mut look.user_id, &mut look.name, &mut look.addresses, &mut look.outbound_gateway] {
+        look.is_draft |= field.restore(&draft, None, "");
+    }
+    page(&look)
 }
 
 fn may_add(inside: &InOrganization) -> Result<(), PageError> {
@@ -96,6 +103,7 @@ fn look(inside: &InOrganization, query: &ListQuery, change: ChangeId) -> NewAcco
             direction: "ltr",
             ..TextField::default()
         },
+        is_draft: false,
     }
 }
 

@@ -143,8 +143,7 @@ async fn sign_in(
             session::sign_in(&session, administrator).await?;
             tracing::info!(administrator.id = %administrator, client = client.map(tracing::field::display), "signed in");
             let next = own_path(&form.next);
-            draft::remember(&app, &session, &next, form.draft).await?;
-            Ok(see_other(&next))
+            Ok(see_other(&draft::remember(&app, &session, next, form.draft).await?))
         }
         Ok(None) => {
             // Not what was typed: people type their password there.

@@ -1,6 +1,7 @@
 //! A field of a form that is not a gateway's: what stands in it and what is wrong with it. Shown by
 //! `_text_field.html`, its mistakes once more by `_mistakes.html` at the top of the page.
 
+use super::draft::Draft;
 use crate::{mail::Mailbox, policy::account_file};
 
 /// One field as it is shown.
@@ -26,6 +27,17 @@ impl TextField {
     pub fn described_by(&self) -> String {
         let part = |is_there: bool, name: &str| if is_there { format!(" {}-{name}", self.id) } else { String::new() };
         format!("{}-hint{}{}", self.id, part(self.mistake.is_some(), "mistake"), part(self.theirs.is_some(), "theirs"))
+    }
+
+    /// With what was typed before the session ended. `seen` is what stood there then, `now` what is saved: where they
+    /// differ, somebody has changed it meanwhile. Returns whether there was something.
+    pub fn restore(&mut self, draft: &Draft, seen: Option<&str>, now: &str) -> bool {
+        let Some(typed) = draft.field(self.id) else { return false };
+        self.typed = typed.to_owned();
+        if seen.is_some_and(|seen| seen != now) {
+            self.theirs = Some(now.to_owned());
+        }
+        true
     }
 
     /// With what was typed and what is wrong with it.

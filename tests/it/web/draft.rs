@@ -56,10 +56,11 @@ async fn after_signing_in_again_the_form_shows_what_was_typed_once_and_nothing_w
         assert_eq!(&page.field("next"), form);
 
         let page = sign_in_there(&browser, &page, "administrator@acme.example", PASSWORD).await;
-        assert_eq!((&page.path, page.field(FIELD).as_str()), (form, TYPED));
+        assert_eq!(page.path.replace("?draft", "").replace("&draft", ""), *form);
+        assert_eq!(page.field(FIELD), TYPED);
         assert!(page.text().contains(NOTICE), "{}", page.text());
 
-        let again = browser.get(form).await;
+        let again = browser.get(&page.path).await;
         assert_eq!(again.field(FIELD), "", "once");
         assert!(!again.text().contains(NOTICE));
     }
