@@ -357,7 +357,7 @@ create function find_accounts(part text, address text, cursor_id text, backwards
             into found, hits;
             exit when hits is distinct from sorted;
             -- Where many have it, the next ones are soon found one by one, unless all stand far behind.
-            reach := 26000;
+            reach := 100000;
             sorted := null;
         end loop;
         if backwards and cardinality(found) < most then

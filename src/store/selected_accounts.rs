@@ -236,28 +236,55 @@ pub async fn recent(
     organization: OrganizationId,
     change: ChangeId,
 ) -> Result<Option<ChangedAccounts>> {
-    sqlx::query_as!(
-        ChangedAccounts,
+    // The items of accounts come last and without a gap, so that their number need not be counted.
+    let found = sqlx::query!(
         r#"
         select change.revision as "revision: Revision", entry.after as "gateway: GatewayAddress",
-               (select count(*) from change_item item
-                where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account') as "accounts!",
+               1 + last.position - (select min(position) from change_item
+                                    where organization_id = $1 and change_id = $2 and position <= 2
+                                      and subject = 'account') as "accounts!",
                exists (select from change later
-                       join change_item again on again.organization_id = $1 and again.change_id = later.id
-                                             and again.subject = 'account'
-                       join change_item item on item.organization_id = $1 and item.change_id = $2
-                                            and item.subject = 'account' and item.subject_key = again.subject_key
-                       where later.organization_id = $1 and later.revision > change.revision) as "is_superseded!"
+                       where later.organization_id = $1 and later.revision > change.revision) as "is_followed!"
         from change
         join audit_entry entry on entry.organization_id = change.organization_id and entry.change_id = change.id
+        join lateral (select position, subject from change_item
+                      where organization_id = $1 and change_id = $2 order by position desc limit 1) last
+             on last.subject = 'account'
         where change.organization_id = $1 and change.id = $2 and entry.action in ('gateway.set', 'gateway.delete')
           and change.committed_at > now() - interval '10 minutes'
-          and exists (select from change_item item
-                      where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account')
         "#,
         organization as OrganizationId,
         change as ChangeId,
     )
-    .fetch_optional(db)
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(found) = found else { return Ok(None) };
+    let is_superseded = found.is_followed && is_superseded(db, organization, change, found.revision).await?;
+    let accounts = i64::from(found.accounts);
+    Ok(Some(ChangedAccounts { revision: found.revision, accounts, gateway: found.gateway, is_superseded }))
+}
+
+/// Whether a later change touched one of the same accounts.
+async fn is_superseded(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    revision: Revision,
+) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"
+        select exists (
+            select from change later
+            join change_item again on again.organization_id = $1 and again.change_id = later.id
+                                  and again.subject = 'account'
+            join change_item item on item.organization_id = $1 and item.change_id = $2
+                                 and item.subject = 'account' and item.subject_key = again.subject_key
+            where later.organization_id = $1 and later.revision > $3) as "is_superseded!"
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        revision as Revision,
+    )
+    .fetch_one(db)
     .await
 }

@@ -368,7 +368,10 @@ fn all(query: &ListQuery, found: &AccountPage) -> String {
     if found.has_previous || found.has_next {
         return "All that match, on all pages".to_owned();
     }
-    format!("All {} that match", found.rows.len())
+    match found.rows.len() {
+        1 => "The one that matches".to_owned(),
+        count => format!("All {count} that match"),
+    }
 }
 
 fn tabs(slug: &str, query: &ListQuery) -> Vec<Tab> {

@@ -336,9 +336,9 @@ async fn many_users(photographer: &Photographer) {
     browser.click("button", "Set gateway of 2 accounts").await;
     browser.find("alert", "There is a problem").await;
     photographer.look("selected-accounts-mistake").await;
-    browser.fill("Outbound Gateway", "dlp.acme.example:587").await;
+    browser.fill("Outbound Gateway", "bulk.acme.example:587").await;
     browser.click("button", "Set gateway of 2 accounts").await;
-    browser.wait_for_text("Saved. 2 accounts now send through dlp.acme.example port 587.").await;
+    browser.wait_for_text("Saved. 2 accounts now send through bulk.acme.example port 587.").await;
     photographer.look("mail-account-manager-many-saved").await;
     browser.click("button", "Delete gateway").await;
     browser.find("heading", "No account is selected").await;
