@@ -23,6 +23,8 @@ create table mail_account_search (
     account_id      uuid not null,
     user_id         text collate "C" not null,
     haystack        text collate "C" not null,
+    -- The same where it fits into an index, which is nearly always: what is looked through one by one is read from there.
+    short           text collate "C" generated always as (case when octet_length(haystack) <= 500 then haystack end) stored,
     primary key (organization_id, account_id),
     foreign key (organization_id, account_id) references mail_account (organization_id, id) on delete cascade
 );
@@ -151,7 +153,7 @@ create function search_query(organization uuid, part text) returns tsquery
 -- What waits to be sorted into the index is read by every search, hence the small limit (in kB).
 create index mail_account_search_by_piece on mail_account_search
     using gin (search_pieces(organization_id, haystack)) with (gin_pending_list_limit = 256);
-create index mail_account_search_by_user_id on mail_account_search (organization_id, user_id);
+create index mail_account_search_by_user_id on mail_account_search (organization_id, user_id) include (account_id, short);
 
 -- Writes anew what is searched of these accounts. One without any address is about to get its first. What is
 -- there is locked before the rest is read, so that of two who add an address at once the second sees the first's.
@@ -281,19 +283,27 @@ create function find_near(
         elsif backwards then
             return array(
                 select near.account_id
-                from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
+                from (select s.account_id, s.user_id, s.short from public.mail_account_search s
                       where s.organization_id = organization and s.user_id < cursor_id
                       order by s.user_id desc limit reach) near
-                where (strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0)
+                where case when near.short is not null
+                           then strpos(near.short, part) > 0 or address <> part and strpos(near.short, address) > 0
+                           else exists (select from public.mail_account_search s
+                                        where s.organization_id = organization and s.account_id = near.account_id
+                                          and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)) end
                   and not starts_with(near.user_id, address)
                 order by near.user_id desc limit most);
         end if;
         return array(
             select near.account_id
-            from (select s.account_id, s.user_id, s.haystack from public.mail_account_search s
+            from (select s.account_id, s.user_id, s.short from public.mail_account_search s
                   where s.organization_id = organization and s.user_id > cursor_id
                   order by s.user_id limit reach) near
-            where (strpos(near.haystack, part) > 0 or strpos(near.haystack, address) > 0)
+            where case when near.short is not null
+                       then strpos(near.short, part) > 0 or address <> part and strpos(near.short, address) > 0
+                       else exists (select from public.mail_account_search s
+                                    where s.organization_id = organization and s.account_id = near.account_id
+                                      and (strpos(s.haystack, part) > 0 or strpos(s.haystack, address) > 0)) end
               and not starts_with(near.user_id, address)
             order by near.user_id limit most);
     end
