@@ -125,3 +125,34 @@ async fn what_is_too_long_or_no_plain_form_has_to_be_sent_again(db: PgPool) {
     assert_eq!(upload.status, StatusCode::SEE_OTHER);
     assert!(upload.location().ends_with("&unsaved=1"), "{}", upload.location());
 }
+
+#[sqlx::test]
+async fn the_forms_of_accounts_show_again_what_was_typed_and_what_changed_meanwhile(db: PgPool) {
+    let Scene { installation, browser, .. } = scene(db).await;
+    let ann: uuid::Uuid =
+        sqlx::query_scalar("select id from mail_account").fetch_one(&installation.owner).await.unwrap();
+    let account = format!("/acme/web-mail-cloud/mail-account-manager/{ann}");
+    let page = browser.submit(&format!("{account}/name?q=ann"), &[("name", "Anna"), ("seen", "ann")]).await;
+    assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY);
+    sqlx::query("update mail_account set name = 'Theirs'").execute(&installation.owner).await.unwrap();
+    let page = sign_in_there(&browser, &page, "administrator@acme.example", PASSWORD).await;
+    assert_eq!(page.path, format!("{account}?q=ann&draft"));
+    assert_eq!(page.field("name"), "Anna");
+    assert!(page.text().contains(NOTICE) && page.text().contains("Saved now: Theirs"), "{}", page.text());
+
+    end_sessions(&installation).await;
+    let new = "/acme/web-mail-cloud/mail-account-manager/new";
+    let typed = [
+        ("user_id", "new@acme.example"),
+        ("name", "New"),
+        ("addresses", ""),
+        ("outbound_gateway", "a.example.com"),
+        ("change", "00000000-0000-7000-8000-000000000001"),
+    ];
+    let page = browser.submit(new, &typed).await;
+    let page = sign_in_there(&browser, &page, "administrator@acme.example", PASSWORD).await;
+    for (field, value) in [("user_id", "new@acme.example"), ("name", "New"), (FIELD, "a.example.com")] {
+        assert_eq!(page.field(field), value);
+    }
+    assert!(page.text().contains(NOTICE), "{}", page.text());
+}
