@@ -260,19 +260,26 @@ macro_rules! page_of {
     ([$($accounts:tt)+], [$($beyond:tt)+], $order:tt, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
             Read,
-            "with account as (" + $($accounts)+ + ")
+            "with account as materialized (" + $($accounts)+ + "),
+             -- Of the few domains on the page, and once for all: not for each row again.
+             domain as materialized (
+                 select mail_domain.name, gateway.address from mail_domain
+                 left join gateway on gateway.organization_id = $1 and gateway.id = mail_domain.outbound_gateway_id
+                 where mail_domain.organization_id = $1 and mail_domain.name = any (array(select distinct domain from account))),
+             of_all as materialized (
+                 select gateway.address, organization.must_use_gateway from organization
+                 left join gateway on gateway.organization_id = $1 and gateway.id = organization.outbound_gateway_id
+                 where organization.id = $1)
              select account.id as \"id!: AccountId\", account.user_id as \"user_id!: Mailbox\", account.name as \"name!\",
                     account.status = 'suspended' as \"suspended!\",
                     own.address as \"user_gateway?: GatewayAddress\",
-                    of_domain.address as \"domain_gateway?: GatewayAddress\",
-                    of_all.address as \"organization_gateway?: GatewayAddress\", organization.must_use_gateway,
+                    domain.address as \"domain_gateway?: GatewayAddress\",
+                    of_all.address as \"organization_gateway?: GatewayAddress\", of_all.must_use_gateway as \"must_use_gateway!\",
                     " + $($beyond)+ + " as \"is_beyond!\"
              from account
-             join organization on organization.id = $1
-             join mail_domain domain on domain.organization_id = $1 and domain.name = account.domain
+             cross join of_all
+             join domain on domain.name = account.domain
              left join gateway own on own.organization_id = $1 and own.id = account.outbound_gateway_id
-             left join gateway of_domain on of_domain.organization_id = $1 and of_domain.id = domain.outbound_gateway_id
-             left join gateway of_all on of_all.organization_id = $1 and of_all.id = organization.outbound_gateway_id
              order by " + $order,
             $($argument),+
         )
