@@ -28,13 +28,24 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// What is cut short in the table shows the whole of itself under the pointer.
+// What is cut short in the table shows the whole of itself under the pointer, and an icon its name.
 document.addEventListener("pointerover", (event) => {
-  const cell = event.target.closest("tbody :is(th a, .name, .host, .direct)");
-  if (cell) {
+  const icon = event.target.closest("td a[aria-label]");
+  const cell = event.target.closest("tbody :is(th a, th + td, code, .direct)");
+  if (icon) {
+    icon.title = icon.ariaLabel;
+  } else if (cell) {
     cell.title = cell.scrollWidth > cell.clientWidth ? cell.textContent.trim() : "";
   }
 });
+
+// Where rows are laid out as cards, some browsers forget that this is a table. Roles say it again.
+const parts = { table: "table", "thead, tbody": "rowgroup", tr: "row", td: "cell", "thead th": "columnheader", "tbody th": "rowheader" };
+for (const [part, role] of Object.entries(parts)) {
+  for (const element of document.querySelectorAll(part)) {
+    element.setAttribute("role", role);
+  }
+}
 
 // A second click on a button does not send a form twice. Coming back to the page allows it again.
 document.addEventListener("submit", (event) => {

@@ -33,6 +33,9 @@ use crate::{
 /// The page's name, in the navigation too.
 pub const LABEL: &str = "Mail Account Manager";
 
+/// The last segment of the page's path.
+const LIST: &str = "mail-account-manager";
+
 pub fn routes() -> Vec<Route> {
     vec![Route::get("/{organization}/web-mail-cloud/mail-account-manager", show)]
 }
@@ -263,8 +266,8 @@ struct Row {
     route: ShownRoute,
     /// What is to be said about it, in words.
     status: String,
-    /// The dot before these words.
-    mark: &'static str,
+    /// What the dot before these words is known by, unless all is well.
+    mark: Option<&'static str>,
     marked: bool,
     account: String,
     form: String,
@@ -275,7 +278,7 @@ struct Row {
 impl Row {
     /// What the styles know the row by.
     fn class(&self) -> Option<&'static str> {
-        match (self.marked, self.mark == "is-good") {
+        match (self.marked, self.mark.is_none()) {
             (true, true) => Some("marked"),
             (true, false) => Some("marked is-notable"),
             (false, false) => Some("is-notable"),
@@ -407,10 +410,10 @@ fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
 }
 
 fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_list::Row) -> Row {
-    let slug = &inside.access.slug;
     let account = found.account;
     let may_delete = account.gateways.user.is_some() && inside.access.role.may_set_account_gateway();
-    let form = query.link_to_form(slug, account.id);
+    // From the list on: the page's own address says the rest, and not a hundred times.
+    let form = query.link_below(format!("{LIST}/{}/outbound-gateway", account.id));
     let (mark, status) = in_words(account.suspended, found.trouble);
     Row {
         id: account.id,
@@ -419,7 +422,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_lis
         status,
         mark,
         marked: query.selected == account.id.to_string(),
-        account: query.link_to_account(slug, account.id).build(),
+        account: query.link_below(format!("{LIST}/{}", account.id)).build(),
         delete: may_delete.then(|| form.clone().with("delete", "1").build()),
         form: form.build(),
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
@@ -427,7 +430,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_lis
 }
 
 /// The state of an account: a mark, and what it means.
-fn in_words(suspended: bool, trouble: Trouble) -> (&'static str, String) {
+fn in_words(suspended: bool, trouble: Trouble) -> (Option<&'static str>, String) {
     let mut words = Vec::new();
     if suspended {
         words.push("Suspended".to_owned());
@@ -443,9 +446,9 @@ fn in_words(suspended: bool, trouble: Trouble) -> (&'static str, String) {
         words.push("Needs a gateway".to_owned());
     }
     match words.len() {
-        0 => ("is-good", "Active".to_owned()),
-        1 if suspended => ("is-off", words.concat()),
-        _ => ("is-warning", words.join(", ")),
+        0 => (None, "Active".to_owned()),
+        1 if suspended => (Some("is-off"), words.concat()),
+        _ => (Some("is-warning"), words.join(", ")),
     }
 }
 

@@ -37,7 +37,80 @@ async fn the_same_on_a_small_screen(owner: PgPool) {
     walk(owner, 320, 480).await;
 }
 
+#[sqlx::test]
+async fn accounts_are_found_added_and_set_together_with_nothing_but_a_keyboard(owner: PgPool) {
+    let (world, admin) = at_sign_in(owner, 1280, 900).await;
+    admin.client.goto(&format!("{}/acme/web-mail-cloud/mail-account-manager", world.pages)).await.unwrap();
+    tab_to(&admin, "textbox", "Mail address").await;
+    admin.press("admin@acme.example").await;
+    tab_to(&admin, "textbox", "Password").await;
+    admin.press(PASSWORD).await;
+    enter(&admin).await;
+    admin.find("heading", "Mail Account Manager").await;
+
+    a_searched_one(&admin).await;
+    a_new_one(&admin).await;
+    two_together(&admin).await;
+    admin.stop().await;
+    world.stop().await;
+}
+
+/// "/", a part of the User ID, the icon, the address, and back.
+async fn a_searched_one(admin: &Chromium) {
+    admin.press("/").await;
+    admin.press("bo").await;
+    enter(admin).await;
+    admin.wait_for_text("1 found").await;
+    tab_to(admin, "link", "Outbound Gateway").await;
+    enter(admin).await;
+    admin.find("heading", "Outbound Gateway").await;
+    tab_to(admin, "textbox", "Outbound Gateway").await;
+    admin.press("dlp.acme.example").await;
+    enter(admin).await;
+    admin.wait_for_text("Saved. Mail from bob@acme.example now leaves through dlp.acme.example port 25.").await;
+    to_what_was_before(admin).await;
+}
+
+async fn a_new_one(admin: &Chromium) {
+    tab_to(admin, "link", "Add account").await;
+    enter(admin).await;
+    admin.find("heading", "Add account").await;
+    tab_to(admin, "textbox", "User ID").await;
+    admin.press("dee@acme.example").await;
+    tab_to(admin, "button", "Add account").await;
+    enter(admin).await;
+    admin.wait_for_text("dee@acme.example is added.").await;
+}
+
+async fn two_together(admin: &Chromium) {
+    admin.client.goto(admin.client.current_url().await.unwrap().join("?").unwrap().as_str()).await.unwrap();
+    for user in ["ann", "cy"] {
+        tab_to(admin, "checkbox", &format!("Select {user}@acme.example")).await;
+        admin.press(" ").await;
+    }
+    // The buttons stand before the rows: on, around and past the bar.
+    tab_to(admin, "button", "Set gateway").await;
+    enter(admin).await;
+    admin.find("heading", "Set gateway of 2 accounts").await;
+    tab_to(admin, "textbox", "Outbound Gateway").await;
+    admin.press("archive.acme.example").await;
+    enter(admin).await;
+    admin.wait_for_text("Saved. 2 accounts now send through archive.acme.example port 25.").await;
+}
+
 async fn walk(owner: PgPool, width: u32, height: u32) {
+    let (world, admin) = at_sign_in(owner, width, height).await;
+    to_the_table(&admin).await;
+    to_a_saved_gateway(&admin).await;
+    to_what_was_before(&admin).await;
+    // Every other place on the page, until the focus leaves it.
+    tab_to(&admin, "button", "Sign out").await;
+    admin.stop().await;
+    world.stop().await;
+}
+
+/// An organization of three users, and its administrator before Sign in.
+async fn at_sign_in(owner: PgPool, width: u32, height: u32) -> (World, Chromium) {
     let installation = Installation::on(owner);
     let acme = installation.organization("acme").await;
     for user in ["ann", "bob", "cy"] {
@@ -48,14 +121,7 @@ async fn walk(owner: PgPool, width: u32, height: u32) {
     let admin = Chromium::start().await;
     admin.appear(width, height, false).await;
     admin.client.goto(&world.pages).await.unwrap();
-
-    to_the_table(&admin).await;
-    to_a_saved_gateway(&admin).await;
-    to_what_was_before(&admin).await;
-    // Every other place on the page, until the focus leaves it.
-    tab_to(&admin, "button", "Sign out").await;
-    admin.stop().await;
-    world.stop().await;
+    (world, admin)
 }
 
 /// From Sign in to the Mail Account Manager.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use outgate::{mail::id::OrganizationId, policy::Role, store::gateway::PointerScope};
 use sqlx::{AssertSqlSafe, PgPool};
 
+use super::markup::unsound;
 use crate::support::{
     Installation, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
@@ -159,6 +160,7 @@ impl Photographer {
             self.axe_finds_nothing(&format!("{state} in {look}")).await;
         }
         assert_eq!(self.browser.trespasses().await, Vec::<String>::new(), "{state}");
+        assert_eq!(unsound(&self.browser).await, serde_json::json!([]), "{state}");
     }
 
     async fn fits(&self, what: &str) {

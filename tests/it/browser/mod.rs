@@ -5,3 +5,5 @@ mod journey;
 mod keyboard;
 mod looks;
 mod markup;
+mod one_of_many;
+mod scriptless;

@@ -207,6 +207,12 @@ impl Page {
         Self { html: row.to_owned(), headers: self.headers.clone(), path: self.path.clone(), ..*self }.link(name)
     }
 
+    /// What relative links continue: the path up to its last segment.
+    fn folder(&self) -> &str {
+        let path = self.path.split_once('?').map_or(self.path.as_str(), |(path, _)| path);
+        path.rsplit_once('/').map_or("", |(folder, _)| &path[..=folder.len()])
+    }
+
     /// Where the first link with this text or accessible name leads.
     pub fn link(&self, name: &str) -> String {
         let links = self.html.split("<a ").skip(1);
@@ -214,8 +220,9 @@ impl Page {
             let (opening, rest) = link.split_once('>').unwrap();
             let labelled = opening.contains(&format!(r#"aria-label="{name}""#));
             if labelled || text_of(rest.split_once("</a>").unwrap().0) == name {
-                let href = opening.split_once(r#"href=""#).unwrap().1;
-                return resolve(href.split_once('"').unwrap().0);
+                let href = resolve(opening.split_once(r#"href=""#).unwrap().1.split_once('"').unwrap().0);
+                let is_relative = href.starts_with(|first: char| first.is_ascii_alphanumeric());
+                return if is_relative { format!("{}{href}", self.folder()) } else { href };
             }
         }
         panic!("no link {name:?} in {}", self.html);
