@@ -578,7 +578,10 @@ async fn write(
     let audit = AuditEntry {
         actor: actor.to_owned(),
         action: "accounts.import",
-        subject: format!("{} accounts", import.counts.added + import.counts.changed + import.counts.removed),
+        subject: match import.counts.added + import.counts.changed + import.counts.removed {
+            1 => "1 account".to_owned(),
+            several => format!("{several} accounts"),
+        },
         before: None,
         after: Some(import.counts.in_words()),
     };

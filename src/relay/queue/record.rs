@@ -156,9 +156,8 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
 /// may be older than the choice, or only the choice lets it go at all.
 fn what_remains_of_choice(before: &QueuedMessage, attempted: &Attempted) -> Option<Choice> {
     let waits_by_another = attempted.waits_for.is_some() && attempted.waits_by != before.waits_by;
-    let is_carried_out = attempted.waits_for != before.waits_for
-        || waits_by_another
-        || attempted.held == Some(HeldBecause::NoGateway);
+    let is_carried_out =
+        attempted.waits_for != before.waits_for || waits_by_another || attempted.held == Some(HeldBecause::NoGateway);
     before.choice.filter(|_| !is_carried_out)
 }
 

@@ -341,15 +341,15 @@ async fn insert_addresses(db: &mut PgConnection, organization: OrganizationId, n
     sqlx::query!(
         r#"
         insert into mail_address (organization_id, address, account_id)
-        select $1, address, account
+        select $1, given.address, item.account
         from (
             select case when subject = 'account' then subject_key::uuid end as account, after -> 'addresses' as addresses
             from change_item where organization_id = $1 and change_id = $2 and after ? 'addresses'
             offset 0
-        ) item, jsonb_array_elements_text(addresses) as address
+        ) item, jsonb_array_elements_text(item.addresses) as given (address)
         where not exists (
             select from mail_address there
-            where there.organization_id = $1 and there.address = address and there.account_id = account
+            where there.organization_id = $1 and there.address = given.address and there.account_id = item.account
         )
         "#,
         organization as OrganizationId,
