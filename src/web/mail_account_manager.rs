@@ -408,7 +408,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_lis
     let account = found.account;
     let may_delete = account.gateways.user.is_some() && inside.access.role.may_set_account_gateway();
     // From the list on: the page's own address says the rest, and not a hundred times.
-    let form = query.link_below(format!("{LIST}/{}/outbound-gateway", account.id));
+    let form = query.link_below(Link::to(format!("{LIST}/{}/outbound-gateway", account.id)));
     let (mark, status) = in_words(account.suspended, found.trouble);
     Row {
         id: account.id,
@@ -417,7 +417,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_lis
         status,
         mark,
         marked: query.selected == account.id.to_string(),
-        account: query.link_below(format!("{LIST}/{}", account.id)).build(),
+        account: query.link_below(Link::to(format!("{LIST}/{}", account.id))).build(),
         delete: may_delete.then(|| form.clone().with("delete", "1").build()),
         form: form.build(),
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
