@@ -194,10 +194,7 @@ fn word_of_order(sort: Sort) -> &'static str {
 impl ListQuery {
     /// Takes a change back, and leads back here.
     pub fn link_to_undo(&self, slug: &str, change: ChangeId) -> Link {
-        undo::link(slug, change)
-            .with("q", &self.search())
-            .with("after", &printable(&self.after))
-            .with("before", &printable(&self.before))
+        self.link_below(undo::link(slug, change).build())
     }
 }
 

@@ -47,6 +47,7 @@ async fn many_at_once(admin: &Chromium) {
     admin.wait_for_text("Saved. 2 accounts now send through dlp.acme.example port 25.").await;
     admin.click("button", "Undo").await;
     admin.wait_for_text("Taken back.").await;
+    admin.click("link", "Mail Account Manager").await;
     let row = admin.row_with("ann@acme.example").await;
     assert!(!row.text().await.unwrap().contains("dlp.acme.example"));
 }
