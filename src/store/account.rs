@@ -93,6 +93,12 @@ pub(super) async fn lock_alone(db: &mut PgConnection, organization: Organization
     .map(drop)
 }
 
+/// Forgets the plans that this connection keeps, those of triggers and foreign keys included. Kept from a time when
+/// there was a handful of accounts, they would go through all accounts once for each of a hundred thousand.
+pub(super) async fn plan_anew(db: &mut PgConnection) -> Result<()> {
+    sqlx::query("discard plans").execute(db).await.map(drop)
+}
+
 /// Adds one account with its addresses, as one change.
 pub async fn add(
     transaction: OrganizationTransaction,
@@ -152,13 +158,7 @@ pub async fn add_as(
 
 /// The id, or another one if there is such a change already: whoever went back to a form may fill it in anew.
 async fn unused(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<ChangeId> {
-    let used = sqlx::query_scalar!(
-        r#"select exists (select from audit_entry where organization_id = $1 and change_id = $2) as "used!""#,
-        organization as OrganizationId,
-        change as ChangeId,
-    )
-    .fetch_one(db)
-    .await?;
+    let used = super::change::is_there(db, organization, change).await?;
     Ok(if used { ChangeId::new() } else { change })
 }
 
@@ -357,9 +357,9 @@ async fn write(
     let (added, removed) = (only_in(after, before), only_in(before, after));
     refuse_foreign(&mut transaction, organization, &added).await?;
     refuse_taken(&mut transaction, organization, &added).await?;
-    remove_addresses(&mut transaction, organization, before.id, &removed).await?;
-    insert_addresses(&mut transaction, organization, before.id, &added).await?;
-    sqlx::query!(
+    // The User ID before the addresses, as an account that is added has them: so two that want the same
+    // address wait for each other and never both.
+    let updated = sqlx::query!(
         "update mail_account set user_id = $3, name = $4, status = $5 where organization_id = $1 and id = $2",
         organization as OrganizationId,
         before.id as AccountId,
@@ -368,7 +368,16 @@ async fn write(
         status(after),
     )
     .execute(&mut *transaction)
-    .await?;
+    .await;
+    match updated {
+        // Somebody has given it to an account in this moment.
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            return Err(AccountError::AddressTaken { address: after.user_id.clone(), owner: after.user_id.clone() });
+        }
+        updated => updated?,
+    };
+    remove_addresses(&mut transaction, organization, before.id, &removed).await?;
+    insert_addresses(&mut transaction, organization, before.id, &added).await?;
     let item = ChangeItem {
         subject: Subject::Account,
         key: before.id.to_string(),
@@ -548,6 +557,10 @@ pub struct RecentEdit {
     pub subject: String,
     pub before: Option<String>,
     pub after: Option<String>,
+    /// How many accounts it touched.
+    pub accounts: i64,
+    /// The User ID of one that it deleted, as taking an addition back does.
+    pub gone: Option<String>,
     /// Whether the account was changed again since.
     pub superseded: bool,
 }
@@ -564,6 +577,11 @@ pub async fn recent_edit(
         RecentEdit,
         r#"
         select change.revision as "revision: Revision", entry.action, entry.subject, entry.before, entry.after,
+               (select count(*) from change_item item
+                where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account') as "accounts!",
+               (select item.before ->> 'user_id' from change_item item
+                where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account'
+                  and item.after is null limit 1) as gone,
                exists (select from change_item item
                        join change later on later.organization_id = item.organization_id and later.id = item.change_id
                        where item.organization_id = $1 and item.subject = 'account' and item.subject_key = $3
@@ -572,10 +590,9 @@ pub async fn recent_edit(
         join audit_entry entry on entry.organization_id = change.organization_id and entry.change_id = change.id
         where change.organization_id = $1 and change.id = $2
           and change.committed_at > now() - interval '10 minutes'
-          and ($3::text is null
-               or exists (select from change_item
-                          where change_item.organization_id = $1 and change_item.change_id = $2
-                            and change_item.subject = 'account' and change_item.subject_key = $3))
+          and exists (select from change_item
+                      where change_item.organization_id = $1 and change_item.change_id = $2
+                        and change_item.subject = 'account' and ($3::text is null or change_item.subject_key = $3))
         "#,
         organization as OrganizationId,
         change as ChangeId,

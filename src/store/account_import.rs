@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::{
     OrganizationTransaction, Result,
-    account::lock_alone,
+    account::{lock_alone, plan_anew},
     account_file::{self, Findings, NAMED_MISTAKES, NewImport},
     change::{AuditEntry, Committed},
     gateway,
@@ -236,11 +236,13 @@ async fn conclude(
     let organization = transaction.organization();
     lock_accounts(&mut transaction, organization, import, remove_missing).await?;
     report(1);
+    let looked_at = fingerprint(&mut transaction, organization, import).await?;
     compute(&mut transaction, import, remove_missing, findings).await?;
+    let is_other = looked_at != fingerprint(&mut transaction, organization, import).await?;
     let now = staged(&mut transaction, organization, import).await?.ok_or(sqlx::Error::RowNotFound)?;
     let now = Box::new(now);
     report(2);
-    if now.findings.mistake_count > 0 || consent.shown.is_some_and(|counts| counts != now.counts) {
+    if now.findings.mistake_count > 0 || consent.shown.is_some_and(|counts| is_other || counts != now.counts) {
         // Kept for whoever looks at it again. A file that was to be imported at one go leaves nothing behind.
         if consent.shown.is_some() {
             transaction.commit().await?;
@@ -259,12 +261,26 @@ async fn conclude(
     Ok(Applied::Done(now, committed))
 }
 
+/// Of what is planned: the same number of changes may be other ones, since somebody has changed an account.
+async fn fingerprint(db: &mut PgConnection, organization: OrganizationId, import: ImportId) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        r#"
+        select sum(hashtextextended(concat_ws(' ', kind, account_id, before, after), 0))::text as fingerprint
+        from account_import_change where organization_id = $1 and import_id = $2
+        "#,
+        organization as OrganizationId,
+        import as ImportId,
+    )
+    .fetch_one(db)
+    .await
+}
+
 /// What the file itself was found to have; what its rows mean together is looked at again.
 fn read_again(shown: &Staged) -> Findings {
     Findings { rows: shown.findings.rows, ..Findings::default() }
 }
 
-/// The accounts that the file names, or all, in one order: whoever changes one of them at the same moment is waited
+/// The gateways, and the accounts that the file names, or all, in one order: whoever changes one of them at the same moment is waited
 /// for, and then seen.
 async fn lock_accounts(
     db: &mut PgConnection,
@@ -273,6 +289,8 @@ async fn lock_accounts(
     remove_missing: bool,
 ) -> Result<()> {
     large_statements(db).await?;
+    plan_anew(db).await?;
+    gateway::keep_all(db, organization).await?;
     sqlx::query_scalar!(
         r#"
         with locked as (
@@ -561,7 +579,10 @@ async fn write(
     let audit = AuditEntry {
         actor: actor.to_owned(),
         action: "accounts.import",
-        subject: format!("{} accounts", import.counts.added + import.counts.changed + import.counts.removed),
+        subject: match import.counts.added + import.counts.changed + import.counts.removed {
+            1 => "1 account".to_owned(),
+            several => format!("{several} accounts"),
+        },
         before: None,
         after: Some(import.counts.in_words()),
     };
@@ -578,6 +599,8 @@ async fn write(
     report(4);
     write_accounts(&mut transaction, organization, id).await?;
     report(5);
+    // By now there are as many accounts as there will be.
+    plan_anew(&mut transaction).await?;
     write_addresses(&mut transaction, organization, id).await?;
     report(6);
     keep_change(&mut transaction, organization, id, change.id).await?;

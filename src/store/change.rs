@@ -122,6 +122,19 @@ impl OrganizationTransaction {
     /// Takes the revision under its lock as the last statement, notifies the relays, and commits.
     /// `undoes` names the change that this one takes back.
     pub async fn finish_change(mut self, change: OpenChange, undoes: Option<ChangeId>) -> Result<Committed> {
+        let committed = self.take_revision(change, undoes).await?;
+        self.commit().await?;
+        Ok(committed)
+    }
+
+    /// Writes down a decision that is made together with a change and that touches nothing which is routed by: a
+    /// change of its own, in the same transaction. Nothing but the end of the other one comes after it.
+    pub(super) async fn note(&mut self, audit: AuditEntry) -> Result<()> {
+        let change = self.open_change(ChangeId::new(), audit).await?;
+        self.take_revision(change, None).await.map(drop)
+    }
+
+    async fn take_revision(&mut self, change: OpenChange, undoes: Option<ChangeId>) -> Result<Committed> {
         let organization = self.organization();
         let revision = sqlx::query_scalar!(
             r#"select commit_change($1, $2, $3) as "revision!: Revision""#,
@@ -129,9 +142,8 @@ impl OrganizationTransaction {
             change.id as ChangeId,
             undoes as Option<ChangeId>,
         )
-        .fetch_one(&mut *self)
+        .fetch_one(&mut **self)
         .await?;
-        self.commit().await?;
         Ok(Committed { id: change.id, revision })
     }
 }
@@ -277,6 +289,17 @@ pub async fn recent(
         key,
     )
     .fetch_optional(db)
+    .await
+}
+
+/// Whether the organization has made a change with this id.
+pub async fn is_there(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from audit_entry where organization_id = $1 and change_id = $2) as "is_there!""#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_one(db)
     .await
 }
 

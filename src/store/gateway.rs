@@ -79,8 +79,11 @@ pub async fn set_choosing(
         None => None,
     };
     point(&mut transaction, organization, scope, gateway).await?;
-    if let (Some(deleted), None) = (before.gateway, gateway) {
+    let mut decision = None;
+    if let (Some(deleted), Some(address), None) = (before.gateway, &before.address, gateway) {
+        let messages = held_mail::count_by_pointer(&mut transaction, organization, scope, deleted).await?;
         held_mail::choose_by_pointer(&mut transaction, organization, scope, deleted, waiting).await?;
+        decision = (messages > 0).then(|| held_mail::choice_entry(actor, messages, &before.subject, address, waiting));
     }
     items.push(ChangeItem {
         subject: scope.subject(),
@@ -95,7 +98,12 @@ pub async fn set_choosing(
         before: before.address.map(|address| address.to_string()),
         after: address.map(|address| address.to_string()),
     };
-    transaction.commit_change(&items, audit).await.map(Set::Changed)
+    let mut change = transaction.open_change(ChangeId::new(), audit).await?;
+    transaction.add_items(&mut change, &items).await?;
+    if let Some(decision) = decision {
+        transaction.note(decision).await?;
+    }
+    transaction.finish_change(change, None).await.map(Set::Changed)
 }
 
 impl PointerScope {
@@ -271,6 +279,45 @@ pub(super) async fn find_or_create(
     address: &GatewayAddress,
     items: &mut Vec<ChangeItem>,
 ) -> Result<GatewayId> {
+    // Somebody may remove it between the two looks: then it is made anew.
+    for _ in 0..LOOKS {
+        if let Some(id) = create(db, organization, address, items).await? {
+            return Ok(id);
+        }
+        if let Some(id) = keep(db, organization, address).await? {
+            return Ok(id);
+        }
+    }
+    Err(sqlx::Error::RowNotFound)
+}
+
+/// How often a gateway is looked for that others make and remove at the same time.
+const LOOKS: usize = 10;
+
+/// The gateway with this address, which nobody can remove until the transaction has ended.
+async fn keep(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+) -> Result<Option<GatewayId>> {
+    sqlx::query_scalar!(
+        r#"
+        select id as "id: GatewayId" from gateway where organization_id = $1 and address = $2 for key share
+        "#,
+        organization as OrganizationId,
+        address as &GatewayAddress,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// `None` if there is one with this address already.
+async fn create(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+    items: &mut Vec<ChangeItem>,
+) -> Result<Option<GatewayId>> {
     // Two administrators may type the same new address at once: the second waits here for the
     // first and then finds its gateway.
     let created = sqlx::query_scalar!(
@@ -285,15 +332,7 @@ pub(super) async fn find_or_create(
     )
     .fetch_optional(&mut *db)
     .await?;
-    let Some(id) = created else {
-        return sqlx::query_scalar!(
-            r#"select id as "id: GatewayId" from gateway where organization_id = $1 and address = $2"#,
-            organization as OrganizationId,
-            address as &GatewayAddress,
-        )
-        .fetch_one(db)
-        .await;
-    };
+    let Some(id) = created else { return Ok(None) };
     sqlx::query!(
         "insert into gateway_revision (organization_id, gateway_id, revision, address) values ($1, $2, 1, $3)",
         organization as OrganizationId,
@@ -308,7 +347,21 @@ pub(super) async fn find_or_create(
         before: None,
         after: Some(json!({ "address": address.to_string(), "revision": 1 })),
     });
-    Ok(id)
+    Ok(Some(id))
+}
+
+/// Keeps all gateways of the organization from being removed until the transaction has ended.
+pub(super) async fn keep_all(db: &mut PgConnection, organization: OrganizationId) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"
+        with kept as (select 1 from gateway where organization_id = $1 order by id for key share)
+        select count(*) as "count!" from kept
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
+    .map(drop)
 }
 
 /// The addresses of the organization's gateways, for the field's suggestions.
@@ -518,19 +571,37 @@ pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId
     Ok(Removed::Removed(removed.address, committed))
 }
 
-/// The address of a gateway that this change removed within the last ten minutes.
+/// A gateway that was removed, or that is there again because its removal was taken back.
+#[derive(Debug, Clone)]
+pub struct RecentRemoval {
+    pub address: GatewayAddress,
+    /// Whether it is there now.
+    pub is_there: bool,
+    /// Whether this change took the removal back.
+    pub is_undo: bool,
+}
+
+/// What this change did to a gateway itself within the last ten minutes.
 pub async fn recently_removed(
     db: &mut PgConnection,
     organization: OrganizationId,
     change: ChangeId,
-) -> Result<Option<GatewayAddress>> {
-    sqlx::query_scalar!(
+) -> Result<Option<RecentRemoval>> {
+    sqlx::query_as!(
+        RecentRemoval,
         r#"
-        select audit_entry.subject as "address: GatewayAddress"
+        select coalesce(item.before ->> 'address', item.after ->> 'address') as "address!: GatewayAddress",
+               exists (select from gateway where gateway.organization_id = $1
+                       and gateway.address = coalesce(item.before ->> 'address', item.after ->> 'address'))
+                   as "is_there!",
+               item.before is null as "is_undo!"
         from change
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        join change_item item on item.organization_id = change.organization_id and item.change_id = change.id
+                             and item.subject = 'gateway'
         where change.organization_id = $1 and change.id = $2
-          and change.committed_at > now() - interval '10 minutes' and audit_entry.action = 'gateway.remove'
+          and change.committed_at > now() - interval '10 minutes'
+          and (audit_entry.action = 'gateway.remove' or change.undoes is not null)
         "#,
         organization as OrganizationId,
         change as ChangeId,

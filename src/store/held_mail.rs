@@ -69,9 +69,9 @@ pub(super) async fn choose_by_pointer(
     scope: &PointerScope,
     gateway: GatewayId,
     choice: Option<Choice>,
-) -> Result<u64> {
+) -> Result<()> {
     let columns = Columns::of(scope);
-    let done = sqlx::query!(
+    sqlx::query!(
         r#"
         update queued_message
         set choice = $6,
@@ -88,8 +88,39 @@ pub(super) async fn choose_by_pointer(
         choice as Option<Choice>,
     )
     .execute(db)
-    .await?;
-    Ok(done.rows_affected())
+    .await
+    .map(drop)
+}
+
+/// What an audit entry says about a choice that was made when a gateway was deleted.
+pub(super) fn choice_entry(
+    actor: &str,
+    messages: i64,
+    whose: &str,
+    gateway: &GatewayAddress,
+    choice: Option<Choice>,
+) -> AuditEntry {
+    let (action, after) = in_words(choice);
+    let messages = match messages {
+        1 => "1 waiting message".to_owned(),
+        _ => format!("{messages} waiting messages"),
+    };
+    AuditEntry {
+        actor: actor.to_owned(),
+        action,
+        subject: messages,
+        before: Some(format!("waiting for {gateway}, the gateway of {whose}")),
+        after: Some(after.to_owned()),
+    }
+}
+
+/// The action of an audit entry, and what became of the mail.
+fn in_words(choice: Option<Choice>) -> (&'static str, &'static str) {
+    match choice {
+        Some(Choice::Send) => ("mail.release", "sent by what applies"),
+        Some(Choice::Return) => ("mail.return", "returned to the senders"),
+        None => ("mail.keep", "kept waiting"),
+    }
 }
 
 /// What a group of held messages has in common.
@@ -183,10 +214,7 @@ pub async fn choose(
     if messages == 0 {
         return Ok(None);
     }
-    let (action, after) = match choice {
-        Choice::Send => ("mail.release", "sent by what applies"),
-        Choice::Return => ("mail.return", "returned to the senders"),
-    };
+    let (action, after) = in_words(Some(choice));
     let audit = AuditEntry {
         actor: actor.to_owned(),
         action,

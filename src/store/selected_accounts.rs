@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use super::{
     OrganizationTransaction, Result,
     account_list::{Search, Show},
-    change::{AuditEntry, Committed, Subject},
+    change::{self, AuditEntry, Committed, Subject},
     gateway,
 };
 use crate::mail::{
@@ -43,6 +43,8 @@ pub enum Set {
     OtherNumber(i64),
     /// All of them said so already; nothing was changed.
     Unchanged,
+    /// The same order was carried out before; nothing was changed now.
+    Before,
     Changed(Committed),
 }
 
@@ -107,6 +109,8 @@ pub async fn count(db: &mut PgConnection, organization: OrganizationId, accounts
 #[derive(Debug, Clone)]
 pub struct Order {
     pub accounts: Accounts,
+    /// The change that it becomes, so that the same order given twice is one.
+    pub change: ChangeId,
     /// How many accounts whoever confirmed it was told of.
     pub expected: i64,
     /// `None` deletes the accounts' own gateways.
@@ -121,6 +125,9 @@ pub struct Order {
 pub async fn set(mut transaction: OrganizationTransaction, order: &Order, written: impl Fn(i64)) -> Result<Set> {
     let organization = transaction.organization();
     let mut pointers = pointers_for_update(&mut transaction, organization, &order.accounts).await?;
+    if change::is_there(&mut transaction, organization, order.change).await? {
+        return Ok(Set::Before);
+    }
     let total = number_of(&pointers);
     if total != order.expected {
         return Ok(Set::OtherNumber(total));
@@ -141,7 +148,7 @@ pub async fn set(mut transaction: OrganizationTransaction, order: &Order, writte
         before: None,
         after: order.address.as_ref().map(ToString::to_string),
     };
-    let mut change = transaction.open_change(ChangeId::new(), audit).await?;
+    let mut change = transaction.open_change(order.change, audit).await?;
     transaction.add_items(&mut change, &items).await?;
     let (mut position, so_already) = (number_of(&items), total - number_of(&pointers));
     for batch in pointers.chunks(BATCH) {

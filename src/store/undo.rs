@@ -37,7 +37,7 @@ pub struct Entry {
 /// What a change touched, as far as its items tell.
 #[derive(Debug, Clone, Default)]
 pub struct Extent {
-    /// How many pointers and accounts; gateways are not counted, their records stay.
+    /// How many pointers, accounts and removed gateways; those that were made are not counted, their records stay.
     pub things: i64,
     /// The organization's own row.
     organization: bool,
@@ -47,6 +47,8 @@ pub struct Extent {
     whole_accounts: bool,
     addresses: bool,
     user_ids: bool,
+    /// Gateways that were removed.
+    gateways: bool,
     /// The only thing, where there is one.
     pub sole: Option<Thing>,
     /// Whether everything that is needed to restore it was written down.
@@ -56,17 +58,24 @@ pub struct Extent {
 /// A thing that can be pointed at a gateway, by its key in the items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
-    /// `organization`, `domain` or `account`.
+    /// `organization`, `domain`, `account` or `gateway`.
     pub subject: String,
     pub key: String,
     /// Whether the change was about its pointer alone.
     pub pointer_only: bool,
+    /// Whether it was only about whether mail must leave through a gateway.
+    pub requirement_only: bool,
 }
 
 impl Extent {
-    /// Whether pointers of the organization or of mail domains are among it.
+    /// Whether pointers of the organization or of mail domains are among it, or gateways themselves.
     pub fn is_of_organization(&self) -> bool {
-        self.organization || self.domains
+        self.organization || self.domains || self.gateways
+    }
+
+    /// Whether accounts are among it and nothing else.
+    pub fn is_of_accounts(&self) -> bool {
+        self.accounts && !self.is_of_organization()
     }
 
     /// Whether more of accounts than their pointers is among it.
@@ -160,14 +169,17 @@ pub async fn entry(db: &mut PgConnection, organization: OrganizationId, change: 
 async fn extent(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<Extent> {
     let row = sqlx::query!(
         r#"
-        select count(*) filter (where subject <> 'gateway') as "things!",
+        select count(*) filter (where is_thing) as "things!",
                coalesce(bool_or(subject = 'organization'), false) as "organization!",
                coalesce(bool_or(subject = 'domain'), false) as "domains!",
                coalesce(bool_or(subject = 'account'), false) as "accounts!",
                coalesce(bool_or(subject = 'account' and (not both_there or fields - 'outbound_gateway' <> '{}')),
                         false) as "whole_accounts!",
-               coalesce(bool_or(subject <> 'gateway' and (not both_there or fields - 'outbound_gateway' <> '{}')),
+               coalesce(bool_or(is_thing and (not both_there or fields - 'outbound_gateway' <> '{}')),
                         false) as "more_than_pointers!",
+               coalesce(bool_and(both_there and fields - 'must_use_gateway' = '{}') filter (where is_thing),
+                        false) as "requirement_only!",
+               coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
@@ -176,11 +188,12 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
                        and (both_there or fields ?& '{user_id,name,status,addresses}')
-                   else before is null end), true) as "restorable!",
-               min(subject) filter (where subject <> 'gateway') as subject,
-               min(subject_key) filter (where subject <> 'gateway') as key
+                   else not is_thing or fields ?& '{address,revision}' end), true) as "restorable!",
+               min(subject) filter (where is_thing) as subject,
+               min(subject_key) filter (where is_thing) as key
         from (
             select subject, subject_key, before, before is not null and after is not null as both_there,
+                   subject <> 'gateway' or after is null as is_thing,
                    coalesce(before, '{}') || coalesce(after, '{}') as fields
             from change_item where organization_id = $1 and change_id = $2
         ) item
@@ -190,7 +203,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     )
     .fetch_one(db)
     .await?;
-    let pointer_only = !row.more_than_pointers;
+    let (pointer_only, requirement_only) = (!row.more_than_pointers, row.requirement_only);
     let sole = row.subject.zip(row.key).filter(|_| row.things == 1);
     Ok(Extent {
         things: row.things,
@@ -200,7 +213,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
         whole_accounts: row.whole_accounts,
         addresses: row.addresses,
         user_ids: row.user_ids,
-        sole: sole.map(|(subject, key)| Thing { subject, key, pointer_only }),
+        gateways: row.gateways,
+        sole: sole.map(|(subject, key)| Thing { subject, key, pointer_only, requirement_only }),
         restorable: row.restorable,
     })
 }
@@ -220,6 +234,7 @@ pub async fn undo(mut transaction: OrganizationTransaction, change: ChangeId, ac
     if let Some(why) = entry.impossible() {
         return Ok(Undo::Impossible(why));
     }
+    restore::lock_list(&mut transaction, organization, &entry.extent).await?;
     restore::plan_for(&mut transaction, &entry.extent).await?;
     restore::lock(&mut transaction, organization, change, &entry.extent).await?;
     let audit = AuditEntry {

@@ -79,6 +79,7 @@ fn did(action: &str) -> String {
         "accounts.import" => "imported",
         "mail.release" => "released the mail of",
         "mail.return" => "returned the mail of",
+        "mail.keep" => "kept waiting the mail of",
         UNDO => "took back a change of",
         REDO => "brought back a change of",
         _ => return action.to_owned(),

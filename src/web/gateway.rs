@@ -159,7 +159,15 @@ async fn remove(
     }
     let transaction = app.store.begin(&inside.access).await?;
     match store::gateway::remove(transaction, gateway, &inside.access.email).await? {
-        Removed::NotFound => Err(PageError::NotFound),
+        // Sent twice: both lead to the same.
+        Removed::NotFound => {
+            let organization = inside.access.organization();
+            let mut transaction = app.store.begin(&inside.access).await?;
+            let thing = ("gateway", &*gateway.to_string());
+            let last = store::change::last_of(&mut transaction, organization, thing, None).await?;
+            let own = last.filter(|last| last.actor == inside.access.email).ok_or(PageError::NotFound)?;
+            Ok(see_other(&gateways::link(&inside.access.slug).with("removed", &own.change.to_string()).build()))
+        }
         Removed::Removed(_, change) => {
             Ok(see_other(&gateways::link(&inside.access.slug).with("removed", &change.id.to_string()).build()))
         }

@@ -14,10 +14,11 @@ use super::{
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::{DomainName, GatewayAddress, id::ChangeId},
+    mail::{DomainName, id::ChangeId},
     store::{self, gateway::GatewayOverview},
 };
 
@@ -94,14 +95,17 @@ async fn show(
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
-    let removed = match after.removed.parse::<ChangeId>() {
-        Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?,
+    let status = match after.removed.parse::<ChangeId>() {
+        Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?.map(|removed| {
+            let may_undo = inside.access.role.may_set_organization_gateway() && !removed.is_undo && !removed.is_there;
+            status::removed_gateway(&removed).undoable(may_undo, undo::link(&inside.access.slug, change))
+        }),
         Err(_) => None,
     };
     drop(transaction);
     page(&Gateways {
         console: Console::new(&inside, LABEL),
-        status: removed.map(|address: GatewayAddress| status::removed_gateway(&address)),
+        status,
         rows: gateways
             .iter()
             .map(|gateway| Row {

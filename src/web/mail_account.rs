@@ -387,6 +387,16 @@ async fn delete(
             ));
             Ok((StatusCode::CONFLICT, page(&look)?).into_response())
         }
+        // Sent twice: both lead to the same.
+        Ok(Edited::NotFound) => {
+            let organization = inside.access.organization();
+            let mut transaction = app.store.begin(&inside.access).await?;
+            let thing = ("account", &*account.to_string());
+            let last = store::change::last_of(&mut transaction, organization, thing, None).await?;
+            let own = last.filter(|last| last.actor == inside.access.email).ok_or(PageError::NotFound)?;
+            let list = query.list.link_here(&inside.access.slug).with("change", &own.change.to_string());
+            Ok(see_other(&list.build()))
+        }
         edited => answer(&app, &inside, account, &query, edited, Name, String::new()).await,
     }
 }

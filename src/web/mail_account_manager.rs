@@ -132,21 +132,19 @@ impl ListQuery {
 
     /// The page of one account, which leads back here.
     pub fn link_to_account(&self, slug: &str, account: AccountId) -> Link {
-        self.link_below(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}"))
+        self.link_below(Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}")))
     }
 
     /// The Outbound Gateway form of one account, which leads back here.
     pub fn link_to_form(&self, slug: &str, account: AccountId) -> Link {
-        self.link_below(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway"))
+        let path = format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
+        self.link_below(Link::to(path))
     }
 
     /// A path with this place in the list in its query.
-    fn link_below(&self, path: String) -> Link {
+    fn link_below(&self, path: Link) -> Link {
         self.place_on(
-            Link::to(path)
-                .with("q", &self.search())
-                .with("show", word_of(self.show()))
-                .with("sort", word_of_order(self.sort())),
+            path.with("q", &self.search()).with("show", word_of(self.show())).with("sort", word_of_order(self.sort())),
         )
     }
 
@@ -191,10 +189,7 @@ fn word_of_order(sort: Sort) -> &'static str {
 impl ListQuery {
     /// Takes a change back, and leads back here.
     pub fn link_to_undo(&self, slug: &str, change: ChangeId) -> Link {
-        undo::link(slug, change)
-            .with("q", &self.search())
-            .with("after", &printable(&self.after))
-            .with("before", &printable(&self.before))
+        self.link_below(undo::link(slug, change))
     }
 }
 

@@ -22,7 +22,11 @@ use super::{
     status, wording,
 };
 use crate::{
-    mail::{GatewayAddress, gateway_address::GatewayAddressError, id::AccountId},
+    mail::{
+        GatewayAddress,
+        gateway_address::GatewayAddressError,
+        id::{AccountId, ChangeId},
+    },
     store::{
         self,
         account_list::PAGE_SIZE,
@@ -74,6 +78,8 @@ struct SelectedForm {
     gateway: Option<String>,
     /// The number of accounts that was confirmed.
     confirmed: Option<i64>,
+    /// Of the change that the confirmation becomes, so that sent twice it is one.
+    change: ChangeId,
 }
 
 impl TryFrom<Vec<(String, String)>> for SelectedForm {
@@ -98,6 +104,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
             _ => return Err(malformed("no action")),
         };
         let confirmed = once.remove("confirmed").map(|count| count.parse()).transpose();
+        let change = once.remove("change").map(|change| change.parse()).transpose();
         let form = Self {
             action,
             ticked: ticked.map_err(|_| malformed("a tick of no account"))?,
@@ -105,6 +112,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
             outbound_gateway: once.remove("outbound_gateway"),
             gateway: once.remove("gateway"),
             confirmed: confirmed.map_err(|_| malformed("no number"))?,
+            change: change.map_err(|_| malformed("no id of a change"))?.unwrap_or_else(ChangeId::new),
             list: ListQuery::take(&mut once),
         };
         if once.is_empty() { Ok(form) } else { Err(malformed("an unknown field")) }
@@ -174,6 +182,9 @@ async fn confirm(
             "Your role reads only. Ask an Administrator or a User Administrator of your organization.",
         ));
     }
+    if form.confirmed.is_some() && was_done(&app, &inside.access, form.change).await? {
+        return Ok(see_other(&done(&inside.access.slug, &form.list, form.change).build()));
+    }
     let mut look = look(&app, &inside, &form).await?;
     if look.counted.accounts == 0 {
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response());
@@ -195,6 +206,17 @@ async fn confirm(
     set(&app, &inside.access, &form, confirmed, address, title).await
 }
 
+/// Whether the same confirmation was sent before.
+async fn was_done(app: &App, access: &Access, change: ChangeId) -> Result<bool, PageError> {
+    let mut transaction = app.store.begin(access).await?;
+    Ok(store::change::is_there(&mut transaction, access.organization(), change).await?)
+}
+
+/// The list, which says what was done.
+fn done(slug: &str, list: &ListQuery, change: ChangeId) -> Link {
+    list.link_here(slug).with("change", &change.to_string())
+}
+
 /// The confirmation with what the store has.
 async fn look(app: &App, inside: &InOrganization, form: &SelectedForm) -> Result<SelectedAccounts, PageError> {
     let (organization, slug) = (inside.access.organization(), &inside.access.slug);
@@ -212,7 +234,7 @@ async fn look(app: &App, inside: &InOrganization, form: &SelectedForm) -> Result
     let chosen = field.offered.iter().map(|offered| offered.address.to_string());
     let chosen = chosen.into_iter().find(|known| Some(known) == form.gateway.as_ref());
     field.typed = chosen.or_else(|| form.outbound_gateway.clone()).unwrap_or_default();
-    let mut fields = vec![("action", form.action.word().to_owned())];
+    let mut fields = vec![("action", form.action.word().to_owned()), ("change", form.change.to_string())];
     if form.all {
         fields.push(("all", "1".to_owned()));
     } else {
@@ -241,6 +263,7 @@ async fn set(
 ) -> Result<Response, PageError> {
     let order = Order {
         accounts: form.accounts(),
+        change: form.change,
         expected,
         address,
         actor: access.email.clone(),
@@ -264,6 +287,7 @@ async fn work(
     let transaction = app.store.begin(access).await?;
     match store::selected_accounts::set(transaction, order, written).await? {
         Set::Unchanged => Ok(back.with("unchanged", "1")),
+        Set::Before => Ok(back.with("change", &order.change.to_string())),
         Set::Changed(committed) => {
             status::wait_until_live(app, access, committed.revision).await;
             Ok(back.with("change", &committed.id.to_string()))

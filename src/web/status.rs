@@ -21,6 +21,7 @@ use crate::{
         account::RecentEdit,
         change::{Confirmation, Progress, RecentChange},
         domain::DomainOverview,
+        gateway::RecentRemoval,
         held_mail::RecentChoice,
         organization::Summary,
         selected_accounts::ChangedAccounts,
@@ -154,8 +155,8 @@ fn confirmed(confirmation: &Confirmation, saved_at: Option<OffsetDateTime>) -> S
 }
 
 /// The first words about a change that is saved.
-fn lead(change: &RecentChange) -> &'static str {
-    match change.action.as_str() {
+fn lead(action: &str) -> &'static str {
+    match action {
         undo::UNDO => "Taken back.",
         undo::REDO => "Brought back.",
         _ => "Saved.",
@@ -173,7 +174,7 @@ pub fn of_organization(
         return superseded;
     }
     let line = match &summary.gateway {
-        Some(gateway) => now_through(lead(change), summary, gateway),
+        Some(gateway) => now_through(lead(&change.action), summary, gateway),
         None if summary.following == 0 => {
             no_gateway(change).words("Accounts without another gateway send").by_default(default)
         }
@@ -183,7 +184,7 @@ pub fn of_organization(
 }
 
 fn no_gateway(change: &RecentChange) -> StatusLine {
-    match lead(change) {
+    match lead(&change.action) {
         "Saved." => StatusLine::new("No gateway."),
         lead => StatusLine::new(lead).words("No gateway. "),
     }
@@ -227,7 +228,7 @@ pub fn of_account(
     if let Some(superseded) = superseded(change, own) {
         return superseded;
     }
-    let line = StatusLine::new(lead(change));
+    let line = StatusLine::new(lead(&change.action));
     let line = match own {
         Some(gateway) => {
             line.words("Mail from ").name(user_id).words(" now leaves through ").address(gateway).words(".")
@@ -262,8 +263,9 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
 
 /// Somebody has changed it again since: the page below is right, the sentence would not be.
 fn superseded(change: &RecentChange, now: Option<&GatewayAddress>) -> Option<StatusLine> {
-    (change.after != now.map(ToString::to_string))
-        .then(|| StatusLine::new(lead(change)).words("It was changed again since: this page shows what applies now."))
+    (change.after != now.map(ToString::to_string)).then(|| {
+        StatusLine::new(lead(&change.action)).words("It was changed again since: this page shows what applies now.")
+    })
 }
 
 /// After a change of the gateways of many users.
@@ -291,7 +293,7 @@ pub fn unchanged_selected() -> StatusLine {
 
 /// After a change of an account itself, or of many.
 pub fn of_edit(edit: &RecentEdit, progress: &Progress) -> StatusLine {
-    let line = StatusLine::new("Saved.");
+    let line = StatusLine::new(lead(&edit.action));
     if edit.superseded {
         return line.words("It was changed again since: this page shows what applies now.");
     }
@@ -314,10 +316,26 @@ pub fn of_edit(edit: &RecentEdit, progress: &Progress) -> StatusLine {
         "account.delete" => {
             line.name(&shown(subject)).words(" is deleted. Mail from its addresses follows their domain.")
         }
+        undo::UNDO | undo::REDO => taken_back(edit, line),
         "accounts.import" => line.words(format!("The file is imported: {after}.")),
         _ => line.words("Accounts were changed."),
     };
     line.live(progress)
+}
+
+/// What accounts are like after a change of them was taken back, or that was.
+fn taken_back(edit: &RecentEdit, line: StatusLine) -> StatusLine {
+    let is_undo = edit.action == undo::UNDO;
+    match (edit.accounts, &edit.gone) {
+        (1, Some(user_id)) => line.name(&shown(user_id)).words(" is not an account any more."),
+        (1, None) if is_undo => line.words("The account is as it was before."),
+        (1, None) => line.words("The account is as the change had left it."),
+        (accounts, _) => line.words(format!(
+            "{} are as {}.",
+            wording::counted(accounts, "account", "accounts"),
+            if is_undo { "they were before" } else { "the change had left them" },
+        )),
+    }
 }
 
 fn said(value: &Option<String>) -> &str {
@@ -389,7 +407,7 @@ pub fn of_must_use(
     default: &PlatformDefault,
     progress: &Progress,
 ) -> StatusLine {
-    let line = StatusLine::new("Saved.");
+    let line = StatusLine::new(lead(&change.action));
     if (change.after.as_deref() == Some("yes")) != summary.must_use_gateway {
         return line.words("It was changed again since: this page shows what applies now.");
     }
@@ -425,7 +443,13 @@ pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
     }
 }
 
-/// After a gateway was removed.
-pub fn removed_gateway(address: &GatewayAddress) -> StatusLine {
-    StatusLine::new("Removed.").words("The gateway ").address(address).words(" is not offered any more.")
+/// After a gateway was removed, or its removal was taken back.
+pub fn removed_gateway(removed: &RecentRemoval) -> StatusLine {
+    let lead = if removed.is_undo { "Taken back." } else { "Removed." };
+    let line = StatusLine::new(lead).words("The gateway ").address(&removed.address);
+    match (removed.is_there, removed.is_undo) {
+        (true, true) => line.words(" is there again."),
+        (true, false) => line.words(" is there again since."),
+        (false, _) => line.words(" is not offered any more."),
+    }
 }

@@ -14,10 +14,11 @@ use super::{
     domain_manager,
     error::{PageError, see_other},
     form::Query,
+    gateways,
     job::{self, Failed},
     link::Link,
     mail_account_manager::ListQuery,
-    page,
+    outbound_mail_gateway, page,
     session::InOrganization,
     status, wording,
 };
@@ -107,6 +108,7 @@ impl ShownObstacle {
                 format!("had an address at {domain}, which is no longer a mail domain of yours")
             }
             What::GatewayGone => "had a gateway that is no longer there".to_owned(),
+            What::GatewayThere => "is there again already".to_owned(),
         };
         let since = obstacle.since.as_ref().map(|since| (since.actor.clone(), wording::moment(since.at)));
         Self { subject: obstacle.subject.clone(), what, since }
@@ -174,7 +176,6 @@ async fn take_back(
     if entry.extent.things >= MANY && entry.undone.is_none() && entry.impossible().is_none() {
         return take_back_many(&app, &inside.access, entry, query).await;
     }
-    let slug = &inside.access.slug;
     let refused = |entry, outlook| {
         let page = page(&undo_page(&inside, &query, entry, outlook))?;
         Ok((StatusCode::CONFLICT, page).into_response())
@@ -184,13 +185,13 @@ async fn take_back(
         Undo::Impossible(why) => refused(entry, Outlook::Never(never(why))),
         // Sent twice: both lead to the same.
         Undo::Already(undone) if undone.by == inside.access.email => {
-            Ok(see_other(&way_back(slug, &entry.extent, &query, undone.change).build()))
+            Ok(see_other(&way_back(&app, &inside.access, &entry.extent, &query, undone.change).await?.build()))
         }
-        Undo::Already(undone) => refused(entry, already(slug, &undone)),
+        Undo::Already(undone) => refused(entry, already(&inside.access.slug, &undone)),
         Undo::InTheWay(obstacles) => refused(entry, in_the_way(&obstacles)),
         Undo::Done(committed) => {
             status::wait_until_live(&app, &inside.access, committed.revision).await;
-            Ok(see_other(&way_back(slug, &entry.extent, &query, committed.id).build()))
+            Ok(see_other(&way_back(&app, &inside.access, &entry.extent, &query, committed.id).await?.build()))
         }
     }
 }
@@ -219,9 +220,9 @@ async fn take_back_many(app: &App, access: &Access, entry: Entry, query: ListQue
         let undone = undo(&doing, &who, entry.id).await?;
         progress.set(things);
         match undone {
-            Undo::Done(committed) => Ok(way_back(&who.slug, &entry.extent, &query, committed.id)),
+            Undo::Done(committed) => Ok(way_back(&doing, &who, &entry.extent, &query, committed.id).await?),
             Undo::Already(undone) if undone.by == who.email => {
-                Ok(way_back(&who.slug, &entry.extent, &query, undone.change))
+                Ok(way_back(&doing, &who, &entry.extent, &query, undone.change).await?)
             }
             Undo::Already(undone) => Err(Failed::Because(format!(
                 "{} has taken it back already, {}.",
@@ -249,22 +250,48 @@ fn obstacles_in_words(obstacles: &Obstacles) -> String {
     words
 }
 
-/// Where it is shown what a change that took another one back has done: the page of the only thing's gateway, else
-/// the entry in the Audit Log.
-fn way_back(slug: &str, extent: &Extent, query: &ListQuery, change: ChangeId) -> Link {
-    let id = change.to_string();
-    match &extent.sole {
-        Some(thing) if thing.subject == "organization" && thing.pointer_only => {
-            Link::to(format!("/{slug}/web-mail-cloud/outbound-mail-gateway")).with("change", &id)
+/// Where it is shown what a change that took another one back has done: the page of the only thing, the list for
+/// accounts, else the entry in the Audit Log.
+async fn way_back(
+    app: &App,
+    access: &Access,
+    extent: &Extent,
+    query: &ListQuery,
+    change: ChangeId,
+) -> Result<Link, PageError> {
+    let (slug, id) = (&access.slug, change.to_string());
+    let sole = extent.sole.as_ref();
+    let of = sole.map(|thing| (thing.subject.as_str(), thing.key.as_str(), thing.pointer_only));
+    Ok(match of {
+        Some(("organization", _, true)) => outbound_mail_gateway::here(slug).with("change", &id),
+        Some(("organization", _, _)) if sole.is_some_and(|thing| thing.requirement_only) => {
+            outbound_mail_gateway::here(slug).with("required", &id)
         }
-        Some(thing) if thing.subject == "account" && thing.pointer_only => match thing.key.parse::<AccountId>() {
-            Ok(account) => query.link_to_row(slug, account).with("change", &id),
-            Err(_) => audit_log::entry_link(slug, change).with("done", "1"),
-        },
-        Some(thing) if thing.subject == "domain" && thing.pointer_only => match thing.key.parse::<DomainName>() {
-            Ok(domain) => domain_manager::link_to_row(slug, &domain).with("change", &id),
-            Err(_) => audit_log::entry_link(slug, change).with("done", "1"),
-        },
+        Some(("gateway", _, _)) => gateways::link(slug).with("removed", &id),
+        Some(("domain", key, true)) if let Ok(domain) = key.parse::<DomainName>() => {
+            domain_manager::link_to_row(slug, &domain).with("change", &id)
+        }
+        Some(("account", key, pointer_only)) if let Ok(account) = key.parse::<AccountId>() => {
+            of_account(app, access, query, account, pointer_only).await?.with("change", &id)
+        }
+        _ if extent.is_of_accounts() => query.link_here(slug).with("change", &id),
         _ => audit_log::entry_link(slug, change).with("done", "1"),
+    })
+}
+
+/// The row of an account whose gateway it was, its page if more of it changed, or the list if it is gone.
+async fn of_account(
+    app: &App,
+    access: &Access,
+    query: &ListQuery,
+    account: AccountId,
+    pointer_only: bool,
+) -> Result<Link, PageError> {
+    let slug = &access.slug;
+    if pointer_only {
+        return Ok(query.link_to_row(slug, account));
     }
+    let mut transaction = app.store.begin(access).await?;
+    let is_there = store::account::details(&mut transaction, access.organization(), account).await?.is_some();
+    Ok(if is_there { query.link_to_account(slug, account) } else { query.link_here(slug) })
 }

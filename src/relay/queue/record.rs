@@ -151,10 +151,13 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
     Recorded { message, failures }
 }
 
-/// A choice is carried out once the message waits for something else than before. While it does not, the facts
+/// A choice is carried out once the message waits for something else than before, or by another pointer, which
+/// somebody may empty who has not been asked about it. While it does not, the facts
 /// may be older than the choice, or only the choice lets it go at all.
 fn what_remains_of_choice(before: &QueuedMessage, attempted: &Attempted) -> Option<Choice> {
-    let is_carried_out = attempted.waits_for != before.waits_for || attempted.held == Some(HeldBecause::NoGateway);
+    let waits_by_another = attempted.waits_for.is_some() && attempted.waits_by != before.waits_by;
+    let is_carried_out =
+        attempted.waits_for != before.waits_for || waits_by_another || attempted.held == Some(HeldBecause::NoGateway);
     before.choice.filter(|_| !is_carried_out)
 }
 

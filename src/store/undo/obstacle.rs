@@ -40,6 +40,8 @@ pub enum What {
     DomainGone(String),
     /// The gateway that it pointed at is gone.
     GatewayGone,
+    /// A gateway that was removed has been made anew since.
+    GatewayThere,
 }
 
 /// How many obstacles are named.
@@ -58,6 +60,9 @@ pub(super) async fn find(
     }
     if obstacles.count == 0 {
         gone(db, organization, change, new, &mut obstacles).await?;
+    }
+    if obstacles.count == 0 {
+        made_anew(db, organization, change, new, &mut obstacles).await?;
     }
     Ok(obstacles)
 }
@@ -79,7 +84,9 @@ async fn changed(
             -- that were written just now is planned as if they were few.
             select position, change_id, subject, subject_key, before,
                    lag(before) over pair as was_before, lag(after) over pair as was_after
-            from change_item where organization_id = $1 and change_id in ($2, $3) and subject <> 'gateway'
+            from change_item
+            where organization_id = $1 and change_id in ($2, $3)
+              and (subject <> 'gateway' or change_id = $3 or after is null)
             window pair as (partition by position order by change_id = $3)
         ) item
         where change_id = $3
@@ -191,6 +198,35 @@ async fn gone(
         let thing = (row.subject.as_str(), row.key.as_str());
         let obstacle = named(db, organization, change, thing, row.user_id, what).await?;
         obstacles.first.push(obstacle);
+    }
+    Ok(())
+}
+
+/// Gateways that were removed and that somebody has typed again since.
+async fn made_anew(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+    obstacles: &mut Obstacles,
+) -> Result<()> {
+    let there = sqlx::query!(
+        r#"
+        select gateway.id::text as "key!", gateway.address
+        from change_item item
+        join gateway on gateway.organization_id = $1 and gateway.address = item.after ->> 'address'
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'gateway'
+        order by item.position
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for gateway in there {
+        obstacles.count += 1;
+        let since = change::last_of(db, organization, ("gateway", &gateway.key), Some(change)).await?;
+        obstacles.first.push(Obstacle { subject: gateway.address, what: What::GatewayThere, since });
     }
     Ok(())
 }

@@ -6,17 +6,30 @@ use sqlx::PgConnection;
 use super::Extent;
 use crate::{
     mail::id::{ChangeId, OrganizationId},
-    store::Result,
+    store::{Result, account},
 };
 
 /// From how many things on an undo is planned as a large one.
 const LARGE: i64 = 100;
 
+/// Takes the lock of all changes of accounts: alone where accounts come, go, or get other addresses, so that no
+/// address is given to somebody else meanwhile, and where there are many.
+pub(super) async fn lock_list(db: &mut PgConnection, organization: OrganizationId, extent: &Extent) -> Result<()> {
+    if !extent.accounts {
+        return Ok(());
+    }
+    match extent.whole_accounts || extent.things >= LARGE {
+        true => account::lock_alone(db, organization).await,
+        false => account::lock_shared(db, organization).await,
+    }
+}
+
 /// The planner takes rows that were written a moment ago for few, and would look through them once for each
 /// account. For the rest of the transaction.
 pub(super) async fn plan_for(db: &mut PgConnection, extent: &Extent) -> Result<()> {
     if extent.things >= LARGE {
-        sqlx::query!("select set_config('enable_nestloop', 'off', true)").fetch_one(db).await?;
+        sqlx::query!("select set_config('enable_nestloop', 'off', true)").fetch_one(&mut *db).await?;
+        account::plan_anew(db).await?;
     }
     Ok(())
 }
@@ -104,11 +117,15 @@ pub(super) async fn mirror(
                                   where mail_address.organization_id = $1 and mail_address.account_id = mail_account.id
                               )) else '{}' end
                        from mail_account where organization_id = $1 and id = item.subject_key::uuid)
+                   when 'gateway' then (
+                       select jsonb_build_object('address', address, 'revision', revision)
+                       from gateway where organization_id = $1 and id = item.subject_key::uuid)
                    end as now_there
             from (
                 select position, subject, subject_key, before,
                        coalesce(before, '{}') || coalesce(after, '{}') as fields
-                from change_item where organization_id = $1 and change_id = $2 and subject <> 'gateway'
+                from change_item
+                where organization_id = $1 and change_id = $2 and (subject <> 'gateway' or after is null)
                 offset 0
             ) item
             offset 0
@@ -130,6 +147,9 @@ pub(super) async fn restore(
     new: ChangeId,
     extent: &Extent,
 ) -> Result<()> {
+    if extent.gateways {
+        insert_gateways(db, organization, new).await?;
+    }
     if extent.organization {
         organization_row(db, organization, new).await?;
     }
@@ -153,9 +173,34 @@ pub(super) async fn restore(
         insert_accounts(db, organization, new).await?;
     }
     if extent.addresses {
+        if extent.things >= LARGE {
+            account::plan_anew(db).await?;
+        }
         insert_addresses(db, organization, new).await?;
     }
     Ok(())
+}
+
+/// Those that the change had removed, under the id that they had and with the revision that was its last.
+async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        with item as (
+            select subject_key::uuid as id, after ->> 'address' as address, (after ->> 'revision')::bigint as revision
+            from change_item
+            where organization_id = $1 and change_id = $2 and subject = 'gateway' and after is not null
+        ), made as (
+            insert into gateway (organization_id, id, address, revision) select $1, id, address, revision from item
+        )
+        insert into gateway_revision (organization_id, gateway_id, revision, address)
+        select $1, id, revision, address from item
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 async fn organization_row(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
@@ -300,15 +345,15 @@ async fn insert_addresses(db: &mut PgConnection, organization: OrganizationId, n
     sqlx::query!(
         r#"
         insert into mail_address (organization_id, address, account_id)
-        select $1, address, account
+        select $1, given.address, item.account
         from (
             select case when subject = 'account' then subject_key::uuid end as account, after -> 'addresses' as addresses
             from change_item where organization_id = $1 and change_id = $2 and after ? 'addresses'
             offset 0
-        ) item, jsonb_array_elements_text(addresses) as address
+        ) item, jsonb_array_elements_text(item.addresses) as given (address)
         where not exists (
             select from mail_address there
-            where there.organization_id = $1 and there.address = address and there.account_id = account
+            where there.organization_id = $1 and there.address = given.address and there.account_id = item.account
         )
         "#,
         organization as OrganizationId,

@@ -154,6 +154,27 @@ async fn a_wider_gateway_at_the_same_server_is_the_one_that_mail_waited_for(db: 
 }
 
 #[sqlx::test]
+async fn a_choice_made_for_one_pointer_does_not_let_mail_go_when_another_to_the_same_gateway_is_emptied(db: PgPool) {
+    let (sending, smarthost) = with_smarthost(db).await;
+    let gateway = sending.add_gateway(Gateway::free_address().await);
+    sending.point(Pointers { user: Some(gateway), all: Some(gateway), ..Pointers::default() });
+    sending.send().await;
+    sqlx::query("update queued_message set choice = 'send', next_attempt_at = now() - interval '1 day'")
+        .execute(&sending.db)
+        .await
+        .unwrap();
+    sending.point(Pointers { all: Some(gateway), ..Pointers::default() });
+    sending.step_after(5).await;
+    sending.step_after(60).await;
+    assert_eq!(sending.waiting().await[0].state, "waiting", "now it waits by the organization's pointer");
+
+    sending.point(Pointers::default());
+    sending.step_after(600).await;
+    assert_eq!(sending.waiting().await[0].state, "held");
+    assert!(smarthost.so_far().is_empty());
+}
+
+#[sqlx::test]
 async fn mail_of_a_suspended_account_leaves_when_it_is_active_again_or_an_administrator_sends_it(db: PgPool) {
     let (sending, smarthost) = with_smarthost(db).await;
     let address = Gateway::free_address().await;

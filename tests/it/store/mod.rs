@@ -5,5 +5,6 @@ mod account_list;
 mod accounts_file;
 mod catalogue;
 mod changes;
+mod taken_back;
 mod tenants_apart;
 mod undo;

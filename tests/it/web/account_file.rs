@@ -199,3 +199,18 @@ async fn who_may_only_read_imports_nothing(db: PgPool) {
     assert_eq!(confirm(&assistant, &preview, None).await.status, StatusCode::FORBIDDEN);
     assert_eq!(revision(&installation).await, before);
 }
+
+#[sqlx::test]
+async fn what_somebody_else_has_saved_since_is_not_overwritten_unseen_though_the_numbers_are_the_same(db: PgPool) {
+    let Scene { installation, admin, import, .. } = scene(db).await;
+    let preview = admin.upload(&import, b"user_id,name\nann@acme.example,Ann Lee\n", &[]).await;
+    let name = "update mail_account set name = 'Ann, saved by another' where user_id = 'ann@acme.example'";
+    sqlx::query(name).execute(&installation.owner).await.unwrap();
+    let before = revision(&installation).await;
+    let again = confirm(&admin, &preview, None).await;
+    assert!(again.text().contains("The accounts have changed since you looked."), "{}", again.text());
+    assert!(again.text().contains("Ann, saved by another"), "{}", again.text());
+    assert_eq!(revision(&installation).await, before);
+    let imported = confirm(&admin, &again, None).await;
+    assert!(imported.text().contains("0 added, 1 changed, 0 removed."), "{}", imported.text());
+}

@@ -168,7 +168,7 @@ async fn empty_lists_explain_the_next_step(db: PgPool) {
     let Scene { installation, acme, admin, path } = scene(db).await;
     let text = admin.get(&path).await.text();
     assert!(text.contains("No mail accounts yet"), "{text}");
-    assert!(text.contains("outgate accounts import acme accounts.csv"), "{text}");
+    assert!(text.contains("Add an account, or import all of them from a file."), "{text}");
 
     installation.account(&acme, "ann@acme.example", &[]).await;
     let page = admin.get(&format!("{path}?after=zzz")).await;

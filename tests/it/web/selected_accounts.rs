@@ -159,6 +159,7 @@ async fn another_number_of_accounts_than_was_confirmed_is_asked_about_again(db: 
     // Also where the number changes between the question and the work.
     let order = store::selected_accounts::Order {
         accounts: store::selected_accounts::Accounts::Ticked(scene.accounts.clone()),
+        change: outgate::mail::id::ChangeId::new(),
         expected: 5,
         address: None,
         actor: "ann@acme.example".to_owned(),

@@ -160,7 +160,57 @@ async fn a_large_change_is_taken_back_behind_a_page_of_its_own(db: PgPool) {
         page = admin.get(&page.path).await;
     }
 
-    assert!(page.path.contains("/administration/audit-log/"), "{}", page.path);
-    assert!(page.text().contains("Taken back. 1,200 things are as before."), "{}", page.text());
+    assert!(page.path.contains("/mail-account-manager?change="), "{}", page.path);
+    assert!(page.text().contains("Taken back. 1,200 accounts are as they were before."), "{}", page.text());
     assert_eq!(admin.get(&page_of(&acme, "mail-account-manager")).await.rows().len(), 1);
+}
+
+#[sqlx::test]
+async fn the_undo_of_an_account_leads_to_its_page_or_to_the_list_if_it_is_gone(db: PgPool) {
+    let Scene { acme, ann, admin, .. } = scene(db).await;
+    let of_ann = page_of(&acme, &format!("mail-account-manager/{ann}"));
+    let saved = admin.submit(&format!("{of_ann}/name?sort=name"), &[("name", "Ann"), ("seen", "ann")]).await;
+    let page = admin.submit(&undo(&saved), &[]).await;
+    assert!(page.path.starts_with(&format!("{of_ann}?sort=name&change=")), "{}", page.path);
+    assert!(page.text().contains("Taken back. The account is as it was before."), "{}", page.text());
+    let page = admin.submit(&undo(&page), &[]).await;
+    assert!(page.text().contains("Brought back. The account is as the change had left it."), "{}", page.text());
+
+    let deleted = admin.submit(&format!("{of_ann}/delete"), &[("seen", "ann@acme.example")]).await;
+    let page = admin.submit(&undo(&deleted), &[]).await;
+    assert!(page.path.starts_with(&format!("{of_ann}?change=")), "{}", page.path);
+    let page = admin.submit(&undo(&page), &[]).await;
+    assert!(page.path.starts_with(&page_of(&acme, "mail-account-manager?change=")), "{}", page.path);
+    let words = "Brought back. ann@acme.example is not an account any more.";
+    assert!(page.text().contains(words), "{}", page.text());
+    assert!(page.html.contains(">Undo</button>"));
+}
+
+#[sqlx::test]
+async fn the_undo_of_many_accounts_and_of_a_requirement_is_reported_where_it_was_saved(db: PgPool) {
+    let Scene { acme, ann, admin, of_all, .. } = scene(db).await;
+    let ann = ann.to_string();
+    let fields = [("action", "set"), ("selected", ann.as_str()), ("confirmed", "1"), (FIELD, "own.example.com")];
+    let saved = admin.submit(&page_of(&acme, "mail-account-manager/selected"), &fields).await;
+    let page = admin.submit(&undo(&saved), &[]).await;
+    assert!(page.text().contains("Taken back. ann@acme.example has no gateway of its own"), "{}", page.text());
+
+    let required = format!("{of_all}/must-use-gateway");
+    let saved = admin.submit(&required, &[("must_use_gateway", "1"), ("seen", "no")]).await;
+    let page = admin.submit(&undo(&saved), &[]).await;
+    assert!(page.path.starts_with(&format!("{of_all}?required=")), "{}", page.path);
+    assert!(page.text().contains("Taken back. Mail without a gateway leaves"), "{}", page.text());
+}
+
+#[sqlx::test]
+async fn a_removed_gateway_is_there_again_and_the_list_says_so(db: PgPool) {
+    let Scene { installation, acme, admin, of_all, .. } = scene(db).await;
+    admin.submit(&of_all, &[(FIELD, "a.example.com")]).await;
+    admin.submit(&of_all, &[(FIELD, "b.example.com")]).await;
+    let unused = installation.gateway_of(&acme, "a.example.com").await;
+    let removed = admin.submit(&page_of(&acme, &format!("gateways/{unused}")), &[]).await;
+    let page = admin.submit(&undo(&removed), &[]).await;
+    assert!(page.path.starts_with(&page_of(&acme, "gateways?removed=")), "{}", page.path);
+    assert!(page.text().contains("Taken back. The gateway a.example.com port 25 is there again."), "{}", page.text());
+    assert_eq!(installation.gateway_of(&acme, "a.example.com").await, unused);
 }

@@ -87,6 +87,15 @@ async fn emptying_a_gateway_asks_what_becomes_of_mail_that_waits_for_it_and_does
     .await
     .unwrap();
     assert_eq!(of_bob, 1, "another user's mail is not decided about");
+    let log = admin.get("/acme/administration/audit-log").await;
+    for words in [
+        "released the mail of 2 waiting messages",
+        "returned the mail of 2 waiting messages",
+        "kept waiting the mail of 2 waiting messages",
+        "waiting for archive.example.com, the gateway of ann@acme.example",
+    ] {
+        assert!(log.text().contains(words), "{words} in {}", log.text());
+    }
 }
 
 #[sqlx::test]

@@ -1,0 +1,260 @@
+//! Every form of the pages: who may send it, and what becomes of one that is sent twice.
+//! A route that takes a form and has no case here fails the test.
+
+use outgate::{
+    mail::id::{AccountId, ImportId},
+    policy::Role,
+    store::gateway::PointerScope,
+    web,
+};
+use reqwest::{Method, StatusCode};
+use sqlx::PgPool;
+
+use super::page_of;
+use crate::support::{Browser, Installation, Pages, Tenant};
+
+/// Nobody is asked for a role there.
+const WITHOUT_ROLE: [&str; 2] = ["/sign-in", "/sign-out"];
+
+/// Who may send a form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    Administrator,
+    UserAdministrator,
+}
+
+/// A form as it is sent, and who may.
+struct Case {
+    /// The end of the route.
+    route: &'static str,
+    path: String,
+    fields: Vec<(&'static str, String)>,
+    may: May,
+}
+
+/// One organization with everything that a form could be about.
+struct Scene {
+    installation: Installation,
+    acme: Tenant,
+    ann: AccountId,
+    bob: AccountId,
+    import: ImportId,
+    cases: Vec<Case>,
+}
+
+async fn scene(db: PgPool) -> Scene {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+    let bob = installation.account(&acme, "bob@acme.example", &[]).await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "all.example.com").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "taken-back.example.com").await;
+    let import = installation.staged_import(&acme, "user_id\nnew@acme.example\n").await;
+    let mut scene = Scene { installation, acme, ann, bob, import, cases: Vec::new() };
+    scene.cases = scene.cases().await;
+    scene
+}
+
+impl Scene {
+    /// In an order in which none stands in the way of another.
+    async fn cases(&self) -> Vec<Case> {
+        let (ann, bob) = (self.ann, self.bob);
+        let unused = self.installation.gateway_of(&self.acme, "all.example.com").await;
+        let last = sqlx::query_scalar("select id from change order by revision desc limit 1");
+        let change: uuid::Uuid = last.fetch_one(&self.installation.owner).await.unwrap();
+        self.installation.message(&self.acme, Some(ann), Some("user"), None, Some("gateway-taken-away")).await;
+        self.installation.set_gateway(&self.acme, &PointerScope::Account(bob), "bob.example.com").await;
+        let of_bob = self.installation.gateway_of(&self.acme, "bob.example.com").await;
+        self.installation.waiting_message(&self.acme, Some(bob), "user", "bob.example.com").await;
+        let new_change = uuid::Uuid::now_v7().to_string();
+        let bulk_change = uuid::Uuid::now_v7().to_string();
+        let manager = |page: &str| format!("mail-account-manager/{page}");
+        let mut cases = Vec::new();
+        let mut case = |may, route, path: String, fields: Vec<(&'static str, String)>| {
+            cases.push(Case { route, path: page_of(&self.acme, &path), fields, may });
+        };
+        let text = ToString::to_string;
+        use May::{Administrator, UserAdministrator};
+        case(Administrator, "undo/{change}", format!("undo/{change}"), vec![]);
+        case(
+            Administrator,
+            "/outbound-mail-gateway",
+            "outbound-mail-gateway".to_owned(),
+            vec![("outbound_gateway", text("new.example.com")), ("seen", text("all.example.com"))],
+        );
+        case(Administrator, "/gateways/{gateway}", format!("gateways/{unused}"), vec![]);
+        case(
+            Administrator,
+            "/must-use-gateway",
+            "outbound-mail-gateway/must-use-gateway".to_owned(),
+            vec![("must_use_gateway", text("1")), ("seen", text("no"))],
+        );
+        case(
+            Administrator,
+            "/held-mail",
+            "outbound-mail-gateway/held-mail".to_owned(),
+            vec![
+                ("held_because", text("gateway-taken-away")),
+                ("waits_by", text("user")),
+                ("waits_for", String::new()),
+                ("waiting", text("return")),
+            ],
+        );
+        case(
+            Administrator,
+            "/domain-manager/{domain}/outbound-gateway",
+            "domain-manager/acme.example/outbound-gateway".to_owned(),
+            vec![("outbound_gateway", text("domain.example.com")), ("seen", String::new())],
+        );
+        case(
+            UserAdministrator,
+            "/waiting-mail",
+            "waiting-mail".to_owned(),
+            vec![
+                ("scope", text("user")),
+                ("of", bob.to_string()),
+                ("back", page_of(&self.acme, "mail-account-manager")),
+                ("gateway", of_bob.to_string()),
+                ("waiting", text("send")),
+            ],
+        );
+        case(
+            UserAdministrator,
+            "/mail-account-manager/{account}/outbound-gateway",
+            manager(&format!("{ann}/outbound-gateway")),
+            vec![("outbound_gateway", text("ann.example.com")), ("seen", String::new())],
+        );
+        case(
+            UserAdministrator,
+            "/selected",
+            manager("selected"),
+            vec![
+                ("action", text("delete")),
+                ("all", text("1")),
+                ("show", text("own")),
+                ("confirmed", text("1")),
+                ("change", bulk_change),
+            ],
+        );
+        case(
+            UserAdministrator,
+            "/new",
+            manager("new"),
+            vec![
+                ("user_id", text("dan@acme.example")),
+                ("name", text("Dan")),
+                ("addresses", String::new()),
+                ("outbound_gateway", String::new()),
+                ("change", new_change),
+            ],
+        );
+        case(
+            UserAdministrator,
+            "/import/{import}",
+            manager(&format!("import/{}", self.import)),
+            vec![("added", text("1")), ("changed", text("0")), ("removed", text("0"))],
+        );
+        let of_bob = |segment: &str| manager(&format!("{bob}/{segment}"));
+        case(UserAdministrator, "/name", of_bob("name"), vec![("name", text("Bob B.")), ("seen", text("bob"))]);
+        case(
+            UserAdministrator,
+            "/user-id",
+            of_bob("user-id"),
+            vec![("user_id", text("rob@acme.example")), ("seen", text("bob@acme.example"))],
+        );
+        case(
+            UserAdministrator,
+            "/addresses",
+            of_bob("addresses"),
+            vec![("addresses", text("news@acme.example")), ("seen", text("bob@acme.example"))],
+        );
+        case(UserAdministrator, "/status", of_bob("status"), vec![("status", text("suspended"))]);
+        case(UserAdministrator, "/delete", of_bob("delete"), vec![("seen", text("rob@acme.example"))]);
+        cases
+    }
+
+    async fn revision(&self) -> i64 {
+        sqlx::query_scalar("select revision from installation").fetch_one(&self.installation.owner).await.unwrap()
+    }
+
+    /// Every row of the organization.
+    async fn everything(&self) -> Vec<String> {
+        self.installation.everything_of(&self.acme).await
+    }
+
+    async fn send(&self, browser: &Browser, case: &Case) -> (StatusCode, String) {
+        let request = browser.request(Method::POST, &case.path).form(&case.fields);
+        let page = browser.once(request, &case.path).await;
+        let next = if page.status.is_redirection() { page.location().to_owned() } else { page.html };
+        (page.status, next)
+    }
+}
+
+#[sqlx::test]
+async fn every_form_has_a_case(db: PgPool) {
+    let scene = scene(db).await;
+    for route in web::routes().into_iter().filter(|route| route.method == Method::POST) {
+        // Whole files are tried below.
+        if WITHOUT_ROLE.contains(&route.path) || route.path.ends_with("/import") {
+            continue;
+        }
+        let named = scene.cases.iter().filter(|case| route.path.ends_with(case.route)).count();
+        assert!(named > 0, "no case for {}: write one", route.path);
+    }
+}
+
+#[sqlx::test]
+async fn who_may_not_send_a_form_is_told_so_and_changes_nothing(db: PgPool) {
+    let scene = scene(db).await;
+    let pages = Pages::of(&scene.installation).await;
+    for (role, refused) in [
+        (Role::AdminAssistant, &[May::Administrator, May::UserAdministrator][..]),
+        (Role::UserAdministrator, &[May::Administrator][..]),
+    ] {
+        let browser = pages.signed_in(&scene.installation, &scene.acme, role).await;
+        let before = scene.everything().await;
+        for case in scene.cases.iter().filter(|case| refused.contains(&case.may)) {
+            let (status, html) = scene.send(&browser, case).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{role} {}", case.path);
+            assert!(html.contains("Your role does not allow this"), "{role} {}: {html}", case.path);
+        }
+        let import = page_of(&scene.acme, "mail-account-manager/import");
+        if role == Role::AdminAssistant {
+            let page = browser.upload(&import, b"user_id\nx@acme.example\n", &[]).await;
+            assert_eq!(page.status, StatusCode::FORBIDDEN);
+        }
+        assert_eq!(scene.everything().await, before, "{role}");
+    }
+}
+
+#[sqlx::test]
+async fn a_form_that_is_sent_twice_changes_once_and_both_lead_on(db: PgPool) {
+    each_twice(db, Role::Administrator).await;
+}
+
+#[sqlx::test]
+async fn a_user_administrator_sends_the_forms_of_accounts(db: PgPool) {
+    each_twice(db, Role::UserAdministrator).await;
+}
+
+async fn each_twice(db: PgPool, role: Role) {
+    let scene = scene(db).await;
+    let pages = Pages::of(&scene.installation).await;
+    let browser = pages.signed_in(&scene.installation, &scene.acme, role).await;
+    let may = |case: &&Case| role == Role::Administrator || case.may == May::UserAdministrator;
+    for case in scene.cases.iter().filter(may) {
+        let before = scene.revision().await;
+        let (status, first) = scene.send(&browser, case).await;
+        assert_eq!(status, StatusCode::SEE_OTHER, "{role} {}: {first}", case.path);
+        let after = scene.revision().await;
+        assert!(after > before, "{role} {} changed something: {first}", case.path);
+        let (status, second) = scene.send(&browser, case).await;
+        assert_eq!(status, StatusCode::SEE_OTHER, "{role} {} again: {second}", case.path);
+        assert_eq!(scene.revision().await, after, "{role} {} again", case.path);
+        for led_to in [first, second] {
+            let page = browser.get(&led_to).await;
+            assert_eq!(page.status, StatusCode::OK, "{role} {} {led_to}", case.path);
+            assert!(page.html.contains(r#"role="status""#), "{role} {} {led_to}: {}", case.path, page.text());
+        }
+    }
+}
