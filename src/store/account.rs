@@ -93,6 +93,12 @@ pub(super) async fn lock_alone(db: &mut PgConnection, organization: Organization
     .map(drop)
 }
 
+/// Forgets the plans that this connection keeps, those of triggers and foreign keys included. Kept from a time when
+/// there was a handful of accounts, they would go through all accounts once for each of a hundred thousand.
+pub(super) async fn plan_anew(db: &mut PgConnection) -> Result<()> {
+    sqlx::query("discard plans").execute(db).await.map(drop)
+}
+
 /// Adds one account with its addresses, as one change.
 pub async fn add(
     transaction: OrganizationTransaction,

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::{
     OrganizationTransaction, Result,
-    account::lock_alone,
+    account::{lock_alone, plan_anew},
     account_file::{self, Findings, NAMED_MISTAKES, NewImport},
     change::{AuditEntry, Committed},
     gateway,
@@ -289,6 +289,7 @@ async fn lock_accounts(
     remove_missing: bool,
 ) -> Result<()> {
     large_statements(db).await?;
+    plan_anew(db).await?;
     gateway::keep_all(db, organization).await?;
     sqlx::query_scalar!(
         r#"
@@ -598,6 +599,8 @@ async fn write(
     report(4);
     write_accounts(&mut transaction, organization, id).await?;
     report(5);
+    // By now there are as many accounts as there will be.
+    plan_anew(&mut transaction).await?;
     write_addresses(&mut transaction, organization, id).await?;
     report(6);
     keep_change(&mut transaction, organization, id, change.id).await?;

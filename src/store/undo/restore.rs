@@ -28,7 +28,8 @@ pub(super) async fn lock_list(db: &mut PgConnection, organization: OrganizationI
 /// account. For the rest of the transaction.
 pub(super) async fn plan_for(db: &mut PgConnection, extent: &Extent) -> Result<()> {
     if extent.things >= LARGE {
-        sqlx::query!("select set_config('enable_nestloop', 'off', true)").fetch_one(db).await?;
+        sqlx::query!("select set_config('enable_nestloop', 'off', true)").fetch_one(&mut *db).await?;
+        account::plan_anew(db).await?;
     }
     Ok(())
 }
@@ -172,6 +173,9 @@ pub(super) async fn restore(
         insert_accounts(db, organization, new).await?;
     }
     if extent.addresses {
+        if extent.things >= LARGE {
+            account::plan_anew(db).await?;
+        }
         insert_addresses(db, organization, new).await?;
     }
     Ok(())
