@@ -66,7 +66,7 @@ async fn one_by_one(admin: &Chromium) {
     admin.wait_for_text("is suspended: its mail is refused.").await;
     admin.click("button", "Undo").await;
     admin.wait_for_text("Taken back.").await;
-    admin.click("link", "Mail Account Manager").await;
+    admin.click("link", "Back to the list").await;
     admin.click("link", "dee@acme.example").await;
     admin.click("link", "Delete").await;
     admin.find("heading", "Delete this account?").await;
