@@ -2,10 +2,12 @@
 //! that the pages and the command line explain.
 
 pub mod account_file;
+pub mod connections;
 pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
+pub mod pace;
 pub mod retry;
 pub mod role;
 pub mod routing;

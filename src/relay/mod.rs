@@ -67,6 +67,8 @@ impl Relay {
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
             limits: handover::connection::TimeLimits::default(),
+            listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            known: handover::dialer::Known::default(),
         }));
         let (signed_on, id) = watch::channel(None);
         let (begun, transfer) = watch::channel(None);

@@ -23,6 +23,7 @@ use crate::{
     policy::{
         facts::{Decision, SenderRoute},
         fault::Fault,
+        pace::Turn,
         retry,
         routing::{NextHop, PlatformDefault, Scope},
         waiting::HeldBecause,
@@ -80,6 +81,7 @@ impl Transfer {
             recipients: &message.envelope.forward_paths,
             parameters: message.envelope.parameters,
             source: &source,
+            turn: Turn::New,
         };
         loop {
             let whose = match self.way(&message.sender) {
@@ -124,6 +126,10 @@ impl Transfer {
                 self.commit_outcome(entry(), &attempted, now).await
             }
             Begun::Busy(peer) => self.queue_for_now(entry(), waits_for(&peer), now).await,
+            Begun::Paced(peer, turn) => {
+                let places = places(message.envelope.forward_paths.len());
+                self.commit_outcome(entry(), &queue::paced(&peer, turn, &places), now).await
+            }
             Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
                 Some(refusal) => refusal,
                 None => {
@@ -216,9 +222,11 @@ impl Transfer {
         }
         let reply = queued_as(&entry.message);
         let source = entry.source.clone();
+        let (queue, rest) = (self.queue.clone(), entry.clone());
         self.queue.conclude(entry, held, now, async move {
             let sent = transaction.send(&source, now).await;
-            let mut attempted = queue::conclude(transaction, sent, &places, now).await;
+            let attempted = queue::conclude(transaction, sent, &places, now).await;
+            let mut attempted = queue.attempt_those_cut_off(&rest, attempted, now).await;
             // The refused ones have their notification already.
             attempted.verdicts.retain(|verdict| !so_far.is_refused(verdict.0));
             attempted
@@ -289,7 +297,7 @@ impl Transfer {
 }
 
 fn waits_for(peer: &Peer) -> WaitsFor {
-    (peer.gateway_id(), peer.set_by)
+    (peer.waits_for, peer.set_by)
 }
 
 /// The message as the queue would have it, due now.

@@ -18,7 +18,7 @@ use crate::{
     },
     relay::{
         handover::peer::Peer,
-        resolver::{Exchanges, LookUpError},
+        resolver::{Exchange, Exchanges, LookUpError},
     },
     store::{self, queue::QueuedMessage},
 };
@@ -79,14 +79,18 @@ impl Queue {
             Servers::Unavailable(reason) => return same(Verdict::Waiting(reason)),
         };
         let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
-        for host in hosts {
+        for (place, host) in hosts.into_iter().enumerate() {
             let peer = Peer::recipients_server(host, self.shared.settings.mx_port);
             let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer, now), now).await else {
                 return same(Verdict::Waiting("the route was changed".to_owned()));
             };
+            if attempted.is_loop && place > 0 {
+                // RFC 5321 §5.1: the servers before us are waited for, those behind us would hand it to us again.
+                break;
+            }
             verdicts = attempted.verdicts;
             // RFC 5321 §5.1: the next server, as long as there is no answer about the message.
-            if attempted.is_answered {
+            if attempted.is_answered || attempted.is_loop {
                 break;
             }
         }
@@ -123,7 +127,12 @@ impl Queue {
                 // RFC 7505 §4.1.
                 return Servers::Refused("556 5.1.10 the recipient's domain accepts no mail (null MX)");
             }
-            Ok(Exchanges::Hosts(hosts)) => hosts,
+            Ok(Exchanges::Hosts(hosts)) => match before(hosts, &self.shared.settings.hostname) {
+                hosts if hosts.is_empty() => {
+                    return Servers::Refused("554 5.4.6 the recipient's domain names this relay as its mail server");
+                }
+                hosts => hosts,
+            },
             Err(error) => return Servers::Unavailable(error.to_string()),
         };
         // Without an MX record the domain has to be a host; if it is not, nobody is there.
@@ -136,19 +145,28 @@ impl Queue {
     }
 }
 
+/// The servers that are preferred to ourselves (RFC 5321 §5.1): the others would hand the mail to us again.
+fn before(mut hosts: Vec<Exchange>, ourselves: &str) -> Vec<String> {
+    if let Some(own) = hosts.iter().find(|exchange| exchange.host.eq_ignore_ascii_case(ourselves)) {
+        let own = own.preference;
+        hosts.retain(|exchange| exchange.preference < own);
+    }
+    hosts.into_iter().map(|exchange| exchange.host).collect()
+}
+
 /// Who has the message already while others are still being asked. Should this relay be killed, nobody of
 /// them gets it twice.
-struct Delivered {
+pub(super) struct Delivered {
     recipients: Vec<Recipient>,
     is_written_down: bool,
 }
 
 impl Delivered {
-    fn of(entry: &Entry) -> Self {
+    pub fn of(entry: &Entry) -> Self {
         Self { recipients: entry.message.recipients.clone(), is_written_down: true }
     }
 
-    fn add(&mut self, verdicts: &[(usize, Verdict)]) {
+    pub fn add(&mut self, verdicts: &[(usize, Verdict)]) {
         for (place, verdict) in verdicts {
             if let (Verdict::Delivered(_), Some(recipient)) = (verdict, self.recipients.get_mut(*place)) {
                 recipient.state = RecipientState::Delivered;
@@ -157,7 +175,7 @@ impl Delivered {
         }
     }
 
-    async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
+    pub async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
         let Some(lease) = message.lease.filter(|_| !self.is_written_down) else { return };
         match store::queue::record_delivered_across_tenants(db, message, &self.recipients, lease.token).await {
             Ok(_) => self.is_written_down = true,

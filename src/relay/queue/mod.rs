@@ -30,7 +30,7 @@ pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after},
-    verdict::{Attempted, Verdict, of_answers, of_failed, waiting},
+    verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},

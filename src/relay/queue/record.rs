@@ -113,6 +113,7 @@ fn log(recorded: &Recorded, attempted: &Attempted) {
         attempts = message.attempts,
         reply = message.last_reply.as_deref().unwrap_or_default(),
         next_attempt_at = %message.next_attempt_at,
+        possible_duplicate = attempted.is_ambiguous,
         "attempted",
     );
 }
@@ -173,6 +174,10 @@ fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateT
         return;
     }
     message.state = State::Waiting;
+    if let Some(turn) = attempted.turn {
+        message.next_attempt_at = turn.min(message.expires_at.max(now));
+        return;
+    }
     message.next_attempt_at = match attempted.charged {
         true => retry::next_attempt(now, message.attempts.unsigned_abs(), spread),
         false => {

@@ -19,7 +19,12 @@ use outgate::{
         routing::PlatformDefault,
     },
     relay::{
-        handover::{Handover, connection::TimeLimits, dialer::Dialer, tls::Tls},
+        handover::{
+            Handover,
+            connection::TimeLimits,
+            dialer::{Dialer, Known},
+            tls::Tls,
+        },
         message::{Content, Message},
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
@@ -43,6 +48,10 @@ pub struct Options {
     pub limits: TimeLimits,
     pub mx_port: u16,
     pub allowed: &'static str,
+    /// Where the relay itself is said to listen.
+    pub listeners: Vec<SocketAddr>,
+    /// Instead of the table of names.
+    pub dns: Option<SocketAddr>,
 }
 
 impl Default for Options {
@@ -55,6 +64,8 @@ impl Default for Options {
             limits: TimeLimits::default(),
             mx_port: 25,
             allowed: "127.0.0.0/8",
+            listeners: vec![],
+            dns: None,
         }
     }
 }
@@ -131,11 +142,16 @@ impl Sending {
         // Shown with the output of a test that fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
         let handover = Arc::new(Handover::new(Dialer {
-            resolver: Resolver::Fixed(options.names.clone()),
+            resolver: match options.dns {
+                Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
+                None => Resolver::Fixed(options.names.clone()),
+            },
             tls: Tls::new().unwrap(),
             allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
             hostname: "relay.outgate.example".to_owned(),
             limits: options.limits,
+            listeners: options.listeners.clone(),
+            known: Known::default(),
         }));
         let settings = QueueSettings {
             relay: RelayId::new(),
