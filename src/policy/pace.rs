@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn in_no_minute_are_there_more_than_the_record_says() {
-        for per_minute in [1, 2, 59, 60, 61, 600, 6_000] {
+        for per_minute in [1, 2, 59, 60, 61, 600] {
             let mut pace = Pace::default();
             let mut taken = Vec::new();
             let mut now = START;
@@ -89,10 +89,10 @@ mod tests {
                 if pace.take(per_minute, Turn::Waited, now).is_ok() {
                     taken.push(now);
                 }
-                now += Duration::milliseconds(7);
+                now += Duration::milliseconds(19);
             }
             for (index, first) in taken.iter().enumerate() {
-                let in_minute = taken[index..].iter().take_while(|at| **at < *first + Duration::MINUTE).count();
+                let in_minute = taken[index..].partition_point(|at| *at < *first + Duration::MINUTE);
                 assert!(in_minute <= per_minute as usize, "{in_minute} of {per_minute}");
             }
             let all = f64::from(per_minute) * 200.0 / 60.0;

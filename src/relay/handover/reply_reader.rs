@@ -168,7 +168,7 @@ mod tests {
     fn extensions_are_found_beside_ones_that_are_malformed() {
         let found = parse_extensions(b"250-mx\r\n250-SIZE lots\r\n250-PIPELINING\r\n250-=AUTH=\r\n250 8bitmime\r\n");
         assert!(found.pipelining && found.eight_bit_mime && !found.smtputf8 && !found.starttls);
-        assert_eq!(found.size, None);
+        assert_eq!(found.size, Some(0));
         for (offer, size) in [("SIZE", 0), ("SIZE 0", 0), ("SIZE 35882577", 35_882_577)] {
             assert_eq!(parse_extensions(format!("250-mx\r\n250 {offer}\r\n").as_bytes()).size, Some(size), "{offer}");
         }

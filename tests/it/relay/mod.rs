@@ -6,6 +6,7 @@ mod delivery;
 mod demonstration_gateway;
 mod fairness;
 mod following;
+mod grid;
 mod handover;
 mod held_mail;
 mod live;

@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod chromium;
+pub mod dns;
 pub mod following;
 pub mod gateway;
 pub mod installation;

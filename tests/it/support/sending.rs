@@ -137,6 +137,11 @@ impl Sending {
         Self::assembled(self.owner.clone(), self.db.clone(), self.options.clone(), organization, table)
     }
 
+    /// The same with other options.
+    pub fn another_with(&self, options: Options) -> Self {
+        Self::assembled(self.owner.clone(), self.db.clone(), options, self.organization, self.table.clone())
+    }
+
     fn assembled(
         owner: PgPool,
         db: PgPool,
@@ -205,6 +210,18 @@ impl Sending {
         let address = address.to_string().parse().unwrap();
         let gateway = GatewayFacts { organization, id, revision: 1, address, tls: TlsMode::WhenOffered };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
+        id
+    }
+
+    /// Makes an account of the organization that has this gateway for itself.
+    pub fn give_account(&self, user_id: &str, address: &str, tls: TlsMode) -> GatewayId {
+        let (organization, id, account) = (self.organization, GatewayId::new(), AccountId::new());
+        let gateway = GatewayFacts { organization, id, revision: 1, address: address.parse().unwrap(), tls };
+        self.table.change(|facts| {
+            facts.set_gateway(id, Some(gateway));
+            facts.set_address(user_id, Some(account));
+            facts.set_account(account, Some(AccountFacts { suspended: false, gateway: Some(id) }));
+        });
         id
     }
 
