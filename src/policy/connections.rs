@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 use super::fault::Stage;
 use crate::mail::{EnhancedStatus, Reply};
 
-/// The most that a gateway is given unless its record says less.
-pub const MOST: usize = 50;
-
 /// What a server is given before anything is known of it.
 const FIRST: usize = 4;
 
@@ -78,6 +75,8 @@ pub fn asks_for_fewer(stage: Stage, reply: &Reply) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: usize = 50;
 
     fn grown(mut window: Window, messages: usize) -> Window {
         for _ in 0..messages {

@@ -3,10 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use super::{
+    gateway_settings::GatewaySettings,
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,
 };
@@ -27,13 +29,15 @@ pub enum TlsMode {
 }
 
 /// One immutable revision of an organization's gateway: what an attempt uses, always together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     pub organization: OrganizationId,
     pub id: GatewayId,
     pub revision: i64,
     pub address: GatewayAddress,
     pub tls: TlsMode,
+    /// Everything else; shared by all that say nothing.
+    pub settings: Arc<GatewaySettings>,
 }
 
 /// What routing needs to know of an organization.
@@ -75,6 +79,8 @@ pub struct RoutingFacts {
     organizations: HashMap<OrganizationId, OrganizationFacts>,
     domains: HashMap<DomainName, DomainFacts>,
     gateways: HashMap<GatewayId, Arc<Gateway>>,
+    /// Only those that hand mail back to us: few do.
+    handing_back: HashMap<OrganizationId, Vec<Arc<Gateway>>>,
     /// Canonical address to account. A domain has one organization, so an address has one account.
     addresses: HashMap<Box<str>, AccountId>,
     /// Only accounts with a gateway of their own or that are suspended: most have neither.
@@ -122,7 +128,29 @@ impl RoutingFacts {
     }
 
     pub fn set_gateway(&mut self, id: GatewayId, gateway: Option<Gateway>) {
-        replace(&mut self.gateways, id, gateway.map(Arc::new));
+        let gateway = gateway.map(Arc::new);
+        let of_before = self.gateways.get(&id).map(|before| before.organization);
+        if let Some(alike) = of_before.and_then(|organization| self.handing_back.get_mut(&organization)) {
+            alike.retain(|before| before.id != id);
+        }
+        if let Some(gateway) = gateway.as_ref().filter(|gateway| !gateway.settings.returning_networks.is_empty()) {
+            self.handing_back.entry(gateway.organization).or_default().push(gateway.clone());
+        }
+        replace(&mut self.gateways, id, gateway);
+    }
+
+    /// The gateway of an organization that hands mail back from this address.
+    pub fn hands_back(&self, organization: OrganizationId, client: IpAddr) -> Option<&Arc<Gateway>> {
+        let client = client.to_canonical();
+        let is_there = |gateway: &&Arc<Gateway>| {
+            gateway.settings.returning_networks.iter().any(|network| network.contains(&client))
+        };
+        self.handing_back.get(&organization)?.iter().find(is_there)
+    }
+
+    /// Whether mail to this domain is mail inside the organization.
+    pub fn is_own(&self, organization: OrganizationId, domain: &DomainName) -> bool {
+        self.domains.get(domain).is_some_and(|facts| facts.organization == organization)
     }
 
     /// An account without anything of its own takes no room.
@@ -198,8 +226,8 @@ impl RoutingFacts {
     pub fn gateways(&self, found: &Found) -> SenderGateways<Arc<Gateway>> {
         let of_account = found.account.and_then(|account| self.accounts.get(&account));
         SenderGateways {
-            user: self.gateway(of_account.and_then(|facts| facts.gateway)),
-            domain: self.gateway(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
+            user: self.pointed_at(of_account.and_then(|facts| facts.gateway)),
+            domain: self.pointed_at(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
             ..self.gateways_of_all(found.organization)
         }
     }
@@ -210,13 +238,18 @@ impl RoutingFacts {
         SenderGateways {
             user: None,
             domain: None,
-            organization: self.gateway(facts.and_then(|facts| facts.gateway)),
+            organization: self.pointed_at(facts.and_then(|facts| facts.gateway)),
             must_use: facts.is_some_and(|facts| facts.must_use_gateway),
         }
     }
 
-    fn gateway(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
-        id.and_then(|id| self.gateways.get(&id).cloned())
+    fn pointed_at(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
+        self.gateway(id?).cloned()
+    }
+
+    /// A gateway as it is now.
+    pub fn gateway(&self, id: GatewayId) -> Option<&Arc<Gateway>> {
+        self.gateways.get(&id)
     }
 
     /// Whether an organization sends nothing. One that is unknown does not either.

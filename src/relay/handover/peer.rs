@@ -12,8 +12,8 @@ use crate::{
         id::{GatewayId, OrganizationId},
     },
     policy::{
-        connections,
         facts::{Gateway, TlsMode},
+        gateway_settings::{GatewayLimits, MOST_CONNECTIONS, OwnDomains},
         routing::Scope,
     },
 };
@@ -39,6 +39,8 @@ pub struct Peer {
     pub waits_for: Option<GatewayId>,
     /// Who stands in while this one is out of reach, the first to be asked first.
     pub backups: Arc<[Peer]>,
+    /// Whether mail to the organization's own domains goes here as well.
+    pub own_domains: OwnDomains,
 }
 
 /// How much a server is given by this relay.
@@ -55,11 +57,20 @@ pub struct Limits {
 impl Limits {
     /// The platform's smarthost: as a gateway whose record says nothing.
     const SMARTHOST: Self = Self {
-        connections: connections::MOST,
+        connections: MOST_CONNECTIONS as usize,
         messages_per_connection: u32::MAX,
         messages_per_minute: None,
         largest_message: None,
     };
+
+    fn of(limits: &GatewayLimits) -> Self {
+        Self {
+            connections: limits.connections.into(),
+            messages_per_connection: limits.messages_per_connection.unwrap_or(u32::MAX),
+            messages_per_minute: limits.messages_per_minute,
+            largest_message: limits.largest_message,
+        }
+    }
 
     /// A recipient's own server: it never asked for us.
     const RECIPIENTS_SERVER: Self =
@@ -73,9 +84,10 @@ impl Peer {
             address: gateway.address.clone(),
             tls: gateway.tls,
             set_by: Some(set_by),
-            limits: Limits::SMARTHOST,
+            limits: Limits::of(&gateway.settings.limits),
             waits_for: Some(gateway.id),
             backups: no_backups(),
+            own_domains: gateway.settings.own_domains,
         }
     }
 
@@ -106,7 +118,8 @@ impl Peer {
 
     fn of_platform(key: PeerKey, address: GatewayAddress, limits: Limits) -> Self {
         let tls = TlsMode::WhenOffered;
-        Self { key, address, tls, set_by: None, limits, waits_for: None, backups: no_backups() }
+        let own_domains = OwnDomains::Gateway;
+        Self { key, address, tls, set_by: None, limits, waits_for: None, backups: no_backups(), own_domains }
     }
 
     /// The revision of a tenant's gateway.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     mail::envelope::RecipientState,
-    policy::pace::Turn,
+    policy::{gateway_settings::OwnDomains, pace::Turn},
     relay::handover::{Begun, Transaction, peer::Peer, transaction::Request},
     store::queue::QueuedMessage,
 };
@@ -38,6 +38,9 @@ impl Queue {
                 Target::Held(because) => Some(Attempted::held(message, because)),
                 Target::Returned => Some(Attempted { is_returned: true, ..Attempted::waits_on(message) }),
                 Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
+                Target::Peer(peer) if peer.own_domains == OwnDomains::Inbound => {
+                    self.attempt_apart(entry, &places, now).await
+                }
                 Target::Peer(_) => self.attempt_by(entry, &places, self.route_of(message, now), now).await,
             };
             // None: the route changed while the attempt waited for a connection.
@@ -45,6 +48,35 @@ impl Queue {
                 return attempted;
             }
         }
+    }
+
+    /// Mail to the organization's own domains goes to their inbound hosts, all other through the gateway.
+    async fn attempt_apart(&self, entry: &Entry, places: &[usize], now: OffsetDateTime) -> Option<Attempted> {
+        let message = &entry.message;
+        let is_own = |place: &usize| self.shared.table.is_own(message.organization, &message.recipients[*place].to);
+        let (own, others): (Vec<usize>, Vec<usize>) = places.iter().partition(|place| is_own(place));
+        if own.is_empty() {
+            return self.attempt_by(entry, places, self.route_of(message, now), now).await;
+        }
+        let mut attempted = self.attempt_directly(entry, &own, now).await;
+        if others.is_empty() {
+            return Some(attempted);
+        }
+        // That mail inside has arrived says nothing about the gateway.
+        attempted.charged &= own.iter().any(|place| attempted.is_waiting(*place));
+        let mut delivered = Delivered::of(entry);
+        delivered.add(&attempted.verdicts);
+        delivered.write_down(&self.shared.db, message).await;
+        if let Some(by_gateway) = self.attempt_by(entry, &others, self.route_of(message, now), now).await {
+            let is_waited_for = others.iter().any(|place| by_gateway.is_waiting(*place));
+            attempted.add(by_gateway);
+            if !is_waited_for {
+                (attempted.waits_for, attempted.waits_by) = (None, None);
+            }
+        } else {
+            (attempted.waits_for, attempted.waits_by) = (message.waits_for, message.waits_by);
+        }
+        Some(attempted)
     }
 
     /// One message for the server that `route` says; `None` if it says that there is none.

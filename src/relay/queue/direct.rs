@@ -9,13 +9,16 @@ use tokio::task::JoinSet;
 
 use super::{
     Entry, Queue,
+    target::Target,
     verdict::{Attempted, Verdict},
 };
 use crate::{
     mail::{
         GatewayAddress, GatewayHost,
         envelope::{Recipient, RecipientState, domain_of},
+        id::OrganizationId,
     },
+    policy::gateway_settings::OwnDomains,
     relay::{
         handover::peer::Peer,
         resolver::{Exchange, Exchanges, LookUpError},
@@ -29,7 +32,7 @@ const DOMAINS: usize = 4;
 /// Where a domain's mail can go.
 enum Servers {
     /// In the order in which they are tried.
-    Hosts(Vec<GatewayHost>),
+    Hosts(Vec<GatewayAddress>),
     Refused(&'static str),
     Unavailable(String),
 }
@@ -73,14 +76,14 @@ impl Queue {
         now: OffsetDateTime,
     ) -> Vec<(usize, Verdict)> {
         let same = |verdict: Verdict| places.iter().map(|place| (*place, verdict.clone())).collect::<Vec<_>>();
-        let hosts = match self.servers(domain).await {
+        let hosts = match self.servers(entry.message.organization, domain).await {
             Servers::Hosts(hosts) => hosts,
             Servers::Refused(reason) => return same(Verdict::Refused(reason.to_owned())),
             Servers::Unavailable(reason) => return same(Verdict::Waiting(reason)),
         };
         let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
         for (place, host) in hosts.into_iter().enumerate() {
-            let peer = Peer::recipients_server(host, self.shared.settings.mx_port);
+            let peer = Peer::recipients_server(host.host().clone(), host.port());
             let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer, now), now).await else {
                 return same(Verdict::Waiting("the route was changed".to_owned()));
             };
@@ -105,22 +108,29 @@ impl Queue {
         now: OffsetDateTime,
     ) -> impl FnMut() -> Result<Peer, ()> + 'a {
         move || match self.target(&entry.message, now) {
-            super::target::Target::Mx => Ok(peer.clone()),
+            Target::Mx => Ok(peer.clone()),
+            Target::Peer(gateway) if gateway.own_domains == OwnDomains::Inbound => Ok(peer.clone()),
             _ => Err(()),
         }
     }
 
-    async fn servers(&self, domain: &str) -> Servers {
+    async fn servers(&self, organization: OrganizationId, domain: &str) -> Servers {
+        let port = self.shared.settings.mx_port;
         if domain.starts_with('[') {
             // RFC 5321 §4.1.3: an address literal is the server itself.
             return match domain.parse::<GatewayAddress>() {
-                Ok(address) => Servers::Hosts(vec![address.host().clone()]),
+                Ok(address) => Servers::Hosts(vec![GatewayAddress::new(address.host().clone(), port)]),
                 Err(_) => Servers::Refused("5.1.3 the recipient's domain is not a domain name"),
             };
         }
         let Ok(name) = domain.parse::<crate::mail::DomainName>() else {
             return Servers::Refused("5.1.3 the recipient's domain is not a domain name");
         };
+        // Only the organization's own mail goes where its administrators say.
+        let inbound = self.shared.table.inbound(&name).filter(|inbound| inbound.organization == organization);
+        if let Some(host) = inbound.and_then(|inbound| inbound.host) {
+            return Servers::Hosts(vec![host]);
+        }
         let resolver = &self.shared.handover.dialer().resolver;
         let hosts = match resolver.exchanges(name.as_str()).await {
             Ok(Exchanges::Null) => {
@@ -141,7 +151,8 @@ impl Queue {
         {
             return Servers::Refused("550 5.1.2 the recipient's domain does not exist or has no mail server");
         }
-        Servers::Hosts(hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name)).collect())
+        let hosts = hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name));
+        Servers::Hosts(hosts.map(|host| GatewayAddress::new(host, port)).collect())
     }
 }
 

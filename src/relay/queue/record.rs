@@ -140,7 +140,9 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
         message.last_reply = Some(printable(reason));
     }
     message.choice = what_remains_of_choice(before, attempted);
-    (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
+    if !before.waits().is_some_and(|waits| waits.is_handed_back()) {
+        (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
+    }
     message.attempts += i32::from(attempted.charged);
     schedule(&mut message, attempted, now);
     if attempted.is_returned {

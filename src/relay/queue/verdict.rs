@@ -93,6 +93,11 @@ impl Attempted {
         self.cut_off = later.cut_off;
     }
 
+    /// Whether the recipient at this place still waits.
+    pub fn is_waiting(&self, place: usize) -> bool {
+        self.verdicts.iter().any(|(at, verdict)| *at == place && matches!(verdict, Verdict::Waiting(_)))
+    }
+
     /// Whether the recipient at this place was refused for good.
     pub fn is_refused(&self, place: usize) -> bool {
         self.verdicts.iter().any(|(at, verdict)| *at == place && matches!(verdict, Verdict::Refused(_)))

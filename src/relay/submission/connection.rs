@@ -155,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             sender: submitted.sender,
             content,
             accepted_at: OffsetDateTime::now_utc(),
+            client: submitted.client,
         });
         or_given_up(accepting, &self.surroundings.give_up).await
     }

@@ -8,6 +8,8 @@ use crate::{
 
 pub(super) const MOST_RECIPIENTS: usize = 1000;
 pub(super) const MOST_HOPS: usize = 50;
+/// How often a message may come through here: a screen hands it back once, and its recipients may forward it.
+pub(super) const MOST_OWN_HOPS: usize = 4;
 
 /// RFC 2034 §3: neither the greeting nor the reply to EHLO has an enhanced status.
 fn plain(code: u16, lines: Vec<String>) -> Reply {
@@ -215,7 +217,10 @@ pub(super) fn no_room() -> Reply {
 }
 
 pub(super) fn going_in_circles() -> Reply {
-    reply(554, (5, 4, 6), format!("The message has passed more than {MOST_HOPS} servers, so it is going in circles"))
+    let text = format!(
+        "The message has passed more than {MOST_HOPS} servers, or this one more than {MOST_OWN_HOPS} times, so it is going in circles"
+    );
+    reply(554, (5, 4, 6), text)
 }
 
 pub(super) fn not_trusted(client: std::net::IpAddr) -> Reply {

@@ -12,9 +12,16 @@ use super::{
     null_sender, replies,
 };
 use crate::{
-    mail::{Envelope, Reply, id::QueueId, received::Received},
+    mail::{
+        Envelope, Reply,
+        id::QueueId,
+        received::{Received, Trace},
+    },
     policy::facts::Decision,
-    relay::routing_table::{Knowledge, RoutingTable},
+    relay::{
+        message::Client,
+        routing_table::{Knowledge, RoutingTable},
+    },
 };
 
 /// How much of a message is kept in memory, in bytes. What is larger goes to the spool in pieces of
@@ -62,6 +69,7 @@ pub struct Submitted {
     pub sender: String,
     /// What was not spooled: all of a small message, our `Received` field included.
     pub rest: Vec<u8>,
+    pub client: Client,
 }
 
 /// One client's session.
@@ -113,7 +121,7 @@ struct Receiving {
 /// What is looked at in the header.
 #[derive(Debug)]
 struct HeaderFacts {
-    hops: usize,
+    trace: Trace,
     /// Who may have sent it; only looked for if the reverse-path is null.
     senders: Vec<String>,
 }
@@ -369,7 +377,7 @@ impl Session {
         let State::Content(receiving) = &mut self.state else { return None };
         let ended = receiving.read(input, self.terms.max_message_size);
         if !ended {
-            return receiving.piece_to_spool().map(Action::Spool);
+            return receiving.piece_to_spool(&self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         match self.judge(*receiving) {
@@ -386,15 +394,20 @@ impl Session {
         if let Some(fault) = receiving.reader.fault() {
             return Err(self.refusal_of(fault));
         }
-        let header = receiving.take_header();
-        if header.hops > replies::MOST_HOPS {
+        let header = receiving.take_header(&self.terms.hostname);
+        if header.trace.hops > replies::MOST_HOPS || header.trace.own > replies::MOST_OWN_HOPS {
             return Err(replies::going_in_circles());
         }
         let sender = match receiving.envelope.reverse_path.as_str() {
             "" => self.sender_of_null(&header.senders)?,
             given => given.to_owned(),
         };
-        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content })
+        let client = Client {
+            address: self.client,
+            is_proven: self.terms.trusts(self.client),
+            first_pass: header.trace.first_pass,
+        };
+        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content, client })
     }
 
     fn refusal_of(&self, fault: Fault) -> Reply {
@@ -440,21 +453,21 @@ impl Receiving {
         ended
     }
 
-    fn piece_to_spool(&mut self) -> Option<Vec<u8>> {
+    fn piece_to_spool(&mut self, hostname: &str) -> Option<Vec<u8>> {
         if self.content.len() < IN_MEMORY {
             return None;
         }
-        self.look_at_header();
+        self.look_at_header(hostname);
         self.spooled += self.content.len() as u64;
         Some(std::mem::replace(&mut self.content, Vec::with_capacity(IN_MEMORY)))
     }
 
-    fn take_header(&mut self) -> HeaderFacts {
-        self.look_at_header();
-        self.header.take().unwrap_or(HeaderFacts { hops: 0, senders: Vec::new() })
+    fn take_header(&mut self, hostname: &str) -> HeaderFacts {
+        self.look_at_header(hostname);
+        self.header.take().unwrap_or(HeaderFacts { trace: Trace::default(), senders: Vec::new() })
     }
 
-    fn look_at_header(&mut self) {
+    fn look_at_header(&mut self, hostname: &str) {
         if self.header.is_some() {
             return;
         }
@@ -463,21 +476,6 @@ impl Receiving {
             true => null_sender::candidates(as_sent),
             false => Vec::new(),
         };
-        self.header = Some(HeaderFacts { hops: hops(as_sent), senders });
+        self.header = Some(HeaderFacts { trace: Trace::of(as_sent, hostname), senders });
     }
-}
-
-/// How many servers a message has passed (RFC 5321 §6.3).
-fn hops(message: &[u8]) -> usize {
-    const FIELD: &[u8] = b"received:";
-    let mut hops = 0;
-    for line in message.split(|&byte| byte == b'\n') {
-        if line == b"\r" || line.is_empty() {
-            break;
-        }
-        if line.get(..FIELD.len()).is_some_and(|name| name.eq_ignore_ascii_case(FIELD)) {
-            hops += 1;
-        }
-    }
-    hops
 }

@@ -2,7 +2,7 @@
 //! test's database.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use outgate::{
             dialer::{Dialer, Known},
             tls::Tls,
         },
-        message::{Content, Message},
+        message::{Client, Content, Message},
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
@@ -193,6 +193,7 @@ impl Sending {
             revision: 1,
             address: address.parse::<GatewayAddress>().unwrap(),
             tls,
+            settings: Arc::default(),
         });
         let id = gateway.as_ref().map(|gateway| gateway.id);
         self.table.change(|facts| {
@@ -211,7 +212,14 @@ impl Sending {
     pub fn add_gateway(&self, address: SocketAddr) -> GatewayId {
         let (organization, id) = (self.organization, GatewayId::new());
         let address = address.to_string().parse().unwrap();
-        let gateway = GatewayFacts { organization, id, revision: 1, address, tls: TlsMode::WhenOffered };
+        let gateway = GatewayFacts {
+            organization,
+            id,
+            revision: 1,
+            address,
+            tls: TlsMode::WhenOffered,
+            settings: Arc::default(),
+        };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
         id
     }
@@ -219,7 +227,8 @@ impl Sending {
     /// Makes an account of the organization that has this gateway for itself.
     pub fn give_account(&self, user_id: &str, address: &str, tls: TlsMode) -> GatewayId {
         let (organization, id, account) = (self.organization, GatewayId::new(), AccountId::new());
-        let gateway = GatewayFacts { organization, id, revision: 1, address: address.parse().unwrap(), tls };
+        let settings = Arc::default();
+        let gateway = GatewayFacts { organization, id, revision: 1, address: address.parse().unwrap(), tls, settings };
         self.table.change(|facts| {
             facts.set_gateway(id, Some(gateway));
             facts.set_address(user_id, Some(account));
@@ -259,6 +268,7 @@ impl Sending {
             sender: "ann@acme.example".to_owned(),
             content: Content::Memory(content.as_ref().to_vec().into()),
             accepted_at: self.now,
+            client: Client { address: Ipv4Addr::LOCALHOST.into(), is_proven: true, first_pass: None },
         }
     }
 
