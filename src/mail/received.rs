@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_message_that_was_here_before_is_known_by_our_own_field() {
-        let header = format!("Received: from a by mx.other.example id 7\r\n{}Subject: by relay.example\r\n", own_field());
+        let header =
+            format!("Received: from a by mx.other.example id 7\r\n{}Subject: by relay.example\r\n", own_field());
         let message = format!("{header}\r\nReceived: by relay.example\r\n");
         let trace = Trace::of(message.as_bytes(), "Relay.Example");
         assert_eq!(trace, Trace { hops: 2, own: 1, first_pass: Some(ID.to_owned()) });
@@ -123,7 +124,8 @@ mod tests {
 
     #[test]
     fn fields_that_nobody_understands_only_count() {
-        let message = b"RECEIVED: by\r\nReceived:\r\n\tby relay.example with id id;\r\nreceived: \xff by\n\nReceived: x\r\n";
+        let message =
+            b"RECEIVED: by\r\nReceived:\r\n\tby relay.example with id id;\r\nreceived: \xff by\n\nReceived: x\r\n";
         assert_eq!(Trace::of(message, "relay.example"), Trace { hops: 3, own: 1, first_pass: None });
         assert_eq!(Trace::of(b"", "relay.example"), Trace::default());
         assert_eq!(Trace::of(b"Received: without an end", "relay.example"), Trace::default());

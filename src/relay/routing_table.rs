@@ -125,7 +125,9 @@ impl RoutingTable {
         }
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         let backups = gateway.settings.backups.iter().filter_map(|id| facts.gateway(*id));
-        peer.with_backups(backups.filter(|backup| backup.organization == gateway.organization && backup.id != gateway.id))
+        peer.with_backups(
+            backups.filter(|backup| backup.organization == gateway.organization && backup.id != gateway.id),
+        )
     }
 
     /// Changes facts, all at once for every reader.

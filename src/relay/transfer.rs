@@ -76,6 +76,9 @@ impl Transfer {
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
         let now = message.accepted_at;
+        if let Some(first_pass) = &message.client.first_pass {
+            tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
+        }
         let source = Source::Content(message.content.clone());
         let request = Request {
             reverse_path: &message.envelope.reverse_path,
@@ -181,11 +184,13 @@ impl Transfer {
 
     /// Where mail goes that the organization's gateway hands back to us: nowhere, or on by the platform's default. It is
     /// known by where it comes from, never by what it says. `None`: it is none of that.
-    fn handed_back(&self, message: &Message, organization: OrganizationId) -> Option<Result<Route<Arc<Gateway>>, Reply>> {
+    fn handed_back(
+        &self,
+        message: &Message,
+        organization: OrganizationId,
+    ) -> Option<Result<Route<Arc<Gateway>>, Reply>> {
         let client = &message.client;
         let gateway = self.table.hands_back(organization, client.address).filter(|_| client.is_proven)?;
-        let first_pass = client.first_pass.as_deref().unwrap_or_default();
-        tracing::info!(queue_id = %message.id, first_pass, gateway = %gateway.address, "its gateway hands it back");
         Some(match gateway.settings.returning {
             Returning::Onward => {
                 let next_hop = NextHop::Platform(self.table.default().clone());
@@ -304,6 +309,7 @@ impl Transfer {
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
         let recorded = after(&entry.message, attempted, now);
         let notification = self.notification(&recorded, &entry, now).await;
+        queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
         let reply = queued_as(&entry.message);
         let entries = std::iter::once(entry).chain(notification).collect();

@@ -130,8 +130,7 @@ impl Pool {
             let mut idle = pool.idle();
             let stale = idle.iter().take_while(|(_, since)| now.saturating_duration_since(*since) >= IDLE).count();
             closing.extend(idle.drain(..stale).map(|(connection, _)| connection));
-            let is_used = !idle.is_empty() || Arc::strong_count(pool) > 1 || !lock(&pool.pace).is_over(at);
-            is_used
+            !idle.is_empty() || Arc::strong_count(pool) > 1 || !lock(&pool.pace).is_over(at)
         });
         for connection in closing {
             connection.quit().await;
@@ -187,11 +186,17 @@ impl PeerPool {
 
     fn shrink(&self, now: Instant) {
         let mut window = lock(&self.window);
-        let before = window.limit();
-        *window = window.pushed_back(self.in_use(&window), now);
+        let (before, in_use) = (window.limit(), self.in_use(&window));
+        *window = window.pushed_back(in_use, now);
         let fewer = before.saturating_sub(window.limit());
         let forgotten = self.permits.forget_permits(fewer);
         self.surplus.fetch_add(fewer - forgotten, Ordering::AcqRel);
+        // What is open and idle counts for the server as well.
+        let mut idle = self.idle();
+        let too_many = idle.len().saturating_sub(window.limit().saturating_sub(in_use));
+        for (connection, _) in idle.drain(..too_many) {
+            tokio::spawn(connection.quit());
+        }
     }
 
     /// Takes one off the surplus, if there is any.

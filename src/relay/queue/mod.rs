@@ -29,7 +29,7 @@ use uuid::Uuid;
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
-    record::{Recorded, after},
+    record::{Recorded, after, log_if_ambiguous},
     verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
 };
 use self::{

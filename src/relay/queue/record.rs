@@ -51,6 +51,7 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let recorded = after(&entry.message, attempted, now);
         log(&recorded, attempted);
+        log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
                 Ok(()) => return,
@@ -95,6 +96,14 @@ impl Queue {
     }
 }
 
+/// A message that may arrive twice can be found in the log.
+pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
+    if attempted.is_ambiguous {
+        let reason = message.last_reply.as_deref().unwrap_or_default();
+        tracing::warn!(queue_id = %message.id, possible_duplicate = true, reason, "no answer to a message sent whole");
+    }
+}
+
 fn log(recorded: &Recorded, attempted: &Attempted) {
     let message = &recorded.message;
     if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
@@ -113,7 +122,6 @@ fn log(recorded: &Recorded, attempted: &Attempted) {
         attempts = message.attempts,
         reply = message.last_reply.as_deref().unwrap_or_default(),
         next_attempt_at = %message.next_attempt_at,
-        possible_duplicate = attempted.is_ambiguous,
         "attempted",
     );
 }

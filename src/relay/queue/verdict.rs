@@ -166,6 +166,7 @@ pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
         charged: failed.fault != Fault::Gateway,
         until: failed.until,
         is_answered: failed.reply.is_some() && failed.stage >= Stage::Mail,
+        is_ambiguous: failed.is_ambiguous(),
         is_loop: failed.is_loop(),
         ..Attempted::default()
     }

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod following;
 pub mod gateway;
 pub mod installation;
+pub mod log;
 pub mod outgate;
 pub mod postfix;
 pub mod relay;

@@ -16,6 +16,7 @@ use outgate::{
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
+        gateway_settings::{GatewayLimits, GatewaySettings},
         routing::PlatformDefault,
     },
     relay::{
@@ -206,6 +207,21 @@ impl Sending {
             );
         });
         id
+    }
+
+    /// Points the organization at a gateway whose record says this.
+    pub fn set_gateway_having(&self, address: &str, settings: GatewaySettings) -> GatewayId {
+        let (organization, id, address) = (self.organization, GatewayId::new(), address.parse().unwrap());
+        let (tls, settings) = (TlsMode::WhenOffered, settings.shared());
+        let gateway = GatewayFacts { organization, id, revision: 1, address, tls, settings };
+        self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
+        self.point(Pointers { all: Some(id), ..Pointers::default() });
+        id
+    }
+
+    /// The same with limits.
+    pub fn set_gateway_limited(&self, address: SocketAddr, limits: GatewayLimits) -> GatewayId {
+        self.set_gateway_having(&address.to_string(), GatewaySettings { limits, ..GatewaySettings::default() })
     }
 
     /// A gateway of the organization that nothing points at yet.
