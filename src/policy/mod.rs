@@ -6,10 +6,12 @@ pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
+pub mod relay_credential;
 pub mod retry;
 pub mod role;
 pub mod routing;
 pub mod sender;
+pub mod sign_in_limit;
 pub mod waiting;
 
 pub use role::Role;

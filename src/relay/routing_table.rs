@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,10 +12,14 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    mail::id::Revision,
+    mail::{
+        Mailbox,
+        id::{CredentialId, OrganizationId, Revision},
+    },
     policy::{
         explanation::Explanation,
-        facts::{Decision, RoutingFacts},
+        facts::{Decision, Found, RoutingFacts},
+        relay_credential::{Limits, RelayCredential},
         routing::PlatformDefault,
         waiting::{self, Onward, Waits},
     },
@@ -87,6 +91,26 @@ impl RoutingTable {
     /// Where mail that waits goes now, or why it is held.
     pub fn onward(&self, waits: &Waits<'_>) -> Onward {
         waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
+    }
+
+    /// Whose mail this is, wherever it goes.
+    pub fn find(&self, sender: &str) -> Option<Found> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).find(sender)
+    }
+
+    /// A credential, as long as it is valid.
+    pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential(id)
+    }
+
+    /// The credential with this user name.
+    pub fn credential_named(&self, user_name: &str) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential_named(user_name)
+    }
+
+    /// See [`RoutingFacts::nobody_of`].
+    pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).nobody_of(organization, limits)
     }
 
     /// Changes facts, all at once for every reader.

@@ -2,6 +2,7 @@
 //! One file for each thing that tests handle: a browser, a gateway, a mail client, a machine.
 
 pub mod browser;
+pub mod certificate;
 pub mod chromium;
 pub mod following;
 pub mod gateway;
@@ -15,6 +16,7 @@ pub mod store_door;
 pub mod world;
 
 pub use browser::{Browser, Page, Pages};
+pub use certificate::Certificate;
 pub use gateway::Gateway;
 pub use installation::{Installation, Tenant};
 pub use sending::Sending;
