@@ -13,12 +13,12 @@ use tokio::sync::watch;
 
 use crate::{
     mail::{
-        Mailbox,
+        DomainName, Mailbox,
         id::{CredentialId, OrganizationId, Revision},
     },
     policy::{
         explanation::Explanation,
-        facts::{Decision, Found, RoutingFacts},
+        facts::{Decision, Found, Inbound, RoutingFacts},
         relay_credential::{Limits, RelayCredential},
         routing::PlatformDefault,
         waiting::{self, Onward, Waits},
@@ -111,6 +111,11 @@ impl RoutingTable {
     /// See [`RoutingFacts::nobody_of`].
     pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).nobody_of(organization, limits)
+    }
+
+    /// Where mail to an address at this domain is delivered; `None` if the domain is no organization's.
+    pub fn inbound(&self, domain: &DomainName) -> Option<Inbound> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).inbound(domain)
     }
 
     /// Changes facts, all at once for every reader.

@@ -37,7 +37,7 @@ impl Subject {
 /// | subject | fields |
 /// |---|---|
 /// | organization | `outbound_gateway`, `must_use_gateway` |
-/// | domain | `outbound_gateway` |
+/// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision` |
 /// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |

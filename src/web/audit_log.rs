@@ -72,6 +72,8 @@ fn did(action: &str) -> String {
         "credential.create" => "made the relay credential",
         "credential.limit" => "limited the relay credential",
         "credential.revoke" => "revoked the relay credential",
+        "inbound-host.set" => "set the inbound host of",
+        "inbound-host.delete" => "deleted the inbound host of",
         "account.add" => "added the account",
         "account.name" => "named the account",
         "account.rename" => "renamed the account",
@@ -425,12 +427,13 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 14] = [
+const FIELDS: [(&str, &str); 15] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
     ("outbound_gateway", "Outbound Gateway"),
     ("must_use_gateway", "Mail must leave through a gateway"),
+    ("inbound_host", "Inbound Host"),
     ("addresses", "Addresses"),
     ("external_id", "External id"),
     ("address", "Address"),

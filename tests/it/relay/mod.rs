@@ -14,6 +14,7 @@ mod postfix;
 mod queue;
 mod relay_credentials;
 mod routing;
+mod store_faults;
 mod submission_content;
 mod submission_dialogs;
 mod submission_listener;

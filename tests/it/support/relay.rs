@@ -92,7 +92,10 @@ pub fn known_facts() -> RoutingFacts {
             facts.set_credential(id, Some(credential));
         }
         for domain in domains {
-            facts.set_domain(domain.parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+            facts.set_domain(
+                domain.parse().unwrap(),
+                Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+            );
         }
     }
     let (ann, carl) = (AccountId::new(), AccountId::new());

@@ -124,6 +124,12 @@ impl Scene {
         case(Administrator, "/relay-credentials/{credential}", of_credential.clone(), terms(("seen", seen)));
         case(Administrator, "/revoke", format!("{of_credential}/revoke"), vec![]);
         case(
+            Administrator,
+            "/domain-manager/{domain}/inbound-host",
+            "domain-manager/acme.example/inbound-host".to_owned(),
+            vec![("inbound_host", text("mx.example.com")), ("seen", String::new())],
+        );
+        case(
             UserAdministrator,
             "/waiting-mail",
             "waiting-mail".to_owned(),
