@@ -27,7 +27,7 @@ async fn scene(db: PgPool) -> Scene {
 }
 
 /// The fields of a form as it was shown, with a name and limits typed into it.
-fn filled<'a>(shown: &'a Page, hidden: &[&'a str], typed: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {
+fn filled<'a>(shown: &Page, hidden: &[&'a str], typed: &[(&'a str, &'a str)]) -> Vec<(&'a str, String)> {
     let mut fields: Vec<(&str, String)> = hidden.iter().map(|name| (*name, shown.field(name))).collect();
     for name in ["name", "senders", "networks", "messages_per_minute"] {
         let value = typed.iter().find(|(field, _)| *field == name).map_or("", |(_, value)| value);
