@@ -9,12 +9,13 @@ use std::{
 
 use super::{
     gateway_settings::GatewaySettings,
+    relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,
 };
 use crate::mail::{
     DomainName, GatewayAddress, Mailbox,
-    id::{AccountId, GatewayId, OrganizationId},
+    id::{AccountId, CredentialId, GatewayId, OrganizationId},
 };
 
 /// When a connection to a gateway is encrypted.
@@ -85,6 +86,9 @@ pub struct RoutingFacts {
     addresses: HashMap<Box<str>, AccountId>,
     /// Only accounts with a gateway of their own or that are suspended: most have neither.
     accounts: HashMap<AccountId, AccountFacts>,
+    credentials: HashMap<CredentialId, Arc<RelayCredential>>,
+    /// User name to credential.
+    credential_names: HashMap<Box<str>, CredentialId>,
 }
 
 /// What becomes of mail with a given reverse-path.
@@ -161,6 +165,36 @@ impl RoutingFacts {
 
     pub fn set_address(&mut self, address: &str, account: Option<AccountId>) {
         replace(&mut self.addresses, address.into(), account);
+    }
+
+    /// Only valid credentials: one that was revoked is forgotten.
+    pub fn set_credential(&mut self, id: CredentialId, credential: Option<RelayCredential>) {
+        if let Some(credential) = &credential {
+            self.credential_names.insert(credential.user_name.as_str().into(), id);
+        } else if let Some(former) = self.credentials.get(&id) {
+            self.credential_names.remove(former.user_name.as_str());
+        }
+        replace(&mut self.credentials, id, credential.map(Arc::new));
+    }
+
+    pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
+        self.credentials.get(&id).cloned()
+    }
+
+    pub fn credential_named(&self, user_name: &str) -> Option<Arc<RelayCredential>> {
+        self.credential(*self.credential_names.get(user_name)?)
+    }
+
+    /// The sender of a message that somebody of this organization has given without one and whose header tells
+    /// nothing: an address at one of its mail domains, without an account, that goes the organization's way where
+    /// one does. Looks at all domains: only for the rare message.
+    pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
+        let own = self.domains.iter().filter(|(_, facts)| facts.organization == organization);
+        let permitted = own.filter(|(name, _)| {
+            (limits.domains.is_empty() && limits.addresses.is_empty()) || limits.domains.contains(name)
+        });
+        let (name, _) = permitted.min_by_key(|(name, facts)| (facts.gateway.is_some(), *name))?;
+        Some(Mailbox::from_parts("null-reverse-path", name.clone()))
     }
 
     /// Forgets every address of these accounts, by looking at all addresses: only for the rare

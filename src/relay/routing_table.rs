@@ -14,13 +14,14 @@ use tokio::sync::watch;
 
 use crate::{
     mail::{
-        DomainName,
+        DomainName, Mailbox,
         envelope::domain_of,
-        id::{OrganizationId, Revision},
+        id::{CredentialId, OrganizationId, Revision},
     },
     policy::{
         explanation::Explanation,
-        facts::{Decision, Gateway, Inbound, RoutingFacts},
+        facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
+        relay_credential::{Limits, RelayCredential},
         routing::{PlatformDefault, Scope},
         waiting::{self, Onward, Waits},
     },
@@ -98,6 +99,26 @@ impl RoutingTable {
     /// Where mail that waits goes now, or why it is held.
     pub fn onward(&self, waits: &Waits<'_>) -> Onward {
         waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
+    }
+
+    /// Whose mail this is, wherever it goes.
+    pub fn find(&self, sender: &str) -> Option<Found> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).find(sender)
+    }
+
+    /// A credential, as long as it is valid.
+    pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential(id)
+    }
+
+    /// The credential with this user name.
+    pub fn credential_named(&self, user_name: &str) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential_named(user_name)
+    }
+
+    /// See [`RoutingFacts::nobody_of`].
+    pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).nobody_of(organization, limits)
     }
 
     /// Where mail to an address at this domain is delivered; `None` if the domain is no organization's.
