@@ -1,14 +1,19 @@
 //! Mail that comes back: a screen hands it back to us for delivery, or a loop brings it here again and again.
 //! Known by where it comes from, never by what stands in it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use outgate::{
+    mail::id::{GatewayId, OrganizationId},
     policy::{
+        facts::{DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_settings::{GatewaySettings, Returning},
         routing::PlatformDefault,
     },
-    relay::message::{Client, Message},
+    relay::{
+        message::{Client, Message},
+        routing_table::RoutingTable,
+    },
 };
 use sqlx::PgPool;
 
@@ -94,6 +99,50 @@ async fn mail_from_elsewhere_or_from_somebody_unproven_is_routed_as_ever(db: PgP
     }
     assert_eq!(screen.so_far().len(), 2);
     assert_eq!(smarthost.connections(), 0);
+}
+
+/// Somebody at an address who says EHLO, encrypts if wanted, and begins a message of a sender's.
+fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &str) -> String {
+    let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
+    let mut facts = RoutingFacts::default();
+    let returning_networks = vec!["192.0.2.0/29".parse().unwrap()];
+    let settings = GatewaySettings { returning, returning_networks, ..GatewaySettings::default() }.shared();
+    let (address, tls) = ("screen.elsewhere.example".parse().unwrap(), TlsMode::WhenOffered);
+    facts.set_gateway(gateway, Some(GatewayFacts { organization, id: gateway, revision: 1, address, tls, settings }));
+    let of_all = OrganizationFacts { suspended: false, gateway: Some(gateway), must_use_gateway: false };
+    facts.set_organization(organization, Some(of_all));
+    let other = OrganizationId::new();
+    facts.set_organization(other, Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }));
+    for (name, organization) in [("acme.example", organization), ("other.example", other)] {
+        let domain = DomainFacts { organization, gateway: None, inbound_host: None };
+        facts.set_domain(name.parse().unwrap(), Some(domain));
+    }
+    let table = Arc::new(RoutingTable::new(facts, PlatformDefault::Mx));
+    let (mut desk, _) = Desk::with(table, client.parse().unwrap(), true);
+    desk.feed(b"EHLO screen.elsewhere.example\r\n");
+    if encrypts {
+        desk.feed(b"STARTTLS\r\n");
+        desk.feed(b"EHLO screen.elsewhere.example\r\n");
+    }
+    desk.feed(format!("MAIL FROM:<{sender}>\r\n").as_bytes())
+}
+
+#[test]
+fn a_screen_may_hand_mail_of_its_organization_back_over_tls_and_nothing_else() {
+    let may =
+        |returning, client, encrypts, sender| reply_to_mail(returning, client, encrypts, sender).starts_with("250 ");
+    assert!(may(Returning::Onward, SCREEN, true, "ann@acme.example"));
+    for (returning, client, encrypts, sender) in [
+        (Returning::Refuse, SCREEN, true, "ann@acme.example"),
+        (Returning::Onward, SCREEN, false, "ann@acme.example"),
+        (Returning::Onward, "192.0.2.8", true, "ann@acme.example"),
+        (Returning::Onward, SCREEN, true, "bea@other.example"),
+        (Returning::Onward, SCREEN, true, "x@unknown.example"),
+        (Returning::Onward, SCREEN, true, ""),
+    ] {
+        let reply = reply_to_mail(returning, client, encrypts, sender);
+        assert!(reply.starts_with("550 5.7.1 ") || reply.starts_with("530 "), "{client} {encrypts} {sender}: {reply}");
+    }
 }
 
 #[test]
