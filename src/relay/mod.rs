@@ -66,13 +66,15 @@ impl Relay {
         listeners: impl IntoIterator<Item = impl Into<Listener>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
+        let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok());
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
             tls: Tls::new()?,
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
             limits: handover::connection::TimeLimits::default(),
-            listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            listeners: own.collect(),
             known: handover::dialer::Known::default(),
         }));
         let (signed_on, id) = watch::channel(None);
