@@ -50,7 +50,8 @@ impl Window {
     #[must_use]
     pub fn pushed_back(self, open: usize, now: Instant) -> Self {
         if self.shrunk_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT) {
-            return self;
+            // What was just refused is not tried again in that moment.
+            return Self { limit: self.limit.min(open.saturating_sub(1).max(1)), ..self };
         }
         let half = (self.limit.min(open.max(1)) / 2).max(1);
         Self { limit: half, known_good: half, taken: 0, shrunk_at: Some(now), ..self }
@@ -103,6 +104,7 @@ mod tests {
         assert_eq!(window.limit(), 20);
         assert_eq!(grown(window, 19).limit(), 20);
         assert_eq!(grown(window, 20).limit(), 21);
+        assert_eq!(window.pushed_back(8, start).limit(), 7);
         let again = window.pushed_back(20, start + Duration::from_secs(2));
         assert_eq!(again.limit(), 10);
         let few = grown(Window::new(MOST), 36).pushed_back(6, start);
