@@ -213,13 +213,13 @@ pub fn fits(size: u64, most: u64) -> Result<(), Reply> {
     if size <= most {
         return Ok(());
     }
-    let megabytes = |bytes: u64| bytes as f64 / 1_000_000.0;
-    let text = format!(
-        "it takes messages of at most {:.1} MB, and this one has {:.1} MB; send less at a time, or a link",
-        megabytes(most),
-        // Never shown as if it were no larger.
-        megabytes(size).max(megabytes(most) + 0.1),
-    );
+    let amount = |bytes: u64| match bytes {
+        1_000_000.. => format!("{:.2} MB", bytes as f64 / 1e6),
+        1_000.. => format!("{:.2} kB", bytes as f64 / 1e3),
+        _ => format!("{bytes} bytes"),
+    };
+    let (most, size) = (amount(most), amount(size));
+    let text = format!("it takes messages of at most {most}, and this one has {size}; send less at a time, or a link");
     Err(Reply::new(552, EnhancedStatus(5, 3, 4), text))
 }
 

@@ -234,9 +234,11 @@ pub(super) fn no_room() -> Reply {
 }
 
 pub(super) fn going_in_circles() -> Reply {
-    let text = format!(
-        "The message has passed more than {MOST_HOPS} servers, or this one more than {MOST_OWN_HOPS} times, so it is going in circles"
-    );
+    reply(554, (5, 4, 6), format!("The message has passed more than {MOST_HOPS} servers, so it is going in circles"))
+}
+
+pub(super) fn coming_back() -> Reply {
+    let text = format!("The message has passed this server more than {MOST_OWN_HOPS} times, so it is going in circles");
     reply(554, (5, 4, 6), text)
 }
 

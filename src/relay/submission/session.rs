@@ -647,8 +647,11 @@ impl Session {
             return Err(self.refusal_of(fault));
         }
         let header = receiving.take_header(&self.terms.hostname);
-        if header.trace.hops > replies::MOST_HOPS || header.trace.own > replies::MOST_OWN_HOPS {
+        if header.trace.hops > replies::MOST_HOPS {
             return Err(replies::going_in_circles());
+        }
+        if header.trace.own > replies::MOST_OWN_HOPS {
+            return Err(replies::coming_back());
         }
         let sender = match receiving.envelope.reverse_path.as_str() {
             "" => self.sender_of_null(&header.senders)?,

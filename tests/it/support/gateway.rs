@@ -117,7 +117,7 @@ impl Gateway {
         let behaviour = Behaviour {
             fault: None,
             recipients: HashMap::new(),
-            extensions: vec!["PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
+            extensions: vec!["PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
             tls: None,
             one_message_only: false,
             most_connections: usize::MAX,
