@@ -217,7 +217,7 @@ mod tests {
     fn every_character_of_a_token_is_made_from_five_bits() {
         assert_eq!(secret(&[0; 17]), "0".repeat(26));
         assert_eq!(secret(&[0xff; 17]), "z".repeat(26));
-        assert_eq!(token(&[0b00001_000, 0b10_00011_0, 0b0100_0010, 0b1_00110_00, 0b111_01000], 8), "12345678");
+        assert_eq!(token(&[0x08, 0x86, 0x42, 0x98, 0xe8], 8), "12345678");
     }
 
     #[test]

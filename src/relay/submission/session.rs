@@ -324,7 +324,11 @@ impl Session {
     fn obey(&mut self, command: Command, more_follows: bool, now: OffsetDateTime) {
         // RFC 2920 §3.1: these end a group of commands; more may come after their reply only.
         // What follows STARTTLS in the clear is somebody else's (RFC 3207 §4.2): it is never obeyed.
-        let ends_group = matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::StartTls | Command::Data);
+        let ends_group = match command {
+            Command::Ehlo(_) | Command::Helo(_) | Command::Data => true,
+            Command::StartTls => self.encryption() == Encryption::Offered,
+            _ => false,
+        };
         if more_follows && ends_group {
             return self.close(&replies::talked_early());
         }
