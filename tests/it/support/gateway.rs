@@ -294,7 +294,8 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         return;
     }
     let Some(true) = session.converse().await else { return };
-    if session.misbehave(At::Handshake, "").await.is_none() {
+    // What is said instead of it ends it: clients throw away what comes in clear behind the answer to STARTTLS.
+    if session.misbehave(At::Handshake, "").await != Some(true) {
         return;
     }
     let Session { stream, shared, messages, .. } = session;
