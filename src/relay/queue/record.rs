@@ -18,7 +18,11 @@ use crate::{
         retry,
         waiting::{Choice, HeldBecause},
     },
-    relay::notification::notification,
+    relay::{
+        message_log::{Event, Line},
+        metrics::METRICS,
+        notification::notification,
+    },
     store::{
         self,
         queue::{QueuedMessage, State},
@@ -50,7 +54,7 @@ impl Queue {
     /// Records the outcome until the store has taken it.
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let recorded = after(&entry.message, attempted, now);
-        log(&recorded, attempted);
+        log(&recorded, attempted, now);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
@@ -86,10 +90,14 @@ impl Queue {
         }
         let notifies = notification.is_some();
         if let Some((message, source)) = notification {
-            commit::insert_entries(&mut transaction, &[&Entry { message, source }]).await?;
+            commit::insert_entries(&mut transaction, &[&Entry { message, source, client: None }]).await?;
         }
         transaction.commit().await?;
+        if recorded.is_finished() {
+            self.shared.room.give_back(message.organization, message.size);
+        }
         if notifies {
+            METRICS.returned.add(1);
             self.shared.wake.notify_one();
         }
         Ok(())
@@ -104,26 +112,34 @@ pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
     }
 }
 
-fn log(recorded: &Recorded, attempted: &Attempted) {
+/// Says and counts what became of a message.
+fn log(recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
     let message = &recorded.message;
-    if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
-        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+    let reply = message.last_reply.as_deref().unwrap_or_default();
+    let write = |event, recipients, next_attempt| {
+        let line = Line::of(message, recipients, &reply);
+        Line { gateway: attempted.peer.as_ref(), attempts: Some(message.attempts), next_attempt, ..line }.write(event);
+    };
+    let is_delivered = |(_, verdict): &&(usize, Verdict)| matches!(verdict, Verdict::Delivered(_));
+    let delivered = attempted.verdicts.iter().filter(is_delivered).count();
+    if delivered > 0 {
+        METRICS.delivered.add(1);
+        METRICS.delivery.observe((now - message.accepted_at).try_into().unwrap_or_default());
+        write(Event::Delivered, delivered, None);
+    }
+    if !recorded.failures.is_empty() {
+        write(Event::Returned, recorded.failures.len(), None);
+    }
+    if recorded.is_finished() {
         return;
     }
-    let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
-    tracing::info!(
-        organization = %message.organization,
-        queue_id = %message.id,
-        sender = message.sender.as_deref().unwrap_or_default(),
-        delivered = count(RecipientState::Delivered),
-        refused = count(RecipientState::Refused),
-        waiting = count(RecipientState::Waiting),
-        state = ?message.state,
-        attempts = message.attempts,
-        reply = message.last_reply.as_deref().unwrap_or_default(),
-        next_attempt_at = %message.next_attempt_at,
-        "attempted",
-    );
+    METRICS.attempts_deferred.add(1);
+    let waiting = message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting).count();
+    if attempted.is_answered || attempted.charged {
+        write(Event::Attempt, waiting, Some(message.next_attempt_at));
+    } else {
+        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+    }
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.
