@@ -6,6 +6,8 @@ mod backups;
 mod curl;
 mod delivery;
 mod demonstration_gateway;
+mod dkim;
+mod exim;
 mod fairness;
 mod following;
 mod grid;

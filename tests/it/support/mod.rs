@@ -5,6 +5,7 @@ pub mod browser;
 pub mod certificate;
 pub mod chromium;
 pub mod dns;
+pub mod exim;
 pub mod following;
 pub mod gateway;
 pub mod installation;
