@@ -9,6 +9,7 @@ pub mod exim;
 pub mod following;
 pub mod gateway;
 pub mod installation;
+pub mod ledger;
 pub mod log;
 pub mod outgate;
 pub mod postfix;
