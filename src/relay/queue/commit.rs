@@ -1,69 +1,87 @@
-//! Commits messages to the queue, many in one transaction: whoever comes while a transaction is under
-//! way goes with the next one. Nobody waits for company.
+//! Writes new messages to the queue and removes those that are done with, many in one statement: whoever comes
+//! while one is under way goes with the next.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{Entry, Queue};
 use crate::{
+    mail::id::QueueId,
     relay::{handover::source::Source, message::Content},
     store::{
         self,
-        queue::{PIECE, QueuedMessage},
+        queue::{Leased, PIECE, Written},
     },
 };
 
-/// Transactions at once.
-const TRANSACTIONS: usize = 2;
-/// What goes into one transaction, in messages and bytes.
+/// Statements at once: one is carried out while the other reaches the disk.
+const STATEMENTS: usize = 2;
+/// What goes into one statement, in messages and bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a client waits for a commit before it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
+/// meanwhile, these messages arrive twice.
+const COMPANY: Duration = Duration::from_millis(5);
 
 /// The messages are not known to be in the queue: nothing may be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message could not be stored")]
 pub struct NotCommitted;
 
-/// Messages that are committed together or not at all.
+/// What is written together or not at all.
+enum Work {
+    New(Vec<Entry>),
+    Done(Leased),
+}
+
+/// Work that somebody waits for.
 pub struct Pending {
-    entries: Vec<Entry>,
-    done: oneshot::Sender<Result<(), NotCommitted>>,
+    work: Work,
+    /// Whether it was written: a message that another relay has taken is not removed.
+    written: oneshot::Sender<Result<bool, NotCommitted>>,
 }
 
 impl Queue {
     /// Commits messages, all or none. After `Ok` they survive whatever happens to this process.
     pub(crate) async fn commit(&self, entries: Vec<Entry>) -> Result<(), NotCommitted> {
         let is_free = entries.iter().any(|entry| entry.message.lease.is_none());
-        let (done, committed) = oneshot::channel();
-        let pending = Pending { entries, done };
-        let outcome = tokio::time::timeout(PATIENCE, async {
-            self.shared.commits.send(pending).await.map_err(|_| NotCommitted)?;
-            committed.await.map_err(|_| NotCommitted)?
-        });
-        outcome.await.unwrap_or(Err(NotCommitted))?;
+        timeout(PATIENCE, self.write_down(Work::New(entries))).await.unwrap_or(Err(NotCommitted))?;
         if is_free {
             self.shared.wake.notify_one();
         }
         Ok(())
     }
+
+    /// Removes a message that is done with. Returns whether the lease still held: if not, somebody else has it.
+    pub(super) async fn remove(&self, leased: Leased) -> Result<bool, NotCommitted> {
+        self.write_down(Work::Done(leased)).await
+    }
+
+    async fn write_down(&self, work: Work) -> Result<bool, NotCommitted> {
+        let (written, outcome) = oneshot::channel();
+        self.shared.commits.send(Pending { work, written }).await.map_err(|_| NotCommitted)?;
+        outcome.await.map_err(|_| NotCommitted)?
+    }
 }
 
-/// Starts the task that gathers commits; it ends when the last sender is gone.
+/// Starts the task that gathers what is to be written; it ends when the last sender is gone.
 pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
     let (sender, mut receiver) = mpsc::channel::<Pending>(BATCH * 4);
     tokio::spawn(async move {
-        let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
-        // Gathering goes on until a transaction is free.
-        while let Ok(permit) = transactions.clone().acquire_owned().await {
-            let Some(first) = receiver.recv().await else { break };
-            let batch = gather(first, &mut receiver);
+        let statements = Arc::new(Semaphore::new(STATEMENTS));
+        // Gathering goes on until a statement may begin.
+        while let Ok(permit) = statements.clone().acquire_owned().await {
+            let Some(batch) = gather(&mut receiver).await else { break };
             let db = db.clone();
             tokio::spawn(async move {
-                commit_batch(&db, batch).await;
+                write_batch(&db, batch).await;
                 drop(permit);
             });
         }
@@ -71,76 +89,129 @@ pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
     sender
 }
 
-fn gather(first: Pending, receiver: &mut mpsc::Receiver<Pending>) -> Vec<Pending> {
-    let mut bytes = first.bytes();
-    let mut batch = vec![first];
+/// What there is to write, as soon as there is something that somebody waits for; `None` at the end.
+async fn gather(receiver: &mut mpsc::Receiver<Pending>) -> Option<Vec<Pending>> {
+    let mut batch = vec![receiver.recv().await?];
+    let mut bytes = batch[0].bytes();
+    let mut is_urgent = batch[0].is_urgent();
+    let company_until = Instant::now() + COMPANY;
     while batch.len() < BATCH && bytes < BATCH_BYTES {
-        let Ok(pending) = receiver.try_recv() else { break };
-        bytes += pending.bytes();
-        batch.push(pending);
+        let next = match receiver.try_recv() {
+            Ok(pending) => pending,
+            Err(_) if is_urgent => break,
+            Err(_) => match timeout_at(company_until, receiver.recv()).await {
+                Ok(Some(pending)) => pending,
+                Ok(None) | Err(_) => break,
+            },
+        };
+        bytes += next.bytes();
+        is_urgent |= next.is_urgent();
+        batch.push(next);
     }
-    batch
+    Some(batch)
 }
 
 impl Pending {
     fn bytes(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.source.size()).sum()
+        self.entries().iter().map(|entry| entry.source.size()).sum()
+    }
+
+    fn is_urgent(&self) -> bool {
+        matches!(self.work, Work::New(_))
+    }
+
+    fn entries(&self) -> &[Entry] {
+        match &self.work {
+            Work::New(entries) => entries,
+            Work::Done(_) => &[],
+        }
+    }
+
+    fn done(&self) -> Option<Leased> {
+        match self.work {
+            Work::New(_) => None,
+            Work::Done(leased) => Some(leased),
+        }
     }
 }
 
-async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>) {
-    let committed = commit_together(db, &mut batch).await;
-    match committed {
-        // One bad row fails its transaction, but not the others' messages.
+async fn write_batch(db: &PgPool, mut batch: Vec<Pending>) {
+    let written = write_together(db, &mut batch).await;
+    match written {
+        // One bad row fails its statement, but not the others' messages.
         Err(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if batch.len() > 1 => {
-            tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
+            tracing::warn!(%error, messages = batch.len(), "messages were refused together, trying them one by one");
             for pending in batch {
                 let mut alone = vec![pending];
-                let committed = commit_together(db, &mut alone).await;
-                answer(alone, committed);
+                let written = write_together(db, &mut alone).await;
+                answer(alone, written);
             }
         }
-        committed => answer(batch, committed),
+        written => answer(batch, written),
     }
 }
 
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<()> {
-    let mut transaction = db.begin().await?;
-    batch.retain(|pending| !pending.done.is_closed());
-    let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
-    if entries.is_empty() {
-        return Ok(());
+async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<Vec<QueueId>> {
+    let mut connection = db.acquire().await?;
+    batch.retain(|pending| !pending.written.is_closed());
+    let entries: Vec<&Entry> = batch.iter().flat_map(Pending::entries).collect();
+    let done: Vec<Leased> = batch.iter().filter_map(Pending::done).collect();
+    if entries.is_empty() && done.is_empty() {
+        return Ok(Vec::new());
     }
-    insert_entries(&mut transaction, &entries).await?;
-    transaction.commit().await
+    if entries.iter().all(|entry| small(entry).is_some()) {
+        // A statement is a transaction of its own.
+        return write(&mut connection, &entries, &done).await;
+    }
+    let mut transaction = connection.begin().await?;
+    let removed = write(&mut transaction, &entries, &done).await?;
+    transaction.commit().await?;
+    Ok(removed)
 }
 
-fn answer(batch: Vec<Pending>, committed: store::Result<()>) {
-    if let Err(error) = &committed {
+fn answer(batch: Vec<Pending>, written: store::Result<Vec<QueueId>>) {
+    if let Err(error) = &written {
         tracing::error!(%error, messages = batch.len(), "messages could not be stored");
     }
-    let committed = committed.map_err(|_| NotCommitted);
+    let removed: Result<HashSet<QueueId>, NotCommitted> = written.map(HashSet::from_iter).map_err(|_| NotCommitted);
     for pending in batch {
+        let is_written = |removed: &HashSet<QueueId>| pending.done().is_none_or(|done| removed.contains(&done.id));
+        let outcome = removed.as_ref().map(is_written).map_err(|error| *error);
         // Whoever has gone in this moment gets the message twice rather than not at all.
-        let _ = pending.done.send(committed);
+        let _ = pending.written.send(outcome);
     }
 }
 
 /// Adds messages with their bodies inside a transaction of the caller's.
 pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store::Result<()> {
-    let messages: Vec<&QueuedMessage> = entries.iter().map(|entry| &entry.message).collect();
-    store::queue::insert_across_tenants(db, &messages).await?;
-    let mut small = Vec::new();
+    write(db, entries, &[]).await.map(drop)
+}
+
+async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> store::Result<Vec<QueueId>> {
+    let written = Written {
+        messages: entries.iter().map(|entry| &entry.message).collect(),
+        bodies: entries
+            .iter()
+            .filter_map(|entry| Some((entry.message.organization, entry.message.id, small(entry)?)))
+            .collect(),
+        done,
+    };
+    let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
     for entry in entries {
-        match &entry.source {
-            Source::Content(Content::Memory(bytes)) if bytes.len() <= PIECE => {
-                small.push((entry.message.organization, entry.message.id, bytes.as_ref()));
-            }
-            _ => insert_pieces(db, entry).await?,
+        if small(entry).is_none() {
+            insert_pieces(db, entry).await?;
         }
     }
-    if small.is_empty() { Ok(()) } else { store::queue::insert_bodies_across_tenants(db, &small).await }
+    Ok(removed)
+}
+
+/// The bytes of a message that is one piece.
+fn small(entry: &Entry) -> Option<&[u8]> {
+    match &entry.source {
+        Source::Content(Content::Memory(bytes)) if bytes.len() <= PIECE => Some(bytes),
+        _ => None,
+    }
 }
 
 async fn insert_pieces(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
