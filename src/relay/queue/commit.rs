@@ -3,10 +3,13 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{Entry, Queue};
@@ -29,6 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
 /// meanwhile, these messages arrive twice.
 const COMPANY: Duration = Duration::from_millis(5);
+
+/// How long one look for messages may take whose answer to COMMIT got lost.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two such looks: until the store is back, and until a COMMIT that was still on its way has arrived.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 /// The messages are not known to be in the queue: nothing may be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,10 +88,7 @@ pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
         while let Ok(permit) = statements.clone().acquire_owned().await {
             let Some(batch) = gather(&mut receiver).await else { break };
             let db = db.clone();
-            tokio::spawn(async move {
-                write_batch(&db, batch).await;
-                drop(permit);
-            });
+            tokio::spawn(async move { write_batch(&db, batch, permit).await });
         }
     });
     sender
@@ -135,24 +140,59 @@ impl Pending {
     }
 }
 
-async fn write_batch(db: &PgPool, mut batch: Vec<Pending>) {
-    let written = write_together(db, &mut batch).await;
-    match written {
+/// Why it is not known that a batch was written.
+enum Unwritten {
+    /// It was not, and will not be.
+    Refused(sqlx::Error),
+    /// The answer to COMMIT got lost: it may have been.
+    Unknown(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Unwritten {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What was removed of a batch that was written.
+enum Removed {
+    These(HashSet<QueueId>),
+    /// The store did not say it; whatever still held is removed.
+    WhatHeld,
+}
+
+async fn write_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
+    match write_together(db, &mut batch).await {
         // One bad row fails its statement, but not the others' messages.
-        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if batch.len() > 1 => {
+        Err(Unwritten::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
             tracing::warn!(%error, messages = batch.len(), "messages were refused together, trying them one by one");
             for pending in batch {
                 let mut alone = vec![pending];
                 let written = write_together(db, &mut alone).await;
-                answer(alone, written);
+                end(db, alone, written).await;
             }
         }
-        written => answer(batch, written),
+        written => {
+            drop(permit);
+            end(db, batch, written).await;
+        }
     }
 }
 
+async fn end(db: &PgPool, batch: Vec<Pending>, written: Result<Vec<QueueId>, Unwritten>) {
+    let written = match written {
+        Ok(removed) => Ok(Removed::These(removed.into_iter().collect())),
+        Err(Unwritten::Refused(error)) => Err(error),
+        Err(Unwritten::Unknown(error)) => {
+            tracing::warn!(%error, messages = batch.len(), "the answer to a COMMIT got lost, looking for its messages");
+            if are_stored(db, &batch).await { Ok(Removed::WhatHeld) } else { Err(error) }
+        }
+    };
+    answer(batch, written);
+}
+
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<Vec<QueueId>> {
+async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
     let mut connection = db.acquire().await?;
     batch.retain(|pending| !pending.written.is_closed());
     let entries: Vec<&Entry> = batch.iter().flat_map(Pending::entries).collect();
@@ -161,23 +201,55 @@ async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<
         return Ok(Vec::new());
     }
     if entries.iter().all(|entry| small(entry).is_some()) {
-        // A statement is a transaction of its own.
-        return write(&mut connection, &entries, &done).await;
+        // A statement is a transaction of its own, and its answer the one to its COMMIT.
+        return write(&mut connection, &entries, &done).await.map_err(after_commit);
     }
     let mut transaction = connection.begin().await?;
     let removed = write(&mut transaction, &entries, &done).await?;
-    transaction.commit().await?;
+    transaction.commit().await.map_err(after_commit)?;
     Ok(removed)
 }
 
-fn answer(batch: Vec<Pending>, written: store::Result<Vec<QueueId>>) {
+fn after_commit(error: sqlx::Error) -> Unwritten {
+    match is_said_by_store(&error) || matches!(error, sqlx::Error::Encode(_)) {
+        true => Unwritten::Refused(error),
+        false => Unwritten::Unknown(error),
+    }
+}
+
+/// Whether the store has answered, and goes on with the connection. When it ends it, as a server does that is being
+/// stopped, it may have committed before.
+fn is_said_by_store(error: &sqlx::Error) -> bool {
+    let said = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    said.is_some_and(|error| error.severity() == PgSeverity::Error)
+}
+
+/// Looks for what was committed together until the store answers or nobody waits any more. One message tells of all.
+async fn are_stored(db: &PgPool, batch: &[Pending]) -> bool {
+    let key = |entry: &Entry| (entry.message.organization, entry.message.id);
+    let messages: Vec<_> = batch.iter().flat_map(Pending::entries).map(key).collect();
+    let mut looks = 0;
+    while looks < 2 && !messages.is_empty() && !batch.iter().all(|pending| pending.written.is_closed()) {
+        match timeout(LOOK, store::queue::is_any_stored_across_tenants(db, &messages)).await {
+            Ok(Ok(true)) => return true,
+            Ok(Ok(false)) => looks += 1,
+            Ok(Err(_)) | Err(_) => {}
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+    false
+}
+
+fn answer(batch: Vec<Pending>, written: store::Result<Removed>) {
     if let Err(error) = &written {
         tracing::error!(%error, messages = batch.len(), "messages could not be stored");
     }
-    let removed: Result<HashSet<QueueId>, NotCommitted> = written.map(HashSet::from_iter).map_err(|_| NotCommitted);
     for pending in batch {
-        let is_written = |removed: &HashSet<QueueId>| pending.done().is_none_or(|done| removed.contains(&done.id));
-        let outcome = removed.as_ref().map(is_written).map_err(|error| *error);
+        let outcome = match (&written, pending.done()) {
+            (Err(_), _) => Err(NotCommitted),
+            (Ok(Removed::These(removed)), Some(done)) => Ok(removed.contains(&done.id)),
+            (Ok(_), _) => Ok(true),
+        };
         // Whoever has gone in this moment gets the message twice rather than not at all.
         let _ = pending.written.send(outcome);
     }

@@ -102,8 +102,13 @@ impl Sending {
     }
 
     pub async fn with(owner: PgPool, options: Options) -> Self {
+        let db = Installation::on(owner.clone()).relay_pool().await;
+        Self::on_pool(owner, db, options).await
+    }
+
+    /// The relay reaches the store through a pool of the test's.
+    pub async fn on_pool(owner: PgPool, db: PgPool, options: Options) -> Self {
         let installation = Installation::on(owner.clone());
-        let db = installation.relay_pool().await;
         let organization = installation.organization("acme").await.id;
         let mut facts = RoutingFacts::default();
         facts.set_organization(
