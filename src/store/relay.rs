@@ -49,19 +49,23 @@ pub fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
                 Ok(true)
             })
         })
-        .after_connect(|connection, _| Box::pin(keep_commits(connection)))
+        .after_connect(|connection, _| Box::pin(prepare(connection)))
         .connect_lazy_with(options)
 }
 
-/// What waits for more than `on` does stays as it is.
-async fn keep_commits(db: impl PgExecutor<'_>) -> Result<()> {
+/// What waits for more than `on` does stays as it is. The queue's statements are planned once for a connection, and
+/// then find their rows by an index: it is nearly empty at one moment and full at the next.
+async fn prepare(db: impl PgExecutor<'_>) -> Result<()> {
     sqlx::query!(
         r#"
-        select set_config('synchronous_commit', 'on', false)
-        where current_setting('synchronous_commit') not in ('on', 'remote_apply')
+        select set_config('plan_cache_mode', 'force_generic_plan', false),
+               set_config('enable_seqscan', 'off', false),
+               set_config('jit', 'off', false),
+               case when current_setting('synchronous_commit') not in ('on', 'remote_apply')
+                    then set_config('synchronous_commit', 'on', false) end as synchronous_commit
         "#
     )
-    .fetch_optional(db)
+    .fetch_one(db)
     .await
     .map(drop)
 }
