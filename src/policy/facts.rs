@@ -50,6 +50,16 @@ pub struct OrganizationFacts {
 pub struct DomainFacts {
     pub organization: OrganizationId,
     pub gateway: Option<GatewayId>,
+    /// Where mail to the domain itself is delivered; `None`: where its MX records say.
+    pub inbound_host: Option<GatewayAddress>,
+}
+
+/// A mail domain of some organization as the one that mail goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    pub organization: OrganizationId,
+    /// What an administrator set; `None`: where the domain's MX records say.
+    pub host: Option<GatewayAddress>,
 }
 
 /// What routing needs to know of an account that is not like all others.
@@ -134,6 +144,12 @@ impl RoutingFacts {
     /// The account that has exactly this address.
     pub fn account_of(&self, address: &Mailbox) -> Option<AccountId> {
         self.addresses.get(address.to_string().as_str()).copied()
+    }
+
+    /// Where mail to an address at this domain is delivered; `None` if it is no organization's.
+    pub fn inbound(&self, domain: &DomainName) -> Option<Inbound> {
+        let facts = self.domains.get(domain)?;
+        Some(Inbound { organization: facts.organization, host: facts.inbound_host.clone() })
     }
 
     /// How many addresses are known.

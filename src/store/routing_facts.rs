@@ -65,13 +65,14 @@ async fn load_domains(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result
     let mut rows = sqlx::query!(
         r#"
         select organization_id as "organization: OrganizationId", name as "name: DomainName",
-               outbound_gateway_id as "gateway: GatewayId"
+               outbound_gateway_id as "gateway: GatewayId", inbound_host as "inbound_host: GatewayAddress"
         from mail_domain
         "#,
     )
     .fetch(db);
     while let Some(row) = rows.try_next().await? {
-        facts.set_domain(row.name, Some(DomainFacts { organization: row.organization, gateway: row.gateway }));
+        let (organization, gateway, inbound_host) = (row.organization, row.gateway, row.inbound_host);
+        facts.set_domain(row.name, Some(DomainFacts { organization, gateway, inbound_host }));
     }
     Ok(())
 }
@@ -304,12 +305,15 @@ async fn read_domains(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(D
     sqlx::query!(
         r#"
         select touched.name as "name!: DomainName", organization_id as "organization?: OrganizationId",
-               outbound_gateway_id as "gateway?: GatewayId"
+               outbound_gateway_id as "gateway?: GatewayId", inbound_host as "inbound_host?: GatewayAddress"
         from unnest($1::text[]) as touched (name) left join mail_domain using (name)
         "#,
         &names,
     )
-    .map(|row| (row.name, row.organization.map(|organization| DomainFacts { organization, gateway: row.gateway })))
+    .map(|row| {
+        let (gateway, inbound_host) = (row.gateway, row.inbound_host);
+        (row.name, row.organization.map(|organization| DomainFacts { organization, gateway, inbound_host }))
+    })
     .fetch_all(db)
     .await
 }

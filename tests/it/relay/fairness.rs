@@ -30,7 +30,10 @@ fn point_domain(sending: &Sending, gateway: &Gateway) {
     sending.table.change(|known| {
         let gateway = Some(facts.id);
         known.set_gateway(facts.id, Some(facts));
-        known.set_domain("fast.acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway }));
+        known.set_domain(
+            "fast.acme.example".parse().unwrap(),
+            Some(DomainFacts { organization, gateway, inbound_host: None }),
+        );
     });
 }
 

@@ -115,7 +115,10 @@ impl Sending {
             organization,
             Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }),
         );
-        facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+        facts.set_domain(
+            "acme.example".parse().unwrap(),
+            Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+        );
         let table = Arc::new(RoutingTable::new(facts, options.default.clone()));
         Self::assembled(owner, db, options, organization, table)
     }
@@ -199,7 +202,10 @@ impl Sending {
         self.table.change(|facts| {
             let of_all = OrganizationFacts { suspended: false, gateway: all, must_use_gateway };
             facts.set_organization(organization, Some(of_all));
-            facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: domain }));
+            facts.set_domain(
+                "acme.example".parse().unwrap(),
+                Some(DomainFacts { organization, gateway: domain, inbound_host: None }),
+            );
             facts.set_address("ann@acme.example", Some(account));
             facts.set_account(account, Some(AccountFacts { suspended, gateway: user }));
         });
