@@ -58,9 +58,9 @@ pub fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
 async fn prepare(db: impl PgExecutor<'_>) -> Result<()> {
     sqlx::query!(
         r#"
-        select set_config('plan_cache_mode', 'force_generic_plan', false),
-               set_config('enable_seqscan', 'off', false),
-               set_config('jit', 'off', false),
+        select set_config('plan_cache_mode', 'force_generic_plan', false) as plans,
+               set_config('enable_seqscan', 'off', false) as scans,
+               set_config('jit', 'off', false) as jit,
                case when current_setting('synchronous_commit') not in ('on', 'remote_apply')
                     then set_config('synchronous_commit', 'on', false) end as synchronous_commit
         "#
