@@ -181,7 +181,8 @@ pub(super) async fn restore(
     Ok(())
 }
 
-/// Those that the change had removed, under the id that they had and with the revision that was its last.
+/// Those that the change had removed, under the id that they had and with the revision that was its last, which
+/// is still there unless the gateway was removed by an earlier version.
 async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
     sqlx::query!(
         r#"
@@ -194,6 +195,7 @@ async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, ne
         )
         insert into gateway_revision (organization_id, gateway_id, revision, address)
         select $1, id, revision, address from item
+        on conflict do nothing
         "#,
         organization as OrganizationId,
         new as ChangeId,

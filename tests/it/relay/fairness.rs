@@ -26,6 +26,7 @@ fn point_domain(sending: &Sending, gateway: &Gateway) {
         revision: 1,
         address: gateway.address.to_string().parse().unwrap(),
         tls: TlsMode::WhenOffered,
+        settings: Arc::default(),
     };
     sending.table.change(|known| {
         let gateway = Some(facts.id);

@@ -1,6 +1,8 @@
 //! Which route a sender has: every combination of scopes, aliases, domains, spellings and letter
 //! case, against an expectation that is worked out in another way.
 
+use std::sync::Arc;
+
 use outgate::{
     mail::id::{AccountId, GatewayId, OrganizationId},
     policy::{
@@ -169,6 +171,7 @@ impl World {
                     revision: 1,
                     address: format!("{number}-{name}.gateway.example").parse().unwrap(),
                     tls: TlsMode::WhenOffered,
+                    settings: Arc::default(),
                 };
                 facts.set_gateway(gateway.id, Some(gateway.clone()));
                 gateway.id

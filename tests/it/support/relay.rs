@@ -51,6 +51,7 @@ pub fn known_facts() -> RoutingFacts {
                 revision: 1,
                 address: domains[0].parse().unwrap(),
                 tls: TlsMode::WhenOffered,
+                settings: Arc::default(),
             }),
         );
         facts.set_organization(

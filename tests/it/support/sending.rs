@@ -172,6 +172,7 @@ impl Sending {
             revision: 1,
             address: address.parse::<GatewayAddress>().unwrap(),
             tls,
+            settings: Arc::default(),
         });
         let id = gateway.as_ref().map(|gateway| gateway.id);
         self.table.change(|facts| {
@@ -190,7 +191,14 @@ impl Sending {
     pub fn add_gateway(&self, address: SocketAddr) -> GatewayId {
         let (organization, id) = (self.organization, GatewayId::new());
         let address = address.to_string().parse().unwrap();
-        let gateway = GatewayFacts { organization, id, revision: 1, address, tls: TlsMode::WhenOffered };
+        let gateway = GatewayFacts {
+            organization,
+            id,
+            revision: 1,
+            address,
+            tls: TlsMode::WhenOffered,
+            settings: Arc::default(),
+        };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
         id
     }
