@@ -20,8 +20,33 @@ use crate::{
     },
 };
 
-/// The largest piece in which a body is stored, in bytes.
-pub const PIECE: usize = 1024 * 1024;
+/// The largest piece in which a body is stored, in bytes: a row that fills its page. What is larger is cut into
+/// pieces of 2 kB by PostgreSQL itself, at three times the cost.
+pub const PIECE: usize = 8000;
+
+/// Pieces that are read at a time.
+const PIECES: i64 = 32;
+
+/// A part of a body; the first is number 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    pub organization: OrganizationId,
+    pub id: QueueId,
+    pub number: i32,
+    pub content: &'a [u8],
+}
+
+impl<'a> Piece<'a> {
+    /// A body, or a part of one that begins with piece `first`, cut to pieces.
+    pub fn cut(
+        (organization, id): (OrganizationId, QueueId),
+        first: i32,
+        content: &'a [u8],
+    ) -> impl Iterator<Item = Self> {
+        let numbered = (first..).zip(content.chunks(PIECE));
+        numbered.map(move |(number, content)| Self { organization, id, number, content })
+    }
+}
 
 /// One message in the queue, without its body.
 #[derive(Debug, Clone)]
@@ -122,9 +147,8 @@ pub struct Leased {
 pub struct Written<'a> {
     /// New messages.
     pub messages: Vec<&'a QueuedMessage>,
-    /// The bodies of those of them that have one piece; the others follow with [`insert_piece_across_tenants`]
-    /// in the same transaction.
-    pub bodies: Vec<(OrganizationId, QueueId, &'a [u8])>,
+    /// Their bodies. Those that are not in memory follow with [`insert_pieces_across_tenants`] in the same transaction.
+    pub pieces: Vec<Piece<'a>>,
     /// Removed with their bodies, unless somebody else has them now.
     pub done: &'a [Leased],
 }
@@ -156,9 +180,10 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
     let expires_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.expires_at).collect();
     let relays: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.relay.0)).collect();
     let tokens: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.token)).collect();
-    let body_organizations: Vec<Uuid> = written.bodies.iter().map(|(organization, _, _)| organization.0).collect();
-    let body_ids: Vec<Uuid> = written.bodies.iter().map(|(_, id, _)| id.0).collect();
-    let contents: Vec<&[u8]> = written.bodies.iter().map(|(_, _, content)| *content).collect();
+    let body_organizations: Vec<Uuid> = written.pieces.iter().map(|piece| piece.organization.0).collect();
+    let body_ids: Vec<Uuid> = written.pieces.iter().map(|piece| piece.id.0).collect();
+    let numbers: Vec<i32> = written.pieces.iter().map(|piece| piece.number).collect();
+    let contents: Vec<&[u8]> = written.pieces.iter().map(|piece| piece.content).collect();
     let (done_organizations, done_ids, done_tokens) = columns(written.done);
     sqlx::query_scalar!(
         r#"
@@ -173,8 +198,7 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
                                  $18::text[], $19::text[], $20::text[])
         ), body as (
             insert into queued_body (organization_id, message_id, piece, content)
-            select organization_id, message_id, 0, content
-            from unnest($21::uuid[], $22::uuid[], $23::bytea[]) as body (organization_id, message_id, content)
+            select * from unnest($21::uuid[], $22::uuid[], $27::integer[], $23::bytea[])
         ), removed as (
             delete from queued_message message
             using unnest($24::uuid[], $25::uuid[], $26::uuid[]) as done (organization_id, id, token)
@@ -213,6 +237,7 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
         &done_organizations,
         &done_ids,
         &done_tokens,
+        &numbers,
     )
     .fetch_all(db)
     .await
@@ -239,41 +264,49 @@ pub async fn is_any_stored_across_tenants(
     .await
 }
 
-/// Adds one piece of a body; the first is 0.
-pub async fn insert_piece_across_tenants(
-    db: impl PgExecutor<'_>,
-    organization: OrganizationId,
-    id: QueueId,
-    piece: i32,
-    content: &[u8],
-) -> Result<()> {
+/// Adds pieces of bodies.
+pub async fn insert_pieces_across_tenants(db: impl PgExecutor<'_>, pieces: &[Piece<'_>]) -> Result<()> {
+    let organizations: Vec<Uuid> = pieces.iter().map(|piece| piece.organization.0).collect();
+    let ids: Vec<Uuid> = pieces.iter().map(|piece| piece.id.0).collect();
+    let numbers: Vec<i32> = pieces.iter().map(|piece| piece.number).collect();
+    let contents: Vec<&[u8]> = pieces.iter().map(|piece| piece.content).collect();
     sqlx::query!(
-        "insert into queued_body (organization_id, message_id, piece, content) values ($1, $2, $3, $4)",
-        organization as OrganizationId,
-        id as QueueId,
-        piece,
-        content,
+        r#"
+        insert into queued_body (organization_id, message_id, piece, content)
+        select * from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[])
+        "#,
+        &organizations,
+        &ids,
+        &numbers,
+        &contents as &[&[u8]],
     )
     .execute(db)
     .await
     .map(drop)
 }
 
-/// One piece of a body; `None` if there is none.
-pub async fn piece_across_tenants(
+/// The next pieces of a body from piece `first` on, joined, and how many there were; none at its end.
+pub async fn pieces_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     id: QueueId,
-    piece: i32,
-) -> Result<Option<Vec<u8>>> {
-    sqlx::query_scalar!(
-        "select content from queued_body where organization_id = $1 and message_id = $2 and piece = $3",
+    first: i32,
+) -> Result<(Vec<u8>, i64)> {
+    let read = sqlx::query!(
+        r#"
+        select coalesce(string_agg(content, ''::bytea order by piece), ''::bytea) as "content!", count(*) as "pieces!"
+        from (select piece, content from queued_body
+              where organization_id = $1 and message_id = $2 and piece >= $3
+              order by piece limit $4) as next
+        "#,
         organization as OrganizationId,
         id as QueueId,
-        piece,
+        first,
+        PIECES,
     )
-    .fetch_optional(db)
-    .await
+    .fetch_one(db)
+    .await?;
+    Ok((read.content, read.pieces))
 }
 
 /// Takes the rows that the first part selects for a relay (`$1`) until a time (`$2`). Each is taken by one relay only.

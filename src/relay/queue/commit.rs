@@ -18,7 +18,7 @@ use crate::{
     relay::{handover::source::Source, message::Content},
     store::{
         self,
-        queue::{Leased, PIECE, Written},
+        queue::{Leased, Piece, Written},
     },
 };
 
@@ -200,7 +200,7 @@ async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<Que
     if entries.is_empty() && done.is_empty() {
         return Ok(Vec::new());
     }
-    if entries.iter().all(|entry| small(entry).is_some()) {
+    if entries.iter().all(|entry| in_memory(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
         return write(&mut connection, &entries, &done).await.map_err(after_commit);
     }
@@ -261,41 +261,42 @@ pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store:
 }
 
 async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> store::Result<Vec<QueueId>> {
+    let key = |entry: &Entry| (entry.message.organization, entry.message.id);
     let written = Written {
         messages: entries.iter().map(|entry| &entry.message).collect(),
-        bodies: entries
+        pieces: entries
             .iter()
-            .filter_map(|entry| Some((entry.message.organization, entry.message.id, small(entry)?)))
+            .filter_map(|entry| Some(Piece::cut(key(entry), 0, in_memory(entry)?)))
+            .flatten()
             .collect(),
         done,
     };
     let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
     for entry in entries {
-        if small(entry).is_none() {
-            insert_pieces(db, entry).await?;
+        if in_memory(entry).is_none() {
+            insert_body(db, entry).await?;
         }
     }
     Ok(removed)
 }
 
-/// The bytes of a message that is one piece.
-fn small(entry: &Entry) -> Option<&[u8]> {
+fn in_memory(entry: &Entry) -> Option<&[u8]> {
     match &entry.source {
-        Source::Content(Content::Memory(bytes)) if bytes.len() <= PIECE => Some(bytes),
+        Source::Content(Content::Memory(bytes)) => Some(bytes),
         _ => None,
     }
 }
 
-async fn insert_pieces(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
+/// A body that is read piece by piece.
+async fn insert_body(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
     let mut reader = entry.source.reader();
-    let mut piece = 0;
+    let mut first = 0;
     // That a message cannot be read is its own trouble, not the store's.
     while let Some(chunk) = reader.next().await.map_err(|error| sqlx::Error::Encode(error.into()))? {
-        for content in chunk.chunks(PIECE) {
-            let (organization, id) = (entry.message.organization, entry.message.id);
-            store::queue::insert_piece_across_tenants(&mut *db, organization, id, piece, content).await?;
-            piece += 1;
-        }
+        let pieces: Vec<Piece<'_>> =
+            Piece::cut((entry.message.organization, entry.message.id), first, &chunk).collect();
+        store::queue::insert_pieces_across_tenants(&mut *db, &pieces).await?;
+        first += pieces.len() as i32;
     }
     Ok(())
 }
