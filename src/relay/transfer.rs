@@ -273,11 +273,11 @@ impl Transfer {
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
         let recorded = after(&entry.message, &so_far, now);
         let notification = self.notification(&recorded, &entry, now).await;
-        let (lease, held) = self.queue.lease();
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
         let next_attempt_at = self.queue.lease_end(now);
-        entry.message = QueuedMessage { lease: Some(lease), attempts, next_attempt_at, ..recorded.message };
+        entry.message = QueuedMessage { attempts, next_attempt_at, ..recorded.message };
+        let held = self.queue.lease(&mut entry.message);
         let entries = std::iter::once(entry.clone()).chain(notification).collect();
         let reply = match self.store(entries, Some(&transaction.peer)).await {
             Ok(reply) => reply,
@@ -300,9 +300,8 @@ impl Transfer {
     /// The gateway has the whole message and does not answer: it is committed, and the same connection
     /// waits on. Trying again earlier would make duplicates.
     async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let (lease, held) = self.queue.lease();
+        let held = self.queue.lease(&mut entry.message);
         entry.message.state = State::AnswerAwaited;
-        entry.message.lease = Some(lease);
         entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
@@ -341,8 +340,7 @@ impl Transfer {
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
             return self.store(vec![entry], None).await.unwrap_or_else(|reply| reply);
         };
-        let (lease, _held) = self.queue.lease();
-        entry.message.lease = Some(lease);
+        let _held = self.queue.lease(&mut entry.message);
         entry.message.next_attempt_at = self.queue.lease_end(now);
         match self.store(vec![entry.clone()], None).await {
             Ok(reply) => {
