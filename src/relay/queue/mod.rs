@@ -3,6 +3,7 @@
 
 mod attempt;
 mod claim;
+mod clock;
 mod commit;
 mod direct;
 mod lease;
@@ -26,11 +27,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use self::clock::{ClockWatch, Jump};
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after, log_if_ambiguous},
-    verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
+    verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},
@@ -42,7 +44,7 @@ use super::{
 };
 use crate::{
     mail::id::RelayId,
-    policy::routing::PlatformDefault,
+    policy::{retry::Schedule, routing::PlatformDefault},
     store::{
         self,
         queue::{Lane, Lease, Leased, QueuedMessage},
@@ -65,6 +67,7 @@ pub struct QueueSettings {
     pub default: PlatformDefault,
     /// 25, except in tests.
     pub mx_port: u16,
+    pub schedule: Schedule,
 }
 
 /// The queue as one relay works on it. Clones are the same queue.
@@ -83,6 +86,7 @@ struct Shared {
     permits: Arc<Permits>,
     /// The facts by which it was last asked whose mail leads elsewhere now.
     asked_by: AtomicU64,
+    clock: ClockWatch,
     tasks: TaskTracker,
     /// Something may be due now.
     wake: Notify,
@@ -108,6 +112,7 @@ impl Queue {
             leases: Arc::default(),
             permits: Arc::new(Permits::new(ATTEMPTS)),
             asked_by: AtomicU64::default(),
+            clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
         };
@@ -139,9 +144,9 @@ impl Queue {
         self.shared.tasks.reopen();
     }
 
-    /// Our own name.
-    pub fn hostname(&self) -> &str {
-        &self.shared.settings.hostname
+    /// What it was told about this relay.
+    pub fn settings(&self) -> &QueueSettings {
+        &self.shared.settings
     }
 
     /// Leave to attempt one more message of this lane now; `None` if enough are under way.
