@@ -18,7 +18,10 @@ use ipnet::IpNet;
 use nix::unistd::{geteuid, gethostname};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{mail::DomainName, policy::routing::PlatformDefault};
+use crate::{
+    mail::DomainName,
+    policy::{retry::Schedule, routing::PlatformDefault},
+};
 
 /// Where the store is. Every subcommand finds it the same way.
 #[derive(Debug, Clone, Args)]
@@ -179,9 +182,57 @@ pub struct RelaySettings {
     /// Where Prometheus finds the relay's numbers, such as 127.0.0.1:9325 [default: nowhere]
     #[arg(long, env = "OUTGATE_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listener)]
     pub metrics_listen: Option<SocketAddr>,
+    /// How long mail waits before it returns to its sender
+    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
+    pub queue_lifetime: Duration,
+    /// How long mail that is held waits for an administrator before it returns to its sender
+    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = lifetime)]
+    pub held_lifetime: Duration,
+    /// After how long a sender is told that mail waits, or never
+    #[arg(long, env = "OUTGATE_DELAY_NOTICE", value_name = "TIME", default_value = "4h")]
+    pub delay_notice: DelayNotice,
+    /// Between the first attempt and the second; each time after that is twice as long
+    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = lifetime)]
+    pub retry_first: Duration,
+    /// The longest between two attempts
+    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    pub retry_longest: Duration,
+}
+
+/// After how long a sender is told that mail waits; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DelayNotice(pub Option<Duration>);
+
+impl FromStr for DelayNotice {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed.trim() {
+            "never" => Ok(Self(None)),
+            typed => lifetime(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
+        }
+    }
 }
 
 impl RelaySettings {
+    /// How long mail waits, and when it is tried again.
+    ///
+    /// # Errors
+    /// If the settings contradict each other.
+    pub fn schedule(&self) -> anyhow::Result<Schedule> {
+        let length = |length: Duration| time::Duration::try_from(length).unwrap_or(time::Duration::MAX);
+        if self.retry_first > self.retry_longest {
+            anyhow::bail!("OUTGATE_RETRY_FIRST is longer than OUTGATE_RETRY_LONGEST: make it shorter.");
+        }
+        Ok(Schedule {
+            lifetime: length(self.queue_lifetime),
+            held_lifetime: length(self.held_lifetime),
+            delay_notice: self.delay_notice.0.map(length),
+            first_retry: length(self.retry_first),
+            longest_retry: length(self.retry_longest),
+        })
+    }
+
     /// The relay's own name, for greeting, EHLO and `Received`.
     ///
     /// # Errors
@@ -369,6 +420,15 @@ fn size(typed: &str) -> Result<u64, String> {
         _ => return Err(mistake()),
     };
     number.checked_mul(unit).ok_or_else(mistake)
+}
+
+/// A length of time that can be added to any date.
+fn lifetime(typed: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    match duration(typed)? {
+        length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        length => Ok(length),
+    }
 }
 
 /// One sentence for a wrong value, which names the setting as whoever made it knows it: by its flag if that was

@@ -86,6 +86,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),
         lease: settings.lease,
         stop_within: settings.stop_within,
+        schedule: settings.schedule()?,
         ..defaults
     })
 }

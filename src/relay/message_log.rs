@@ -14,7 +14,7 @@ use crate::{
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum Step {
     /// Its gateway took it while its client waited.
     HandedOver,
     /// It is committed and waits.
@@ -29,7 +29,7 @@ pub enum Event {
     Returned,
 }
 
-impl Event {
+impl Step {
     fn as_str(self) -> &'static str {
         match self {
             Self::HandedOver => "handed over",
@@ -84,7 +84,7 @@ impl<'a> Line<'a> {
     }
 
     /// Writes it. What a field says is put together only if somebody wants the line.
-    pub fn write(&self, event: Event) {
+    pub fn write(&self, step: Step) {
         let text = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         tracing::info!(
             target: "outgate::message",
@@ -103,7 +103,7 @@ impl<'a> Line<'a> {
             received = text(self.received),
             waited_ms = (OffsetDateTime::now_utc() - self.received).whole_milliseconds().max(0) as u64,
             "{}",
-            event.as_str(),
+            step.as_str(),
         );
     }
 }

@@ -143,6 +143,7 @@ impl Relay {
             mx_port: crate::mail::gateway_address::SMTP_PORT,
             lease: self.settings.lease,
             limits: self.settings.queue_limits,
+            schedule: self.settings.schedule,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
         queue.take_up(stop).await;

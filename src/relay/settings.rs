@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use super::submission::tls::ServerTls;
-use crate::policy::{gateway_network::AllowedNetworks, routing::PlatformDefault};
+use crate::policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault};
 
 /// Everything that a relay is told when it starts.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long the relay may take to stop: mail in flight has all of it but the last five seconds.
     pub stop_within: Duration,
+    /// How long mail waits, and when it is tried again.
+    pub schedule: Schedule,
     pub limits: SubmissionLimits,
 }
 
@@ -88,6 +90,7 @@ impl Settings {
             queue_limits: QueueLimits::default(),
             lease: Duration::from_secs(2 * 60),
             stop_within: Duration::from_secs(30),
+            schedule: Schedule::default(),
             limits: SubmissionLimits::default(),
         }
     }

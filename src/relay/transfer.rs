@@ -13,17 +13,18 @@ use super::{
         Begun, Failed, Handover, RecipientAnswer, Transaction, peer::Peer, source::Source, transaction::Request,
     },
     message::Message,
-    message_log::{Event, Line},
+    message_log::{Line, Step},
     metrics::METRICS,
-    notification::notification,
-    queue::{self, Attempted, Entry, Full, Queue, after, of_answers, of_failed},
+    notification::notifications,
+    queue::{self, Attempted, Entry, Full, Queue, after, of_answers, of_failed, of_transaction},
     routing_table::RoutingTable,
 };
 use crate::{
     mail::{
-        EnhancedStatus, Reply,
+        EnhancedStatus, Envelope, Reply,
         envelope::Recipient,
         id::{GatewayId, OrganizationId},
+        notify::Event,
     },
     policy::{
         facts::{Decision, Gateway, SenderRoute},
@@ -88,7 +89,7 @@ impl Transfer {
                 METRICS.deferred.add(1)
             }
             if let Decision::Route(whose) = self.table.decide(&message.sender) {
-                line(&message, whose.organization, &reply).write(Event::Refused);
+                line(&message, whose.organization, &reply).write(Step::Refused);
             }
         }
         reply
@@ -103,19 +104,20 @@ impl Transfer {
         let request = Request {
             reverse_path: &message.envelope.reverse_path,
             recipients: &message.envelope.forward_paths,
-            parameters: message.envelope.parameters,
+            wishes: &message.envelope.wishes,
+            parameters: &message.envelope.parameters,
             source: &source,
             turn: Turn::New,
         };
         loop {
             let whose = match self.way(message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(entry(message, &whose), waits_for(&peer), now).await;
+                    return self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now).await;
                 }
                 Way::Peer(whose, _) => whose,
-                Way::Queue(whose, waits) => return self.queue_for_now(entry(message, &whose), waits, now).await,
+                Way::Queue(whose, waits) => return self.queue_for_now(self.entry(message, &whose), waits, now).await,
                 Way::Held(whose) => {
-                    let entry = entry(message, &whose);
+                    let entry = self.entry(message, &whose);
                     let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
                     return self.commit_outcome(entry, &held, now).await;
                 }
@@ -140,7 +142,7 @@ impl Transfer {
         begun: Begun<()>,
         now: OffsetDateTime,
     ) -> Option<Reply> {
-        let entry = || entry(message, whose);
+        let entry = || self.entry(message, whose);
         Some(match begun {
             Begun::Detour(()) => return None,
             Begun::Open(transaction) => self.send(message, whose, *transaction, now).await,
@@ -243,26 +245,31 @@ impl Transfer {
     ) -> Reply {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(entry(message, whose), transaction, now).await;
+            return self.send_to_some(self.entry(message, whose), transaction, now).await;
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
         if let Err(failed) = transaction.send_within(limit, &source, now).await {
-            return self.failed(entry(message, whose), &failed, now).await;
+            return self.failed(self.entry(message, whose), &failed, now).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
                 handed_over(message, whose.organization, &transaction.peer, &reply);
+                let is_owed = message.envelope.wants(Event::Success) && !transaction.tells_senders();
+                let told_of = is_owed.then(|| transaction.peer.clone());
                 transaction.finish();
+                if let Some(peer) = told_of {
+                    self.tell_relayed(self.entry(message, whose), &peer, &reply, now).await;
+                }
                 reply
             }
             Ok(Err(failed)) => {
                 if failed.is_answer_to_message() {
                     transaction.finish();
                 }
-                self.failed(entry(message, whose), &failed, now).await
+                self.failed(self.entry(message, whose), &failed, now).await
             }
-            Err(_) => self.await_answer(entry(message, whose), transaction, now).await,
+            Err(_) => self.await_answer(self.entry(message, whose), transaction, now).await,
         }
     }
 
@@ -271,14 +278,14 @@ impl Transfer {
     async fn send_to_some(&self, mut entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
         let places = places(entry.message.recipients.len());
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
-        let recorded = after(&entry.message, &so_far, now);
-        let notification = self.notification(&recorded, &entry, now).await;
+        let recorded = self.after(&entry, &so_far, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
         let next_attempt_at = self.queue.lease_end(now);
         entry.message = QueuedMessage { attempts, next_attempt_at, ..recorded.message };
         let held = self.queue.lease(&mut entry.message);
-        let entries = std::iter::once(entry.clone()).chain(notification).collect();
+        let entries = std::iter::once(entry.clone()).chain(notifications).collect();
         let reply = match self.store(entries, Some(&transaction.peer)).await {
             Ok(reply) => reply,
             // The transaction is given up with its connection: nobody has the message.
@@ -326,11 +333,11 @@ impl Transfer {
 
     /// Commits a message as it is after an attempt while the client waited.
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
-        let recorded = after(&entry.message, attempted, now);
-        let notification = self.notification(&recorded, &entry, now).await;
+        let recorded = self.after(&entry, attempted, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
         queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
-        let entries = std::iter::once(entry).chain(notification).collect();
+        let entries = std::iter::once(entry).chain(notifications).collect();
         self.store(entries, attempted.peer.as_ref()).await.unwrap_or_else(|reply| reply)
     }
 
@@ -367,14 +374,33 @@ impl Transfer {
         METRICS.commit.observe(begun.elapsed());
         let reason = message.last_reply.as_deref().unwrap_or_default();
         let line = Line::of(&message, message.recipients.len(), &reason);
-        Line { client, gateway: peer, ..line }.write(Event::Queued);
+        Line { client, gateway: peer, ..line }.write(Step::Queued);
         Ok(queued_as(&message))
     }
 
-    async fn notification(&self, recorded: &queue::Recorded, entry: &Entry, now: OffsetDateTime) -> Option<Entry> {
-        let (hostname, failures) = (self.queue.hostname(), &recorded.failures);
-        let (message, source) = notification(hostname, &recorded.message, &entry.source, failures, now).await?;
-        Some(Entry { message, source, client: None })
+    /// The sender asked to be told of success, and whoever has taken the message tells nobody (RFC 3461 §5.2.2).
+    async fn tell_relayed(&self, entry: Entry, peer: &Peer, reply: &Reply, now: OffsetDateTime) {
+        let places = places(entry.message.recipients.len());
+        let answers = vec![RecipientAnswer::Accepted; places.len()];
+        let attempted = of_transaction(peer, false, &answers, &places, &Ok(reply.clone()));
+        let recorded = self.after(&entry, &attempted, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
+        if !notifications.is_empty() && self.queue.commit(notifications).await.is_err() {
+            tracing::error!(queue_id = %entry.message.id, "the sender could not be told that the message was passed on");
+        }
+    }
+
+    fn after(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) -> queue::Recorded {
+        after(&entry.message, attempted, &self.queue.settings().schedule, true, now)
+    }
+
+    async fn notifications(&self, recorded: &queue::Recorded, entry: &Entry, now: OffsetDateTime) -> Vec<Entry> {
+        notifications(self.queue.settings(), &recorded.message, &entry.source, &recorded.reports, now).await
+    }
+
+    /// The message as the queue would have it, due now.
+    fn entry(&self, message: &Message, whose: &SenderRoute) -> Entry {
+        entry(message, whose, message.accepted_at + self.queue.settings().schedule.lifetime)
     }
 }
 
@@ -382,8 +408,7 @@ fn waits_for(peer: &Peer) -> WaitsFor {
     (peer.waits_for, peer.set_by)
 }
 
-/// The message as the queue would have it, due now.
-fn entry(message: &Message, whose: &SenderRoute) -> Entry {
+fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> Entry {
     let queued = QueuedMessage {
         organization: whose.organization,
         id: message.id,
@@ -392,8 +417,8 @@ fn entry(message: &Message, whose: &SenderRoute) -> Entry {
         sender_account: whose.account,
         sender_domain: Some(whose.sender.domain().clone()),
         reverse_path: message.envelope.reverse_path.clone(),
-        recipients: message.envelope.forward_paths.iter().map(Recipient::waiting).collect(),
-        parameters: message.envelope.parameters,
+        recipients: recipients(&message.envelope),
+        parameters: message.envelope.parameters.clone(),
         size: message.content.size() as i64,
         waits_for: None,
         waits_by: None,
@@ -401,12 +426,21 @@ fn entry(message: &Message, whose: &SenderRoute) -> Entry {
         choice: None,
         attempts: 0,
         last_reply: None,
+        delay_noticed: false,
         accepted_at: message.accepted_at,
         next_attempt_at: message.accepted_at,
-        expires_at: message.accepted_at + retry::LIFETIME,
+        expires_at,
         lease: None,
     };
     Entry { message: queued, source: Source::Content(message.content.clone()), client: Some(message.client.address) }
+}
+
+fn recipients(envelope: &Envelope) -> Vec<Recipient> {
+    let waiting = envelope.forward_paths.iter().map(Recipient::waiting);
+    match envelope.wishes.is_empty() {
+        true => waiting.collect(),
+        false => waiting.zip(&envelope.wishes).map(|(recipient, wishes)| recipient.wishing(wishes)).collect(),
+    }
 }
 
 fn places(count: usize) -> Vec<usize> {
@@ -443,7 +477,7 @@ fn queue_is_full(full: Full) -> Reply {
 fn handed_over(message: &Message, organization: OrganizationId, peer: &Peer, reply: &Reply) {
     METRICS.handed_over.add(1);
     METRICS.handover.observe((OffsetDateTime::now_utc() - message.accepted_at).try_into().unwrap_or_default());
-    Line { gateway: Some(peer), scope: peer.set_by, ..line(message, organization, reply) }.write(Event::HandedOver);
+    Line { gateway: Some(peer), scope: peer.set_by, ..line(message, organization, reply) }.write(Step::HandedOver);
 }
 
 /// What the log says of a message that its client is still waiting for.

@@ -76,6 +76,8 @@ pub struct QueuedMessage {
     pub attempts: i32,
     /// Why it still waits, in one line.
     pub last_reply: Option<String>,
+    /// Its sender need not be told any more that it waits.
+    pub delay_noticed: bool,
     pub accepted_at: OffsetDateTime,
     pub next_attempt_at: OffsetDateTime,
     pub expires_at: OffsetDateTime,
@@ -170,7 +172,7 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
     let held_because: Vec<Option<String>> = word(|message| message.held_because.map(|because| because.to_string()));
     let reverse_paths: Vec<&str> = messages.iter().map(|message| message.reverse_path.as_str()).collect();
     let recipients = column(|message| serde_json::to_value(&message.recipients).unwrap_or_default());
-    let parameters = column(|message| serde_json::to_value(message.parameters).unwrap_or_default());
+    let parameters = column(|message| serde_json::to_value(&message.parameters).unwrap_or_default());
     let sizes: Vec<i64> = messages.iter().map(|message| message.size).collect();
     let waits_for: Vec<Option<Uuid>> = messages.iter().map(|message| message.waits_for.map(|id| id.0)).collect();
     let attempts: Vec<i32> = messages.iter().map(|message| message.attempts).collect();
@@ -323,6 +325,7 @@ macro_rules! claim {
                       message.state = 'held' as "held!", message.sender, message.reverse_path, message.size,
                       message.recipients as "recipients: Json<Vec<Recipient>>",
                       message.parameters as "parameters: Json<MailParameters>", message.attempts, message.last_reply,
+                      message.delay_noticed,
                       message.waits_for as "waits_for: GatewayId", message.waits_by as "waits_by: Scope",
                       message.sender_account as "sender_account: AccountId",
                       message.sender_domain as "sender_domain: DomainName",
@@ -414,6 +417,7 @@ struct Claimed {
     choice: Option<Choice>,
     attempts: i32,
     last_reply: Option<String>,
+    delay_noticed: bool,
     accepted_at: OffsetDateTime,
     next_attempt_at: OffsetDateTime,
     expires_at: OffsetDateTime,
@@ -441,6 +445,7 @@ impl From<Claimed> for QueuedMessage {
             choice: row.choice,
             attempts: row.attempts,
             last_reply: row.last_reply,
+            delay_noticed: row.delay_noticed,
             accepted_at: row.accepted_at,
             next_attempt_at: row.next_attempt_at,
             expires_at: row.expires_at,
@@ -467,7 +472,7 @@ pub async fn record_across_tenants(
             next_attempt_at = case when choice is distinct from $11::text then $14::timestamptz else $9::timestamptz end,
             expires_at = $10, lease_relay_id = null, lease_token = null,
             choice = case when choice is distinct from $11 then choice else $12::text end, waits_by = $13,
-            held_because = $15
+            held_because = $15, delay_noticed = $16
         where organization_id = $1 and id = $2 and lease_token = $3
         "#,
         message.organization as OrganizationId,
@@ -485,6 +490,7 @@ pub async fn record_across_tenants(
         message.waits_by as Option<Scope>,
         message.accepted_at,
         message.held_because as Option<HeldBecause>,
+        message.delay_noticed,
     )
     .execute(db)
     .await?;
@@ -678,6 +684,26 @@ pub async fn totals_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<Total>
         oldest: row.oldest,
     });
     totals.fetch_all(db).await
+}
+
+/// Makes mail due that waits for its next attempt until after `latest`: a clock that was ahead has scheduled it.
+/// Held mail waits for somebody, and mail that a relay has for its lease.
+pub async fn make_due_what_is_too_late_across_tenants(
+    db: impl PgExecutor<'_>,
+    now: OffsetDateTime,
+    latest: OffsetDateTime,
+) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message set next_attempt_at = $1
+        where next_attempt_at > $2 and state <> 'held' and lease_token is null
+        "#,
+        now,
+        latest,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// When the next message is due; `None` if the queue is empty.

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod claim;
+mod clock;
 mod commit;
 mod direct;
 mod lease;
@@ -28,12 +29,13 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use self::clock::{ClockWatch, Jump};
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after, log_if_ambiguous},
     room::Full,
-    verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
+    verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},
@@ -47,7 +49,7 @@ use super::{
 };
 use crate::{
     mail::id::RelayId,
-    policy::routing::PlatformDefault,
+    policy::{retry::Schedule, routing::PlatformDefault},
     store::{
         self,
         queue::{Lane, Lease, Leased, QueuedMessage},
@@ -71,6 +73,7 @@ pub struct QueueSettings {
     pub lease: std::time::Duration,
     /// What one organization may have waiting.
     pub limits: QueueLimits,
+    pub schedule: Schedule,
 }
 
 /// The queue as one relay works on it. Clones are the same queue.
@@ -90,6 +93,7 @@ struct Shared {
     room: Room,
     /// The facts by which it was last asked whose mail leads elsewhere now.
     asked_by: AtomicU64,
+    clock: ClockWatch,
     tasks: TaskTracker,
     /// Something may be due now.
     wake: Notify,
@@ -119,6 +123,7 @@ impl Queue {
             permits: Arc::new(Permits::new(ATTEMPTS)),
             room,
             asked_by: AtomicU64::default(),
+            clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
         };
@@ -150,9 +155,9 @@ impl Queue {
         self.shared.tasks.reopen();
     }
 
-    /// Our own name.
-    pub fn hostname(&self) -> &str {
-        &self.shared.settings.hostname
+    /// What it was told about this relay.
+    pub fn settings(&self) -> &QueueSettings {
+        &self.shared.settings
     }
 
     /// What organizations have waiting.

@@ -1,13 +1,13 @@
 //! The queue at work: claims when something is due, renews leases, and gives them back at the end.
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::Queue;
+use super::{Jump, Queue};
 use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
@@ -38,12 +38,12 @@ impl Queue {
     pub async fn run_until(&self, stop: &CancellationToken, received: CancellationToken, grace: Duration) {
         let told = async {
             stop.cancelled().await;
-            Instant::now() + grace
+            Moment::now() + grace
         };
         let (grace_ends, (), (), ()) =
             tokio::join!(told, self.deliver(stop.clone()), self.keep_count(stop.clone()), self.upkeep(received),);
         self.shared.tasks.close();
-        if timeout_at(grace_ends.max(Instant::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
+        if timeout_at(grace_ends.max(Moment::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
         let _ = timeout(LAST_STEP, self.shared.handover.pool().close()).await;
@@ -59,7 +59,8 @@ impl Queue {
     /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
-        while !self.release_all().await || !self.make_all_due().await {
+        self.shared.clock.look(Instant::now(), OffsetDateTime::now_utc());
+        while !self.release_all().await || !self.make_all_due().await || !self.make_due_what_is_too_late().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -69,6 +70,38 @@ impl Queue {
     async fn make_all_due(&self) -> bool {
         let due = store::queue::make_all_due_across_tenants(&self.shared.db, OffsetDateTime::now_utc()).await;
         due.inspect_err(|error| tracing::warn!(%error, "waiting mail could not be made due")).is_ok()
+    }
+
+    /// A clock that was ahead may have scheduled mail for a time that is far away.
+    async fn make_due_what_is_too_late(&self) -> bool {
+        self.mind_clock_set_back(OffsetDateTime::now_utc())
+            .await
+            .inspect_err(|error| tracing::warn!(%error, "mail that waits for too long could not be made due"))
+            .is_ok()
+    }
+
+    /// Makes due at `now` what waits for longer than anything does whose clock was right.
+    pub async fn mind_clock_set_back(&self, now: OffsetDateTime) -> store::Result<()> {
+        let latest = self.shared.settings.schedule.latest_attempt(now);
+        let messages = store::queue::make_due_what_is_too_late_across_tenants(&self.shared.db, now, latest).await?;
+        if messages > 0 {
+            tracing::warn!(messages, "mail was scheduled by a clock that was ahead, and is due now");
+        }
+        Ok(())
+    }
+
+    async fn look_at_clock(&self, now: OffsetDateTime) -> store::Result<()> {
+        match self.shared.clock.look(Instant::now(), now) {
+            None => Ok(()),
+            Some(Jump::Forward(by)) => {
+                tracing::warn!(%by, "the clock has jumped forward: no mail is given up for a quarter of an hour");
+                Ok(())
+            }
+            Some(Jump::Backward(by)) => {
+                tracing::warn!(%by, "the clock was set back");
+                self.mind_clock_set_back(now).await
+            }
+        }
     }
 
     async fn deliver(&self, stop: CancellationToken) {
@@ -99,6 +132,7 @@ impl Queue {
     /// Starts attempts at what is due. Returns how long there is nothing more to do.
     async fn turn(&self) -> store::Result<Duration> {
         let now = OffsetDateTime::now_utc();
+        self.look_at_clock(now).await?;
         let permits = &self.shared.permits;
         let free = permits.free();
         if free == 0 {

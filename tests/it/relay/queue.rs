@@ -8,7 +8,7 @@ use std::{
 
 use outgate::{
     mail::id::{RelayId, Revision},
-    policy::{facts::OrganizationFacts, routing::PlatformDefault},
+    policy::{facts::OrganizationFacts, retry::Schedule, routing::PlatformDefault},
     relay::{
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
         routing_table::RoutingTable,
@@ -129,6 +129,7 @@ async fn a_relay_that_lags_behind_holds_nothing_for_lack_of_facts(db: PgPool) {
         mx_port: 25,
         lease: Duration::from_secs(120),
         limits: QueueLimits::default(),
+        schedule: Schedule::default(),
     };
     let other = Queue::new(sending.db.clone(), settings, table.clone(), sending.another().handover);
 
@@ -231,6 +232,7 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
         mx_port: 25,
         lease: Duration::from_secs(120),
         limits: QueueLimits::default(),
+        schedule: Schedule::default(),
     };
     let queue = Queue::new(again.db.clone(), settings, again.table.clone(), again.handover.clone());
     let stop = CancellationToken::new();
@@ -259,7 +261,7 @@ async fn no_reason_keeps_an_outcome_from_being_written_down(db: PgPool) {
 
     let verdict = Verdict::Waiting("it broke: \0\x1b[31m\r\nno\u{9b}".to_owned() + &"é".repeat(2_000));
     let attempted = Attempted { verdicts: vec![(0, verdict)], charged: true, ..Attempted::default() };
-    let recorded = after(&claimed, &attempted, now).message;
+    let recorded = after(&claimed, &attempted, &Schedule::default(), true, now).message;
 
     let token = claimed.lease.unwrap().token;
     assert!(store::queue::record_across_tenants(&sending.db, &recorded, token, None).await.unwrap());

@@ -34,6 +34,8 @@ pub struct Received {
     pub parameters: String,
     /// Those that were accepted.
     pub recipients: Vec<String>,
+    /// What RCPT said behind each of them.
+    pub wishes: Vec<String>,
     /// Transparency dots removed.
     pub content: Vec<u8>,
     pub encrypted: bool,
@@ -170,6 +172,10 @@ impl Gateway {
 
     pub fn offers_tls(&self) {
         self.behave(|behaviour| behaviour.tls = Some(self_signed()));
+    }
+
+    pub fn offers(&self, extension: &'static str) {
+        self.behave(|behaviour| behaviour.extensions.insert(0, extension));
     }
 
     pub fn answers_recipient(&self, recipient: &str, line: &str) {
@@ -432,6 +438,7 @@ impl<S: OverLine> Session<S> {
             reverse_path: reverse_path.to_owned(),
             parameters: parameters.trim().to_owned(),
             recipients: vec![],
+            wishes: vec![],
             content: vec![],
             encrypted: self.encrypted,
         }
@@ -448,6 +455,7 @@ impl<S: OverLine> Session<S> {
         }
         if self.answer(At::Rcpt, "250 2.1.5 recipient ok").await? {
             envelope.recipients.push(recipient);
+            envelope.wishes.push(line[line.rfind('>').unwrap() + 1..].trim().to_owned());
         }
         Some(())
     }

@@ -17,6 +17,7 @@ use outgate::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
         gateway_settings::{GatewayLimits, GatewaySettings},
+        retry::Schedule,
         routing::PlatformDefault,
     },
     relay::{
@@ -51,6 +52,7 @@ pub struct Options {
     pub mx_port: u16,
     pub allowed: &'static str,
     pub limits_of_queue: QueueLimits,
+    pub schedule: Schedule,
     /// Where the relay itself is said to listen.
     pub listeners: Vec<SocketAddr>,
     /// Instead of the table of names.
@@ -68,6 +70,8 @@ impl Default for Options {
             mx_port: 25,
             allowed: "127.0.0.0/8",
             limits_of_queue: QueueLimits::default(),
+            // Tests that are about notices ask for them.
+            schedule: Schedule { delay_notice: None, ..Schedule::default() },
             listeners: vec![],
             dns: None,
         }
@@ -177,6 +181,7 @@ impl Sending {
             mx_port: options.mx_port,
             lease: Duration::from_secs(2 * 60),
             limits: options.limits_of_queue,
+            schedule: options.schedule,
         };
         let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
         let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
@@ -307,6 +312,7 @@ impl Sending {
             envelope: Envelope {
                 reverse_path: "ann@acme.example".to_owned(),
                 forward_paths: to.iter().map(|to| (*to).to_owned()).collect(),
+                wishes: Vec::new(),
                 parameters: MailParameters::default(),
             },
             sender: "ann@acme.example".to_owned(),
