@@ -161,6 +161,27 @@ pub struct RelaySettings {
     /// How long a relay that cannot reach the store goes on with what it knows
     #[arg(long, env = "OUTGATE_MAX_STALENESS", value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_staleness: Duration,
+    /// How many messages one organization may have waiting
+    #[arg(long, env = "OUTGATE_QUEUE_MESSAGES", value_name = "COUNT", default_value = "200000")]
+    pub queue_messages: u64,
+    /// How large all messages together may be that one organization has waiting
+    #[arg(long, env = "OUTGATE_QUEUE_BYTES", value_name = "SIZE", default_value = "20g", value_parser = size)]
+    pub queue_bytes: u64,
+    /// How much memory messages may take while they are in flight; beyond it they are kept on disk
+    #[arg(long, env = "OUTGATE_MESSAGE_MEMORY", value_name = "SIZE", default_value = "64m", value_parser = size)]
+    pub message_memory: u64,
+    /// Where large messages are kept while they are received [default: the system's folder for temporary files]
+    #[arg(long, env = "OUTGATE_SPOOL_DIR", value_name = "FOLDER")]
+    pub spool_dir: Option<PathBuf>,
+    /// After how long another relay takes over the messages of one that is gone
+    #[arg(long, env = "OUTGATE_LEASE", value_name = "TIME", default_value = "2m", value_parser = duration)]
+    pub lease: Duration,
+    /// How long the relay may take to stop; mail in flight has all of it but the last five seconds
+    #[arg(long, env = "OUTGATE_STOP_WITHIN", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub stop_within: Duration,
+    /// Where Prometheus finds the relay's numbers, such as 127.0.0.1:9325 [default: nowhere]
+    #[arg(long, env = "OUTGATE_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listener)]
+    pub metrics_listen: Option<SocketAddr>,
     /// How long mail waits before it returns to its sender
     #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
     pub queue_lifetime: Duration,
@@ -382,6 +403,23 @@ fn duration(typed: &str) -> Result<Duration, String> {
         None | Some(0) => Err(mistake()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
     }
+}
+
+/// `64m` is 64 MiB; `k`, `m` and `g`, or bytes without a unit.
+fn size(typed: &str) -> Result<u64, String> {
+    let mistake = || format!("“{typed}” is not a size: write 512k, 64m or 20g.");
+    let trimmed = typed.trim();
+    let digits = trimmed.find(|character: char| !character.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| mistake())?;
+    let unit = match unit.trim_start() {
+        "" => 1,
+        "k" => 1024,
+        "m" => 1024 * 1024,
+        "g" => 1024 * 1024 * 1024,
+        _ => return Err(mistake()),
+    };
+    number.checked_mul(unit).ok_or_else(mistake)
 }
 
 /// A length of time that can be added to any date.

@@ -43,7 +43,7 @@ enum Command {
         #[command(flatten)]
         platform: PlatformSettings,
         #[command(flatten)]
-        relay: RelaySettings,
+        relay: Box<RelaySettings>,
         #[command(subcommand)]
         command: Option<RelayCommand>,
     },
@@ -145,6 +145,7 @@ fn subcommand_words() -> Vec<String> {
 
 fn run(mut cli: Cli) -> anyhow::Result<()> {
     let _log = telemetry::start()?;
+    allow_many_connections();
     // One TLS provider for the whole process; a second call would be the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Command::Up(up) = cli.command {
@@ -157,6 +158,15 @@ fn run(mut cli: Cli) -> anyhow::Result<()> {
     let ended = command::runtime()?.block_on(run_on(&store, cli.command));
     store.leave()?;
     ended
+}
+
+/// A relay has more connections than most systems let a process have unasked. What it gets decides whether clients
+/// are turned away, so that it gets no more is no reason not to start.
+fn allow_many_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {

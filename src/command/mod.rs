@@ -7,6 +7,7 @@ pub mod credential;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
+pub mod metrics;
 pub mod organization;
 pub mod relay;
 pub mod route;

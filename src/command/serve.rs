@@ -1,19 +1,23 @@
 //! `outgate web` and `outgate relay`: one front door each, until Ctrl-C or SIGTERM.
 //! Turns settings into what `web` and `relay` are started with; `up` uses the same.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
-    relay::{self, Relay, submission::tls::ServerTls},
+    relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls},
     store::WebStore,
     web,
 };
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::store::Store;
+
+/// How long connections to the store may take to be closed.
+const CLOSING: Duration = Duration::from_secs(1);
 
 pub async fn web(store: &Store, platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<()> {
     let listener = bind(settings).await?;
@@ -26,12 +30,20 @@ pub async fn web(store: &Store, platform: &PlatformSettings, settings: &WebSetti
 }
 
 pub async fn relay(store: &Store, platform: &PlatformSettings, settings: &RelaySettings) -> anyhow::Result<()> {
+    let metrics = super::metrics::bind(settings.metrics_listen).await?;
     let settings = relay_settings(platform, settings)?;
     let listeners = bind_submission(&settings)?;
     let pool = store.relay()?;
-    Relay::new(settings, pool.clone()).run(listeners, until_told()).await?;
-    pool.close().await;
+    let relay = Relay::new(settings, pool.clone());
+    let _metrics = super::metrics::serve(metrics, relay.table());
+    relay.run(listeners, until_told()).await?;
+    close(&pool).await;
     Ok(())
+}
+
+/// What is still under way then has been given back, and is not waited for.
+pub async fn close(pool: &PgPool) {
+    let _ = tokio::time::timeout(CLOSING, pool.close()).await;
 }
 
 /// Opens the pages' listener.
@@ -69,6 +81,11 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         handover_wait: settings.handover_wait,
         allowed: super::allowed(platform),
         max_staleness: settings.max_staleness,
+        queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
+        message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),
+        spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),
+        lease: settings.lease,
+        stop_within: settings.stop_within,
         schedule: settings.schedule()?,
         ..defaults
     })

@@ -72,6 +72,7 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
         relay.allowed.listeners.extend(own);
     }
     let http = serve::bind(&up.web).await?;
+    let metrics = super::metrics::bind(up.relay.metrics_listen).await?;
     let smtp = serve::bind_submission(&relay)?;
     let demo_listeners = match gateways {
         Some(gateways) => Some(bind_demo(gateways).await?),
@@ -90,15 +91,22 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
     let (web_pool, relay_pool) = (store.web().await?, store.relay()?);
     let relay = Relay::new(relay, relay_pool.clone());
     let table = relay.table();
+    let _metrics = super::metrics::serve(metrics, relay.table());
     let parts = TaskTracker::new();
     if let Some(listeners) = demo_listeners {
         run_demo(listeners, &table, &parts, &stop);
     }
     let welcome = greet(&up, gateways, password.as_deref(), table, revision);
+    // Mail in flight may need the store to the last.
+    let finished = CancellationToken::new();
     let (mail, served, watched, ()) = tokio::join!(
-        stopping_all(&stop, relay.run(smtp, stop.clone())),
+        async {
+            let ended = stopping_all(&stop, relay.run(smtp, stop.clone())).await;
+            finished.cancel();
+            ended
+        },
         stopping_all(&stop, web::serve(pages, WebStore::new(web_pool.clone()), http, stop.clone())),
-        stopping_all(&stop, watch(store, stop.clone())),
+        stopping_all(&stop, watch(store, finished.clone())),
         async {
             stop.run_until_cancelled(welcome).await;
         },
@@ -106,7 +114,7 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
     parts.close();
     parts.wait().await;
     web_pool.close().await;
-    relay_pool.close().await;
+    serve::close(&relay_pool).await;
     mail.and(served).and(watched)
 }
 

@@ -4,7 +4,10 @@
 pub mod demonstration_gateway;
 pub mod follow;
 pub mod handover;
+pub mod memory;
 pub mod message;
+pub mod message_log;
+pub mod metrics;
 pub mod notification;
 pub mod queue;
 pub mod resolver;
@@ -24,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     handover::{Handover, dialer::Dialer, tls::Tls},
     message::Message,
+    metrics::METRICS,
     queue::{Queue, QueueSettings},
     resolver::Resolver,
     routing_table::RoutingTable,
@@ -57,7 +61,7 @@ impl Relay {
     }
 
     /// Runs until `stop`: then no new mail is taken, mail in flight finishes, leases are given back,
-    /// and the relay signs off, in this order. Starts without the store, too: mail is answered 421 until it is there.
+    /// and the relay signs off, in this order and within [`Settings::stop_within`]. Starts without the store, too: mail is answered 421 until it is there.
     ///
     /// # Errors
     /// If another relay of the same name is running, the store may lose what it has committed, or TLS or DNS cannot be set up.
@@ -77,9 +81,10 @@ impl Relay {
             listeners: own.collect(),
             known: handover::dialer::Known::default(),
         }));
+        METRICS.show_gateways(handover.health());
         let (signed_on, id) = watch::channel(None);
         let (begun, transfer) = watch::channel(None);
-        let (queue_stop, follow_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (received, follow_stop) = (CancellationToken::new(), CancellationToken::new());
         // The follower ends last; if it ends early, nothing may go on under this name or on this store.
         let following = async {
             let ended =
@@ -103,23 +108,25 @@ impl Relay {
                 }
             };
             tokio::join!(listening, recording);
-            queue_stop.cancel();
+            received.cancel();
         };
         let delivering = async {
-            self.deliver(id, handover, &begun, queue_stop.clone()).await;
+            self.deliver(id, handover, &begun, &stop, received.clone()).await;
             follow_stop.cancel();
         };
         let (followed, (), ()) = tokio::join!(following, receiving, delivering);
         Ok(followed?)
     }
 
-    /// Waits for the relay to sign on and to know the facts, then works on the queue.
+    /// Waits for the relay to sign on and to know the facts, then works on the queue: takes messages from it until
+    /// `stop`, and puts messages into it until all are `received`.
     async fn deliver(
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
         handover: Arc<Handover>,
         begun: &watch::Sender<Option<Transfer>>,
-        stop: CancellationToken,
+        stop: &CancellationToken,
+        received: CancellationToken,
     ) {
         let signed_on = async {
             let relay = id.wait_for(Option::is_some).await.ok().and_then(|id| *id);
@@ -134,14 +141,16 @@ impl Relay {
             hostname: self.settings.hostname.clone(),
             default: self.settings.default.clone(),
             mx_port: crate::mail::gateway_address::SMTP_PORT,
+            lease: self.settings.lease,
+            limits: self.settings.queue_limits,
             schedule: self.settings.schedule,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
-        queue.take_up(&stop).await;
+        queue.take_up(stop).await;
         let transfer_settings =
             TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
         begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), transfer_settings)));
-        queue.run(stop).await;
+        queue.run_until(stop, received, self.settings.finishing()).await;
     }
 }
 

@@ -96,7 +96,7 @@ async fn notification(
         expires_at: now + settings.schedule.lifetime,
         lease: None,
     };
-    Entry { message, source: Source::Content(Content::Memory(bytes.into())) }
+    Entry { message, source: Source::Content(Content::Memory(bytes.into())), client: None }
 }
 
 async fn header(source: &Source, id: &QueueId) -> Vec<u8> {

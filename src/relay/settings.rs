@@ -39,10 +39,34 @@ pub struct Settings {
     pub max_staleness: Duration,
     /// Where messages that are too large for memory stand while they are received.
     pub spool_dir: PathBuf,
+    /// Memory that messages in flight may take together, in bytes; beyond it they are spooled early.
+    pub message_memory: usize,
+    /// What one organization may have waiting.
+    pub queue_limits: QueueLimits,
+    /// After how long another relay takes over the messages of one that is gone.
+    pub lease: Duration,
+    /// How long the relay may take to stop: mail in flight has all of it but the last five seconds.
+    pub stop_within: Duration,
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
     pub limits: SubmissionLimits,
 }
+
+/// What one organization may have in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { messages: 200_000, bytes: 20 * 1024 * 1024 * 1024 }
+    }
+}
+
+/// What a stopping relay keeps for giving leases back and signing off.
+const LAST_STEPS: Duration = Duration::from_secs(5);
 
 impl Settings {
     /// A relay on the default port of the loopback interface, with the default of everything.
@@ -62,9 +86,23 @@ impl Settings {
             max_message_size: 50 * 1024 * 1024,
             max_staleness: Duration::from_secs(24 * 60 * 60),
             spool_dir: std::env::temp_dir(),
+            message_memory: 64 * 1024 * 1024,
+            queue_limits: QueueLimits::default(),
+            lease: Duration::from_secs(2 * 60),
+            stop_within: Duration::from_secs(30),
             schedule: Schedule::default(),
             limits: SubmissionLimits::default(),
         }
+    }
+
+    /// How long mail in flight may take when the relay stops.
+    pub fn finishing(&self) -> Duration {
+        self.stop_within.saturating_sub(LAST_STEPS).max(Duration::from_secs(1))
+    }
+
+    /// How long clients have of that: attempts at what they have submitted may follow.
+    pub fn finishing_of_clients(&self) -> Duration {
+        self.limits.stopping.min(self.finishing() * 4 / 5)
     }
 }
 
@@ -92,8 +130,10 @@ pub struct SubmissionLimits {
     pub bytes_per_second: u64,
     /// How long a TLS handshake, or a proxy's header, may take.
     pub handshake: Duration,
-    /// How long a message in flight may still take when the relay stops.
+    /// How long a message in flight may still take at most when the relay stops.
     pub stopping: Duration,
+    /// Room that the spool's file system has to have left, in bytes, for large messages to be taken.
+    pub least_free_space: u64,
 }
 
 impl Default for SubmissionLimits {
@@ -108,6 +148,7 @@ impl Default for SubmissionLimits {
             bytes_per_second: 500,
             handshake: Duration::from_secs(30),
             stopping: Duration::from_secs(30),
+            least_free_space: 10 * 1024 * 1024,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What becomes of a message that was read whole: handed over to its gateway while the client still
 //! waits, or committed to the queue. 250 means one or the other, never less (RFC 5321 §4.2.5).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use time::OffsetDateTime;
 
@@ -10,8 +13,10 @@ use super::{
         Begun, Failed, Handover, RecipientAnswer, Transaction, peer::Peer, source::Source, transaction::Request,
     },
     message::Message,
+    message_log::{Line, Step},
+    metrics::METRICS,
     notification::notifications,
-    queue::{self, Attempted, Entry, Queue, after, of_answers, of_failed, of_transaction},
+    queue::{self, Attempted, Entry, Full, Queue, after, of_answers, of_failed, of_transaction},
     routing_table::RoutingTable,
 };
 use crate::{
@@ -76,6 +81,21 @@ impl Transfer {
     /// Hands the message over or queues it; the reply is for the client. 250: the gateway has said so,
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
+        let reply = self.take(&message).await;
+        if !reply.is_positive() {
+            if reply.is_permanent() {
+                METRICS.refused.add(1)
+            } else {
+                METRICS.deferred.add(1)
+            }
+            if let Decision::Route(whose) = self.table.decide(&message.sender) {
+                line(&message, whose.organization, &reply).write(Step::Refused);
+            }
+        }
+        reply
+    }
+
+    async fn take(&self, message: &Message) -> Reply {
         let now = message.accepted_at;
         if let Some(first_pass) = &message.client.first_pass {
             tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
@@ -90,25 +110,25 @@ impl Transfer {
             turn: Turn::New,
         };
         loop {
-            let whose = match self.way(&message) {
+            let whose = match self.way(message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(self.entry(&message, &whose), waits_for(&peer), now).await;
+                    return self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now).await;
                 }
                 Way::Peer(whose, _) => whose,
-                Way::Queue(whose, waits) => return self.queue_for_now(self.entry(&message, &whose), waits, now).await,
+                Way::Queue(whose, waits) => return self.queue_for_now(self.entry(message, &whose), waits, now).await,
                 Way::Held(whose) => {
-                    let entry = self.entry(&message, &whose);
+                    let entry = self.entry(message, &whose);
                     let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
                     return self.commit_outcome(entry, &held, now).await;
                 }
                 Way::Refused(reply) => return reply,
             };
-            let route = || match self.way(&message) {
+            let route = || match self.way(message) {
                 Way::Peer(other, peer) if other.organization == whose.organization => Ok(peer),
                 _ => Err(()),
             };
             let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
-            if let Some(reply) = self.reply(&message, &whose, begun, now).await {
+            if let Some(reply) = self.reply(message, &whose, begun, now).await {
                 return reply.for_client(message.envelope.parameters.smtputf8);
             }
         }
@@ -234,7 +254,7 @@ impl Transfer {
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
-                log_handed_over(message, whose.organization, &transaction.peer, &reply);
+                handed_over(message, whose.organization, &transaction.peer, &reply);
                 let is_owed = message.envelope.wants(Event::Success) && !transaction.tells_senders();
                 let told_of = is_owed.then(|| transaction.peer.clone());
                 transaction.finish();
@@ -262,14 +282,15 @@ impl Transfer {
         let notifications = self.notifications(&recorded, &entry, now).await;
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
-        entry.message = QueuedMessage { attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
+        let next_attempt_at = self.queue.lease_end(now);
+        entry.message = QueuedMessage { attempts, next_attempt_at, ..recorded.message };
         let held = self.queue.lease(&mut entry.message);
         let entries = std::iter::once(entry.clone()).chain(notifications).collect();
-        if self.queue.commit(entries).await.is_err() {
+        let reply = match self.store(entries, Some(&transaction.peer)).await {
+            Ok(reply) => reply,
             // The transaction is given up with its connection: nobody has the message.
-            return not_stored();
-        }
-        let reply = queued_as(&entry.message);
+            Err(reply) => return reply,
+        };
         let source = entry.source.clone();
         let (queue, rest) = (self.queue.clone(), entry.clone());
         self.queue.conclude(entry, held, now, async move {
@@ -291,10 +312,10 @@ impl Transfer {
         entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
-        if self.queue.commit(vec![entry.clone()]).await.is_err() {
-            return not_stored();
-        }
-        let reply = queued_as(&entry.message);
+        let reply = match self.store(vec![entry.clone()], Some(&transaction.peer)).await {
+            Ok(reply) => reply,
+            Err(reply) => return reply,
+        };
         let places = places(entry.message.recipients.len());
         let answer = async move { queue::conclude(transaction, Ok(()), &places, now).await };
         self.queue.conclude(entry, held, now, answer);
@@ -316,25 +337,45 @@ impl Transfer {
         let notifications = self.notifications(&recorded, &entry, now).await;
         queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
-        let reply = queued_as(&entry.message);
         let entries = std::iter::once(entry).chain(notifications).collect();
-        if self.queue.commit(entries).await.is_ok() { reply } else { not_stored() }
+        self.store(entries, attempted.peer.as_ref()).await.unwrap_or_else(|reply| reply)
     }
 
     /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
     async fn queue_for_now(&self, mut entry: Entry, waits: WaitsFor, now: OffsetDateTime) -> Reply {
         (entry.message.waits_for, entry.message.waits_by) = waits;
-        let reply = queued_as(&entry.message);
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
-            return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
+            return self.store(vec![entry], None).await.unwrap_or_else(|reply| reply);
         };
         let _held = self.queue.lease(&mut entry.message);
-        entry.message.next_attempt_at = Queue::lease_end(now);
-        if self.queue.commit(vec![entry.clone()]).await.is_err() {
-            return not_stored();
+        entry.message.next_attempt_at = self.queue.lease_end(now);
+        match self.store(vec![entry.clone()], None).await {
+            Ok(reply) => {
+                self.queue.attempt_now(entry, permit, now);
+                reply
+            }
+            Err(reply) => reply,
         }
-        self.queue.attempt_now(entry, permit, now);
-        reply
+    }
+
+    /// Commits messages, the client's first, and says so. The error is what the client hears if they cannot be.
+    async fn store(&self, entries: Vec<Entry>, peer: Option<&Peer>) -> Result<Reply, Reply> {
+        let (message, client) = (entries[0].message.clone(), entries[0].client);
+        let room = self.queue.room().take(message.organization, message.size);
+        // What its gateway has whole already would only come twice if it were refused.
+        if let Err(full) = room
+            && message.state != State::AnswerAwaited
+        {
+            return Err(queue_is_full(full));
+        }
+        let begun = Instant::now();
+        self.queue.commit(entries).await.map_err(|_| not_stored())?;
+        METRICS.queued.add(1);
+        METRICS.commit.observe(begun.elapsed());
+        let reason = message.last_reply.as_deref().unwrap_or_default();
+        let line = Line::of(&message, message.recipients.len(), &reason);
+        Line { client, gateway: peer, ..line }.write(Step::Queued);
+        Ok(queued_as(&message))
     }
 
     /// The sender asked to be told of success, and whoever has taken the message tells nobody (RFC 3461 §5.2.2).
@@ -391,7 +432,7 @@ fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> 
         expires_at,
         lease: None,
     };
-    Entry { message: queued, source: Source::Content(message.content.clone()) }
+    Entry { message: queued, source: Source::Content(message.content.clone()), client: Some(message.client.address) }
 }
 
 fn recipients(envelope: &Envelope) -> Vec<Recipient> {
@@ -424,15 +465,35 @@ fn not_stored() -> Reply {
     Reply::new(451, EnhancedStatus(4, 3, 0), "the message could not be stored, try again later")
 }
 
-fn log_handed_over(message: &Message, organization: OrganizationId, peer: &Peer, reply: &Reply) {
-    tracing::info!(
-        %organization,
-        queue_id = %message.id,
-        sender = message.sender,
-        recipients = message.envelope.forward_paths.len(),
-        %peer,
-        revision = peer.revision(),
-        %reply,
-        "handed over",
+fn queue_is_full(full: Full) -> Reply {
+    let text = format!(
+        "{} messages of your organization are waiting, and there is no room for more; send it again later, and ask an \
+         administrator what they wait for",
+        full.messages
     );
+    Reply::new(452, EnhancedStatus(4, 3, 1), text)
+}
+
+fn handed_over(message: &Message, organization: OrganizationId, peer: &Peer, reply: &Reply) {
+    METRICS.handed_over.add(1);
+    METRICS.handover.observe((OffsetDateTime::now_utc() - message.accepted_at).try_into().unwrap_or_default());
+    Line { gateway: Some(peer), scope: peer.set_by, ..line(message, organization, reply) }.write(Step::HandedOver);
+}
+
+/// What the log says of a message that its client is still waiting for.
+fn line<'a>(message: &'a Message, organization: OrganizationId, reply: &'a Reply) -> Line<'a> {
+    Line {
+        organization,
+        queue_id: message.id,
+        sender: &message.sender,
+        recipients: message.envelope.forward_paths.len(),
+        size: message.content.size(),
+        client: Some(message.client.address),
+        scope: None,
+        gateway: None,
+        reply,
+        attempts: None,
+        next_attempt: None,
+        received: message.accepted_at,
+    }
 }

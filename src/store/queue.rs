@@ -654,6 +654,38 @@ pub async fn make_due(
     Ok(done.rows_affected())
 }
 
+/// How much one organization has in the queue in one state.
+#[derive(Debug, Clone)]
+pub struct Total {
+    pub organization: OrganizationId,
+    pub state: State,
+    pub messages: i64,
+    pub bytes: i64,
+    /// When the oldest was accepted.
+    pub oldest: OffsetDateTime,
+}
+
+/// What is in the queue, by organization and state. Reads all of it: not to be asked for a message.
+pub async fn totals_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<Total>> {
+    let rows = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", state = 'held' as "held!", count(*) as "messages!",
+               sum(size)::bigint as "bytes!", min(accepted_at) as "oldest!"
+        from queued_message
+        group by organization_id, state = 'held'
+        "#,
+    );
+    let total = |held| if held { State::Held } else { State::Waiting };
+    let totals = rows.map(|row| Total {
+        organization: row.organization,
+        state: total(row.held),
+        messages: row.messages,
+        bytes: row.bytes,
+        oldest: row.oldest,
+    });
+    totals.fetch_all(db).await
+}
+
 /// Makes mail due that waits for its next attempt until after `latest`: a clock that was ahead has scheduled it.
 /// Held mail waits for somebody, and mail that a relay has for its lease.
 pub async fn make_due_what_is_too_late_across_tenants(

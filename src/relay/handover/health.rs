@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use time::OffsetDateTime;
@@ -11,7 +12,10 @@ use tokio::sync::Notify;
 
 use super::peer::{Peer, PeerKey};
 use crate::{
-    mail::id::{GatewayId, OrganizationId},
+    mail::{
+        GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
     policy::{fault::Stage, retry},
 };
 
@@ -31,6 +35,8 @@ struct State {
     failing: Option<Failing>,
     /// The backup that its mail goes to while it is failing.
     backup: Option<PeerKey>,
+    /// `None` as long as nothing was counted.
+    traffic: Option<Box<(Traffic, Instant)>>,
 }
 
 /// A gateway whose mail goes to one of its backups.
@@ -41,6 +47,37 @@ pub struct BackupInUse {
     /// Why the gateway itself cannot take mail.
     pub failing: Failing,
 }
+
+/// What a tenant's gateway has done of late.
+#[derive(Debug, Clone)]
+pub struct Traffic {
+    pub organization: OrganizationId,
+    pub gateway: GatewayId,
+    pub revision: i64,
+    pub address: GatewayAddress,
+    /// Messages that it took.
+    pub accepted: u64,
+    /// Times that it could not take mail.
+    pub failures: u64,
+    pub is_failing: bool,
+}
+
+impl State {
+    fn count(&mut self, peer: &Peer, count: impl FnOnce(&mut Traffic)) {
+        let PeerKey::Gateway(organization, gateway, revision) = peer.key else { return };
+        let now = Instant::now();
+        let traffic = self.traffic.get_or_insert_with(|| {
+            let address = peer.address.clone();
+            let (accepted, failures, is_failing) = (0, 0, false);
+            Box::new((Traffic { organization, gateway, revision, address, accepted, failures, is_failing }, now))
+        });
+        count(&mut traffic.0);
+        traffic.1 = now;
+    }
+}
+
+/// After so long without traffic a gateway is not shown any more.
+const QUIET: Duration = Duration::from_secs(60 * 60);
 
 /// A server that could not take mail.
 #[derive(Debug, Clone)]
@@ -133,6 +170,7 @@ impl Health {
             None => peers.entry(peer.key.clone()).or_default(),
         };
         state.has_accepted = true;
+        state.count(peer, |traffic| traffic.accepted += 1);
         if state.failing.is_some() {
             self.recover(peer, state);
         }
@@ -186,6 +224,7 @@ impl Health {
         }
         let mut peers = self.peers();
         let state = peers.entry(peer.key.clone()).or_default();
+        state.count(peer, |traffic| traffic.failures += 1);
         let failing = state.failing.get_or_insert_with(|| {
             tracing::warn!(%peer, reason, "is failing");
             Failing { since: now, failures: 0, until: now, reason: String::new(), stage, probing: false }
@@ -197,6 +236,17 @@ impl Health {
         reason.clone_into(&mut failing.reason);
         failing.stage = stage;
         failing.until
+    }
+
+    /// What the tenants' gateways have done of late, at `now`.
+    pub fn traffic(&self, now: Instant) -> Vec<Traffic> {
+        let peers = self.peers();
+        let recent = peers.values().filter_map(|state| {
+            let (traffic, at) = state.traffic.as_deref()?;
+            let is_recent = now.saturating_duration_since(*at) < QUIET;
+            is_recent.then(|| Traffic { is_failing: state.failing.is_some(), ..traffic.clone() })
+        });
+        recent.collect()
     }
 
     /// Nobody waits for it any more: its troubles are not worth knowing, unless mail goes to a backup because of

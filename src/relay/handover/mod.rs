@@ -430,7 +430,7 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
         }
         Answer::Ours(reply) => (Fault::Message, Some(reply.clone()), format!("{peer}: {reply}")),
         // Our own trouble says nothing about the server.
-        Answer::Trouble(trouble @ Trouble::Unreadable(_)) => (Fault::Transient, None, trouble.to_string()),
+        Answer::Trouble(trouble) if trouble.is_ours() => (Fault::Transient, None, trouble.to_string()),
         Answer::Trouble(trouble) if stage == Stage::Dot => {
             let reason = format!("{peer}: {trouble}; it may have taken the message, which then arrives twice");
             (fault(stage, None, side), None, reason)

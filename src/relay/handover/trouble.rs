@@ -3,6 +3,8 @@
 
 use std::{io, time::Duration};
 
+use nix::errno::Errno;
+
 use crate::{
     mail::Reply,
     policy::{connections, fault::Stage, gateway_network::Refusal},
@@ -36,6 +38,21 @@ pub enum Trouble {
     /// Our own side: the message could not be read. Nothing of it was completed.
     #[error("the message could not be read: {0}")]
     Unreadable(io::Error),
+}
+
+impl Trouble {
+    /// Whether this machine is at fault: it cannot read the message, or has no file descriptor or memory left for a
+    /// connection.
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Unreadable(_) => true,
+            Self::Connect(error) => matches!(
+                error.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Why a conversation, or one message in it, ended without success.

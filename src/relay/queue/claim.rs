@@ -6,7 +6,7 @@ use std::{pin::pin, sync::atomic::Ordering};
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
-use super::{Entry, LEASE, Queue};
+use super::{Entry, Queue};
 use crate::{
     mail::id::{GatewayId, OrganizationId},
     policy::{
@@ -28,7 +28,7 @@ impl Queue {
     /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay.
     pub(super) async fn claim(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
         self.make_due_what_changed(now).await?;
-        let until = now + LEASE;
+        let until = self.lease_end(now);
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
         let mut claimed = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until).await?;
         for (key, failing) in self.shared.handover.health().failing_gateways() {
@@ -53,7 +53,7 @@ impl Queue {
             id: message.id,
             size: message.size.try_into().unwrap_or_default(),
         };
-        Entry { message, source }
+        Entry { message, source, client: None }
     }
 
     /// Mail does not wait out its pause if what it waits for has changed: its gateway takes mail

@@ -9,17 +9,19 @@ mod direct;
 mod lease;
 mod permit;
 mod record;
+mod room;
 mod run;
 mod target;
 mod verdict;
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
 
 use sqlx::PgPool;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
@@ -32,15 +34,18 @@ pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after, log_if_ambiguous},
+    room::Full,
     verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},
     permit::{AttemptPermit, Permits},
+    room::Room,
 };
 use super::{
     handover::{Handover, source::Source},
     routing_table::RoutingTable,
+    settings::QueueLimits,
 };
 use crate::{
     mail::id::RelayId,
@@ -54,9 +59,6 @@ use crate::{
 /// Attempts at once, over all gateways.
 const ATTEMPTS: usize = 200;
 
-/// How long a claim holds before another relay may take the message; renewed while the attempt goes on.
-const LEASE: Duration = Duration::minutes(2);
-
 /// What a queue has to know about the relay that works on it.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
@@ -67,6 +69,10 @@ pub struct QueueSettings {
     pub default: PlatformDefault,
     /// 25, except in tests.
     pub mx_port: u16,
+    /// How long a claim holds before another relay may take the message; renewed while the attempt goes on.
+    pub lease: std::time::Duration,
+    /// What one organization may have waiting.
+    pub limits: QueueLimits,
     pub schedule: Schedule,
 }
 
@@ -84,6 +90,7 @@ struct Shared {
     commits: mpsc::Sender<commit::Pending>,
     leases: Arc<Leases>,
     permits: Arc<Permits>,
+    room: Room,
     /// The facts by which it was last asked whose mail leads elsewhere now.
     asked_by: AtomicU64,
     clock: ClockWatch,
@@ -97,12 +104,15 @@ struct Shared {
 pub struct Entry {
     pub message: QueuedMessage,
     pub source: Source,
+    /// Who submitted it; not known any more of what is taken up from the queue.
+    pub client: Option<IpAddr>,
 }
 
 impl Queue {
     /// Inside a runtime: commits are gathered by a task that ends with the queue.
     pub fn new(db: PgPool, settings: QueueSettings, table: Arc<RoutingTable>, handover: Arc<Handover>) -> Self {
         let commits = commit::start(db.clone());
+        let room = Room::new(settings.limits);
         let shared = Shared {
             db,
             settings,
@@ -111,6 +121,7 @@ impl Queue {
             commits,
             leases: Arc::default(),
             permits: Arc::new(Permits::new(ATTEMPTS)),
+            room,
             asked_by: AtomicU64::default(),
             clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
@@ -149,6 +160,11 @@ impl Queue {
         &self.shared.settings
     }
 
+    /// What organizations have waiting.
+    pub(super) fn room(&self) -> &Room {
+        &self.shared.room
+    }
+
     /// Leave to attempt one more message of this lane now; `None` if enough are under way.
     pub(super) fn permit(&self, lane: Lane) -> Option<AttemptPermit> {
         self.shared.permits.take(lane)
@@ -162,8 +178,8 @@ impl Queue {
     }
 
     /// When a lease that begins now ends, unless it is renewed.
-    pub(super) fn lease_end(now: OffsetDateTime) -> OffsetDateTime {
-        now + LEASE
+    pub(super) fn lease_end(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now + self.shared.settings.lease
     }
 
     /// Attempts a committed message that is leased to this relay, in the background.

@@ -21,7 +21,11 @@ use crate::{
         routing::PlatformDefault,
         waiting::{Choice, HeldBecause},
     },
-    relay::notification::notifications,
+    relay::{
+        message_log::{Line, Step},
+        metrics::METRICS,
+        notification::notifications,
+    },
     store::{
         self,
         queue::{QueuedMessage, State, Written},
@@ -58,7 +62,7 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let (schedule, is_steady) = (&self.shared.settings.schedule, self.shared.clock.is_steady(Instant::now()));
         let recorded = after(&entry.message, attempted, schedule, is_steady, now);
-        log(&recorded, attempted);
+        log(&recorded, attempted, now);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, attempted, &recorded, now).await {
@@ -87,8 +91,9 @@ impl Queue {
         let has_recovered =
             entry.message.delay_noticed && attempted.verdicts.iter().any(|(_, verdict)| verdict.is_delivered());
         if recorded.is_finished() && told.is_empty() && !has_recovered {
-            if !self.remove(leased).await? {
-                log_taken(message);
+            match self.remove(leased).await? {
+                true => self.shared.room.give_back(message.organization, message.size),
+                false => log_taken(message),
             }
             return Ok(());
         }
@@ -120,6 +125,9 @@ impl Queue {
             commit::insert_entries(&mut transaction, &told.iter().collect::<Vec<_>>()).await?;
         }
         transaction.commit().await?;
+        if recorded.is_finished() {
+            self.shared.room.give_back(message.organization, message.size);
+        }
         if notifies {
             self.shared.wake.notify_one();
         }
@@ -172,7 +180,8 @@ pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
     }
 }
 
-fn log(recorded: &Recorded, attempted: &Attempted) {
+/// Says and counts what became of a message.
+fn log(recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
     let message = &recorded.message;
     // RFC 5321 §4.5.5: mail without a sender is never answered; somebody should know of it all the same.
     for report in &recorded.given_up {
@@ -185,24 +194,32 @@ fn log(recorded: &Recorded, attempted: &Attempted) {
             "a message without a sender was given up, and nobody is told",
         );
     }
-    if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
-        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+    let reply = message.last_reply.as_deref().unwrap_or_default();
+    let write = |step, recipients, next_attempt| {
+        let line = Line::of(message, recipients, &reply);
+        Line { gateway: attempted.peer.as_ref(), attempts: Some(message.attempts), next_attempt, ..line }.write(step);
+    };
+    let delivered = attempted.verdicts.iter().filter(|(_, verdict)| verdict.is_delivered()).count();
+    if delivered > 0 {
+        METRICS.delivered.add(1);
+        METRICS.delivery.observe((now - message.accepted_at).try_into().unwrap_or_default());
+        write(Step::Delivered, delivered, None);
+    }
+    let returned = recorded.reports.iter().filter(|report| report.cause.action() == Action::Failed).count();
+    if returned > 0 {
+        METRICS.returned.add(1);
+        write(Step::Returned, returned, None);
+    }
+    if recorded.is_finished() {
         return;
     }
-    let count = |state| message.recipients.iter().filter(|recipient| recipient.state == state).count();
-    tracing::info!(
-        organization = %message.organization,
-        queue_id = %message.id,
-        sender = message.sender.as_deref().unwrap_or_default(),
-        delivered = count(RecipientState::Delivered),
-        refused = count(RecipientState::Refused),
-        waiting = count(RecipientState::Waiting),
-        state = ?message.state,
-        attempts = message.attempts,
-        reply = message.last_reply.as_deref().unwrap_or_default(),
-        next_attempt_at = %message.next_attempt_at,
-        "attempted",
-    );
+    METRICS.attempts_deferred.add(1);
+    let waiting = message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting).count();
+    if attempted.is_answered || attempted.charged {
+        write(Step::Attempt, waiting, Some(message.next_attempt_at));
+    } else {
+        tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
+    }
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself. While the clock is not

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Jump, LEASE, Queue};
+use super::{Jump, Queue};
 use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
@@ -20,23 +20,39 @@ const WHILE_FAILING: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(200);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
-/// How often leases are renewed and idle connections closed.
+/// How often leases are renewed and idle connections closed, unless leases are short.
 const UPKEEP: Duration = Duration::from_secs(20);
 /// How long attempts under way may take to end when the relay stops.
 const GRACE: Duration = Duration::from_secs(25);
+/// How long each of the last steps may take then: what does not end ends with the process.
+const LAST_STEP: Duration = Duration::from_secs(1);
 
 impl Queue {
     /// Works until `stop`; then ends what is under way, within a bound, and gives the rest back.
     pub async fn run(&self, stop: CancellationToken) {
-        tokio::join!(self.deliver(stop.clone()), self.upkeep(stop));
+        self.run_until(&stop, stop.clone(), GRACE).await;
+    }
+
+    /// The same. Messages may still be put in after `stop` until all are `received`; from `stop` on everything that
+    /// is under way has `grace`.
+    pub async fn run_until(&self, stop: &CancellationToken, received: CancellationToken, grace: Duration) {
+        let told = async {
+            stop.cancelled().await;
+            Moment::now() + grace
+        };
+        let (grace_ends, (), (), ()) =
+            tokio::join!(told, self.deliver(stop.clone()), self.keep_count(stop.clone()), self.upkeep(received),);
         self.shared.tasks.close();
-        if timeout(GRACE, self.shared.tasks.wait()).await.is_err() {
+        if timeout_at(grace_ends.max(Moment::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
-        self.shared.handover.pool().close().await;
+        let _ = timeout(LAST_STEP, self.shared.handover.pool().close()).await;
         // Only these: should another relay have taken over the name, the others are its own.
         let held = self.shared.leases.all();
-        Self::given_back(store::queue::release_across_tenants(&self.shared.db, &held, OffsetDateTime::now_utc()).await);
+        let released = store::queue::release_across_tenants(&self.shared.db, &held, OffsetDateTime::now_utc());
+        if let Ok(released) = timeout(LAST_STEP, released).await {
+            Self::given_back(released);
+        }
     }
 
     /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
@@ -144,7 +160,7 @@ impl Queue {
     }
 
     async fn upkeep(&self, stop: CancellationToken) {
-        let mut ticks = interval(UPKEEP);
+        let mut ticks = interval(UPKEEP.min(self.shared.settings.lease / 4));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
@@ -152,7 +168,7 @@ impl Queue {
             if held.is_empty() {
                 continue;
             }
-            let until = OffsetDateTime::now_utc() + LEASE;
+            let until = self.lease_end(OffsetDateTime::now_utc());
             if let Err(error) = store::queue::renew_across_tenants(&self.shared.db, &held, until).await {
                 tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }

@@ -43,6 +43,8 @@ impl Verdict {
 pub struct Attempted {
     /// For recipients by their place in the message; who is missing was not asked about.
     pub verdicts: Vec<(usize, Verdict)>,
+    /// The server that it was about; `None` where several were asked, or none.
+    pub peer: Option<Peer>,
     /// The gateway that it goes on waiting for.
     pub waits_for: Option<GatewayId>,
     /// The scope whose pointer led to that gateway.
@@ -163,6 +165,7 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
     };
     Attempted {
         verdicts: places.iter().copied().zip(answers.iter().map(verdict)).collect(),
+        peer: Some(peer.clone()),
         waits_for: peer.waits_for,
         waits_by: peer.set_by,
         charged: true,
@@ -176,6 +179,7 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
 pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, of_failure(failed))).collect(),
+        peer: Some(failed.peer.clone()),
         waits_for: failed.peer.waits_for,
         waits_by: failed.peer.set_by,
         charged: failed.fault != Fault::Gateway,
@@ -206,6 +210,7 @@ pub fn paced(peer: &Peer, turn: OffsetDateTime, places: &[usize]) -> Attempted {
 pub fn waiting(peer: &Peer, reason: &str, until: OffsetDateTime, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, Verdict::Waiting(reason.to_owned()))).collect(),
+        peer: Some(peer.clone()),
         waits_for: peer.waits_for,
         waits_by: peer.set_by,
         until: Some(until),

@@ -3,7 +3,6 @@
 
 use std::{fs::File, future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     mail::Reply,
     relay::{
+        memory::Held,
         message::{Content, Message},
         settings::SubmissionLimits,
         submission::replies,
@@ -203,8 +203,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Action::Spool(piece) => {
                     if let Err(error) = self.spool(piece).await {
                         tracing::error!(%error, "cannot spool a message");
+                        // What is written again on the same file after an error may be lost all the same.
                         self.spool = None;
-                        self.session.spool_failed();
+                        self.session.spool_failed(is_full(&error));
                     }
                 }
                 Action::Accept(submitted) => {
@@ -217,11 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn accept(&mut self, submitted: Submitted) -> Reply {
-        let content = match self.content(submitted.rest).await {
+        let content = match self.content(submitted.rest, submitted.held).await {
             Ok(content) => content,
             Err(error) => {
                 tracing::error!(%error, "cannot spool a message");
-                return replies::no_room();
+                return if is_full(&error) { replies::no_room() } else { replies::not_kept() };
             }
         };
         let accepting = (self.surroundings.accept)(Message {
@@ -235,9 +236,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         or_given_up(accepting, &self.surroundings.give_up).await
     }
 
-    async fn content(&mut self, rest: Vec<u8>) -> io::Result<Content> {
+    async fn content(&mut self, rest: Vec<u8>, held: Held) -> io::Result<Content> {
         if self.spool.is_none() {
-            return Ok(Content::Memory(Bytes::from(rest)));
+            return Ok(Content::Memory(held.keep(rest)));
         }
         self.spool(rest).await?;
         match self.spool.take() {
@@ -289,6 +290,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         })
         .await;
     }
+}
+
+/// Whether there may be room later; everything else is a fault of the disk.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
 enum Input {

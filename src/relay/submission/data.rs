@@ -16,8 +16,10 @@ pub enum Fault {
     /// RFC 5322 §3.5 has no NUL in a message.
     Nul,
     TooLarge,
-    /// It could not be kept.
+    /// There is no room to keep it.
     NoRoom,
+    /// It could not be kept for another reason.
+    NotKept,
 }
 
 /// Where in a line the reader is.

@@ -9,19 +9,22 @@ pub mod proxy;
 mod replies;
 pub mod session;
 pub mod sign_in;
+mod spool_room;
 pub mod tls;
 
 use std::{
     collections::HashMap,
+    fs::File,
     future::Future,
     io,
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::{
@@ -33,7 +36,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{connection::Surroundings, proxy::Origin, session::Session, sign_in::SignIns};
-use super::{message::Message, routing_table::RoutingTable, settings::Settings};
+use super::{memory::Memory, message::Message, metrics::METRICS, routing_table::RoutingTable, settings::Settings};
 use crate::mail::Reply;
 
 pub use self::session::Terms;
@@ -54,6 +57,13 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Whether connections begin with TLS (RFC 8314 §3.3).
     pub begins_with_tls: bool,
+}
+
+impl Listener {
+    /// Words for a client that is not let in. Who expects TLS would take them for a broken handshake.
+    fn in_clear(&self, words: String) -> String {
+        if self.begins_with_tls { String::new() } else { words }
+    }
 }
 
 impl From<TcpListener> for Listener {
@@ -98,12 +108,17 @@ pub async fn listen(
     stop: CancellationToken,
 ) {
     let give_up = CancellationToken::new();
+    let spool_room = Arc::new(AtomicU64::new(u64::MAX));
+    let least_free_space = settings.limits.least_free_space;
+    let _watching = spool_room::watch(&settings.spool_dir, least_free_space, Arc::clone(&spool_room)).await;
     let reception = Arc::new(Reception {
         terms: Arc::new(Terms {
             hostname: settings.hostname.clone(),
             trusted_networks: settings.trusted_networks.clone(),
             max_message_size: settings.max_message_size,
             table,
+            memory: Memory::of(settings.message_memory),
+            spool_room: Arc::clone(&spool_room),
             encrypts: settings.tls.is_some(),
             sign_ins,
             connections_of_organization: settings.limits.connections_of_organization,
@@ -128,7 +143,7 @@ pub async fn listen(
     accepting.close();
     accepting.wait().await;
     reception.clients.close();
-    if timeout(settings.limits.stopping, reception.clients.wait()).await.is_err() {
+    if timeout(settings.finishing_of_clients(), reception.clients.wait()).await.is_err() {
         give_up.cancel();
         // They now only say their last words.
         let _ = timeout(TURNING_AWAY * 2, reception.clients.wait()).await;
@@ -165,10 +180,12 @@ struct Client {
 
 impl Reception {
     async fn accept_clients(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+        // A file descriptor that is kept for telling a client that there are no more.
+        let mut spare = File::open("/dev/null").ok();
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 accepted = listener.socket.accept() => accepted,
             };
             match accepted {
@@ -185,9 +202,21 @@ impl Reception {
                 // Out of file descriptors, or the client is gone already. Trying at once would only spin.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
+                    drop(spare.take());
+                    if let Ok(Ok((stream, _))) = timeout(OUT_OF_CONNECTIONS, listener.socket.accept()).await {
+                        METRICS.turned_away.add(1);
+                        let too_many = replies::too_many_connections(&self.terms.hostname).to_wire();
+                        turn_away(stream, listener.in_clear(too_many)).await;
+                    }
                     tokio::time::sleep(OUT_OF_CONNECTIONS).await;
+                    spare = File::open("/dev/null").ok();
                 }
             }
+        }
+        // Who is at the door already is told to come back, rather than cut off.
+        while let Some(Ok((stream, _))) = listener.socket.accept().now_or_never() {
+            let stopping = replies::stopping(&self.terms.hostname).to_wire();
+            self.clients.spawn(turn_away(stream, listener.in_clear(stopping)));
         }
     }
 
@@ -215,6 +244,7 @@ impl Reception {
     fn let_in(self: Arc<Self>, stream: TcpStream, client: Client, begins_with_tls: bool) {
         let clients = self.clients.clone();
         let Some(place) = Place::take(&self, client) else {
+            METRICS.turned_away.add(1);
             let too_many = replies::too_many_connections(&self.terms.hostname).to_wire();
             // Who expects TLS would take words in the clear for a broken handshake.
             clients.spawn(turn_away(stream, if begins_with_tls { String::new() } else { too_many }));
@@ -261,6 +291,7 @@ impl Place {
             return None;
         }
         connected.total += 1;
+        METRICS.clients.add(1);
         connected.by_client.insert(client.address, mine + 1);
         Some(Self { reception: Arc::clone(reception), client: Some(client.address) })
     }
@@ -288,6 +319,7 @@ impl Connected {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut connected = self.reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        METRICS.clients.add(-1);
         connected.total -= 1;
         if let Some(client) = self.client {
             connected.leave(client);

@@ -234,6 +234,10 @@ pub(super) fn no_room() -> Reply {
     reply(452, (4, 3, 1), "There is no room for the message now, try again later")
 }
 
+pub(super) fn not_kept() -> Reply {
+    reply(451, (4, 3, 0), "The message could not be written to disk here, try again later")
+}
+
 pub(super) fn going_in_circles() -> Reply {
     reply(554, (5, 4, 6), format!("The message has passed more than {MOST_HOPS} servers, so it is going in circles"))
 }

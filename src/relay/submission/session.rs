@@ -1,7 +1,14 @@
 //! One SMTP session as a state machine without sockets (RFC 5321): bytes go in, replies come out,
 //! and in between it says what has to be done. [`connection`](super::connection) feeds it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use ipnet::IpNet;
 use time::OffsetDateTime;
@@ -26,6 +33,7 @@ use crate::{
         relay_credential::{RelayCredential, SecretHash},
     },
     relay::{
+        memory::{Held, Memory},
         message::Client,
         routing_table::{Knowledge, RoutingTable},
     },
@@ -34,6 +42,8 @@ use crate::{
 /// How much of a message is kept in memory, in bytes. What is larger goes to the spool in pieces of
 /// this size, and its header has to be in the first.
 pub const IN_MEMORY: usize = 256 * 1024;
+/// The same while the memory for messages is scarce.
+const IN_SCARCE_MEMORY: usize = 32 * 1024;
 /// After so many a client gets no further.
 const MOST_MISTAKES: u32 = 10;
 /// After so many sign-ins that failed the connection is closed.
@@ -49,6 +59,10 @@ pub struct Terms {
     /// In bytes.
     pub max_message_size: u64,
     pub table: Arc<RoutingTable>,
+    /// What all messages in flight may take together.
+    pub memory: Arc<Memory>,
+    /// Room on disk for large messages, in bytes.
+    pub spool_room: Arc<AtomicU64>,
     /// Whether there is a certificate, so that clients can encrypt and sign in.
     pub encrypts: bool,
     pub sign_ins: Arc<SignIns>,
@@ -95,6 +109,8 @@ pub struct Submitted {
     pub sender: String,
     /// What was not spooled: all of a small message, our `Received` field included.
     pub rest: Vec<u8>,
+    /// The memory that this takes.
+    pub held: Held,
     pub client: Client,
 }
 
@@ -181,6 +197,7 @@ struct Receiving {
     envelope: Envelope,
     reader: DataReader,
     content: Vec<u8>,
+    held: Held,
     /// The length of our own field, which stands at the start of `content` until that is spooled.
     own_field: usize,
     /// In bytes, our own field included.
@@ -288,10 +305,11 @@ impl Session {
         self.say(reply);
     }
 
-    /// The spool cannot take the message: it is refused when it has been read to its end.
-    pub fn spool_failed(&mut self) {
+    /// The spool cannot take the message, for lack of room or for a fault: it is refused when it has been read to
+    /// its end.
+    pub fn spool_failed(&mut self, is_full: bool) {
         if let State::Content(receiving) = &mut self.state {
-            receiving.reader.refuse(Fault::NoRoom);
+            receiving.reader.refuse(if is_full { Fault::NoRoom } else { Fault::NotKept });
         }
     }
 
@@ -541,6 +559,11 @@ impl Session {
         if terms.table.knowledge(Instant::now()) != Knowledge::Usable {
             return Some(replies::stale());
         }
+        // What is known to stay in memory needs no room on disk.
+        let size = mail.size.unwrap_or(IN_MEMORY as u64 + 1);
+        if size > IN_MEMORY as u64 && size > terms.spool_room.load(Ordering::Relaxed) {
+            return Some(replies::no_room());
+        }
         if !mail.reverse_path.is_empty() {
             let refusal = credential
                 .as_deref()
@@ -642,9 +665,11 @@ impl Session {
             at: now,
         }
         .to_field();
-        let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(IN_MEMORY)).min(IN_MEMORY);
+        let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(IN_MEMORY)).min(self.in_memory());
         let mut content = Vec::with_capacity(own_field.len() + expected);
         content.extend_from_slice(own_field.as_bytes());
+        let mut held = self.terms.memory.hold();
+        held.set(content.capacity());
         Receiving {
             id,
             envelope: Envelope {
@@ -655,17 +680,24 @@ impl Session {
             },
             reader,
             content,
+            held,
             own_field: own_field.len(),
             spooled: 0,
             header: None,
         }
     }
 
+    /// How much of one message is kept in memory now.
+    fn in_memory(&self) -> usize {
+        if self.terms.memory.is_scarce() { IN_SCARCE_MEMORY } else { IN_MEMORY }
+    }
+
     fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
+        let in_memory = self.in_memory();
         let State::Content(receiving) = &mut self.state else { return None };
         let ended = receiving.read(input, self.terms.max_message_size);
         if !ended {
-            return receiving.piece_to_spool(&self.terms.hostname).map(Action::Spool);
+            return receiving.piece_to_spool(in_memory, &self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         match self.judge(*receiving) {
@@ -698,7 +730,8 @@ impl Session {
             is_proven: self.named && (self.terms.trusts(self.client) || self.encrypted || self.signed_in.is_some()),
             first_pass: header.trace.first_pass,
         };
-        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content, client })
+        let Receiving { id, envelope, content: rest, held, .. } = receiving;
+        Ok(Submitted { id, envelope, sender, rest, held, client })
     }
 
     fn refusal_of(&self, fault: Fault) -> Reply {
@@ -708,6 +741,7 @@ impl Session {
             Fault::Nul => replies::nul(),
             Fault::TooLarge => replies::too_large(self.terms.max_message_size),
             Fault::NoRoom => replies::no_room(),
+            Fault::NotKept => replies::not_kept(),
         }
     }
 
@@ -768,16 +802,17 @@ impl Receiving {
             self.content = Vec::new();
             self.own_field = 0;
         }
+        self.held.set(self.content.capacity());
         ended
     }
 
-    fn piece_to_spool(&mut self, hostname: &str) -> Option<Vec<u8>> {
-        if self.content.len() < IN_MEMORY {
+    fn piece_to_spool(&mut self, in_memory: usize, hostname: &str) -> Option<Vec<u8>> {
+        if self.content.len() < in_memory {
             return None;
         }
         self.look_at_header(hostname);
         self.spooled += self.content.len() as u64;
-        Some(std::mem::replace(&mut self.content, Vec::with_capacity(IN_MEMORY)))
+        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory)))
     }
 
     fn take_header(&mut self, hostname: &str) -> HeaderFacts {

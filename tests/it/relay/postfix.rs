@@ -103,6 +103,26 @@ async fn a_message_that_is_too_large_for_postfix_is_refused_in_words(owner: PgPo
 }
 
 #[sqlx::test]
+async fn a_postfix_that_takes_mail_over_tls_only_gets_it_so(owner: PgPool) {
+    let behind = Gateway::start().await;
+    let certified = rcgen::generate_simple_self_signed(vec!["archive.example".to_owned()]).unwrap();
+    let chain_file = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    std::fs::write(chain_file.path(), certified.signing_key.serialize_pem() + &certified.cert.pem()).unwrap();
+    let chain = format!("smtpd_tls_chain_files = {}", chain_file.path().display());
+    let settings = ["smtpd_tls_security_level = encrypt", "smtpd_tls_received_header = yes", &chain];
+    let postfix = Postfix::relaying_to(behind.address, &settings).await;
+    let world = world_through(&Installation::on(owner), postfix.address).await;
+
+    let reply = submit(&world, &signed_message()).await;
+
+    assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "Postfix's own words: {reply}");
+    let content = String::from_utf8(behind.received(1).await.remove(0).content).unwrap();
+    assert!(content.contains("(using TLSv1.3 with cipher ") && content.contains(" with ESMTPS id "), "{content}");
+    assert!(content.ends_with(&signed_message()), "{content}");
+    world.stop().await;
+}
+
+#[sqlx::test]
 async fn mail_for_a_postfix_that_does_not_relay_for_us_waits(owner: PgPool) {
     let behind = Gateway::start().await;
     for (restrictions, code) in [("reject_unauth_destination", "554 5.7.1"), ("defer_unauth_destination", "454 4.7.1")]

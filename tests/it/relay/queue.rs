@@ -12,6 +12,7 @@ use outgate::{
     relay::{
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
         routing_table::RoutingTable,
+        settings::QueueLimits,
     },
     store::{self, OrganizationTransaction, queue::Written},
 };
@@ -126,6 +127,8 @@ async fn a_relay_that_lags_behind_holds_nothing_for_lack_of_facts(db: PgPool) {
         hostname: "relay.outgate.example".to_owned(),
         default: PlatformDefault::Mx,
         mx_port: 25,
+        lease: Duration::from_secs(120),
+        limits: QueueLimits::default(),
         schedule: Schedule::default(),
     };
     let other = Queue::new(sending.db.clone(), settings, table.clone(), sending.another().handover);
@@ -227,6 +230,8 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
         hostname: "relay.outgate.example".to_owned(),
         default: PlatformDefault::Mx,
         mx_port: 25,
+        lease: Duration::from_secs(120),
+        limits: QueueLimits::default(),
         schedule: Schedule::default(),
     };
     let queue = Queue::new(again.db.clone(), settings, again.table.clone(), again.handover.clone());

@@ -61,11 +61,18 @@ async fn a_large_message_that_finds_no_room_is_refused_for_now() {
         Reception::with(known_table(), |settings| settings.spool_dir = spool_dir, || async { queued() }).await;
     let mut client = SmtpClient::greeted(reception.address).await;
 
-    let reply = client.submit("ann@acme.example", "bob@far.example", &"text\r\n".repeat(100_000)).await;
-    assert_eq!(reply, "452 4.3.1 There is no room for the message now, try again later\r\n");
+    let no_room = "452 4.3.1 There is no room for the message now, try again later\r\n";
+    assert_eq!(client.say("MAIL FROM:<ann@acme.example>").await, no_room);
+    assert_eq!(client.say("MAIL FROM:<ann@acme.example> SIZE=600000").await, no_room);
 
-    // In step, and small ones need no room.
-    assert_eq!(client.submit("ann@acme.example", "bob@far.example", "small").await, "250 2.0.0 queued\r\n");
+    // What is announced as small needs no room; if it is large after all, it is refused in step.
+    for (content, reply) in [("small".to_owned(), "250 2.0.0 queued\r\n"), ("text\r\n".repeat(100_000), no_room)] {
+        for command in ["MAIL FROM:<ann@acme.example> SIZE=5", "RCPT TO:<bob@far.example>", "DATA"] {
+            client.say(command).await;
+        }
+        client.send(content.as_bytes()).await;
+        assert_eq!(client.say("\r\n.").await, reply);
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sqlx::PgPool;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
@@ -38,6 +41,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Outgate {
     environment: Vec<(&'static str, String)>,
+    /// How many files it may have open, connections included.
+    files: Option<u32>,
 }
 
 /// A command that has ended.
@@ -54,7 +59,7 @@ impl Outgate {
         let passed_on = ["PATH", "OUTGATE_PG_BIN"];
         let environment = passed_on.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect();
         // A busy machine makes warnings of slow statements.
-        Self { environment }.with("RUST_LOG", "error")
+        Self { environment, files: None }.with("RUST_LOG", "error")
     }
 
     /// On the test's own database, as its owner.
@@ -78,6 +83,12 @@ impl Outgate {
         self
     }
 
+    /// With so many file descriptors and no more.
+    pub fn limited_to_files(mut self, files: u32) -> Self {
+        self.files = Some(files);
+        self
+    }
+
     /// What it is told by one variable.
     pub fn variable(&self, variable: &str) -> &str {
         let told = self.environment.iter().find(|(name, _)| *name == variable);
@@ -85,7 +96,15 @@ impl Outgate {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        let program = env!("CARGO_BIN_EXE_outgate");
+        let mut command = match self.files {
+            None => Command::new(program),
+            Some(files) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         command.args(words).env_clear().envs(self.environment.iter().cloned()).kill_on_drop(true);
         command
     }
@@ -155,8 +174,18 @@ impl Machine {
     /// Starts `outgate up`; returns when it says that it takes mail.
     pub async fn up(&self) -> Running {
         let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
-        let mut command = self.outgate.clone().with("RUST_LOG", "info").command(&["up"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
+        let stderr = log.reopen().unwrap();
+        self.up_with(&self.outgate.clone().with("RUST_LOG", "info"), stderr.into(), log).await
+    }
+
+    /// The same, but nobody ever reads what it writes to standard error.
+    pub async fn up_unread(&self) -> Running {
+        self.up_with(&self.outgate, Stdio::piped(), tempfile::NamedTempFile::new_in("/tmp").unwrap()).await
+    }
+
+    async fn up_with(&self, outgate: &Outgate, stderr: Stdio, log: tempfile::NamedTempFile) -> Running {
+        let mut command = outgate.command(&["up"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut running = Running { child, lines, log };
@@ -171,19 +200,32 @@ impl Machine {
         server(self.folder.path())
     }
 
+    /// The private cluster's database as its owner.
+    pub fn owner(&self) -> PgPool {
+        let file = fs::read_to_string(self.folder.path().join("postgresql/postmaster.pid")).unwrap_or_default();
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(file.lines().nth(4).unwrap_or("/nowhere"))
+            .port(5432)
+            .username("outgate")
+            .database("postgres");
+        PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
+    }
+
     /// Kills everything that runs here in the same moment, as when the machine loses its power.
     pub async fn kill_everything(&self, running: Running) {
         let postgres = self.postgres().unwrap();
-        let all = [vec![running.pid(), postgres], children_of(postgres)].concat();
-        for process in &all {
-            let _ = kill(*process, Signal::SIGKILL);
-        }
-        drop(running);
-        let deadline = Instant::now() + GONE_WITHIN;
-        while all.iter().any(|process| is_alive(*process)) {
-            assert!(Instant::now() < deadline, "a process outlives SIGKILL");
-            tokio::task::yield_now().await;
-        }
+        kill_all(&[vec![running.pid(), postgres], children_of(postgres)].concat(), Some(running)).await;
+    }
+
+    /// Kills the private cluster's server.
+    pub async fn kill_postgres(&self) {
+        let Some(postgres) = self.postgres() else { return };
+        kill_all(&[vec![postgres], children_of(postgres)].concat(), None).await;
+    }
+
+    /// Kills the program alone.
+    pub async fn kill_relay(&self, running: Running) {
+        kill_all(&[running.pid()], Some(running)).await;
     }
 }
 
@@ -196,6 +238,19 @@ impl Drop for Machine {
         while is_alive(postgres) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// Returns when they are gone. `running` is the program, where it is one of them.
+async fn kill_all(processes: &[Pid], running: Option<Running>) {
+    for process in processes {
+        let _ = kill(*process, Signal::SIGKILL);
+    }
+    drop(running);
+    let deadline = Instant::now() + GONE_WITHIN;
+    while processes.iter().any(|process| is_alive(*process)) {
+        assert!(Instant::now() < deadline, "a process outlives SIGKILL");
+        tokio::task::yield_now().await;
     }
 }
 
@@ -246,6 +301,73 @@ impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("outgate up wrote: {}", self.log());
+        }
+    }
+}
+
+/// `outgate relay` on the test's own database. Killed when it is dropped.
+pub struct RelayProcess {
+    pub submission: SocketAddr,
+    child: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl RelayProcess {
+    /// Starts one under this name; returns when it takes mail. What else it is told is `outgate`'s.
+    pub async fn start(owner: &PgPool, name: &str, outgate: impl FnOnce(Outgate) -> Outgate) -> Self {
+        let store = Outgate::on(owner);
+        let as_relay = store.variable("DATABASE_URL").replacen("outgate@", "outgate_relay@", 1);
+        let submission = unused_address();
+        let told = store
+            .with("OUTGATE_RELAY_DATABASE_URL", as_relay)
+            .with("OUTGATE_RELAY_NAME", name)
+            .with("OUTGATE_HOSTNAME", "relay.example")
+            .with("OUTGATE_SMTP_LISTEN", submission)
+            .with("OUTGATE_DEFAULT_ROUTE", "mx")
+            .with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "127.0.0.0/8")
+            .with("RUST_LOG", "info");
+        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        let mut command = outgate(told).command(&["relay"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
+        let process = Self { submission, child: command.spawn().unwrap(), log };
+        if timeout(UP_WITHIN, process.greets()).await.is_err() {
+            panic!("it does not come up: {}", process.log());
+        }
+        process
+    }
+
+    async fn greets(&self) {
+        loop {
+            let greeting = async {
+                let stream = tokio::net::TcpStream::connect(self.submission).await.ok()?;
+                BufReader::new(stream).lines().next_line().await.ok()?
+            };
+            if greeting.await.is_some_and(|line| line.starts_with("220 ")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    pub async fn ended(mut self) -> ExitStatus {
+        let ended = timeout(DOWN_WITHIN, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log())).unwrap()
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("outgate relay wrote: {}", self.log());
         }
     }
 }

@@ -43,6 +43,7 @@ retry unix - - n - - error
 anvil unix - - n - 1 anvil
 tlsmgr unix - - n 1000 1 tlsmgr
 scache unix - - n - 1 scache
+tlsmgr unix - - n 1000? 1 tlsmgr
 postlog unix-dgram n - n - 1 postlogd
 ";
 

@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use outgate::{
         routing::PlatformDefault,
     },
     relay::{
+        memory::Memory,
         message::{Content, Message},
         routing_table::RoutingTable,
         settings::Settings,
@@ -184,6 +185,8 @@ impl Desk {
             trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
             max_message_size: MAX_MESSAGE_SIZE,
             table,
+            memory: Memory::of(usize::MAX),
+            spool_room: Arc::new(AtomicU64::new(u64::MAX)),
             encrypts,
             sign_ins: Arc::default(),
             connections_of_organization: 500,

@@ -31,6 +31,7 @@ use outgate::{
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
+        settings::QueueLimits,
         transfer::{Transfer, TransferSettings},
     },
 };
@@ -50,6 +51,7 @@ pub struct Options {
     pub limits: TimeLimits,
     pub mx_port: u16,
     pub allowed: &'static str,
+    pub limits_of_queue: QueueLimits,
     pub schedule: Schedule,
     /// Where the relay itself is said to listen.
     pub listeners: Vec<SocketAddr>,
@@ -67,6 +69,7 @@ impl Default for Options {
             limits: TimeLimits::default(),
             mx_port: 25,
             allowed: "127.0.0.0/8",
+            limits_of_queue: QueueLimits::default(),
             // Tests that are about notices ask for them.
             schedule: Schedule { delay_notice: None, ..Schedule::default() },
             listeners: vec![],
@@ -176,6 +179,8 @@ impl Sending {
             hostname: "relay.outgate.example".to_owned(),
             default: options.default.clone(),
             mx_port: options.mx_port,
+            lease: Duration::from_secs(2 * 60),
+            limits: options.limits_of_queue,
             schedule: options.schedule,
         };
         let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
@@ -243,6 +248,29 @@ impl Sending {
         };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
         id
+    }
+
+    /// Another organization, whose `olga@other.example` sends through this gateway; without one her mail is held.
+    pub async fn add_neighbour(&self, gateway: Option<SocketAddr>) {
+        let organization = Installation::on(self.owner.clone()).organization("other").await.id;
+        let gateway = gateway.map(|address| GatewayFacts {
+            organization,
+            id: GatewayId::new(),
+            revision: 1,
+            address: address.to_string().parse().unwrap(),
+            tls: TlsMode::WhenOffered,
+            settings: Arc::default(),
+        });
+        let id = gateway.as_ref().map(|gateway| gateway.id);
+        self.table.change(|facts| {
+            if let Some(gateway) = gateway {
+                facts.set_gateway(gateway.id, Some(gateway));
+            }
+            let of_all = OrganizationFacts { suspended: false, gateway: id, must_use_gateway: true };
+            facts.set_organization(organization, Some(of_all));
+            let domain = DomainFacts { organization, gateway: None, inbound_host: None };
+            facts.set_domain("other.example".parse().unwrap(), Some(domain));
+        });
     }
 
     /// Makes an account of the organization that has this gateway for itself.

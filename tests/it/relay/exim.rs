@@ -1,0 +1,64 @@
+//! Exim as a gateway, a mail server that others have written, and not Postfix. `bin/test` unpacks it beside the tests.
+
+use outgate::store::gateway::PointerScope;
+use sqlx::PgPool;
+
+use crate::support::{Gateway, Installation, SmtpClient, exim::Exim, world::World};
+
+async fn submit(world: &World, content: &str) -> String {
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await
+}
+
+#[sqlx::test]
+async fn a_message_goes_through_exim_untouched_but_for_the_trace(owner: PgPool) {
+    let behind = Gateway::start().await;
+    let exim = Exim::relaying_to(behind.address, "message_size_limit = 20000").await;
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &exim.address.to_string()).await;
+    let world = World::start(&installation).await;
+
+    let content = "DKIM-Signature: v=1;\tb=AbC+/=\r\nFrom: \"Adams, Ann\" <ann@acme.example>\r\nSubject:   blanks  \r\n\
+                   Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@acme.example>\r\n\r\n..a dot\r\nlast line  ";
+    let reply = submit(&world, content).await;
+
+    assert!(reply.starts_with("250 OK id="), "Exim's own words: {reply}");
+    let received = behind.received(1).await.remove(0);
+    assert_eq!(received.recipients, ["bob@elsewhere.example"]);
+    let arrived = String::from_utf8(received.content).unwrap();
+    let sent = format!("{}\r\n", content.replace("\r\n..", "\r\n."));
+    let trace = arrived.strip_suffix(&sent).unwrap_or_else(|| panic!("{arrived}"));
+    let fields: Vec<&str> = trace.lines().filter(|line| !line.starts_with(['\t', ' '])).collect();
+    assert_eq!(fields.len(), 2, "{trace}");
+    assert!(fields[0].starts_with("Received: from [127.0.0.1] (helo=relay.test)"), "Exim's: {trace}");
+    assert!(fields[1].starts_with("Received: from client.example ([127.0.0.1])"), "ours: {trace}");
+
+    // What is larger than it says that it takes is refused at once.
+    let reply = submit(&world, &format!("Subject: large\r\n\r\n{}", "x\r\n".repeat(10_000))).await;
+    let said = format!("552 5.3.4 gateway {}: it takes messages of at most 20.00 kB", exim.address);
+    assert!(reply.starts_with(&said), "{reply}");
+    let waiting: i64 = sqlx::query_scalar("select count(*) from queued_message").fetch_one(&owner).await.unwrap();
+    assert_eq!(waiting, 0);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn mail_for_an_exim_that_does_not_relay_for_us_waits(owner: PgPool) {
+    let behind = Gateway::start().await;
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    let exim = Exim::relaying_to(behind.address, "acl_smtp_rcpt = deny message = relay not permitted").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &exim.address.to_string()).await;
+    let world = World::start(&installation).await;
+
+    let reply = submit(&world, "Subject: x\r\n\r\nHello.").await;
+
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    let waiting: Vec<(Option<String>, String)> =
+        sqlx::query_as("select sender, last_reply from queued_message").fetch_all(&owner).await.unwrap();
+    let said = format!("gateway {} said: 550 relay not permitted", exim.address);
+    assert_eq!(waiting, [(Some("ann@acme.example".to_owned()), said)]);
+    assert!(behind.so_far().is_empty());
+    world.stop().await;
+}

@@ -1,0 +1,89 @@
+//! What Prometheus reads of a running relay: what became of its mail, what waits, and which gateways it talked to.
+//! The program as people run it.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::support::{
+    Gateway, SmtpClient,
+    gateway::{At, Fault},
+    outgate::{Machine, file_with, unused_address},
+};
+
+/// The queue is looked at every five seconds.
+const SHOWN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Each number by its name and labels.
+async fn numbers(url: &str) -> HashMap<String, f64> {
+    let response = reqwest::get(url).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = response.text().await.unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
+    let numbers: Vec<_> = lines.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect();
+    let count = numbers.len();
+    let numbers: HashMap<String, f64> = numbers.into_iter().collect();
+    assert_eq!(numbers.len(), count, "each number stands there once: {text}");
+    numbers
+}
+
+#[tokio::test]
+async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
+    let (gateway, dead) = (Gateway::start().await, unused_address());
+    let mut machine = Machine::new(unused_address());
+    let listen = unused_address();
+    machine.outgate = machine.outgate.clone().with("OUTGATE_METRICS_LISTEN", listen);
+    let running = machine.up().await;
+    let (_folder, accounts) = file_with(&format!(
+        "user_id,name,outbound_gateway\nann@acme.example,Ann,{}\nben@acme.example,Ben,{dead}\ncy@acme.example,Cy,{}\n",
+        gateway.address,
+        unused_address()
+    ));
+    let outgate = &machine.outgate;
+    outgate.succeeds(&["organization", "create", "acme", "--name", "Acme", "--domain", "acme.example"]).await;
+    outgate.succeeds(&["accounts", "import", "acme", accounts.to_str().unwrap()]).await;
+    let url = format!("http://{listen}/metrics");
+    let routes = async { while numbers(&url).await["outgate_applied_revision"] < 2.0 {} };
+    timeout(SHOWN_WITHIN, routes).await.expect("the relay follows");
+
+    let mut smtp = SmtpClient::greeted(machine.submission).await;
+    for (sender, code) in [("ann", "250"), ("ann", "250"), ("ben", "250")] {
+        let reply =
+            smtp.submit(&format!("{sender}@acme.example"), "bob@elsewhere.example", "Subject: x\r\n\r\nx").await;
+        assert!(reply.starts_with(code), "{reply}");
+    }
+    gateway.says(At::Dot, "550 5.7.1 no");
+    smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: x\r\n\r\nx").await;
+
+    let shown = async { while numbers(&url).await["outgate_queue_messages{state=\"waiting\"}"] < 1.0 {} };
+    timeout(SHOWN_WITHIN, shown).await.expect("the queue is looked at");
+    let numbers = numbers(&url).await;
+    let named = |name: &str| numbers.get(&format!("outgate_{name}")).copied();
+    assert_eq!(named("messages_handed_over_total"), Some(2.0));
+    assert_eq!(named("messages_queued_total"), Some(1.0));
+    assert_eq!(named("messages_accepted_total"), Some(3.0));
+    assert_eq!(named("messages_refused_total"), Some(1.0));
+    assert_eq!(named("messages_deferred_total"), Some(0.0));
+    assert_eq!((named("connections"), named("message_memory_bytes")), (Some(1.0), Some(0.0)));
+    assert_eq!(
+        (named("handover_seconds_count"), named("handover_seconds_bucket{le=\"+Inf\"}")),
+        (Some(2.0), Some(2.0))
+    );
+    assert_eq!((named("commit_seconds_count"), named("delivery_seconds_count")), (Some(1.0), Some(0.0)));
+    assert!(named("facts_age_seconds").is_some_and(|age| age < 60.0), "{numbers:?}");
+    assert!(named("queue_bytes").is_some_and(|bytes| bytes > 0.0), "{numbers:?}");
+    // Cy's gateway has had no traffic.
+    let of_gateway = |name: &str, address: String| {
+        let start = format!("outgate_gateway_{name}{{");
+        let end = format!("address=\"{address}\"}}");
+        numbers.iter().find(|(key, _)| key.starts_with(&start) && key.ends_with(&end)).map(|(_, value)| *value)
+    };
+    assert_eq!(of_gateway("messages_total", gateway.address.to_string()), Some(2.0));
+    assert_eq!(of_gateway("failing", gateway.address.to_string()), Some(0.0));
+    assert_eq!(of_gateway("failing", dead.to_string()), Some(1.0));
+    assert_eq!(numbers.keys().filter(|key| key.starts_with("outgate_gateway_failing{")).count(), 2);
+
+    assert_eq!(reqwest::get(format!("http://{listen}/")).await.unwrap().status(), 404);
+    gateway.fails(At::Greeting, Fault::Closes);
+    running.stop().await;
+}
