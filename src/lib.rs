@@ -6,6 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mail`] | the words of mail: pure values, no input or output |
+//! | [`secret`] | passwords that only relays can open |
 //! | [`policy`] | the decisions: pure functions of facts |
 //! | [`store`] | the facts: every SQL statement |
 //! | [`web`] | front door 1: the administrators' pages |
@@ -13,7 +14,7 @@
 //!
 //! # Architecture invariants
 //!
-//! - `mail` ← `policy` ← `store` ← { `web`, `relay` } ← `main`; an arrow points at who may import.
+//! - { `mail`, `secret` } ← `policy` ← `store` ← { `web`, `relay` } ← `main`; an arrow points at who may import.
 //! - `web` and `relay` never import each other: they meet in PostgreSQL.
 //! - axum and askama appear in `web` only, SMTP sockets and DNS in `relay` only, SQL in `store` only.
 //! - `mail` and `policy` read no clock, no random number, no setting: what they need is an argument.
@@ -24,6 +25,7 @@ pub mod mail;
 pub mod policy;
 pub mod private_postgres;
 pub mod relay;
+pub mod secret;
 pub mod store;
 pub mod telemetry;
 pub mod web;

@@ -53,8 +53,12 @@ enum Command {
     #[command(subcommand)]
     Organization(Organization),
     /// Mail domains
-    #[command(subcommand)]
-    Domain(Domain),
+    Domain {
+        #[command(flatten)]
+        platform: PlatformSettings,
+        #[command(subcommand)]
+        command: Domain,
+    },
     /// Administrators of organizations
     #[command(subcommand)]
     Administrator(Administrator),
@@ -166,7 +170,9 @@ async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Organization(command) => command::organization::run(command, &owner().await?).await,
-        Command::Domain(command) => command::domain::run(command, &owner().await?).await,
+        Command::Domain { platform, command } => {
+            command::domain::run(command, &owner().await?, &command::allowed(&platform)).await
+        }
         Command::Administrator(command) => command::administrator::run(command, &owner().await?).await,
         Command::Accounts { platform, command } => {
             command::accounts::run(command, &owner().await?, &command::allowed(&platform)).await

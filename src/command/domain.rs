@@ -1,8 +1,12 @@
-//! `outgate domain`: the operator says which mail domains an organization has.
+//! `outgate domain`: the operator says which mail domains an organization has, and where mail to them is delivered.
 //! Called by `main`; the change itself is the store's.
 
 use clap::Subcommand;
-use outgate::{mail::DomainName, store};
+use outgate::{
+    mail::{DomainName, GatewayAddress},
+    policy::gateway_network::{self, AllowedNetworks},
+    store::{self, gateway::Set},
+};
 use sqlx::PgPool;
 
 #[derive(Debug, Subcommand)]
@@ -13,12 +17,63 @@ pub enum Domain {
         slug: String,
         domain: DomainName,
     },
+    /// Say where mail to a mail domain itself is delivered
+    Set {
+        /// The organization's slug
+        slug: String,
+        domain: DomainName,
+        /// A host name or IP address, with a port if it is not 25; - for where the domain's MX records say
+        #[arg(long, value_name = "ADDRESS", value_parser = host, allow_hyphen_values = true)]
+        inbound_host: Host,
+    },
 }
 
-pub async fn run(command: Domain, owner: &PgPool) -> anyhow::Result<()> {
-    let Domain::Add { slug, domain } = command;
-    let organization = super::organization(owner, &slug).await?;
-    store::domain::add(owner, organization, &domain).await?;
+/// `None`: where the domain's MX records say.
+#[derive(Debug, Clone)]
+pub struct Host(Option<GatewayAddress>);
+
+fn host(typed: &str) -> Result<Host, String> {
+    match typed.trim() {
+        "-" => Ok(Host(None)),
+        typed => typed.parse().map(|host| Host(Some(host))).map_err(|mistake| format!("{mistake} Or write -.")),
+    }
+}
+
+pub async fn run(command: Domain, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
+    match command {
+        Domain::Add { slug, domain } => add(owner, &slug, &domain).await,
+        Domain::Set { slug, domain, inbound_host: Host(host) } => {
+            if let Some(host) = &host {
+                gateway_network::check_address(host, allowed)?;
+            }
+            set_inbound_host(owner, &slug, &domain, host.as_ref()).await
+        }
+    }
+}
+
+async fn set_inbound_host(
+    owner: &PgPool,
+    slug: &str,
+    domain: &DomainName,
+    host: Option<&GatewayAddress>,
+) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    let name = domain.to_unicode();
+    match store::domain::set_inbound_host(transaction, domain, host, super::OPERATOR).await? {
+        Set::NotFound => anyhow::bail!("{slug} has no mail domain {name}"),
+        Set::Unchanged => println!("Nothing changed: it was so already."),
+        Set::Changed(committed) => {
+            let host =
+                host.map_or("the servers that its MX records name".to_owned(), GatewayAddress::with_port_in_words);
+            println!("Mail to {name} now goes to {host}. Revision {}.", committed.revision);
+        }
+    }
+    Ok(())
+}
+
+async fn add(owner: &PgPool, slug: &str, domain: &DomainName) -> anyhow::Result<()> {
+    let organization = super::organization(owner, slug).await?;
+    store::domain::add(owner, organization, domain).await?;
     println!("{} is now a mail domain of {slug}.", domain.to_unicode());
     Ok(())
 }

@@ -95,9 +95,7 @@ impl Store {
     /// As the role of the relay. Not connected yet: a relay starts without the store, too.
     pub fn relay(&self) -> anyhow::Result<PgPool> {
         let options = self.role(roles::RELAY, &self.settings.relay_database_url, "OUTGATE_RELAY_DATABASE_URL")?;
-        // A queued message is answered 250: its commit has to be on disk, whatever the server's default is.
-        let options = options.options([("synchronous_commit", "on")]);
-        Ok(PgPoolOptions::new().max_connections(20).connect_lazy_with(options))
+        Ok(store::relay::pool(20, options))
     }
 
     fn role(&self, role: &str, url: &Option<PgConnectOptions>, variable: &str) -> anyhow::Result<PgConnectOptions> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    gateway_settings::GatewaySettings,
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,
 };
@@ -27,13 +28,15 @@ pub enum TlsMode {
 }
 
 /// One immutable revision of an organization's gateway: what an attempt uses, always together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     pub organization: OrganizationId,
     pub id: GatewayId,
     pub revision: i64,
     pub address: GatewayAddress,
     pub tls: TlsMode,
+    /// Everything else; shared by all that say nothing.
+    pub settings: Arc<GatewaySettings>,
 }
 
 /// What routing needs to know of an organization.
@@ -50,6 +53,16 @@ pub struct OrganizationFacts {
 pub struct DomainFacts {
     pub organization: OrganizationId,
     pub gateway: Option<GatewayId>,
+    /// Where mail to the domain itself is delivered; `None`: where its MX records say.
+    pub inbound_host: Option<GatewayAddress>,
+}
+
+/// A mail domain of some organization as the one that mail goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    pub organization: OrganizationId,
+    /// What an administrator set; `None`: where the domain's MX records say.
+    pub host: Option<GatewayAddress>,
 }
 
 /// What routing needs to know of an account that is not like all others.
@@ -136,6 +149,12 @@ impl RoutingFacts {
         self.addresses.get(address.to_string().as_str()).copied()
     }
 
+    /// Where mail to an address at this domain is delivered; `None` if it is no organization's.
+    pub fn inbound(&self, domain: &DomainName) -> Option<Inbound> {
+        let facts = self.domains.get(domain)?;
+        Some(Inbound { organization: facts.organization, host: facts.inbound_host.clone() })
+    }
+
     /// How many addresses are known.
     pub fn address_count(&self) -> usize {
         self.addresses.len()
@@ -182,8 +201,8 @@ impl RoutingFacts {
     pub fn gateways(&self, found: &Found) -> SenderGateways<Arc<Gateway>> {
         let of_account = found.account.and_then(|account| self.accounts.get(&account));
         SenderGateways {
-            user: self.gateway(of_account.and_then(|facts| facts.gateway)),
-            domain: self.gateway(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
+            user: self.pointed_at(of_account.and_then(|facts| facts.gateway)),
+            domain: self.pointed_at(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
             ..self.gateways_of_all(found.organization)
         }
     }
@@ -194,13 +213,18 @@ impl RoutingFacts {
         SenderGateways {
             user: None,
             domain: None,
-            organization: self.gateway(facts.and_then(|facts| facts.gateway)),
+            organization: self.pointed_at(facts.and_then(|facts| facts.gateway)),
             must_use: facts.is_some_and(|facts| facts.must_use_gateway),
         }
     }
 
-    fn gateway(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
-        id.and_then(|id| self.gateways.get(&id).cloned())
+    fn pointed_at(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
+        self.gateway(id?).cloned()
+    }
+
+    /// A gateway as it is now.
+    pub fn gateway(&self, id: GatewayId) -> Option<&Arc<Gateway>> {
+        self.gateways.get(&id)
     }
 
     /// Whether an organization sends nothing. One that is unknown does not either.

@@ -160,8 +160,14 @@ impl Follower<'_> {
         // A connection made again by itself would lack the lock, and notifications would be missing.
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
-        if self.as_what.is_none() && !timeout(ANSWER_WAIT, store::relay::keeps_commits(&mut listener)).await?? {
-            return Err(BrokenOff::CommitsMayBeLost);
+        if self.as_what.is_none() {
+            // Asked of the pool's own connections: they may be set otherwise than the server.
+            if !timeout(ANSWER_WAIT, store::relay::keeps_commits(pool)).await?? {
+                return Err(BrokenOff::CommitsMayBeLost);
+            }
+            if !timeout(ANSWER_WAIT, store::relay::survives_power_loss(&mut listener)).await?? {
+                tracing::warn!("fsync is off in the store: a loss of power would lose mail that was accepted");
+            }
         }
         timeout(ANSWER_WAIT, listener.listen(CHANNEL)).await??;
         self.take_name(&mut listener).await?;

@@ -12,10 +12,10 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    mail::id::Revision,
+    mail::{DomainName, id::Revision},
     policy::{
         explanation::Explanation,
-        facts::{Decision, RoutingFacts},
+        facts::{Decision, Inbound, RoutingFacts},
         routing::PlatformDefault,
         waiting::{self, Onward, Waits},
     },
@@ -87,6 +87,11 @@ impl RoutingTable {
     /// Where mail that waits goes now, or why it is held.
     pub fn onward(&self, waits: &Waits<'_>) -> Onward {
         waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
+    }
+
+    /// Where mail to an address at this domain is delivered; `None` if the domain is no organization's.
+    pub fn inbound(&self, domain: &DomainName) -> Option<Inbound> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).inbound(domain)
     }
 
     /// Changes facts, all at once for every reader.

@@ -35,7 +35,7 @@ impl Subject {
 /// | subject | fields |
 /// |---|---|
 /// | organization | `outbound_gateway`, `must_use_gateway` |
-/// | domain | `outbound_gateway` |
+/// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision` |
 ///

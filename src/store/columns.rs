@@ -20,6 +20,7 @@ use crate::{
     policy::{
         Role,
         facts::TlsMode,
+        gateway_settings::{OwnDomains, Returning},
         routing::Scope,
         waiting::{Choice, HeldBecause},
     },
@@ -87,7 +88,7 @@ macro_rules! wrapped_column {
     )+};
 }
 
-text_column!(Choice, DomainName, GatewayAddress, HeldBecause, Mailbox, Role, Scope, TlsMode);
+text_column!(Choice, DomainName, GatewayAddress, HeldBecause, Mailbox, OwnDomains, Returning, Role, Scope, TlsMode);
 wrapped_column!(
     AccountId(Uuid),
     AdministratorId(Uuid),
@@ -103,28 +104,36 @@ wrapped_column!(
 
 /// What a column with a fixed set of words holds instead.
 #[derive(Debug, thiserror::Error)]
-#[error("“{0}” is not a TLS mode")]
-pub struct TlsModeError(String);
-
-impl std::fmt::Display for TlsMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::WhenOffered => "when-offered",
-            Self::Required => "required",
-            Self::Verified => "verified",
-        })
-    }
+#[error("“{found}” is not {expected}")]
+pub struct WordError {
+    found: String,
+    expected: &'static str,
 }
 
-impl std::str::FromStr for TlsMode {
-    type Err = TlsModeError;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        match word {
-            "when-offered" => Ok(Self::WhenOffered),
-            "required" => Ok(Self::Required),
-            "verified" => Ok(Self::Verified),
-            _ => Err(TlsModeError(word.to_owned())),
+/// Written and read as one of these words.
+macro_rules! words {
+    ($type:ident, $expected:literal, $($variant:ident = $word:literal),+) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $word),+
+                })
+            }
         }
-    }
+
+        impl std::str::FromStr for $type {
+            type Err = WordError;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(WordError { found: word.to_owned(), expected: $expected }),
+                }
+            }
+        }
+    };
 }
+
+words!(TlsMode, "a TLS mode", WhenOffered = "when-offered", Required = "required", Verified = "verified");
+words!(Returning, "what becomes of mail that comes back", Refuse = "refuse", Onward = "onward");
+words!(OwnDomains, "where mail to own domains goes", Gateway = "gateway", Inbound = "inbound");

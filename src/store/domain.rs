@@ -6,7 +6,8 @@ use sqlx::{PgConnection, PgPool};
 
 use super::{
     OrganizationTransaction, Result,
-    change::{AuditEntry, ChangeItem, Subject},
+    change::{self, AuditEntry, ChangeItem, LastChange, Subject},
+    gateway::Set,
     organization::{CreateError, is_unique_violation},
 };
 use crate::{
@@ -80,6 +81,8 @@ pub struct DomainOverview {
     /// Active accounts without a gateway of their own.
     pub following: i64,
     pub gateways: SenderGateways<GatewayAddress>,
+    /// Where mail to the domain itself is delivered; `None`: where its MX records say.
+    pub inbound_host: Option<GatewayAddress>,
 }
 
 /// The mail domains of the organization with their users, by name; only one of them if it is named.
@@ -92,7 +95,8 @@ pub async fn overview(
         r#"
         select domain.name as "name: DomainName", coalesce(used.accounts, 0) as "accounts!",
                coalesce(used.following, 0) as "following!", own.address as "own?: GatewayAddress",
-               of_all.address as "of_all?: GatewayAddress", organization.must_use_gateway
+               of_all.address as "of_all?: GatewayAddress", organization.must_use_gateway,
+               domain.inbound_host as "inbound_host: GatewayAddress"
         from mail_domain domain
         join organization on organization.id = domain.organization_id
         left join gateway own on own.organization_id = domain.organization_id and own.id = domain.outbound_gateway_id
@@ -119,7 +123,93 @@ pub async fn overview(
             organization: row.of_all,
             must_use: row.must_use_gateway,
         },
+        inbound_host: row.inbound_host,
     })
     .fetch_all(db)
     .await
+}
+
+/// Says where mail to a mail domain itself is delivered, as one change; `None`: where its MX records say.
+pub async fn set_inbound_host(
+    mut transaction: OrganizationTransaction,
+    name: &DomainName,
+    host: Option<&GatewayAddress>,
+    actor: &str,
+) -> Result<Set> {
+    let organization = transaction.organization();
+    let Some(before) = inbound_host_for_update(&mut transaction, organization, name).await? else {
+        return Ok(Set::NotFound);
+    };
+    if before.as_ref() == host {
+        return Ok(Set::Unchanged);
+    }
+    sqlx::query!(
+        "update mail_domain set inbound_host = $3 where organization_id = $1 and name = $2",
+        organization as OrganizationId,
+        name as &DomainName,
+        host as Option<&GatewayAddress>,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let written = |host: Option<&GatewayAddress>| host.map(ToString::to_string);
+    let value = |host: Option<&GatewayAddress>| Some(json!({ "inbound_host": written(host) }));
+    let item = ChangeItem {
+        subject: Subject::Domain,
+        key: name.to_string(),
+        before: value(before.as_ref()),
+        after: value(host),
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: if host.is_some() { "inbound-host.set" } else { "inbound-host.delete" },
+        subject: name.to_string(),
+        before: written(before.as_ref()),
+        after: written(host),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// The outer `None`: the organization has no such domain. The row is locked, so that two changes come one after
+/// the other.
+async fn inbound_host_for_update(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    name: &DomainName,
+) -> Result<Option<Option<GatewayAddress>>> {
+    sqlx::query_scalar!(
+        r#"
+        select inbound_host as "inbound_host: GatewayAddress" from mail_domain
+        where organization_id = $1 and name = $2 for no key update
+        "#,
+        organization as OrganizationId,
+        name as &DomainName,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// What somebody else has set since a form was shown.
+#[derive(Debug, Clone)]
+pub struct InboundHostMeanwhile {
+    pub host: Option<GatewayAddress>,
+    pub by: Option<LastChange>,
+}
+
+/// Whether somebody else has set another inbound host than the form was shown with (`seen`, empty for none) and
+/// than is wanted. One's own earlier save is not somebody else's.
+pub async fn inbound_host_changed_meanwhile(
+    transaction: &mut OrganizationTransaction,
+    name: &DomainName,
+    seen: &str,
+    wanted: Option<&GatewayAddress>,
+    actor: &str,
+) -> Result<Option<InboundHostMeanwhile>> {
+    let organization = transaction.organization();
+    let Some(host) = inbound_host_for_update(transaction, organization, name).await? else { return Ok(None) };
+    if host.as_ref().map(ToString::to_string).unwrap_or_default() == seen || host.as_ref() == wanted {
+        return Ok(None);
+    }
+    let by = change::last_of(transaction, organization, (Subject::Domain.as_str(), name.as_str()), None).await?;
+    let by_themselves = by.as_ref().is_some_and(|by| by.actor == actor);
+    Ok((!by_themselves).then_some(InboundHostMeanwhile { host, by }))
 }

@@ -542,12 +542,12 @@ pub async fn first_accounts(
 pub enum Removed {
     /// The organization has no such gateway.
     NotFound,
-    /// A scope points at it, or mail waits for it; nothing was changed.
+    /// A scope points at it, it stands in for another gateway, or mail waits for it; nothing was changed.
     InUse,
     Removed(GatewayAddress, Committed),
 }
 
-/// Removes a gateway with its revisions, as one change, if nobody uses it and no mail waits for it.
+/// Removes a gateway, as one change, if nobody uses it and no mail waits for it. Its revisions are kept for Undo.
 pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId, actor: &str) -> Result<Removed> {
     let organization = transaction.organization();
     let removed = sqlx::query!(
@@ -558,6 +558,7 @@ pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId
           and not exists (select from mail_domain where organization_id = $1 and outbound_gateway_id = $2)
           and not exists (select from mail_account where organization_id = $1 and outbound_gateway_id = $2)
           and not exists (select from queued_message where organization_id = $1 and waits_for = $2)
+          and not exists (select from gateway_backup where organization_id = $1 and backup_id = $2)
         returning address as "address: GatewayAddress", revision
         "#,
         organization as OrganizationId,

@@ -187,6 +187,27 @@ pub async fn insert_bodies_across_tenants(
     .map(drop)
 }
 
+/// Whether any of these messages is in the store.
+pub async fn is_any_stored_across_tenants(
+    db: impl PgExecutor<'_>,
+    messages: &[(OrganizationId, QueueId)],
+) -> Result<bool> {
+    let organizations: Vec<Uuid> = messages.iter().map(|(organization, _)| organization.0).collect();
+    let ids: Vec<Uuid> = messages.iter().map(|(_, id)| id.0).collect();
+    sqlx::query_scalar!(
+        r#"
+        select exists (
+            select from unnest($1::uuid[], $2::uuid[]) as sought (organization_id, id)
+            join queued_message using (organization_id, id)
+        ) as "stored!"
+        "#,
+        &organizations,
+        &ids,
+    )
+    .fetch_one(db)
+    .await
+}
+
 /// Adds one piece of a body; the first is 0.
 pub async fn insert_piece_across_tenants(
     db: impl PgExecutor<'_>,

@@ -1,7 +1,10 @@
 //! Relays: who signed on, what each has confirmed, and the lock that keeps two running relays
 //! from having one name.
 
-use sqlx::PgExecutor;
+use sqlx::{
+    PgExecutor, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use time::OffsetDateTime;
 
 use super::Result;
@@ -25,9 +28,37 @@ pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> 
         .await
 }
 
+/// Connections for a relay, made when they are needed. A queued message is answered 250, so on each of them a commit
+/// is on disk before it is answered, and on the synchronous standbys where there are any, whatever is set for the
+/// server, the database or the role.
+pub fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .after_connect(|connection, _| Box::pin(keep_commits(connection)))
+        .connect_lazy_with(options)
+}
+
+/// What waits for more than `on` does stays as it is.
+async fn keep_commits(db: impl PgExecutor<'_>) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select set_config('synchronous_commit', 'on', false)
+        where current_setting('synchronous_commit') not in ('on', 'remote_apply')
+        "#
+    )
+    .fetch_optional(db)
+    .await
+    .map(drop)
+}
+
 /// Whether what a commit has answered for is on disk: `synchronous_commit` may be set for a database or a role.
 pub async fn keeps_commits(db: impl PgExecutor<'_>) -> Result<bool> {
     sqlx::query_scalar!(r#"select current_setting('synchronous_commit') <> 'off' as "keeps!""#).fetch_one(db).await
+}
+
+/// Whether the server writes to disk at all. Without it a loss of power loses mail, whatever a commit says.
+pub async fn survives_power_loss(db: impl PgExecutor<'_>) -> Result<bool> {
+    sqlx::query_scalar!(r#"select current_setting('fsync') = 'on' as "survives!""#).fetch_one(db).await
 }
 
 /// As what a relay is signed on.

@@ -1,9 +1,10 @@
 //! The facts that routing decides from, read from the store: all of them for a relay that starts,
 //! what changes touched for one that follows, one sender's for `outgate route explain`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -15,8 +16,10 @@ use crate::{
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
+        gateway_settings::{GatewayLimits, GatewaySettings, OwnDomains, Returning, SignIn, Trust},
         sender,
     },
+    secret::SealedSecret,
 };
 
 /// Every statement of the transaction sees the store as it was at the first of them.
@@ -65,31 +68,117 @@ async fn load_domains(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result
     let mut rows = sqlx::query!(
         r#"
         select organization_id as "organization: OrganizationId", name as "name: DomainName",
-               outbound_gateway_id as "gateway: GatewayId"
+               outbound_gateway_id as "gateway: GatewayId", inbound_host as "inbound_host: GatewayAddress"
         from mail_domain
         "#,
     )
     .fetch(db);
     while let Some(row) = rows.try_next().await? {
-        facts.set_domain(row.name, Some(DomainFacts { organization: row.organization, gateway: row.gateway }));
+        let (organization, gateway, inbound_host) = (row.organization, row.gateway, row.inbound_host);
+        facts.set_domain(row.name, Some(DomainFacts { organization, gateway, inbound_host }));
     }
     Ok(())
 }
 
+/// A gateway with the revision that is in use.
+struct GatewayRow {
+    organization: OrganizationId,
+    id: GatewayId,
+    revision: i64,
+    address: GatewayAddress,
+    tls: TlsMode,
+    certificate_name: Option<DomainName>,
+    authority: Option<String>,
+    fingerprint: Option<Vec<u8>>,
+    sign_in_user: Option<String>,
+    connections: i16,
+    messages_per_connection: Option<i32>,
+    messages_per_minute: Option<i32>,
+    largest_message: Option<i64>,
+    backups: Vec<GatewayId>,
+    returning: Returning,
+    returning_networks: Vec<IpNet>,
+    own_domains: OwnDomains,
+}
+
+impl GatewayRow {
+    fn into_gateway(self, secret: Option<SealedSecret>) -> Gateway {
+        let fingerprint = self.fingerprint.and_then(|bytes| bytes.try_into().ok());
+        let trust = match (self.authority, fingerprint) {
+            (Some(authority), _) => Trust::Authority(authority.into()),
+            (None, Some(fingerprint)) => Trust::Fingerprint(fingerprint),
+            (None, None) => Trust::Platform,
+        };
+        let secret = secret.unwrap_or_else(SealedSecret::withheld);
+        let settings = GatewaySettings {
+            certificate_name: self.certificate_name,
+            trust,
+            sign_in: self.sign_in_user.map(|user| SignIn { user, secret }),
+            // What the columns' checks allow fits.
+            limits: GatewayLimits {
+                connections: self.connections as u8,
+                messages_per_connection: self.messages_per_connection.map(|count| count as u32),
+                messages_per_minute: self.messages_per_minute.map(|count| count as u32),
+                largest_message: self.largest_message.map(|bytes| bytes as u64),
+            },
+            backups: self.backups,
+            returning: self.returning,
+            returning_networks: self.returning_networks,
+            own_domains: self.own_domains,
+        };
+        Gateway {
+            organization: self.organization,
+            id: self.id,
+            revision: self.revision,
+            address: self.address,
+            tls: self.tls,
+            settings: settings.shared(),
+        }
+    }
+}
+
+type Secrets = HashMap<(OrganizationId, GatewayId), SealedSecret>;
+
+/// The passwords that gateways sign in with, of all or of these. Only relays and the owner may read them.
+async fn secrets(db: &mut PgConnection, only: Option<&HashSet<(OrganizationId, GatewayId)>>) -> Result<Secrets> {
+    let ids: Option<Vec<GatewayId>> = only.map(|touched| touched.iter().map(|(_, gateway)| *gateway).collect());
+    let rows = sqlx::query!(
+        r#"
+        select secret.organization_id as "organization: OrganizationId", gateway_id as "gateway: GatewayId", secret.sealed
+        from gateway_secret secret
+        join gateway_revision used using (organization_id, gateway_id)
+        join gateway on gateway.organization_id = secret.organization_id and gateway.id = secret.gateway_id
+                    and gateway.revision = used.revision
+        where used.sign_in_secret_id = secret.id and ($1::uuid[] is null or gateway_id = any($1))
+        "#,
+        ids.as_deref() as Option<&[GatewayId]>,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| ((row.organization, row.gateway), SealedSecret::new(&row.sealed))).collect())
+}
+
 async fn load_gateways(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut secrets = secrets(&mut *db, None).await?;
     let mut rows = sqlx::query_as!(
-        Gateway,
+        GatewayRow,
         r#"
         select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
-               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode"
+               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
+               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
+               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
+               used.largest_message, used.backups as "backups: Vec<GatewayId>",
+               used.returning_mail as "returning: Returning", used.returning_networks,
+               used.own_domains as "own_domains: OwnDomains"
         from gateway
         join gateway_revision used on used.organization_id = gateway.organization_id
                                   and used.gateway_id = gateway.id and used.revision = gateway.revision
         "#,
     )
     .fetch(db);
-    while let Some(gateway) = rows.try_next().await? {
-        facts.set_gateway(gateway.id, Some(gateway));
+    while let Some(row) = rows.try_next().await? {
+        let secret = secrets.remove(&(row.organization, row.id));
+        facts.set_gateway(row.id, Some(row.into_gateway(secret)));
     }
     Ok(())
 }
@@ -171,7 +260,11 @@ pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision)
 async fn load_changes(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
     let revision = latest_revision(db).await?;
     let touched = touched_after(db, after).await?;
-    let mut changes = read(db, &touched).await?;
+    let secrets = match touched.gateways.is_empty() {
+        true => Secrets::new(),
+        false => secrets(db, Some(&touched.gateways)).await?,
+    };
+    let mut changes = read(db, &touched, secrets).await?;
     changes.former_addresses = touched.former_addresses;
     changes.of_unknown_addresses = touched.of_unknown_addresses;
     Ok((revision, changes))
@@ -258,12 +351,12 @@ fn former_addresses(before: Option<&Value>) -> Former {
     }
 }
 
-/// Reads what the touched things are now, each kind in one statement.
-async fn read(db: &mut PgConnection, touched: &Touched) -> Result<Changes> {
+/// Reads what the touched things are now, each kind in one statement. Secrets that are not given are withheld.
+async fn read(db: &mut PgConnection, touched: &Touched, secrets: Secrets) -> Result<Changes> {
     Ok(Changes {
         organizations: read_organizations(db, touched).await?,
         domains: read_domains(db, touched).await?,
-        gateways: read_gateways(db, touched).await?,
+        gateways: read_gateways(db, touched, secrets).await?,
         accounts: read_accounts(db, touched).await?,
         addresses: read_addresses(db, touched).await?,
         ..Changes::default()
@@ -304,26 +397,38 @@ async fn read_domains(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(D
     sqlx::query!(
         r#"
         select touched.name as "name!: DomainName", organization_id as "organization?: OrganizationId",
-               outbound_gateway_id as "gateway?: GatewayId"
+               outbound_gateway_id as "gateway?: GatewayId", inbound_host as "inbound_host?: GatewayAddress"
         from unnest($1::text[]) as touched (name) left join mail_domain using (name)
         "#,
         &names,
     )
-    .map(|row| (row.name, row.organization.map(|organization| DomainFacts { organization, gateway: row.gateway })))
+    .map(|row| {
+        let (gateway, inbound_host) = (row.gateway, row.inbound_host);
+        (row.name, row.organization.map(|organization| DomainFacts { organization, gateway, inbound_host }))
+    })
     .fetch_all(db)
     .await
 }
 
-async fn read_gateways(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(GatewayId, Option<Gateway>)>> {
+async fn read_gateways(
+    db: &mut PgConnection,
+    touched: &Touched,
+    mut secrets: Secrets,
+) -> Result<Vec<(GatewayId, Option<Gateway>)>> {
     if touched.gateways.is_empty() {
         return Ok(Vec::new());
     }
     let (organizations, ids): (Vec<OrganizationId>, Vec<GatewayId>) = touched.gateways.iter().copied().unzip();
     let found = sqlx::query_as!(
-        Gateway,
+        GatewayRow,
         r#"
         select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
-               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode"
+               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
+               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
+               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
+               used.largest_message, used.backups as "backups: Vec<GatewayId>",
+               used.returning_mail as "returning: Returning", used.returning_networks,
+               used.own_domains as "own_domains: OwnDomains"
         from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, id)
         join gateway using (organization_id, id)
         join gateway_revision used on used.organization_id = gateway.organization_id
@@ -336,7 +441,11 @@ async fn read_gateways(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(
     .await?;
     let gone = ids.into_iter().map(|id| (id, None));
     // Later entries replace earlier ones when applied: first everything is gone, then what was found is not.
-    Ok(gone.chain(found.into_iter().map(|gateway| (gateway.id, Some(gateway)))).collect())
+    let found = found.into_iter().map(|row| {
+        let secret = secrets.remove(&(row.organization, row.id));
+        (row.id, Some(row.into_gateway(secret)))
+    });
+    Ok(gone.chain(found).collect())
 }
 
 async fn read_accounts(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(AccountId, Option<AccountFacts>)>> {
@@ -447,6 +556,6 @@ async fn load_for_sender(
         ..Touched::default()
     };
     let mut facts = RoutingFacts::default();
-    read(db, &touched).await?.apply(&mut facts);
+    read(db, &touched, Secrets::new()).await?.apply(&mut facts);
     Ok(facts)
 }

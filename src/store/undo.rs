@@ -65,6 +65,8 @@ pub struct Thing {
     pub pointer_only: bool,
     /// Whether it was only about whether mail must leave through a gateway.
     pub requirement_only: bool,
+    /// Whether it was only about the inbound host of a mail domain.
+    pub inbound_host_only: bool,
 }
 
 impl Extent {
@@ -179,12 +181,14 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                         false) as "more_than_pointers!",
                coalesce(bool_and(both_there and fields - 'must_use_gateway' = '{}') filter (where is_thing),
                         false) as "requirement_only!",
+               coalesce(bool_and(both_there and fields - 'inbound_host' = '{}') filter (where is_thing),
+                        false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
                    when 'organization' then both_there and fields - '{outbound_gateway,must_use_gateway}'::text[] = '{}'
-                   when 'domain' then both_there and fields - 'outbound_gateway' = '{}'
+                   when 'domain' then both_there and fields - '{outbound_gateway,inbound_host}'::text[] = '{}'
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
                        and (both_there or fields ?& '{user_id,name,status,addresses}')
@@ -204,6 +208,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     .fetch_one(db)
     .await?;
     let (pointer_only, requirement_only) = (!row.more_than_pointers, row.requirement_only);
+    let inbound_host_only = row.inbound_host_only;
     let sole = row.subject.zip(row.key).filter(|_| row.things == 1);
     Ok(Extent {
         things: row.things,
@@ -214,7 +219,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
         addresses: row.addresses,
         user_ids: row.user_ids,
         gateways: row.gateways,
-        sole: sole.map(|(subject, key)| Thing { subject, key, pointer_only, requirement_only }),
+        sole: sole.map(|(subject, key)| Thing { subject, key, pointer_only, requirement_only, inbound_host_only }),
         restorable: row.restorable,
     })
 }

@@ -69,6 +69,8 @@ fn did(action: &str) -> String {
         "gateway.delete" => "deleted the gateway of",
         "gateway.remove" => "removed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
+        "inbound-host.set" => "set the inbound host of",
+        "inbound-host.delete" => "deleted the inbound host of",
         "account.add" => "added the account",
         "account.name" => "named the account",
         "account.rename" => "renamed the account",
@@ -421,12 +423,13 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
     ("outbound_gateway", "Outbound Gateway"),
     ("must_use_gateway", "Mail must leave through a gateway"),
+    ("inbound_host", "Inbound Host"),
     ("addresses", "Addresses"),
     ("external_id", "External id"),
     ("address", "Address"),

@@ -74,7 +74,9 @@ struct ListQuery {
     selected: String,
     /// The change that was just saved for it.
     change: String,
-    /// Whether the save changed nothing.
+    /// The change of its inbound host that was just saved.
+    inbound: String,
+    /// What the save was of that changed nothing.
     unchanged: String,
 }
 
@@ -121,14 +123,24 @@ async fn status(
     domain: &DomainOverview,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
-    let Ok(change) = query.change.parse::<ChangeId>() else {
-        return Ok((!query.unchanged.is_empty()).then(|| status::unchanged_domain(domain)));
+    let default = &app.settings.platform_default;
+    let of_inbound_host = !query.inbound.is_empty();
+    let asked = if of_inbound_host { &query.inbound } else { &query.change };
+    let Ok(change) = asked.parse::<ChangeId>() else {
+        return Ok(match query.unchanged.as_str() {
+            "" => None,
+            "inbound-host" => Some(status::unchanged_inbound_host(domain, default)),
+            _ => Some(status::unchanged_domain(domain)),
+        });
     };
     let key = domain.name.as_str();
     let Some(change) = store::change::recent(transaction, organization, change, Subject::Domain, key).await? else {
         return Ok(None);
     };
     let progress = store::change::progress(transaction, change.revision).await?;
-    let line = status::of_domain(&change, domain, &app.settings.platform_default, &progress);
+    let line = match of_inbound_host {
+        true => status::of_inbound_host(&change, domain, default, &progress),
+        false => status::of_domain(&change, domain, default, &progress),
+    };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))
 }

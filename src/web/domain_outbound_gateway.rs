@@ -17,6 +17,7 @@ use super::{
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
+    inbound_host::InboundHostCard,
     page,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
@@ -34,7 +35,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The mail domain that the path names in ASCII. One that cannot be is not found, like one that is not there.
-struct OfDomain(DomainName);
+pub(super) struct OfDomain(pub DomainName);
 
 impl<S: Send + Sync> FromRequestParts<S> for OfDomain {
     type Rejection = PageError;
@@ -63,6 +64,7 @@ struct DomainOutboundGateway {
     deleting: bool,
     own: Option<ShownAddress>,
     without_own: ShownRoute,
+    inbound: InboundHostCard,
 }
 
 #[derive(Default, Deserialize)]
@@ -98,6 +100,7 @@ async fn look(
     let domain = found.ok_or(PageError::NotFound)?;
     let may_save = inside.access.role.may_set_organization_gateway();
     let own = domain.gateways.domain.as_ref();
+    let inbound = InboundHostCard::of(app, inside, &domain);
     let mut field = GatewayField::of(
         &mut transaction,
         organization,
@@ -112,6 +115,7 @@ async fn look(
     let shown = name.to_unicode();
     Ok(DomainOutboundGateway {
         console: Console::new(inside, domain_manager::LABEL),
+        inbound,
         list: field.way_back.clone(),
         field,
         ascii: (shown != name.as_str()).then(|| name.to_string()),

@@ -19,6 +19,7 @@ pub mod gateways;
 pub mod health;
 pub mod held_mail;
 pub mod home;
+pub mod inbound_host;
 pub mod job;
 pub mod layers;
 pub mod link;
@@ -157,6 +158,7 @@ pub fn routes() -> Vec<Route> {
         waiting_mail::routes(),
         domain_manager::routes(),
         domain_outbound_gateway::routes(),
+        inbound_host::routes(),
         gateways::routes(),
         gateway::routes(),
         explain_route::routes(),

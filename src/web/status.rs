@@ -388,6 +388,40 @@ pub fn unchanged_domain(domain: &DomainOverview) -> StatusLine {
     unchanged_account(&domain.name.to_unicode(), domain.gateways.domain.as_ref())
 }
 
+/// After a change of where mail to a mail domain itself is delivered.
+pub fn of_inbound_host(
+    change: &RecentChange,
+    domain: &DomainOverview,
+    default: &PlatformDefault,
+    progress: &Progress,
+) -> StatusLine {
+    if let Some(superseded) = superseded(change, domain.inbound_host.as_ref()) {
+        return superseded;
+    }
+    to_inbound_host(StatusLine::new(lead(&change.action)), "now", domain, default).live(progress)
+}
+
+/// A save of an inbound host that set what was set already.
+pub fn unchanged_inbound_host(domain: &DomainOverview, default: &PlatformDefault) -> StatusLine {
+    to_inbound_host(StatusLine::new("Nothing changed."), "already", domain, default)
+}
+
+fn to_inbound_host(
+    line: StatusLine,
+    when: &'static str,
+    domain: &DomainOverview,
+    default: &PlatformDefault,
+) -> StatusLine {
+    let line = line.words("Notifications to senders of ").name(&domain.name.to_unicode());
+    match (&domain.inbound_host, default) {
+        (Some(host), _) => line.words(format!(" {when} go to ")).address(host).words("."),
+        (None, PlatformDefault::Mx) => line.words(format!(" {when} go to the servers that its MX records name.")),
+        (None, PlatformDefault::Smarthost(server)) => {
+            line.words(format!(" {when} go through the platform's server ")).address(server).words(".")
+        }
+    }
+}
+
 /// After the gateway of all users was emptied where mail must leave through one.
 pub fn of_organization_that_must_use_one(change: &RecentChange, summary: &Summary, progress: &Progress) -> StatusLine {
     if let Some(superseded) = superseded(change, summary.gateway.as_ref()) {

@@ -271,6 +271,12 @@ async fn way_back(
         Some(("domain", key, true)) if let Ok(domain) = key.parse::<DomainName>() => {
             domain_manager::link_to_row(slug, &domain).with("change", &id)
         }
+        Some(("domain", key, false))
+            if let Ok(domain) = key.parse::<DomainName>()
+                && sole.is_some_and(|thing| thing.inbound_host_only) =>
+        {
+            domain_manager::link_to_row(slug, &domain).with("inbound", &id)
+        }
         Some(("account", key, pointer_only)) if let Ok(account) = key.parse::<AccountId>() => {
             of_account(app, access, query, account, pointer_only).await?.with("change", &id)
         }

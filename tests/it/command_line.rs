@@ -89,6 +89,9 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         ),
         (&["accounts", "export", "nobody"], &[], "", "there is no organization “nobody”"),
         (&["accounts", "import", "acme", "/nowhere/accounts.csv"], &[], "", "/nowhere/accounts.csv cannot be opened: "),
+        (&["domain", "set"], &["acme", "birch.example", "--inbound-host", "-"], "", "acme has no mail domain birch"),
+        (&["domain", "set"], &["acme", "acme.example", "--inbound-host", "a b"], "", "Or write -."),
+        (&["domain", "set"], &["acme", "acme.example", "--inbound-host", "10.0.0.1"], "", "10.0.0.1 is a private"),
         (&["accounts", "add", "acme", "ann@elsewhere.example"], &[], "", "elsewhere.example is not a mail domain"),
         (&["accounts", "add", "acme", "bea@birch.example"], &[], "", "birch.example is not a mail domain"),
         (&["accounts", "add", "acme", "a@acme.example"], &[], "", "a@acme.example belongs to ann@acme.example already"),
@@ -302,6 +305,18 @@ async fn the_operator_says_that_mail_must_leave_through_a_gateway_and_what_becom
     outgate.succeeds(&["gateway", "set", "acme", "mail.example.com"]).await;
     outgate.succeeds(&["gateway", "delete", "acme", "--waiting", "return"]).await;
     assert_eq!(installation.choices().await, [(Some("return".to_owned()), true)]);
+}
+
+#[sqlx::test]
+async fn the_inbound_host_of_a_domain_is_set_and_deleted(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let set = ["domain", "set", "acme", "acme.example", "--inbound-host"];
+    let said = outgate.succeeds(&[&set[..], &["mx.acme.example:2525"]].concat()).await;
+    assert!(said.starts_with("Mail to acme.example now goes to mx.acme.example port 2525. Revision "), "{said}");
+    let again = outgate.succeeds(&[&set[..], &["mx.acme.example:2525"]].concat()).await;
+    assert_eq!(again, "Nothing changed: it was so already.\n");
+    let said = outgate.succeeds(&[&set[..], &["-"]].concat()).await;
+    assert!(said.starts_with("Mail to acme.example now goes to the servers that its MX records name."), "{said}");
 }
 
 #[sqlx::test]

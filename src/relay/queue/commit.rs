@@ -3,8 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use sqlx::{
+    PgConnection, PgPool,
+    postgres::{PgDatabaseError, PgSeverity},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
+};
 
 use super::{Entry, Queue};
 use crate::{
@@ -22,6 +28,10 @@ const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a client waits for a commit before it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one look for messages may take whose answer to COMMIT got lost.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two such looks: until the store is back, and until a COMMIT that was still on its way has arrived.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 /// The messages are not known to be in the queue: nothing may be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +50,7 @@ impl Queue {
         let is_free = entries.iter().any(|entry| entry.message.lease.is_none());
         let (done, committed) = oneshot::channel();
         let pending = Pending { entries, done };
-        let outcome = tokio::time::timeout(PATIENCE, async {
+        let outcome = timeout(PATIENCE, async {
             self.shared.commits.send(pending).await.map_err(|_| NotCommitted)?;
             committed.await.map_err(|_| NotCommitted)?
         });
@@ -62,10 +72,7 @@ pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
             let Some(first) = receiver.recv().await else { break };
             let batch = gather(first, &mut receiver);
             let db = db.clone();
-            tokio::spawn(async move {
-                commit_batch(&db, batch).await;
-                drop(permit);
-            });
+            tokio::spawn(async move { commit_batch(&db, batch, permit).await });
         }
     });
     sender
@@ -88,24 +95,52 @@ impl Pending {
     }
 }
 
-async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>) {
-    let committed = commit_together(db, &mut batch).await;
-    match committed {
+/// Why messages are not known to be stored.
+enum Uncommitted {
+    /// They are not, and will not be.
+    Refused(sqlx::Error),
+    /// The answer to COMMIT got lost: they may be.
+    Unknown(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Uncommitted {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
+    match commit_together(db, &mut batch).await {
         // One bad row fails its transaction, but not the others' messages.
-        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_))) if batch.len() > 1 => {
+        Err(Uncommitted::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
             tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
             for pending in batch {
                 let mut alone = vec![pending];
                 let committed = commit_together(db, &mut alone).await;
-                answer(alone, committed);
+                end(db, alone, committed).await;
             }
         }
-        committed => answer(batch, committed),
+        committed => {
+            drop(permit);
+            end(db, batch, committed).await;
+        }
     }
 }
 
+async fn end(db: &PgPool, batch: Vec<Pending>, committed: Result<(), Uncommitted>) {
+    let committed = match committed {
+        Ok(()) => Ok(()),
+        Err(Uncommitted::Refused(error)) => Err(error),
+        Err(Uncommitted::Unknown(error)) => {
+            tracing::warn!(%error, messages = batch.len(), "the answer to a COMMIT got lost, looking for its messages");
+            if are_stored(db, &batch).await { Ok(()) } else { Err(error) }
+        }
+    };
+    answer(batch, committed);
+}
+
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result<()> {
+async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<(), Uncommitted> {
     let mut transaction = db.begin().await?;
     batch.retain(|pending| !pending.done.is_closed());
     let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
@@ -113,7 +148,33 @@ async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> store::Result
         return Ok(());
     }
     insert_entries(&mut transaction, &entries).await?;
-    transaction.commit().await
+    transaction.commit().await.map_err(|error| match is_said_by_store(&error) {
+        true => Uncommitted::Refused(error),
+        false => Uncommitted::Unknown(error),
+    })
+}
+
+/// Whether the store has answered, and goes on with the connection. When it ends it, as a server does that is being
+/// stopped, it may have committed before.
+fn is_said_by_store(error: &sqlx::Error) -> bool {
+    let said = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    said.is_some_and(|error| error.severity() == PgSeverity::Error)
+}
+
+/// Looks for what was committed together until the store answers or nobody waits any more. One message tells of all.
+async fn are_stored(db: &PgPool, batch: &[Pending]) -> bool {
+    let key = |entry: &Entry| (entry.message.organization, entry.message.id);
+    let messages: Vec<_> = batch.iter().flat_map(|pending| &pending.entries).map(key).collect();
+    let mut looks = 0;
+    while looks < 2 && !batch.iter().all(|pending| pending.done.is_closed()) {
+        match timeout(LOOK, store::queue::is_any_stored_across_tenants(db, &messages)).await {
+            Ok(Ok(true)) => return true,
+            Ok(Ok(false)) => looks += 1,
+            Ok(Err(_)) | Err(_) => {}
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+    false
 }
 
 fn answer(batch: Vec<Pending>, committed: store::Result<()>) {

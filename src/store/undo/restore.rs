@@ -107,7 +107,7 @@ pub(super) async fn mirror(
                                                  'must_use_gateway', must_use_gateway)
                        from organization where id = $1 and id::text = item.subject_key)
                    when 'domain' then (
-                       select jsonb_build_object('outbound_gateway', outbound_gateway_id)
+                       select jsonb_build_object('outbound_gateway', outbound_gateway_id, 'inbound_host', inbound_host)
                        from mail_domain where organization_id = $1 and name = item.subject_key)
                    when 'account' then (
                        select jsonb_build_object('user_id', user_id, 'name', name, 'status', status,
@@ -181,7 +181,8 @@ pub(super) async fn restore(
     Ok(())
 }
 
-/// Those that the change had removed, under the id that they had and with the revision that was its last.
+/// Those that the change had removed, under the id that they had and with the revision that was its last, which
+/// is still there unless the gateway was removed by an earlier version.
 async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
     sqlx::query!(
         r#"
@@ -194,6 +195,7 @@ async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, ne
         )
         insert into gateway_revision (organization_id, gateway_id, revision, address)
         select $1, id, revision, address from item
+        on conflict do nothing
         "#,
         organization as OrganizationId,
         new as ChangeId,
@@ -225,10 +227,13 @@ async fn organization_row(db: &mut PgConnection, organization: OrganizationId, n
 async fn domains(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
     sqlx::query!(
         r#"
-        update mail_domain set outbound_gateway_id = (item.after ->> 'outbound_gateway')::uuid
+        update mail_domain
+        set outbound_gateway_id = case when item.after ? 'outbound_gateway' then (item.after ->> 'outbound_gateway')::uuid
+                                       else mail_domain.outbound_gateway_id end,
+            inbound_host = case when item.after ? 'inbound_host' then item.after ->> 'inbound_host'
+                                else mail_domain.inbound_host end
         from change_item item
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'domain'
-          and item.after ? 'outbound_gateway'
           and mail_domain.organization_id = $1 and mail_domain.name = item.subject_key
         "#,
         organization as OrganizationId,

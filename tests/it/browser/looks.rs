@@ -406,6 +406,15 @@ async fn domains(photographer: &Photographer) {
     photographer.save(LONG_GATEWAY).await;
     browser.wait_for_text("Saved.").await;
     photographer.look("domain-manager-saved").await;
+    photographer.go(&format!("{CLOUD}/domain-manager/xn--bcher-kva.example/inbound-host")).await;
+    browser.fill("Inbound Host", "in box").await;
+    browser.click("button", "Save inbound host").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("inbound-host-mistake").await;
+    browser.fill("Inbound Host", "inbound.acme.example").await;
+    browser.click("button", "Save inbound host").await;
+    browser.wait_for_text("Saved.").await;
+    photographer.look("inbound-host-saved").await;
     let row = browser.row_with("bücher.example xn--bcher-kva.example").await;
     browser.find_in(&row, "link", "Delete own gateway").await.click().await.unwrap();
     browser.find("heading", "Delete this domain's gateway?").await;

@@ -26,11 +26,15 @@ fn point_domain(sending: &Sending, gateway: &Gateway) {
         revision: 1,
         address: gateway.address.to_string().parse().unwrap(),
         tls: TlsMode::WhenOffered,
+        settings: Arc::default(),
     };
     sending.table.change(|known| {
         let gateway = Some(facts.id);
         known.set_gateway(facts.id, Some(facts));
-        known.set_domain("fast.acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway }));
+        known.set_domain(
+            "fast.acme.example".parse().unwrap(),
+            Some(DomainFacts { organization, gateway, inbound_host: None }),
+        );
     });
 }
 

@@ -13,6 +13,7 @@ mod mx;
 mod postfix;
 mod queue;
 mod routing;
+mod store_faults;
 mod submission_content;
 mod submission_dialogs;
 mod submission_listener;

@@ -1,6 +1,8 @@
 //! Which route a sender has: every combination of scopes, aliases, domains, spellings and letter
 //! case, against an expectation that is worked out in another way.
 
+use std::sync::Arc;
+
 use outgate::{
     mail::id::{AccountId, GatewayId, OrganizationId},
     policy::{
@@ -169,6 +171,7 @@ impl World {
                     revision: 1,
                     address: format!("{number}-{name}.gateway.example").parse().unwrap(),
                     tls: TlsMode::WhenOffered,
+                    settings: Arc::default(),
                 };
                 facts.set_gateway(gateway.id, Some(gateway.clone()));
                 gateway.id
@@ -179,7 +182,7 @@ impl World {
             for (place, with_gateway) in organization.domains.iter().enumerate() {
                 let own = with_gateway.then(|| gateway(&mut facts, format!("domain-{place}")));
                 let name = DOMAINS[number][place].parse().unwrap();
-                facts.set_domain(name, Some(DomainFacts { organization: id, gateway: own }));
+                facts.set_domain(name, Some(DomainFacts { organization: id, gateway: own, inbound_host: None }));
             }
             let accounts = [AccountId::new(), AccountId::new()];
             for (place, (with_gateway, suspended)) in organization.accounts.into_iter().enumerate() {

@@ -50,7 +50,8 @@ async fn the_front_doors_roles_own_nothing_and_bypass_nothing(owner: PgPool) {
            and (grantee = 'PUBLIC' or privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER') and grantee like 'outgate_%'
                 or grantee = 'outgate_web' and table_name in ('administrator', 'queued_body')
                 or grantee = 'outgate_web' and privilege_type in ('UPDATE', 'DELETE')
-                   and table_name in ('audit_entry', 'change', 'change_item', 'gateway_revision')
+                   and table_name in ('audit_entry', 'change', 'change_item', 'gateway_revision', 'gateway_secret')
+                or grantee = 'outgate_web' and privilege_type = 'SELECT' and table_name = 'gateway_secret'
                 or grantee = 'outgate_relay' and table_name in ('administrator', 'administrator_role', 'audit_entry', 'session'))
            and grantee <> (select current_user)",
     )
@@ -58,6 +59,17 @@ async fn the_front_doors_roles_own_nothing_and_bypass_nothing(owner: PgPool) {
     .await
     .unwrap();
     assert_eq!(excessive, Vec::<String>::new());
+    let columns: Vec<String> = sqlx::query_scalar(
+        "select privilege_type || ' ' || column_name from information_schema.column_privileges
+         where table_name = 'gateway_secret' and (grantee = 'outgate_web' and privilege_type <> 'INSERT'
+                or grantee = 'outgate_relay' and privilege_type <> 'SELECT') order by 1",
+    )
+    .fetch_all(&owner)
+    .await
+    .unwrap();
+    // The pages see that there is a password, the relays seal it anew.
+    let expected = ["SELECT gateway_id", "SELECT id", "SELECT organization_id", "SELECT set_at", "UPDATE sealed"];
+    assert_eq!(columns, expected);
 }
 
 #[sqlx::test]

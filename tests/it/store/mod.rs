@@ -5,6 +5,7 @@ mod account_list;
 mod accounts_file;
 mod catalogue;
 mod changes;
+mod gateway_record;
 mod taken_back;
 mod tenants_apart;
 mod undo;

@@ -51,6 +51,7 @@ pub fn known_facts() -> RoutingFacts {
                 revision: 1,
                 address: domains[0].parse().unwrap(),
                 tls: TlsMode::WhenOffered,
+                settings: Arc::default(),
             }),
         );
         facts.set_organization(
@@ -58,7 +59,10 @@ pub fn known_facts() -> RoutingFacts {
             Some(OrganizationFacts { suspended, gateway: Some(gateway), must_use_gateway: false }),
         );
         for domain in domains {
-            facts.set_domain(domain.parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+            facts.set_domain(
+                domain.parse().unwrap(),
+                Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+            );
         }
     }
     let (ann, carl) = (AccountId::new(), AccountId::new());

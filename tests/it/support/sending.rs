@@ -102,15 +102,23 @@ impl Sending {
     }
 
     pub async fn with(owner: PgPool, options: Options) -> Self {
+        let db = Installation::on(owner.clone()).relay_pool().await;
+        Self::on_pool(owner, db, options).await
+    }
+
+    /// The relay reaches the store through a pool of the test's.
+    pub async fn on_pool(owner: PgPool, db: PgPool, options: Options) -> Self {
         let installation = Installation::on(owner.clone());
-        let db = installation.relay_pool().await;
         let organization = installation.organization("acme").await.id;
         let mut facts = RoutingFacts::default();
         facts.set_organization(
             organization,
             Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }),
         );
-        facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: None }));
+        facts.set_domain(
+            "acme.example".parse().unwrap(),
+            Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+        );
         let table = Arc::new(RoutingTable::new(facts, options.default.clone()));
         Self::assembled(owner, db, options, organization, table)
     }
@@ -164,6 +172,7 @@ impl Sending {
             revision: 1,
             address: address.parse::<GatewayAddress>().unwrap(),
             tls,
+            settings: Arc::default(),
         });
         let id = gateway.as_ref().map(|gateway| gateway.id);
         self.table.change(|facts| {
@@ -182,7 +191,14 @@ impl Sending {
     pub fn add_gateway(&self, address: SocketAddr) -> GatewayId {
         let (organization, id) = (self.organization, GatewayId::new());
         let address = address.to_string().parse().unwrap();
-        let gateway = GatewayFacts { organization, id, revision: 1, address, tls: TlsMode::WhenOffered };
+        let gateway = GatewayFacts {
+            organization,
+            id,
+            revision: 1,
+            address,
+            tls: TlsMode::WhenOffered,
+            settings: Arc::default(),
+        };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
         id
     }
@@ -194,7 +210,10 @@ impl Sending {
         self.table.change(|facts| {
             let of_all = OrganizationFacts { suspended: false, gateway: all, must_use_gateway };
             facts.set_organization(organization, Some(of_all));
-            facts.set_domain("acme.example".parse().unwrap(), Some(DomainFacts { organization, gateway: domain }));
+            facts.set_domain(
+                "acme.example".parse().unwrap(),
+                Some(DomainFacts { organization, gateway: domain, inbound_host: None }),
+            );
             facts.set_address("ann@acme.example", Some(account));
             facts.set_account(account, Some(AccountFacts { suspended, gateway: user }));
         });

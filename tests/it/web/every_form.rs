@@ -107,6 +107,12 @@ impl Scene {
             vec![("outbound_gateway", text("domain.example.com")), ("seen", String::new())],
         );
         case(
+            Administrator,
+            "/domain-manager/{domain}/inbound-host",
+            "domain-manager/acme.example/inbound-host".to_owned(),
+            vec![("inbound_host", text("mx.example.com")), ("seen", String::new())],
+        );
+        case(
             UserAdministrator,
             "/waiting-mail",
             "waiting-mail".to_owned(),

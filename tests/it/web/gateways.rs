@@ -87,7 +87,7 @@ async fn a_gateway_that_nobody_uses_is_removed_after_asking_and_is_not_offered_a
     .fetch_one(&installation.owner)
     .await
     .unwrap();
-    assert_eq!((item, revisions), (serde_json::json!({ "address": "mistyped.example.com", "revision": 1 }), 1));
+    assert_eq!((item, revisions), (serde_json::json!({ "address": "mistyped.example.com", "revision": 1 }), 2));
 
     let refused = admin.submit(&page_of(&acme, &format!("gateways/{used}")), &[]).await;
     assert_eq!(refused.status, StatusCode::CONFLICT);

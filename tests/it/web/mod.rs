@@ -10,6 +10,7 @@ mod every_form;
 mod explain_route;
 mod gateways;
 mod held_mail;
+mod inbound_host;
 mod job;
 mod layers;
 mod mail_account;

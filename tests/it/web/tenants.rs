@@ -127,6 +127,7 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "name" => vec![("name", "Mallory"), ("seen", "secret")],
         "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
         "addresses" => vec![("addresses", ""), ("seen", "")],
+        "inbound-host" => vec![("inbound_host", "evil.example.com"), ("seen", "")],
         "status" => vec![("status", "suspended")],
         "delete" => vec![("seen", "secret@other.example")],
         "{import}" => vec![("added", "1"), ("changed", "0"), ("removed", "0")],
@@ -218,6 +219,7 @@ async fn everything_of(installation: &Installation, tenant: &Tenant) -> String {
     sqlx::query_scalar(
         "select concat(
              (select jsonb_agg(organization order by id) from organization where id = $1),
+             (select jsonb_agg(mail_domain order by name) from mail_domain where organization_id = $1),
              (select jsonb_agg(mail_account order by id) from mail_account where organization_id = $1),
              (select jsonb_agg(gateway order by id) from gateway where organization_id = $1),
              (select jsonb_agg(change order by id) from change where organization_id = $1))",

@@ -1,0 +1,108 @@
+//! What a relay says to its clients when the store fails it: 250 only for what is known to be committed.
+//! The store's own faults; those of gateways are `handover`'s and `queue`'s.
+
+use std::{sync::Arc, time::Duration};
+
+use outgate::{mail::Reply, store};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::{task::JoinHandle, time::timeout};
+
+use crate::support::{
+    Gateway, Installation, Sending,
+    following::Following,
+    sending::Options,
+    store_door::{Fate, StoreDoor},
+};
+
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+
+/// A relay whose mail waits for a dead gateway, behind a door to its store.
+async fn behind_door(owner: PgPool) -> (Arc<Sending>, StoreDoor) {
+    let door = StoreDoor::before(&owner);
+    let sending = Sending::on_pool(owner, door.pool_as(store::roles::RELAY), Options::default()).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    (Arc::new(sending), door)
+}
+
+fn send(sending: &Arc<Sending>) -> JoinHandle<Reply> {
+    let sending = Arc::clone(sending);
+    tokio::spawn(async move { sending.send().await })
+}
+
+async fn reply(sent: JoinHandle<Reply>) -> String {
+    timeout(ANSWERED_WITHIN, sent).await.expect("the client is answered").unwrap().to_string()
+}
+
+#[sqlx::test]
+async fn a_message_whose_answer_to_commit_got_lost_is_looked_for_and_then_promised(owner: PgPool) {
+    let (sending, mut door) = behind_door(owner).await;
+
+    door.next_commit(Fate::AnswerLost);
+    let said = reply(send(&sending)).await;
+    assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+    assert_eq!(sending.waiting().await.len(), 1);
+
+    // The same while the store is away for a moment.
+    door.next_commit(Fate::AnswerLost);
+    let sent = send(&sending);
+    door.met().await;
+    door.met().await;
+    door.shut().await;
+    door.open();
+    let said = reply(sent).await;
+    assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+    assert_eq!(sending.waiting().await.len(), 2);
+}
+
+#[sqlx::test]
+async fn a_message_whose_commit_got_lost_is_looked_for_and_not_promised(owner: PgPool) {
+    let (sending, door) = behind_door(owner).await;
+    door.next_commit(Fate::Lost);
+
+    let said = reply(send(&sending)).await;
+
+    assert_eq!(said, "451 4.3.0 the message could not be stored, try again later");
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn nobody_hears_250_before_the_store_has_answered_the_commit(owner: PgPool) {
+    let (sending, door) = behind_door(owner).await;
+    door.next_commit(Fate::AnswerLate);
+    let sent = send(&sending);
+
+    door.met().await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!sent.is_finished());
+
+    door.go_on();
+    let said = reply(sent).await;
+    assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+}
+
+#[sqlx::test]
+async fn every_connection_of_a_relay_waits_for_the_disk_whatever_the_store_is_set_to(owner: PgPool) {
+    let installation = Installation::on(owner);
+    let options = (*installation.owner.connect_options()).clone().username(store::roles::RELAY);
+    let name = options.get_database().unwrap().to_owned();
+    for (set, is) in
+        [("off", "on"), ("local", "on"), ("remote_write", "on"), ("on", "on"), ("remote_apply", "remote_apply")]
+    {
+        let statement = format!("alter database \"{name}\" set synchronous_commit = {set}");
+        sqlx::query(AssertSqlSafe(statement)).execute(&installation.owner).await.unwrap();
+        let pool = store::relay::pool(2, options.clone());
+        let (mut one, mut other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        for connection in [&mut one, &mut other] {
+            let shown: String =
+                sqlx::query_scalar("show synchronous_commit").fetch_one(&mut **connection).await.unwrap();
+            assert_eq!(shown, is, "where {set} is set");
+        }
+        drop((one, other));
+
+        let relay = Following::on(pool, "one");
+        relay.until_live(&installation).await;
+        relay.stop().await;
+    }
+}
