@@ -24,6 +24,7 @@ use crate::{
         gateway::RecentRemoval,
         held_mail::RecentChoice,
         organization::Summary,
+        relay_credential::Credential,
         selected_accounts::ChangedAccounts,
         tenant::Access,
         undo,
@@ -475,6 +476,29 @@ pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
             Choice::Return => format!("{}: on the way back to the senders.", chosen.subject),
         }),
     }
+}
+
+/// After a relay credential was made, limited or revoked, or one of these was taken back.
+pub fn of_credential(action: &str, credential: &Credential, progress: &Progress) -> StatusLine {
+    let line = match action {
+        "credential.create" => StatusLine::new("Created."),
+        "credential.revoke" => StatusLine::new("Revoked."),
+        action => StatusLine::new(lead(action)),
+    };
+    let words = match (credential.revoked, credential.terms.limits_in_words().is_empty()) {
+        (true, _) => " is refused from now on.",
+        (false, true) => " may send from every mail domain of your organization.",
+        (false, false) => " may send within its limits.",
+    };
+    line.name(&credential.user_name).words(words).live(progress)
+}
+
+/// After a save that changed nothing of a relay credential.
+pub fn unchanged_credential(credential: &Credential) -> StatusLine {
+    StatusLine::new("Nothing changed.").name(&credential.user_name).words(match credential.revoked {
+        true => " is revoked already.",
+        false => " has these limits already.",
+    })
 }
 
 /// After a gateway was removed, or its removal was taken back.

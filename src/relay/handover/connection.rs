@@ -61,6 +61,8 @@ pub struct Connection {
     pub(super) limits: TimeLimits,
     /// A transaction was begun and not ended: RSET comes before the next one.
     pub(super) in_transaction: bool,
+    /// How many messages it has carried.
+    pub(super) messages: u32,
     /// Not to be used again.
     closing: bool,
 }
@@ -87,6 +89,7 @@ impl Connection {
             extensions: Extensions::default(),
             limits,
             in_transaction: false,
+            messages: 0,
             closing: false,
         })
     }
@@ -170,6 +173,10 @@ impl Connection {
             Ok(count) => count > 0 && encrypted,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Lets nobody use it again.

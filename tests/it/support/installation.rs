@@ -4,15 +4,20 @@
 use outgate::{
     mail::{
         GatewayAddress, Mailbox,
-        id::{AccountId, GatewayId, ImportId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId},
     },
-    policy::{Role, gateway_network::AllowedNetworks},
+    policy::{
+        Role,
+        gateway_network::AllowedNetworks,
+        relay_credential::{self, Limits, SecretHash},
+    },
     store::{
         self, OrganizationTransaction, WebStore,
         account::NewAccount,
         account_file::NewImport,
         account_import::{ImportError, Staged},
         gateway::PointerScope,
+        relay_credential::{Made, NewCredential, Terms},
     },
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -148,6 +153,21 @@ impl Installation {
     pub async fn administrator(&self, tenant: &Tenant, email: &str, password_hash: &str, role: Role) {
         let email: Mailbox = email.parse().unwrap();
         store::administrator::create(&self.owner, &email, password_hash, tenant.id, role).await.unwrap();
+    }
+
+    /// A relay credential: its user name and its secret.
+    pub async fn credential(&self, tenant: &Tenant, limits: Limits) -> (CredentialId, String, String) {
+        let secret = relay_credential::secret(&rand::random());
+        let new = NewCredential {
+            id: CredentialId::new(),
+            user_name: relay_credential::user_name(&tenant.slug, &rand::random()),
+            secret: SecretHash::of(&secret),
+            terms: Terms { name: "a server".to_owned(), limits },
+        };
+        let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
+        let made = store::relay_credential::create(transaction, &new, "operator").await.unwrap();
+        assert!(matches!(made, Made::Made(_)), "{made:?}");
+        (new.id, new.user_name, secret)
     }
 
     /// Every table whose rows belong to organizations.
