@@ -253,11 +253,10 @@ impl Transfer {
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
         let recorded = after(&entry.message, &so_far, now);
         let notification = self.notification(&recorded, &entry, now).await;
-        let (lease, held) = self.queue.lease();
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
-        entry.message =
-            QueuedMessage { lease: Some(lease), attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
+        entry.message = QueuedMessage { attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
+        let held = self.queue.lease(&mut entry.message);
         let entries = std::iter::once(entry.clone()).chain(notification).collect();
         if self.queue.commit(entries).await.is_err() {
             // The transaction is given up with its connection: nobody has the message.
@@ -280,9 +279,8 @@ impl Transfer {
     /// The gateway has the whole message and does not answer: it is committed, and the same connection
     /// waits on. Trying again earlier would make duplicates.
     async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let (lease, held) = self.queue.lease();
+        let held = self.queue.lease(&mut entry.message);
         entry.message.state = State::AnswerAwaited;
-        entry.message.lease = Some(lease);
         entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
@@ -323,8 +321,7 @@ impl Transfer {
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
             return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
         };
-        let (lease, _held) = self.queue.lease();
-        entry.message.lease = Some(lease);
+        let _held = self.queue.lease(&mut entry.message);
         entry.message.next_attempt_at = Queue::lease_end(now);
         if self.queue.commit(vec![entry.clone()]).await.is_err() {
             return not_stored();

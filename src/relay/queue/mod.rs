@@ -45,7 +45,7 @@ use crate::{
     policy::routing::PlatformDefault,
     store::{
         self,
-        queue::{Lane, Lease, QueuedMessage},
+        queue::{Lane, Lease, Leased, QueuedMessage},
     },
 };
 
@@ -122,7 +122,7 @@ impl Queue {
         let mut attempts = JoinSet::new();
         for entry in claimed {
             let queue = self.clone();
-            let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+            let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
             attempts.spawn(async move {
                 queue.work(entry, now).await;
                 drop(held);
@@ -149,10 +149,11 @@ impl Queue {
         self.shared.permits.take(lane)
     }
 
-    /// A lease for a message that is about to be committed, held until the second value is dropped.
-    pub(super) fn lease(&self) -> (Lease, HeldLease) {
-        let lease = Lease { relay: self.shared.settings.relay, token: Uuid::new_v4() };
-        (lease, self.shared.leases.hold(lease.token))
+    /// Leases a message that is about to be committed to this relay, held until the value is dropped.
+    pub(super) fn lease(&self, message: &mut QueuedMessage) -> HeldLease {
+        let token = Uuid::new_v4();
+        message.lease = Some(Lease { relay: self.shared.settings.relay, token });
+        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token })
     }
 
     /// When a lease that begins now ends, unless it is renewed.
@@ -163,7 +164,7 @@ impl Queue {
     /// Attempts a committed message that is leased to this relay, in the background.
     pub(super) fn attempt_now(&self, entry: Entry, permit: AttemptPermit, now: OffsetDateTime) {
         let queue = self.clone();
-        let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+        let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
         self.shared.tasks.spawn(async move {
             queue.work(entry, now).await;
             drop((held, permit));

@@ -21,7 +21,7 @@ use crate::{
     relay::notification::notification,
     store::{
         self,
-        queue::{QueuedMessage, State},
+        queue::{QueuedMessage, State, Written},
     },
 };
 
@@ -64,24 +64,30 @@ impl Queue {
         tracing::error!(queue_id = %entry.message.id, "an outcome could not be recorded, the message is tried again");
     }
 
-    async fn write(&self, entry: &Entry, recorded: &Recorded, now: OffsetDateTime) -> store::Result<()> {
+    async fn write(&self, entry: &Entry, recorded: &Recorded, now: OffsetDateTime) -> anyhow::Result<()> {
         let message = &recorded.message;
-        let Some(lease) = entry.message.lease else { return Ok(()) };
+        let Some(leased) = entry.message.leased() else { return Ok(()) };
         let (db, hostname) = (&self.shared.db, &self.shared.settings.hostname);
         let notification = notification(hostname, message, &entry.source, &recorded.failures, now).await;
+        if recorded.is_finished() && notification.is_none() {
+            if !self.remove(leased).await? {
+                log_taken(message);
+            }
+            return Ok(());
+        }
         let mut transaction = db.begin().await?;
         let is_ours = match recorded.is_finished() {
             true => {
-                let (organization, id) = (message.organization, message.id);
-                store::queue::remove_across_tenants(&mut *transaction, organization, id, lease.token).await?
+                let done = Written { done: &[leased], ..Written::default() };
+                !store::queue::write_across_tenants(&mut *transaction, &done).await?.is_empty()
             }
             false => {
                 let known_choice = entry.message.choice;
-                store::queue::record_across_tenants(&mut *transaction, message, lease.token, known_choice).await?
+                store::queue::record_across_tenants(&mut *transaction, message, leased.token, known_choice).await?
             }
         };
         if !is_ours {
-            tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
+            log_taken(message);
             return Ok(());
         }
         let notifies = notification.is_some();
@@ -94,6 +100,10 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+fn log_taken(message: &QueuedMessage) {
+    tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
 }
 
 /// A message that may arrive twice can be found in the log.

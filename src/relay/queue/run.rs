@@ -6,7 +6,6 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{LEASE, Queue};
 use crate::store;
@@ -36,14 +35,15 @@ impl Queue {
         }
         self.shared.handover.pool().close().await;
         // Only these: should another relay have taken over the name, the others are its own.
-        self.release(Some(&self.shared.leases.tokens())).await;
+        let held = self.shared.leases.all();
+        Self::given_back(store::queue::release_across_tenants(&self.shared.db, &held, OffsetDateTime::now_utc()).await);
     }
 
     /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
     /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
-        while !self.release(None).await || !self.make_all_due().await {
+        while !self.release_all().await || !self.make_all_due().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -114,23 +114,25 @@ impl Queue {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
-            let tokens = self.shared.leases.tokens();
-            if tokens.is_empty() {
+            let held = self.shared.leases.all();
+            if held.is_empty() {
                 continue;
             }
             let until = OffsetDateTime::now_utc() + LEASE;
-            let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-            if let Err(error) = store::queue::renew_across_tenants(db, relay, &tokens, until).await {
-                tracing::warn!(%error, leases = tokens.len(), "leases could not be renewed");
+            if let Err(error) = store::queue::renew_across_tenants(&self.shared.db, &held, until).await {
+                tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }
         }
     }
 
-    /// Gives back leases that this relay has in the store. Returns whether the store has done it.
-    async fn release(&self, tokens: Option<&[Uuid]>) -> bool {
-        let now = OffsetDateTime::now_utc();
+    /// Gives back the leases of this relay's previous life. Returns whether the store has done it.
+    async fn release_all(&self) -> bool {
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        match store::queue::release_across_tenants(db, relay, tokens, now).await {
+        Self::given_back(store::queue::release_all_across_tenants(db, relay, OffsetDateTime::now_utc()).await)
+    }
+
+    fn given_back(released: store::Result<u64>) -> bool {
+        match released {
             Ok(messages) => {
                 if messages > 0 {
                     tracing::info!(messages, "leases given back");

@@ -13,7 +13,7 @@ use outgate::{
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
         routing_table::RoutingTable,
     },
-    store::{self, OrganizationTransaction},
+    store::{self, OrganizationTransaction, queue::Written},
 };
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -196,11 +196,14 @@ async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: Pg
 
     let token = paused.lease.unwrap().token;
     assert!(!store::queue::record_across_tenants(&sending.db, &paused, token, None).await.unwrap());
-    assert!(!store::queue::remove_across_tenants(&sending.db, paused.organization, paused.id, token).await.unwrap());
+    let remove = async |leased| {
+        let done = Written { done: &[leased], ..Written::default() };
+        store::queue::write_across_tenants(&sending.db, &done).await.unwrap()
+    };
+    assert!(remove(paused.leased().unwrap()).await.is_empty());
     assert!(sending.waiting().await[0].leased);
 
-    let token = owner.lease.unwrap().token;
-    assert!(store::queue::remove_across_tenants(&sending.db, owner.organization, owner.id, token).await.unwrap());
+    assert_eq!(remove(owner.leased().unwrap()).await, [owner.id]);
     assert!(sending.waiting().await.is_empty());
 }
 
