@@ -127,7 +127,8 @@ fn refuse(error: &clap::Error) -> ExitCode {
         format!("{first} {}", missing.join(" ")).trim_end().to_owned()
     });
     eprintln!("outgate: {sentence}");
-    eprintln!("Try: outgate {} --help", subcommand_words().join(" "));
+    let words: String = subcommand_words().iter().map(|word| format!("{word} ")).collect();
+    eprintln!("Try: outgate {words}--help");
     ExitCode::from(2)
 }
 

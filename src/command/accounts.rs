@@ -222,7 +222,8 @@ async fn try_out(mut transaction: OrganizationTransaction, import: &NewImport, f
 fn counted(staged: &Staged) -> String {
     let (counts, unchanged) = (staged.counts, staged.unchanged());
     let removed = if staged.remove_missing { format!(" {} removed,", counts.removed) } else { String::new() };
-    format!("{} accounts added, {} changed,{removed} {unchanged} as they were.", counts.added, counts.changed)
+    let added = if counts.added == 1 { "account" } else { "accounts" };
+    format!("{} {added} added, {} changed,{removed} {unchanged} as they were.", counts.added, counts.changed)
 }
 
 /// Mistakes of a file as one error: each is a line that names its row.

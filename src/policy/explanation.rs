@@ -90,6 +90,11 @@ impl Explanation {
         matches!(&self.decision, Decision::Route(found) if found.route.next_hop != NextHop::Nowhere)
     }
 
+    /// Whether mail of this sender is taken, though it may be held.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.decision, Decision::Route(_))
+    }
+
     /// What becomes of the mail, then why, in one sentence.
     pub fn sentence(&self, recipient: Option<&Mailbox>, told: Told) -> String {
         let sender = &self.sender;

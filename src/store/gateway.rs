@@ -464,6 +464,28 @@ pub async fn overview(
     .await
 }
 
+/// How many gateways the organization has, and how many of them no scope points at. Each is asked for
+/// one account that points at it: that is read from an index, however many there are.
+pub async fn numbers(db: &mut PgConnection, organization: OrganizationId) -> Result<(i64, i64)> {
+    let numbers = sqlx::query!(
+        r#"
+        select count(*) as "gateways!",
+               count(*) filter (where not exists (select from organization
+                                                  where id = $1 and outbound_gateway_id = gateway.id)
+                                  and not exists (select from mail_domain
+                                                  where organization_id = $1 and outbound_gateway_id = gateway.id)
+                                  and not exists (select from mail_account
+                                                  where organization_id = $1 and outbound_gateway_id = gateway.id offset 0)
+                               ) as "unused!"
+        from gateway where organization_id = $1
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((numbers.gateways, numbers.unused))
+}
+
 /// One immutable revision of a gateway.
 #[derive(Debug, Clone)]
 pub struct Revision {

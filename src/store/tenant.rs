@@ -112,7 +112,11 @@ impl OrganizationTransaction {
         // Local to the transaction: a pooled connection never carries it to the next one. One round trip
         // for both; a UUID's text has nothing in it that would need quoting.
         let begin = format!("begin; select set_config('outgate.organization', '{organization}', true)");
-        let transaction = pool.begin_with(AssertSqlSafe(begin)).await?;
+        // On its own, so that it comes to its end where the caller goes away meanwhile: sqlx would give a
+        // connection back with a transaction that was about to begin, for the next statement to be lost in.
+        let pool = pool.clone();
+        let beginning = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let transaction = beginning.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
         Ok(Self { transaction, organization })
     }
 

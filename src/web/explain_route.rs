@@ -10,7 +10,8 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    App, Route, console::Console, error::PageError, form::Query, page, session::InOrganization, wording::ShownAddress,
+    App, Route, console::Console, error::PageError, form::Query, page, route_steps::verdict, session::InOrganization,
+    wording::ShownAddress,
 };
 use crate::{
     mail::{Mailbox, mailbox::MailboxError},
@@ -48,6 +49,8 @@ struct Answer {
     /// Mail of this sender does not leave.
     is_refused: bool,
     notes: Vec<String>,
+    /// What is said of the layer that decides.
+    verdict: &'static str,
     layers: Vec<ShownLayer>,
 }
 
@@ -104,6 +107,7 @@ fn answer(explanation: &Explanation, recipient: Option<&Mailbox>) -> Answer {
         sentence: explanation.sentence(recipient, Told::Administrator),
         is_refused: !explanation.leaves(),
         notes: explanation.notes(recipient),
+        verdict: verdict(explanation.is_taken()),
         layers: explanation.layers.iter().map(shown).collect(),
     }
 }

@@ -16,19 +16,32 @@ pub struct Step {
     pub name: String,
     /// `None`: nothing is set there, or the platform sends directly.
     pub address: Option<ShownAddress>,
-    pub is_platform: bool,
+    /// What stands there instead of an address.
+    pub words: &'static str,
     pub applies: bool,
+    /// What is said of the scope that decides.
+    pub verdict: &'static str,
+}
+
+/// What is said of the scope that decides, where mail of the sender is taken and where it is refused.
+pub fn verdict(is_taken: bool) -> &'static str {
+    if is_taken { "applies now" } else { "would apply" }
 }
 
 /// All scopes, nearest first.
 pub fn steps(account: &ListedAccount, default: &PlatformDefault) -> Vec<Step> {
-    let decided = ShownRoute::of(account.gateways.clone(), default).set_by;
+    let route = ShownRoute::of(account.gateways.clone(), default);
     let step = |scope: Scope, title, name: String, address: Option<ShownAddress>| Step {
         scope: title,
         name,
         address,
-        is_platform: scope == Scope::Platform,
-        applies: scope == decided,
+        words: match scope {
+            Scope::Platform => "directly to recipients' servers",
+            Scope::Organization if route.is_held => "none, so mail is held",
+            _ => "none",
+        },
+        applies: scope == route.set_by,
+        verdict: verdict(!account.suspended),
     };
     let shown = |gateway: &Option<GatewayAddress>| gateway.as_ref().map(ShownAddress::from);
     let platform = match default {

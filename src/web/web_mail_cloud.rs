@@ -43,7 +43,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let held = store::held_mail::count(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
-    let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
+    let (gateways, unused_gateways) = store::gateway::numbers(&mut transaction, organization).await?;
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
@@ -53,8 +53,8 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         held,
         domains: count(domains.len()),
         domains_with_gateway: count(domains.iter().filter(|domain| domain.gateway.is_some()).count()),
-        gateways: count(gateways.len()),
-        unused_gateways: count(gateways.iter().filter(|gateway| gateway.is_unused()).count()),
+        gateways,
+        unused_gateways,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

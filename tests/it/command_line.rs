@@ -239,7 +239,7 @@ async fn a_synchronized_import_is_tried_out_and_removes_no_more_than_was_said(ow
     let tried = outgate.succeeds(&[&import[..], &["--dry-run"]].concat()).await;
     assert_eq!(
         tried,
-        "Nothing was changed. The import would come to: 1 accounts added, 0 changed, 1 removed, 0 as they were.\n\
+        "Nothing was changed. The import would come to: 1 account added, 0 changed, 1 removed, 0 as they were.\n\
          New gateway: dlp.example.com\n"
     );
     let refused = outgate.run(&import).await;
@@ -248,7 +248,7 @@ async fn a_synchronized_import_is_tried_out_and_removes_no_more_than_was_said(ow
     assert_eq!(outgate.run(&[&import[..], &["--allow-removals", "0"]].concat()).await.refusal(), sentence);
     assert_eq!(everything(&owner).await, before);
     let imported = outgate.succeeds(&[&import[..], &["--allow-removals", "1"]].concat()).await;
-    assert_eq!(imported, "1 accounts added, 0 changed, 1 removed, 0 as they were.\n");
+    assert_eq!(imported, "1 account added, 0 changed, 1 removed, 0 as they were.\n");
 }
 
 #[sqlx::test]

@@ -15,20 +15,33 @@ use crate::support::{
 /// Pages have fewer places than this, so a way that takes longer has lost its goal.
 const MOST_TABS: usize = 60;
 
-/// What is wrong with the place of the focus, or nothing: it has to be in view, in front of
+/// What is wrong with a place that has the focus, or nothing: it has to be in view, in front of
 /// everything else, and marked by an outline of its own (WCAG 2.2, 2.4.7 and 2.4.11). Behind the
 /// last place the focus is nowhere before it comes to the first again.
 const FOCUS: &str = "
-    const place = document.activeElement;
-    if (place === document.body) return '';
-    const box = place.getClientRects()[0];
-    const x = box.left + Math.min(box.width / 2, 20), y = box.top + box.height / 2;
-    if (x < 0 || y < 0 || x > innerWidth || y > innerHeight) return `out of view at ${x}, ${y}`;
-    const front = document.elementFromPoint(x, y);
-    if (!place.contains(front)) return `covered by ${front.outerHTML}`;
-    const outlined = [getComputedStyle(place), getComputedStyle(place, '::after')]
-        .some(style => style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2);
-    return outlined ? '' : 'without an outline';";
+    const wrongWith = place => {
+        if (place === document.body) return '';
+        const box = place.getClientRects()[0];
+        const x = box.left + Math.min(box.width / 2, 20), y = box.top + box.height / 2;
+        if (x < 0 || y < 0 || x > innerWidth || y > innerHeight) return `out of view at ${x}, ${y}`;
+        const front = document.elementFromPoint(x, y);
+        if (!place.contains(front)) return `covered by ${front.outerHTML}`;
+        const outlined = [getComputedStyle(place), getComputedStyle(place, '::after')]
+            .some(style => style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2);
+        return outlined ? '' : 'without an outline';
+    };";
+
+/// Gives the focus to one place after the other, and says which cannot have it or do not show it.
+const EVERY_PLACE: &str = "
+    const places = [...document.querySelectorAll('a[href], button, input, select, textarea, summary')]
+        .filter(place => place.checkVisibility() && !place.disabled);
+    const wrong = places.map(place => {
+        place.focus();
+        const why = document.activeElement === place && place.tabIndex === 0 ? wrongWith(place) : 'Tab never comes to it';
+        return why && `${place.outerHTML.slice(0, 160)}: ${why}`;
+    });
+    scrollTo(0, 0);
+    return wrong.filter(why => why)";
 
 #[sqlx::test]
 async fn a_gateway_is_saved_with_nothing_but_a_keyboard(owner: PgPool) {
@@ -214,7 +227,16 @@ async fn tabs_to(admin: &Chromium, role: &str, name: &str) -> usize {
 async fn press_tab(admin: &Chromium) -> (String, String) {
     admin.press(&Key::Tab.to_string()).await;
     let (role, name) = admin.focused().await;
-    let wrong = admin.client.execute(FOCUS, Vec::new()).await.unwrap();
+    let wrong = format!("{FOCUS} return wrongWith(document.activeElement)");
+    let wrong = admin.client.execute(&wrong, Vec::new()).await.unwrap();
     assert_eq!(wrong, "", "the focus on the {role} “{name}” of {}", admin.client.current_url().await.unwrap());
     (role, name)
+}
+
+/// What is wrong with the places of the page that is shown, for who has nothing but a keyboard.
+pub async fn hidden_places(browser: &Chromium) -> serde_json::Value {
+    browser.stay_in_front().await;
+    // A first key makes the browser show where the focus is from then on.
+    browser.press(&Key::Tab.to_string()).await;
+    browser.client.execute(&format!("{FOCUS} {EVERY_PLACE}"), Vec::new()).await.unwrap()
 }

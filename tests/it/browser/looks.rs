@@ -1,12 +1,13 @@
 //! Every page in every state, wide and narrow, light and dark: photographed, without a finding of
-//! axe, and nothing scrolls sideways. The pictures are for people to look at: `target/screenshots`.
+//! axe, every place of the focus to be seen, and nothing scrolls sideways. The pictures are for
+//! people to look at: `target/screenshots`.
 
 use std::path::PathBuf;
 
 use outgate::{mail::id::OrganizationId, policy::Role, store::gateway::PointerScope};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::markup::unsound;
+use super::{keyboard::hidden_places, markup::unsound};
 use crate::support::{
     Installation, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
@@ -159,6 +160,7 @@ impl Photographer {
             let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../screenshots").join(look);
             self.browser.screenshot(&folder.join(format!("{state}.png"))).await;
             self.axe_finds_nothing(&format!("{state} in {look}")).await;
+            assert_eq!(hidden_places(&self.browser).await, serde_json::json!([]), "{state} in {look}");
         }
         assert_eq!(self.browser.trespasses().await, Vec::<String>::new(), "{state}");
         assert_eq!(unsound(&self.browser).await, serde_json::json!([]), "{state}");

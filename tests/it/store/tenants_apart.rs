@@ -1,6 +1,8 @@
 //! Two walls between tenants, each shown to stand alone: the conditions in our statements, and
 //! row level security behind them.
 
+use std::{future::poll_fn, pin::pin, task::Poll};
+
 use outgate::{
     mail::id::OrganizationId,
     store::{
@@ -69,6 +71,36 @@ async fn a_connection_that_served_one_organization_carries_nothing_to_the_next_u
             sqlx::query_scalar("select count(*) from mail_account").fetch_one(&one_connection).await.unwrap();
         assert_eq!(outside, 0);
     }
+}
+
+#[sqlx::test]
+async fn a_transaction_that_is_given_up_while_it_begins_is_not_left_open(owner: PgPool) {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    let options = (*installation.owner.connect_options()).clone().username("outgate_web");
+    let one_connection = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    for polls in 0..12 {
+        // As when a browser goes away, earlier or later.
+        given_up_after(polls, OrganizationTransaction::begin(&one_connection, acme.id)).await;
+        let left_behind: Option<String> = sqlx::query_scalar("select current_setting('outgate.organization', true)")
+            .fetch_one(&one_connection)
+            .await
+            .unwrap();
+        assert_eq!(left_behind.unwrap_or_default(), "", "given up after {polls} steps");
+    }
+}
+
+async fn given_up_after<T>(polls: usize, future: impl Future<Output = T>) {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(drop)
+    })
+    .await;
 }
 
 #[sqlx::test]

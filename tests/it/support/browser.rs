@@ -2,7 +2,9 @@
 //! cookie, follows redirects and submits forms.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
+    path::Path,
     sync::{Arc, LazyLock, Mutex},
 };
 
@@ -149,7 +151,9 @@ impl Browser {
             *self.cookie.lock().unwrap() = (!removes).then(|| pair.to_owned());
         }
         let (status, headers) = (response.status(), response.headers().clone());
-        Page { status, path: path.to_owned(), headers, html: response.text().await.unwrap() }
+        let html = response.text().await.unwrap();
+        keep(path, &html);
+        Page { status, path: path.to_owned(), headers, html }
     }
 
     async fn follow(&self, mut page: Page) -> Page {
@@ -226,6 +230,19 @@ impl Page {
             }
         }
         panic!("no link {name:?} in {}", self.html);
+    }
+}
+
+/// Leaves a page where bin/test looks at the markup of all of them: what a browser shows no longer
+/// says what was sent.
+fn keep(path: &str, html: &str) {
+    let Some(folder) = std::env::var_os("OUTGATE_TEST_PAGES") else { return };
+    if html.starts_with("<!doctype html>") {
+        let mut hasher = DefaultHasher::new();
+        html.hash(&mut hasher);
+        let page = path.split('?').next().unwrap().rsplit('/').next().unwrap();
+        let name = format!("{page:.40}-{:016x}.html", hasher.finish());
+        std::fs::write(Path::new(&folder).join(name), html).unwrap();
     }
 }
 

@@ -97,6 +97,11 @@ impl Chromium {
         self.client.issue_cmd(DevTools { command, parameters }).await.unwrap();
     }
 
+    /// Has the page show the focus as if its window were in front, whatever the look it takes on.
+    pub async fn stay_in_front(&self) {
+        self.devtools("Emulation.setFocusEmulationEnabled", json!({ "enabled": true })).await;
+    }
+
     /// Presses a key of [`fantoccini::key`] or types a text, wherever the focus is.
     pub async fn press(&self, keys: &str) {
         self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();

@@ -42,6 +42,8 @@ async fn the_page_says_what_the_command_says_about_every_sender(db: PgPool) {
             let encoded = sender.replace('+', "%2B");
             let shown = admin.get(&format!("{page}?sender={encoded}&recipient=x@elsewhere.example")).await.text();
             assert!(shown.contains(words), "{words} in {shown}");
+            let is_refused = words.contains("is refused");
+            assert_eq!((shown.contains("would apply"), shown.contains("applies now")), (is_refused, !is_refused));
             let said = command.succeeds(&["route", "explain", sender, "x@elsewhere.example"]).await;
             for sentence in said.lines().filter(|line| !line.starts_with("  ")) {
                 assert!(shown.contains(sentence), "{sentence} in {shown}");

@@ -164,6 +164,9 @@ async fn an_account_is_suspended_and_made_active_again(db: PgPool) {
     let saved = admin.submit(&format!("{page}/status"), &[("status", "suspended")]).await;
     assert!(saved.text().contains("Saved. ann@acme.example is suspended: its mail is refused."), "{}", saved.text());
     assert!(saved.html.contains(">Activate</button>"));
+    let route = "None while the account is suspended. Otherwise: User none Domain acme.example none Organization none \
+                 Platform directly to recipients' servers would apply";
+    assert!(saved.text().contains(route), "{}", saved.text());
     let again = admin.submit(&format!("{page}/status"), &[("status", "suspended")]).await;
     assert!(again.text().contains("Nothing changed."), "{}", again.text());
     let saved = admin.submit(&format!("{page}/status"), &[("status", "active")]).await;

@@ -27,6 +27,8 @@ async fn an_administrator_says_that_mail_must_leave_through_a_gateway_and_takes_
     assert!(saved.html.contains("value=\"yes\" checked"));
     let table = admin.get(&page_of(&acme, "mail-account-manager")).await;
     assert!(table.rows()[1].contains("Held until a gateway is set organization"), "{:?}", table.rows());
+    let of_bob = admin.get(&table.link("bob@acme.example")).await.text();
+    assert!(of_bob.contains("Organization none, so mail is held applies now"), "{of_bob}");
     let again = admin.submit(&form, &[("must_use_gateway", "yes"), ("seen", "no")]).await;
     assert!(again.text().contains("Nothing changed. Mail must leave through a gateway already."), "{}", again.text());
     let stale = admin.submit(&form, &[("seen", "no")]).await;

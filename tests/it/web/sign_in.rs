@@ -66,18 +66,22 @@ async fn every_refusal_looks_the_same_whoever_has_the_address(db: PgPool) {
 #[tokio::test]
 async fn an_unknown_address_costs_as_much_work_as_a_known_one() {
     let verifier = web::password::Verifier::with_cores(1).unwrap();
-    let mut fastest = Vec::new();
-    for hash in [Some(PASSWORD_HASH.clone()), None] {
-        let mut took = Vec::new();
-        for _ in 0..5 {
-            let started = std::time::Instant::now();
-            assert!(!verifier.verify("wrong".to_owned(), hash.clone()).await.unwrap());
-            took.push(started.elapsed());
+    let took = async |hash: Option<String>| {
+        let started = std::time::Instant::now();
+        assert!(!verifier.verify("wrong".to_owned(), hash).await.unwrap());
+        started.elapsed()
+    };
+    // Without the work the answer takes microseconds, however often it is asked for; others on the machine slow
+    // down the one or the other, but not always.
+    let (mut known, mut unknown) = (std::time::Duration::MAX, std::time::Duration::MAX);
+    for _ in 0..100 {
+        known = known.min(took(Some(PASSWORD_HASH.clone())).await);
+        unknown = unknown.min(took(None).await);
+        if unknown * 3 > known {
+            return;
         }
-        fastest.push(took.into_iter().min().unwrap());
     }
-    // Without the work the answer takes microseconds; other tests on the machine can only slow it down.
-    assert!(fastest[1] * 3 > fastest[0], "known {:?}, unknown {:?}", fastest[0], fastest[1]);
+    panic!("known {known:?}, unknown {unknown:?}");
 }
 
 #[tokio::test]
