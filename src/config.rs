@@ -140,6 +140,41 @@ pub struct RelaySettings {
     /// How long a relay that cannot reach the store goes on with what it knows
     #[arg(long, env = "OUTGATE_MAX_STALENESS", value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_staleness: Duration,
+    #[command(flatten)]
+    pub keys: SecretKeySettings,
+}
+
+/// What passwords of gateways are opened with.
+#[derive(Debug, Clone, Args)]
+pub struct SecretKeySettings {
+    /// The file with the keys that open passwords of gateways, which only its owner may read [default: secret-key in the data directory, if it is there]
+    #[arg(long, env = "OUTGATE_SECRET_KEY_FILE", value_name = "FILE")]
+    pub secret_key_file: Option<PathBuf>,
+}
+
+impl SecretKeySettings {
+    /// Takes the file in the data directory, if it is there and no other is set.
+    ///
+    /// # Errors
+    /// If the data directory leads nowhere.
+    pub fn find(&mut self, store: &StoreSettings) -> anyhow::Result<()> {
+        let file = self.file(store)?;
+        if self.secret_key_file.is_none() && file.exists() {
+            self.secret_key_file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// As set, else in the data directory, whether it is there or not.
+    ///
+    /// # Errors
+    /// If the data directory leads nowhere.
+    pub fn file(&self, store: &StoreSettings) -> anyhow::Result<PathBuf> {
+        match &self.secret_key_file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(store.data_dir()?.join("secret-key")),
+        }
+    }
 }
 
 impl RelaySettings {

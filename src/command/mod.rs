@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod organization;
 pub mod relay;
 pub mod route;
+pub mod secret_key;
 pub mod serve;
 pub mod store;
 pub mod up;

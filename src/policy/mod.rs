@@ -6,6 +6,7 @@ pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
+pub mod gateway_record;
 pub mod gateway_settings;
 pub mod retry;
 pub mod role;

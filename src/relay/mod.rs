@@ -9,6 +9,7 @@ pub mod notification;
 pub mod queue;
 pub mod resolver;
 pub mod routing_table;
+pub mod secret_keys;
 pub mod settings;
 pub mod submission;
 pub mod transfer;
@@ -26,6 +27,7 @@ use self::{
     queue::{Queue, QueueSettings},
     resolver::Resolver,
     routing_table::RoutingTable,
+    secret_keys::SecretKeys,
     submission::Accept,
     transfer::{Transfer, TransferSettings},
 };
@@ -61,9 +63,11 @@ impl Relay {
     /// # Errors
     /// If another relay of the same name is running, the store may lose what it has committed, or TLS or DNS cannot be set up.
     pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) -> anyhow::Result<()> {
+        let keys = Arc::new(SecretKeys::from_file(self.settings.secret_key_file.clone())?);
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
             tls: Tls::new()?,
+            keys: Arc::clone(&keys),
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
             limits: handover::connection::TimeLimits::default(),
@@ -87,7 +91,8 @@ impl Relay {
             self.deliver(id, handover, &begun, queue_stop.clone()).await;
             follow_stop.cancel();
         };
-        let (followed, (), ()) = tokio::join!(following, receiving, delivering);
+        let sealing = keys.follow(&self.pool, follow_stop.clone());
+        let (followed, (), (), ()) = tokio::join!(following, receiving, delivering, sealing);
         Ok(followed?)
     }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     /// Where messages that are too large for memory stand while they are received.
     pub spool_dir: PathBuf,
     pub limits: SubmissionLimits,
+    /// `OUTGATE_SECRET_KEY_FILE`: the keys that passwords of gateways are opened with.
+    pub secret_key_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -51,6 +53,7 @@ impl Settings {
             max_staleness: Duration::from_secs(24 * 60 * 60),
             spool_dir: std::env::temp_dir(),
             limits: SubmissionLimits::default(),
+            secret_key_file: None,
         }
     }
 }

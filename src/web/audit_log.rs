@@ -68,6 +68,7 @@ fn did(action: &str) -> String {
         "gateway.set" => "set the gateway of",
         "gateway.delete" => "deleted the gateway of",
         "gateway.remove" => "removed the gateway",
+        "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
         "inbound-host.set" => "set the inbound host of",
         "inbound-host.delete" => "deleted the inbound host of",

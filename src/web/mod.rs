@@ -15,6 +15,7 @@ pub mod explain_route;
 pub mod form;
 pub mod gateway;
 pub mod gateway_form;
+pub mod gateway_record;
 pub mod gateways;
 pub mod health;
 pub mod held_mail;
@@ -161,6 +162,7 @@ pub fn routes() -> Vec<Route> {
         inbound_host::routes(),
         gateways::routes(),
         gateway::routes(),
+        gateway_record::routes(),
         explain_route::routes(),
         job::routes(),
         undo::routes(),

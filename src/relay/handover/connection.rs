@@ -172,6 +172,10 @@ impl Connection {
         }
     }
 
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
     /// Lets nobody use it again.
     pub fn close(&mut self) {
         self.closing = true;

@@ -1,15 +1,17 @@
 //! Makes connections ready for mail: look-up, the check of where it leads, greeting, EHLO and TLS.
 //! Below the pool, which keeps what is made here.
 
-use std::net::{IpAddr, SocketAddr};
-
-use rustls::pki_types::ServerName;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
     connection::{Connection, TimeLimits},
     peer::Peer,
     reply_reader::{Extensions, parse_extensions},
-    tls::Tls,
+    sign_in::Credential,
+    tls::{self, Tls},
     trouble::{Failure, Trouble},
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
         fault::Stage,
         gateway_network::{self, AllowedNetworks},
     },
-    relay::resolver::Resolver,
+    relay::{resolver::Resolver, secret_keys::SecretKeys},
 };
 
 /// At most this many addresses of one name are tried: whoever has the name chooses how many there are.
@@ -29,6 +31,8 @@ const MOST_ADDRESSES: usize = 10;
 pub struct Dialer {
     pub resolver: Resolver,
     pub tls: Tls,
+    /// What passwords of gateways are opened with.
+    pub keys: Arc<SecretKeys>,
     pub allowed: AllowedNetworks,
     /// Our name in EHLO.
     pub hostname: String,
@@ -46,10 +50,16 @@ enum Encryption {
 impl Dialer {
     /// A connection on which MAIL can follow; the addresses of the name are tried in turn.
     pub async fn dial(&self, peer: &Peer) -> Result<Connection, Failure> {
+        let credential = Credential::of(peer.record.as_deref(), &self.keys)?;
         let mut last = None;
         for ip in self.addresses(peer).await?.into_iter().take(MOST_ADDRESSES) {
             match self.open(peer, SocketAddr::new(ip, peer.address.port())).await {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    if let Some(credential) = &credential {
+                        credential.sign_in(&mut connection, peer.tls).await?;
+                    }
+                    return Ok(connection);
+                }
                 Err(failure) => last = Some(failure),
             }
         }
@@ -138,12 +148,9 @@ impl Dialer {
         if !reply.is_positive() {
             return Err(Failure::reply(Stage::Tls, reply));
         }
-        let name = match peer.address.host() {
-            GatewayHost::Name(name) => ServerName::try_from(name.as_str().to_owned())
-                .map_err(|error| trouble(Trouble::Handshake(std::io::Error::other(error))))?,
-            GatewayHost::Ip(ip) => ServerName::from(*ip),
-        };
-        let mut connection = connection.encrypt(self.tls.connector(peer.tls), name).await.map_err(trouble)?;
+        let name = tls::expected_name(peer).map_err(trouble)?;
+        let connector = self.tls.connector(peer).map_err(trouble)?;
+        let mut connection = connection.encrypt(&connector, name).await.map_err(trouble)?;
         // RFC 3207 §4.2: what was offered in clear counts no more.
         self.hello(&mut connection).await?;
         Ok(connection)

@@ -30,6 +30,8 @@ pub struct Peer {
     pub tls: TlsMode,
     /// The scope whose pointer led here; none leads to the platform's and the recipients' servers.
     pub set_by: Option<Scope>,
+    /// The record of a tenant's gateway: how its certificate is verified, whom to sign in as.
+    pub record: Option<Arc<Gateway>>,
 }
 
 impl Peer {
@@ -39,18 +41,19 @@ impl Peer {
             address: gateway.address.clone(),
             tls: gateway.tls,
             set_by: Some(set_by),
+            record: Some(gateway.clone()),
         }
     }
 
     pub fn smarthost(address: &GatewayAddress) -> Self {
         let key = PeerKey::Smarthost(address.clone());
-        Self { key, address: address.clone(), tls: TlsMode::WhenOffered, set_by: None }
+        Self { key, address: address.clone(), tls: TlsMode::WhenOffered, set_by: None, record: None }
     }
 
     pub fn recipients_server(host: GatewayHost, port: u16) -> Self {
         let address = GatewayAddress::new(host, port);
         let key = PeerKey::RecipientsServer(address.clone());
-        Self { key, address, tls: TlsMode::WhenOffered, set_by: None }
+        Self { key, address, tls: TlsMode::WhenOffered, set_by: None, record: None }
     }
 
     /// The gateway of a tenant that this is.

@@ -3,7 +3,7 @@
 
 use bytes::{Buf, BytesMut};
 use smtp_proto::{
-    EXT_8BIT_MIME, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse,
+    AUTH_LOGIN, AUTH_PLAIN, EXT_8BIT_MIME, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse,
     response::parser::ResponseReceiver,
 };
 
@@ -25,6 +25,14 @@ pub struct Extensions {
     pub smtputf8: bool,
     pub size: bool,
     pub starttls: bool,
+    pub sign_in: SignInMethods,
+}
+
+/// The ways to sign in that we know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SignInMethods {
+    pub plain: bool,
+    pub login: bool,
 }
 
 /// How far the whole reply reaches into `input`; `None` while it is not complete. A bare LF ends a
@@ -111,6 +119,8 @@ pub fn parse_extensions(bytes: &[u8]) -> Extensions {
         extensions.eight_bit_mime |= offered.has_capability(EXT_8BIT_MIME);
         extensions.smtputf8 |= offered.has_capability(EXT_SMTP_UTF8);
         extensions.size |= offered.has_capability(EXT_SIZE);
+        extensions.sign_in.plain |= offered.auth_mechanisms & AUTH_PLAIN != 0;
+        extensions.sign_in.login |= offered.auth_mechanisms & AUTH_LOGIN != 0;
         extensions.starttls |= offered.has_capability(EXT_START_TLS);
     }
     extensions

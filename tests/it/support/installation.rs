@@ -7,6 +7,7 @@ use outgate::{
         id::{AccountId, GatewayId, ImportId, OrganizationId},
     },
     policy::{Role, gateway_network::AllowedNetworks},
+    secret::PrivateKey,
     store::{
         self, OrganizationTransaction, WebStore,
         account::NewAccount,
@@ -148,6 +149,13 @@ impl Installation {
     pub async fn administrator(&self, tenant: &Tenant, email: &str, password_hash: &str, role: Role) {
         let email: Mailbox = email.parse().unwrap();
         store::administrator::create(&self.owner, &email, password_hash, tenant.id, role).await.unwrap();
+    }
+
+    /// A key that passwords can be sealed with from now on, as a relay publishes it.
+    pub async fn secret_key(&self) -> PrivateKey {
+        let key = PrivateKey::generate();
+        store::secret_key::publish(&self.relay_pool().await, &[key.public()]).await.unwrap();
+        key
     }
 
     /// Every table whose rows belong to organizations.

@@ -2,6 +2,7 @@
 //! One file for each thing that tests handle: a browser, a gateway, a mail client, a machine.
 
 pub mod browser;
+pub mod certificates;
 pub mod chromium;
 pub mod following;
 pub mod gateway;

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -16,6 +17,7 @@ use outgate::{
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
+        gateway_settings::GatewaySettings,
         routing::PlatformDefault,
     },
     relay::{
@@ -24,6 +26,7 @@ use outgate::{
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
+        secret_keys::SecretKeys,
         transfer::{Transfer, TransferSettings},
     },
 };
@@ -43,6 +46,14 @@ pub struct Options {
     pub limits: TimeLimits,
     pub mx_port: u16,
     pub allowed: &'static str,
+    /// What passwords of gateways are opened with.
+    pub keys: Option<PathBuf>,
+}
+
+impl Options {
+    fn keys(&self) -> SecretKeys {
+        SecretKeys::from_file(self.keys.clone()).unwrap()
+    }
 }
 
 impl Default for Options {
@@ -55,6 +66,7 @@ impl Default for Options {
             limits: TimeLimits::default(),
             mx_port: 25,
             allowed: "127.0.0.0/8",
+            keys: None,
         }
     }
 }
@@ -141,6 +153,7 @@ impl Sending {
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::Fixed(options.names.clone()),
             tls: Tls::new().unwrap(),
+            keys: Arc::new(options.keys()),
             allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
             hostname: "relay.outgate.example".to_owned(),
             limits: options.limits,
@@ -185,6 +198,25 @@ impl Sending {
             );
         });
         id
+    }
+
+    /// Points the organization at revision `revision` of this gateway: what its record says, whole.
+    pub fn set_record(
+        &self,
+        id: GatewayId,
+        revision: i64,
+        address: &str,
+        tls: TlsMode,
+        settings: GatewaySettings,
+    ) -> Arc<GatewayFacts> {
+        let (organization, settings) = (self.organization, settings.shared());
+        let gateway = GatewayFacts { organization, id, revision, address: address.parse().unwrap(), tls, settings };
+        let facts = OrganizationFacts { suspended: false, gateway: Some(id), must_use_gateway: false };
+        self.table.change(|known| {
+            known.set_gateway(id, Some(gateway.clone()));
+            known.set_organization(organization, Some(facts));
+        });
+        Arc::new(gateway)
     }
 
     /// A gateway of the organization that nothing points at yet.
