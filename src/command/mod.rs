@@ -6,6 +6,7 @@ pub mod administrator;
 pub mod demo;
 pub mod domain;
 pub mod gateway;
+pub mod gateway_record;
 pub mod organization;
 pub mod relay;
 pub mod route;

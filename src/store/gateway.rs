@@ -295,7 +295,7 @@ pub(super) async fn find_or_create(
 const LOOKS: usize = 10;
 
 /// The gateway with this address, which nobody can remove until the transaction has ended.
-pub(super) async fn keep(
+pub async fn keep(
     db: &mut PgConnection,
     organization: OrganizationId,
     address: &GatewayAddress,

@@ -332,8 +332,11 @@ fn in_words(choice: &str) -> &'static str {
 }
 
 /// The form stands on the gateway's page.
-async fn show(inside: InOrganization, Named(gateway): Named) -> Response {
-    see_other(&gateway::link(&inside.access.slug, gateway).build())
+async fn show(State(app): State<App>, inside: InOrganization, Named(gateway): Named) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let stored = store::gateway_record::stored(&mut transaction, inside.access.organization(), gateway).await?;
+    stored.ok_or(PageError::NotFound)?;
+    Ok(see_other(&gateway::link(&inside.access.slug, gateway).build()))
 }
 
 async fn save(
