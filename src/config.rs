@@ -122,6 +122,24 @@ pub struct RelaySettings {
     /// Where mail is accepted; several addresses are separated by commas
     #[arg(long, env = "OUTGATE_SMTP_LISTEN", value_name = "ADDRESSES", default_value = "127.0.0.1:2525")]
     pub smtp_listen: Listeners,
+    /// Where mail is accepted on connections that begin with TLS; several addresses are separated by commas [default: nowhere]
+    #[arg(long, env = "OUTGATE_SMTPS_LISTEN", value_name = "ADDRESSES", default_value = "", hide_default_value = true, value_parser = listeners_or_none)]
+    pub smtps_listen: Listeners,
+    /// The relay's certificate and those that lead to its authority, in PEM format; without it nobody can sign in
+    #[arg(long, env = "OUTGATE_SMTP_CERTIFICATE_FILE", value_name = "FILE")]
+    pub smtp_certificate_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM format
+    #[arg(long, env = "OUTGATE_SMTP_KEY_FILE", value_name = "FILE")]
+    pub smtp_key_file: Option<PathBuf>,
+    /// Networks of the proxies in front of the relay, which say in a PROXY header whose connection it is [default: none]
+    #[arg(
+        long,
+        env = "OUTGATE_PROXY_NETWORKS",
+        value_name = "NETWORKS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub proxy_networks: Networks,
     /// The name that the relay gives itself in SMTP [default: this machine's]
     #[arg(long, env = "OUTGATE_HOSTNAME", value_name = "NAME")]
     pub hostname: Option<DomainName>,
@@ -233,6 +251,10 @@ impl FromStr for Listeners {
         let listeners: Vec<SocketAddr> = items(typed).map(listener).collect::<Result<_, _>>()?;
         if listeners.is_empty() { Err(no_listener(typed)) } else { Ok(Self(listeners)) }
     }
+}
+
+fn listeners_or_none(typed: &str) -> Result<Listeners, String> {
+    if typed.trim().is_empty() { Ok(Listeners(Vec::new())) } else { typed.parse() }
 }
 
 fn items(typed: &str) -> impl Iterator<Item = &str> {

@@ -13,8 +13,8 @@ use outgate::{
 };
 
 use command::{
-    accounts::Accounts, administrator::Administrator, domain::Domain, gateway::Gateway, organization::Organization,
-    relay::RelayCommand, route::Route, secret_key::SecretKey, store::Store, up::Up,
+    accounts::Accounts, administrator::Administrator, credential::Credential, domain::Domain, gateway::Gateway,
+    organization::Organization, relay::RelayCommand, route::Route, secret_key::SecretKey, store::Store, up::Up,
 };
 
 /// Says where an organization's outbound mail leaves, and relays it there.
@@ -70,6 +70,9 @@ enum Command {
         #[command(subcommand)]
         command: Accounts,
     },
+    /// Relay credentials, with which mail is submitted
+    #[command(subcommand)]
+    Credential(Credential),
     /// Outbound gateways
     Gateway {
         #[command(flatten)]
@@ -189,6 +192,7 @@ async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
         Command::Accounts { platform, command } => {
             command::accounts::run(command, &owner().await?, &command::allowed(&platform)).await
         }
+        Command::Credential(command) => command::credential::run(command, &owner().await?).await,
         Command::Gateway { platform, command } => {
             command::gateway::run(command, &owner().await?, &command::allowed(&platform)).await
         }

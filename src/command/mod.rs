@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod administrator;
+pub mod credential;
 pub mod demo;
 pub mod domain;
 pub mod gateway;

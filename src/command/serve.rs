@@ -1,10 +1,12 @@
 //! `outgate web` and `outgate relay`: one front door each, until Ctrl-C or SIGTERM.
 //! Turns settings into what `web` and `relay` are started with; `up` uses the same.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
-    relay::{self, Relay},
+    relay::{self, Relay, submission::tls::ServerTls},
     store::WebStore,
     web,
 };
@@ -40,8 +42,8 @@ pub async fn bind(settings: &WebSettings) -> anyhow::Result<TcpListener> {
 }
 
 /// Opens the relay's listeners.
-pub fn bind_submission(settings: &relay::Settings) -> anyhow::Result<Vec<TcpListener>> {
-    relay::submission::bind(settings).context("OUTGATE_SMTP_LISTEN")
+pub fn bind_submission(settings: &relay::Settings) -> anyhow::Result<Vec<relay::submission::Listener>> {
+    Ok(relay::submission::bind(settings)?)
 }
 
 pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<web::Settings> {
@@ -60,6 +62,9 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
     Ok(relay::Settings {
         secret_key_file: settings.keys.secret_key_file.clone(),
         smtp_listen: settings.smtp_listen.0.clone(),
+        smtps_listen: settings.smtps_listen.0.clone(),
+        tls: tls(settings)?,
+        proxy_networks: settings.proxy_networks.0.clone(),
         trusted_networks: settings.trusted_networks.0.clone(),
         handover: settings.handover,
         handover_wait: settings.handover_wait,
@@ -67,6 +72,27 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         max_staleness: settings.max_staleness,
         ..defaults
     })
+}
+
+/// What clients' connections are encrypted with, if the operator has a certificate.
+fn tls(settings: &RelaySettings) -> anyhow::Result<Option<Arc<ServerTls>>> {
+    match (&settings.smtp_certificate_file, &settings.smtp_key_file) {
+        (Some(certificate), Some(key)) => {
+            let tls =
+                ServerTls::load(certificate, key).context("OUTGATE_SMTP_CERTIFICATE_FILE and OUTGATE_SMTP_KEY_FILE")?;
+            Ok(Some(Arc::new(tls)))
+        }
+        (None, None) if settings.smtps_listen.0.is_empty() => Ok(None),
+        (None, None) => anyhow::bail!(
+            "OUTGATE_SMTPS_LISTEN is set, and there is no certificate: set OUTGATE_SMTP_CERTIFICATE_FILE and OUTGATE_SMTP_KEY_FILE too."
+        ),
+        (Some(_), None) => {
+            anyhow::bail!("OUTGATE_SMTP_CERTIFICATE_FILE is set: set OUTGATE_SMTP_KEY_FILE to its private key too.")
+        }
+        (None, Some(_)) => {
+            anyhow::bail!("OUTGATE_SMTP_KEY_FILE is set: set OUTGATE_SMTP_CERTIFICATE_FILE to its certificate too.")
+        }
+    }
 }
 
 /// Cancelled by the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once.

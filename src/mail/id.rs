@@ -46,6 +46,8 @@ id! {
     AccountId
     /// An organization's record of an external SMTP server.
     GatewayId
+    /// What a client signs in to the relay with.
+    CredentialId
     /// Someone who signs in to the pages.
     AdministratorId
     /// One change with everything that it touched.

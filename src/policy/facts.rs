@@ -3,18 +3,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use super::{
     gateway_settings::{GatewaySettings, secret_context},
+    relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,
 };
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, GatewayId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, OrganizationId},
     },
     secret::Context,
 };
@@ -89,10 +91,15 @@ pub struct RoutingFacts {
     organizations: HashMap<OrganizationId, OrganizationFacts>,
     domains: HashMap<DomainName, DomainFacts>,
     gateways: HashMap<GatewayId, Arc<Gateway>>,
+    /// Only those that hand mail back to us: few do.
+    handing_back: HashMap<OrganizationId, Vec<Arc<Gateway>>>,
     /// Canonical address to account. A domain has one organization, so an address has one account.
     addresses: HashMap<Box<str>, AccountId>,
     /// Only accounts with a gateway of their own or that are suspended: most have neither.
     accounts: HashMap<AccountId, AccountFacts>,
+    credentials: HashMap<CredentialId, Arc<RelayCredential>>,
+    /// User name to credential.
+    credential_names: HashMap<Box<str>, CredentialId>,
 }
 
 /// What becomes of mail with a given reverse-path.
@@ -136,7 +143,29 @@ impl RoutingFacts {
     }
 
     pub fn set_gateway(&mut self, id: GatewayId, gateway: Option<Gateway>) {
-        replace(&mut self.gateways, id, gateway.map(Arc::new));
+        let gateway = gateway.map(Arc::new);
+        let of_before = self.gateways.get(&id).map(|before| before.organization);
+        if let Some(alike) = of_before.and_then(|organization| self.handing_back.get_mut(&organization)) {
+            alike.retain(|before| before.id != id);
+        }
+        if let Some(gateway) = gateway.as_ref().filter(|gateway| !gateway.settings.returning_networks.is_empty()) {
+            self.handing_back.entry(gateway.organization).or_default().push(gateway.clone());
+        }
+        replace(&mut self.gateways, id, gateway);
+    }
+
+    /// The gateway of an organization that hands mail back from this address.
+    pub fn hands_back(&self, organization: OrganizationId, client: IpAddr) -> Option<&Arc<Gateway>> {
+        let client = client.to_canonical();
+        let is_there = |gateway: &&Arc<Gateway>| {
+            gateway.settings.returning_networks.iter().any(|network| network.contains(&client))
+        };
+        self.handing_back.get(&organization)?.iter().find(is_there)
+    }
+
+    /// Whether mail to this domain is mail inside the organization.
+    pub fn is_own(&self, organization: OrganizationId, domain: &DomainName) -> bool {
+        self.domains.get(domain).is_some_and(|facts| facts.organization == organization)
     }
 
     /// An account without anything of its own takes no room.
@@ -147,6 +176,36 @@ impl RoutingFacts {
 
     pub fn set_address(&mut self, address: &str, account: Option<AccountId>) {
         replace(&mut self.addresses, address.into(), account);
+    }
+
+    /// Only valid credentials: one that was revoked is forgotten.
+    pub fn set_credential(&mut self, id: CredentialId, credential: Option<RelayCredential>) {
+        if let Some(credential) = &credential {
+            self.credential_names.insert(credential.user_name.as_str().into(), id);
+        } else if let Some(former) = self.credentials.get(&id) {
+            self.credential_names.remove(former.user_name.as_str());
+        }
+        replace(&mut self.credentials, id, credential.map(Arc::new));
+    }
+
+    pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
+        self.credentials.get(&id).cloned()
+    }
+
+    pub fn credential_named(&self, user_name: &str) -> Option<Arc<RelayCredential>> {
+        self.credential(*self.credential_names.get(user_name)?)
+    }
+
+    /// The sender of a message that somebody of this organization has given without one and whose header tells
+    /// nothing: an address at one of its mail domains, without an account, that goes the organization's way where
+    /// one does. Looks at all domains: only for the rare message.
+    pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
+        let own = self.domains.iter().filter(|(_, facts)| facts.organization == organization);
+        let permitted = own.filter(|(name, _)| {
+            (limits.domains.is_empty() && limits.addresses.is_empty()) || limits.domains.contains(name)
+        });
+        let (name, _) = permitted.min_by_key(|(name, facts)| (facts.gateway.is_some(), *name))?;
+        Some(Mailbox::from_parts("null-reverse-path", name.clone()))
     }
 
     /// Forgets every address of these accounts, by looking at all addresses: only for the rare

@@ -76,6 +76,15 @@ pub fn fault(stage: Stage, reply: Option<&Reply>, peer: Peer) -> Fault {
     }
 }
 
+/// Whether a refusal of a recipient is only about how many there are in this transaction: the others follow in
+/// the next (RFC 5321 §4.5.3.1.10). To be asked where some were accepted.
+pub fn takes_no_more_recipients(reply: &Reply) -> bool {
+    match reply.enhanced {
+        Some(EnhancedStatus(4 | 5, detail_of, detail)) => (detail_of, detail) == (5, 3),
+        _ => matches!(reply.code, 452 | 552),
+    }
+}
+
 /// A refusal of size (RFC 1870 §6.1) or of content (RFC 3463 §3.7).
 fn is_about_the_message(reply: &Reply) -> bool {
     match reply.enhanced {

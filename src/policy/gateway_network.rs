@@ -78,6 +78,29 @@ pub fn check(ip: IpAddr, port: u16, allowed: &AllowedNetworks) -> Result<(), Ref
     Ok(())
 }
 
+/// Whether who connects to `ip` and `port` reaches one of our own listeners. `is_of_this_machine` says whether
+/// an address is one of the machine that we run on.
+pub fn is_ourselves(
+    ip: IpAddr,
+    port: u16,
+    listeners: &[SocketAddr],
+    is_of_this_machine: impl Fn(IpAddr) -> bool,
+) -> bool {
+    let reached = [Some(ip.to_canonical()), embedded_ipv4(ip).map(IpAddr::V4)];
+    let reaches = |ip: IpAddr, listener: &SocketAddr| {
+        let at = listener.ip().to_canonical();
+        // The unspecified address leads to this machine itself.
+        at == ip
+            || (ip.is_unspecified() && (at.is_loopback() || at.is_unspecified()))
+            || (at.is_unspecified()
+                // Most systems take IPv4 on a listener for all IPv6 addresses as well.
+                && (at.is_ipv6() || ip.is_ipv4())
+                && (ip.is_loopback() || is_of_this_machine(ip)))
+    };
+    let on_port = listeners.iter().filter(|listener| listener.port() == port);
+    on_port.into_iter().any(|listener| reached.into_iter().flatten().any(|ip| reaches(ip, listener)))
+}
+
 fn refusal(ip: IpAddr) -> Option<Refusal> {
     let (loopback, private, link_local, no_server) = match ip {
         IpAddr::V4(v4) => (

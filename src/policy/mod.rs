@@ -2,16 +2,20 @@
 //! that the pages and the command line explain.
 
 pub mod account_file;
+pub mod connections;
 pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
 pub mod gateway_record;
 pub mod gateway_settings;
+pub mod pace;
+pub mod relay_credential;
 pub mod retry;
 pub mod role;
 pub mod routing;
 pub mod sender;
+pub mod sign_in_limit;
 pub mod waiting;
 
 pub use role::Role;

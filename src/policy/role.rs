@@ -30,6 +30,11 @@ impl Role {
         matches!(self, Self::Administrator | Self::UserAdministrator)
     }
 
+    /// May make, limit and revoke relay credentials.
+    pub fn may_manage_relay_credentials(self) -> bool {
+        self == Self::Administrator
+    }
+
     /// The name for people.
     pub fn label(self) -> &'static str {
         match self {

@@ -94,9 +94,17 @@ pub struct Waits<'a> {
     pub account: Option<AccountId>,
     /// `None`: the platform's default, or nothing yet.
     pub gateway: Option<GatewayId>,
-    /// The scope whose pointer led to that gateway.
+    /// The scope whose pointer led to that gateway. The platform's, without a gateway: it was handed back.
     pub by: Option<Scope>,
     pub choice: Option<Choice>,
+}
+
+impl Waits<'_> {
+    /// Its gateway has handed it back for delivery. It goes on by the platform's default: to that gateway it must
+    /// not go again, whatever points there.
+    pub fn is_handed_back(&self) -> bool {
+        self.gateway.is_none() && self.by == Some(Scope::Platform)
+    }
 }
 
 /// What becomes of it now.
@@ -114,6 +122,7 @@ pub enum Onward {
 pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
     match waits.choice {
         Some(Choice::Return) => return Onward::Return,
+        _ if waits.is_handed_back() => return by_default(facts, waits, default),
         Some(Choice::Send) => return whatever_applies(facts, waits, default),
         None => {}
     }
@@ -145,6 +154,18 @@ fn unless_nowhere(route: SenderRoute) -> Onward {
     match route.route.next_hop {
         NextHop::Nowhere => Onward::Held(HeldBecause::NoGateway),
         NextHop::Gateway(_) | NextHop::Platform(_) => Onward::Route(route),
+    }
+}
+
+fn by_default(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
+    let (organization, account) = (waits.organization, waits.account);
+    match waits.sender.parse() {
+        Ok(sender) if !facts.is_suspended(organization) => {
+            let route = Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform };
+            Onward::Route(SenderRoute { organization, account, sender, route })
+        }
+        Ok(_) => Onward::Held(HeldBecause::OrganizationSuspended),
+        Err(_) => Onward::Held(HeldBecause::DomainRemoved),
     }
 }
 

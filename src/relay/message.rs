@@ -1,7 +1,7 @@
 //! A message between the end of its submission and its hand-over or the queue.
 //! Made by `submission`, taken by `transfer`.
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -19,6 +19,17 @@ pub struct Message {
     /// Our `Received` field in front, then every byte as it was sent, transparency dots removed.
     pub content: Content,
     pub accepted_at: OffsetDateTime,
+    pub client: Client,
+}
+
+/// Who gave us a message.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub address: IpAddr,
+    /// By TLS, by a credential or by the operator's word: nobody else can use its address.
+    pub is_proven: bool,
+    /// The id under which this message passed here before, as our own `Received` field in it says.
+    pub first_pass: Option<String>,
 }
 
 /// The bytes of a message: small ones in memory, large ones in a file that has no name any more.

@@ -11,6 +11,7 @@ pub mod resolver;
 pub mod routing_table;
 pub mod secret_keys;
 pub mod settings;
+pub mod sign_in_records;
 pub mod submission;
 pub mod transfer;
 
@@ -18,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -28,7 +29,7 @@ use self::{
     resolver::Resolver,
     routing_table::RoutingTable,
     secret_keys::SecretKeys,
-    submission::Accept,
+    submission::{Accept, Listener, sign_in::SignIns},
     transfer::{Transfer, TransferSettings},
 };
 use crate::mail::{EnhancedStatus, Reply, id::RelayId};
@@ -62,8 +63,14 @@ impl Relay {
     ///
     /// # Errors
     /// If another relay of the same name is running, the store may lose what it has committed, or TLS or DNS cannot be set up.
-    pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        listeners: impl IntoIterator<Item = impl Into<Listener>>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let keys = Arc::new(SecretKeys::from_file(self.settings.secret_key_file.clone())?);
+        let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
+        let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok());
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
             tls: Tls::new()?,
@@ -71,6 +78,8 @@ impl Relay {
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
             limits: handover::connection::TimeLimits::default(),
+            listeners: own.collect(),
+            known: handover::dialer::Known::default(),
         }));
         let (signed_on, id) = watch::channel(None);
         let (begun, transfer) = watch::channel(None);
@@ -84,7 +93,20 @@ impl Relay {
         };
         let receiving = async {
             let accept = accept(transfer);
-            submission::listen(listeners, &self.settings, self.table(), accept, stop.clone()).await;
+            let sign_ins = Arc::new(SignIns::default());
+            let records_stop = CancellationToken::new();
+            let listening = async {
+                let sign_ins = Arc::clone(&sign_ins);
+                submission::listen(listeners, &self.settings, self.table(), accept, sign_ins, stop.clone()).await;
+                records_stop.cancel();
+            };
+            let recording = async {
+                // Where nobody can sign in there is nothing to be written down.
+                if self.settings.tls.is_some() {
+                    sign_in_records::run(&self.pool, &sign_ins, records_stop.clone()).await;
+                }
+            };
+            tokio::join!(listening, recording);
             queue_stop.cancel();
         };
         let delivering = async {

@@ -1,14 +1,19 @@
 //! Look-ups in the DNS: the addresses of gateways and mail servers, and which servers take a
 //! domain's mail. What may be connected to is decided where the connection is made.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use hickory_resolver::{
     TokioResolver,
-    config::LookupIpStrategy,
-    net::{DnsError, NetError},
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{op::ResponseCode, rr::RData},
 };
+use rand::seq::SliceRandom;
 
 /// At most this many servers of one domain are tried (RFC 5321 §5.1 wants at least two).
 const MAX_EXCHANGES: usize = 10;
@@ -39,10 +44,18 @@ pub enum LookUpError {
 /// Who takes a domain's mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exchanges {
-    /// Host names, the most preferred first.
-    Hosts(Vec<String>),
+    /// The most preferred first, equal ones in any order.
+    Hosts(Vec<Exchange>),
     /// RFC 7505: the domain says that it takes none.
     Null,
+}
+
+/// One of a domain's servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The lowest is tried first.
+    pub preference: u16,
+    pub host: String,
 }
 
 impl Resolver {
@@ -51,6 +64,20 @@ impl Resolver {
         let mut builder = TokioResolver::builder_tokio()?;
         let options = builder.options_mut();
         options.timeout = Duration::from_secs(5);
+        options.attempts = 2;
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self::Dns(Box::new(builder.build()?)))
+    }
+
+    /// On one name server, with `patience` for each of two tries.
+    pub fn at(server: SocketAddr, patience: Duration) -> Result<Self, NetError> {
+        let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+        (udp.port, tcp.port) = (server.port(), server.port());
+        let server = NameServerConfig::new(server.ip(), true, vec![udp, tcp]);
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options = builder.options_mut();
+        options.timeout = patience;
         options.attempts = 2;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         Ok(Self::Dns(Box::new(builder.build()?)))
@@ -71,7 +98,7 @@ impl Resolver {
         if addresses.is_empty() { Err(LookUpError::NotFound(host.to_owned())) } else { Ok(addresses) }
     }
 
-    /// The servers of a domain by preference, equal ones in any order; without an MX record the
+    /// The servers of a domain by preference; without an MX record the
     /// domain itself (RFC 5321 §5.1).
     pub async fn exchanges(&self, domain: &str) -> Result<Exchanges, LookUpError> {
         let mut found = match self {
@@ -83,15 +110,19 @@ impl Resolver {
             },
         };
         if found.is_empty() {
-            return Ok(Exchanges::Hosts(vec![domain.to_owned()]));
+            return Ok(Exchanges::Hosts(vec![Exchange { preference: 0, host: domain.to_owned() }]));
         }
         // RFC 7505 §3: a null MX stands alone; beside others it is a mistake and says nothing.
         if found.len() == 1 && found[0].1 == "." {
             return Ok(Exchanges::Null);
         }
         found.retain(|(_, host)| host != ".");
-        found.sort();
-        Ok(Exchanges::Hosts(found.into_iter().map(|(_, host)| host).take(MAX_EXCHANGES).collect()))
+        // RFC 5321 §5.1: equal ones share the load.
+        found.shuffle(&mut rand::rng());
+        found.sort_by_key(|(preference, _)| *preference);
+        found.truncate(MAX_EXCHANGES);
+        let exchange = |(preference, host)| Exchange { preference, host };
+        Ok(Exchanges::Hosts(found.into_iter().map(exchange).collect()))
     }
 }
 

@@ -2,8 +2,9 @@
 //! [`follow`](super::follow) keeps them as the store has them.
 
 use std::{
+    net::IpAddr,
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,13 +13,19 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    mail::{DomainName, id::Revision},
+    mail::{
+        DomainName, Mailbox,
+        envelope::domain_of,
+        id::{CredentialId, OrganizationId, Revision},
+    },
     policy::{
         explanation::Explanation,
-        facts::{Decision, Inbound, RoutingFacts},
-        routing::PlatformDefault,
+        facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
+        relay_credential::{Limits, RelayCredential},
+        routing::{PlatformDefault, Scope},
         waiting::{self, Onward, Waits},
     },
+    relay::handover::peer::Peer,
 };
 
 /// What every route is decided from. A decision made after [`change`](Self::change) returned
@@ -74,6 +81,11 @@ impl RoutingTable {
         }
     }
 
+    /// Where mail without a gateway goes.
+    pub fn default(&self) -> &PlatformDefault {
+        &self.default
+    }
+
     /// Where mail of this sender goes now.
     pub fn decide(&self, sender: &str) -> Decision {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).decide(sender, &self.default)
@@ -89,9 +101,54 @@ impl RoutingTable {
         waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
     }
 
+    /// Whose mail this is, wherever it goes.
+    pub fn find(&self, sender: &str) -> Option<Found> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).find(sender)
+    }
+
+    /// A credential, as long as it is valid.
+    pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential(id)
+    }
+
+    /// The credential with this user name.
+    pub fn credential_named(&self, user_name: &str) -> Option<Arc<RelayCredential>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).credential_named(user_name)
+    }
+
+    /// See [`RoutingFacts::nobody_of`].
+    pub fn nobody_of(&self, organization: OrganizationId, limits: &Limits) -> Option<Mailbox> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).nobody_of(organization, limits)
+    }
+
     /// Where mail to an address at this domain is delivered; `None` if the domain is no organization's.
     pub fn inbound(&self, domain: &DomainName) -> Option<Inbound> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).inbound(domain)
+    }
+
+    /// The gateway of an organization that hands mail back from this address.
+    pub fn hands_back(&self, organization: OrganizationId, client: IpAddr) -> Option<Arc<Gateway>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).hands_back(organization, client).cloned()
+    }
+
+    /// Whether a forward-path is one inside the organization.
+    pub fn is_own(&self, organization: OrganizationId, forward_path: &str) -> bool {
+        let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        domain.is_some_and(|domain| facts.is_own(organization, &domain))
+    }
+
+    /// A gateway as it is connected to, with those that stand in for it.
+    pub fn peer(&self, gateway: &Arc<Gateway>, set_by: Scope) -> Peer {
+        let peer = Peer::gateway(gateway, set_by);
+        if gateway.settings.backups.is_empty() {
+            return peer;
+        }
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        let backups = gateway.settings.backups.iter().filter_map(|id| facts.gateway(*id));
+        peer.with_backups(
+            backups.filter(|backup| backup.organization == gateway.organization && backup.id != gateway.id),
+        )
     }
 
     /// Changes facts, all at once for every reader.

@@ -1,10 +1,11 @@
 //! What the operator decides about a relay. A plain value: flags and environment are `config`'s,
 //! and every part of the relay is given the settings that it needs.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+use super::submission::tls::ServerTls;
 use crate::policy::{gateway_network::AllowedNetworks, routing::PlatformDefault};
 
 /// Everything that a relay is told when it starts.
@@ -16,6 +17,12 @@ pub struct Settings {
     pub hostname: String,
     /// `OUTGATE_SMTP_LISTEN`.
     pub smtp_listen: Vec<SocketAddr>,
+    /// `OUTGATE_SMTPS_LISTEN`: where a connection begins with TLS.
+    pub smtps_listen: Vec<SocketAddr>,
+    /// `OUTGATE_SMTP_CERTIFICATE_FILE` and `OUTGATE_SMTP_KEY_FILE`; without them clients can neither encrypt nor sign in.
+    pub tls: Option<Arc<ServerTls>>,
+    /// `OUTGATE_PROXY_NETWORKS`: who says in a PROXY header whose connection it passes on, and must.
+    pub proxy_networks: Vec<IpNet>,
     /// `OUTGATE_TRUSTED_NETWORKS`: clients here submit for every organization without signing in.
     pub trusted_networks: Vec<IpNet>,
     /// `OUTGATE_DEFAULT_ROUTE`.
@@ -44,6 +51,9 @@ impl Settings {
             name: name.into(),
             hostname: hostname.into(),
             smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
+            smtps_listen: Vec::new(),
+            tls: None,
+            proxy_networks: Vec::new(),
             trusted_networks: loopback(),
             default,
             handover: true,
@@ -72,10 +82,16 @@ pub struct SubmissionLimits {
     pub connections_of_trusted_client: usize,
     /// Connections at a time of any other client address.
     pub connections_of_other_client: usize,
-    /// Between two pieces of input (RFC 5321 §4.5.3.2.7 asks for five minutes at least).
+    /// Connections at a time of all clients that have signed in for one organization.
+    pub connections_of_organization: usize,
+    /// Between two commands, or two pieces of a message (RFC 5321 §4.5.3.2.7 asks for five minutes at least).
     pub idle: Duration,
     /// From MAIL to the end of the message, so that a client that sends a byte a minute ends too.
     pub transaction: Duration,
+    /// How fast a message has to come on the whole, once it has taken longer than `idle`.
+    pub bytes_per_second: u64,
+    /// How long a TLS handshake, or a proxy's header, may take.
+    pub handshake: Duration,
     /// How long a message in flight may still take when the relay stops.
     pub stopping: Duration,
 }
@@ -86,8 +102,11 @@ impl Default for SubmissionLimits {
             connections: 2000,
             connections_of_trusted_client: 1000,
             connections_of_other_client: 10,
+            connections_of_organization: 500,
             idle: Duration::from_secs(5 * 60),
             transaction: Duration::from_secs(30 * 60),
+            bytes_per_second: 500,
+            handshake: Duration::from_secs(30),
             stopping: Duration::from_secs(30),
         }
     }

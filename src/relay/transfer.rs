@@ -21,10 +21,12 @@ use crate::{
         id::{GatewayId, OrganizationId},
     },
     policy::{
-        facts::{Decision, SenderRoute},
+        facts::{Decision, Gateway, SenderRoute},
         fault::Fault,
+        gateway_settings::{OwnDomains, Returning},
+        pace::Turn,
         retry,
-        routing::{NextHop, PlatformDefault, Scope},
+        routing::{NextHop, PlatformDefault, Route, Scope},
         waiting::HeldBecause,
     },
     store::queue::{QueuedMessage, State},
@@ -74,15 +76,19 @@ impl Transfer {
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
         let now = message.accepted_at;
+        if let Some(first_pass) = &message.client.first_pass {
+            tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
+        }
         let source = Source::Content(message.content.clone());
         let request = Request {
             reverse_path: &message.envelope.reverse_path,
             recipients: &message.envelope.forward_paths,
             parameters: message.envelope.parameters,
             source: &source,
+            turn: Turn::New,
         };
         loop {
-            let whose = match self.way(&message.sender) {
+            let whose = match self.way(&message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
                     return self.queue_for_now(entry(&message, &whose), waits_for(&peer), now).await;
                 }
@@ -95,7 +101,7 @@ impl Transfer {
                 }
                 Way::Refused(reply) => return reply,
             };
-            let route = || match self.way(&message.sender) {
+            let route = || match self.way(&message) {
                 Way::Peer(other, peer) if other.organization == whose.organization => Ok(peer),
                 _ => Err(()),
             };
@@ -124,6 +130,10 @@ impl Transfer {
                 self.commit_outcome(entry(), &attempted, now).await
             }
             Begun::Busy(peer) => self.queue_for_now(entry(), waits_for(&peer), now).await,
+            Begun::Paced(peer, turn) => {
+                let places = places(message.envelope.forward_paths.len());
+                self.commit_outcome(entry(), &queue::paced(&peer, turn, &places), now).await
+            }
             Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
                 Some(refusal) => refusal,
                 None => {
@@ -135,33 +145,72 @@ impl Transfer {
         })
     }
 
-    fn way(&self, sender: &str) -> Way {
+    fn way(&self, message: &Message) -> Way {
         let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
-        let whose = match self.table.decide(sender) {
+        let mut whose = match self.table.decide(&message.sender) {
             Decision::Route(route) => route,
             // The client was told at MAIL; these have changed since then.
             Decision::UnknownDomain => return refused("the sender's domain is not one that this relay sends for"),
             Decision::OrganizationSuspended => return refused("the sender's organization is suspended"),
             Decision::AccountSuspended => return refused("the sender's account is suspended"),
         };
+        let handed_back = match self.handed_back(message, whose.organization) {
+            None => None,
+            Some(Ok(route)) => {
+                whose.route = route;
+                Some(Scope::Platform)
+            }
+            Some(Err(refusal)) => return Way::Refused(refusal),
+        };
         let set_by = whose.route.set_by;
         match (&whose.route.next_hop, self.settings.handover) {
-            (NextHop::Gateway(gateway), true) => {
-                let peer = Peer::gateway(gateway, set_by);
+            (NextHop::Gateway(gateway), true) if !self.leads_apart(gateway, message) => {
+                let peer = self.table.peer(gateway, set_by);
                 Way::Peer(whose, peer)
             }
-            (NextHop::Gateway(gateway), false) => {
+            (NextHop::Gateway(gateway), _) => {
                 let waits = (Some(gateway.id), Some(set_by));
                 Way::Queue(whose, waits)
             }
             (NextHop::Platform(PlatformDefault::Smarthost(address)), true) => {
-                let peer = Peer::smarthost(address);
+                let peer = Peer { set_by: handed_back, ..Peer::smarthost(address) };
                 Way::Peer(whose, peer)
             }
-            (NextHop::Platform(_), _) => Way::Queue(whose, (None, None)),
+            (NextHop::Platform(_), _) => Way::Queue(whose, (None, handed_back)),
             // Never around a gateway that has to be there: it waits until one is set.
             (NextHop::Nowhere, _) => Way::Held(whose),
         }
+    }
+
+    /// Where mail goes that the organization's gateway hands back to us: nowhere, or on by the platform's default. It is
+    /// known by where it comes from, never by what it says. `None`: it is none of that.
+    fn handed_back(
+        &self,
+        message: &Message,
+        organization: OrganizationId,
+    ) -> Option<Result<Route<Arc<Gateway>>, Reply>> {
+        let client = &message.client;
+        let gateway = self.table.hands_back(organization, client.address).filter(|_| client.is_proven)?;
+        Some(match gateway.settings.returning {
+            Returning::Onward => {
+                let next_hop = NextHop::Platform(self.table.default().clone());
+                Ok(Route { next_hop, set_by: Scope::Platform })
+            }
+            Returning::Refuse => {
+                let text = format!(
+                    "gateway {} hands this message back instead of delivering it; let it deliver by itself, \
+                     or allow mail to come back on the gateway's page",
+                    gateway.address
+                );
+                Err(Reply::new(550, EnhancedStatus(5, 7, 1), text))
+            }
+        })
+    }
+
+    /// Whether some of the recipients are reached around the gateway: inside the organization.
+    fn leads_apart(&self, gateway: &Gateway, message: &Message) -> bool {
+        let is_own = |forward_path: &String| self.table.is_own(gateway.organization, forward_path);
+        gateway.settings.own_domains == OwnDomains::Inbound && message.envelope.forward_paths.iter().any(is_own)
     }
 
     /// The recipients have their answers, at least one is accepted.
@@ -216,9 +265,11 @@ impl Transfer {
         }
         let reply = queued_as(&entry.message);
         let source = entry.source.clone();
+        let (queue, rest) = (self.queue.clone(), entry.clone());
         self.queue.conclude(entry, held, now, async move {
             let sent = transaction.send(&source, now).await;
-            let mut attempted = queue::conclude(transaction, sent, &places, now).await;
+            let attempted = queue::conclude(transaction, sent, &places, now).await;
+            let mut attempted = queue.attempt_those_cut_off(&rest, attempted, now).await;
             // The refused ones have their notification already.
             attempted.verdicts.retain(|verdict| !so_far.is_refused(verdict.0));
             attempted
@@ -258,6 +309,7 @@ impl Transfer {
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
         let recorded = after(&entry.message, attempted, now);
         let notification = self.notification(&recorded, &entry, now).await;
+        queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
         let reply = queued_as(&entry.message);
         let entries = std::iter::once(entry).chain(notification).collect();
@@ -289,7 +341,7 @@ impl Transfer {
 }
 
 fn waits_for(peer: &Peer) -> WaitsFor {
-    (peer.gateway_id(), peer.set_by)
+    (peer.waits_for, peer.set_by)
 }
 
 /// The message as the queue would have it, due now.

@@ -171,6 +171,8 @@ pub async fn items(db: &mut PgConnection, organization: OrganizationId, change: 
         select item.subject, item.subject_key as key, item.before, item.after,
                case item.subject when 'account' then (
                    select user_id from mail_account where organization_id = $1 and id = item.subject_key::uuid)
+               when 'credential' then (
+                   select user_name from relay_credential where organization_id = $1 and id = item.subject_key::uuid)
                when 'domain' then item.subject_key end as name
         from change_item item where organization_id = $1 and change_id = $2 order by position limit $3
         "#,

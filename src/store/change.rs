@@ -15,6 +15,7 @@ pub enum Subject {
     Domain,
     Account,
     Gateway,
+    Credential,
 }
 
 impl Subject {
@@ -25,6 +26,7 @@ impl Subject {
             Self::Domain => "domain",
             Self::Account => "account",
             Self::Gateway => "gateway",
+            Self::Credential => "credential",
         }
     }
 }
@@ -38,12 +40,13 @@ impl Subject {
 /// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |
+/// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |
 ///
 /// `outbound_gateway` is a gateway's id or null.
 #[derive(Debug, Clone)]
 pub struct ChangeItem {
     pub subject: Subject,
-    /// The id of an organization, account or gateway, or the name of a mail domain.
+    /// The id of an organization, account, gateway or credential, or the name of a mail domain.
     pub key: String,
     pub before: Option<Value>,
     pub after: Option<Value>,

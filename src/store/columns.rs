@@ -13,8 +13,8 @@ use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
         id::{
-            AccountId, AdministratorId, ChangeId, GatewayId, ImportId, JobId, OrganizationId, QueueId, RelayId,
-            Revision,
+            AccountId, AdministratorId, ChangeId, CredentialId, GatewayId, ImportId, JobId, OrganizationId, QueueId,
+            RelayId, Revision,
         },
     },
     policy::{
@@ -93,6 +93,7 @@ wrapped_column!(
     AccountId(Uuid),
     AdministratorId(Uuid),
     ChangeId(Uuid),
+    CredentialId(Uuid),
     GatewayId(Uuid),
     ImportId(Uuid),
     JobId(Uuid),

@@ -17,6 +17,7 @@ pub mod job;
 pub mod organization;
 pub mod queue;
 pub mod relay;
+pub mod relay_credential;
 pub mod roles;
 pub mod routing_facts;
 pub mod secret_key;

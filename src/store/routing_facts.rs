@@ -11,12 +11,13 @@ use sqlx::{Connection, PgConnection, PgPool};
 use super::{Result, change::Subject, gateway_record};
 use crate::{
     mail::{
-        DomainName, GatewayAddress,
-        id::{AccountId, GatewayId, OrganizationId, Revision},
+        DomainName, GatewayAddress, Mailbox,
+        id::{AccountId, CredentialId, GatewayId, OrganizationId, Revision},
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_settings::{GatewaySettings, OwnDomains, Returning, SignIn},
+        relay_credential::{RelayCredential, SecretHash},
         sender,
     },
     secret::SealedSecret,
@@ -41,6 +42,7 @@ async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
     load_gateways(db, &mut facts).await?;
     load_accounts(db, &mut facts).await?;
     load_addresses(db, &mut facts).await?;
+    load_credentials(db, &mut facts).await?;
     Ok((revision, facts))
 }
 
@@ -199,6 +201,13 @@ async fn load_addresses(db: &mut PgConnection, facts: &mut RoutingFacts) -> Resu
     Ok(())
 }
 
+async fn load_credentials(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    for credential in read_valid_credentials(db, None).await? {
+        facts.set_credential(credential.id, Some(credential));
+    }
+    Ok(())
+}
+
 /// What some things are now. `None`: gone.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -210,6 +219,7 @@ pub struct Changes {
     /// Whose former addresses nobody wrote down.
     of_unknown_addresses: HashSet<AccountId>,
     addresses: Vec<(String, AccountId)>,
+    credentials: Vec<(CredentialId, Option<RelayCredential>)>,
 }
 
 impl Changes {
@@ -235,6 +245,9 @@ impl Changes {
         }
         for (address, account) in self.addresses {
             facts.set_address(&address, Some(account));
+        }
+        for (id, credential) in self.credentials {
+            facts.set_credential(id, credential);
         }
     }
 }
@@ -272,6 +285,7 @@ struct Touched {
     accounts: HashSet<(OrganizationId, AccountId)>,
     former_addresses: Vec<String>,
     of_unknown_addresses: HashSet<AccountId>,
+    credentials: HashSet<CredentialId>,
 }
 
 async fn touched_after(db: &mut PgConnection, after: Revision) -> Result<Touched> {
@@ -316,6 +330,9 @@ impl Touched {
                     }
                 }
             }
+            _ if subject == Subject::Credential.as_str() => {
+                self.credentials.insert(key.parse().map_err(|error| unreadable(format!("{error}")))?);
+            }
             _ => return Err(unreadable("no such subject".to_owned())),
         }
         Ok(())
@@ -352,6 +369,7 @@ async fn read(db: &mut PgConnection, touched: &Touched, secrets: Secrets) -> Res
         gateways: read_gateways(db, touched, secrets).await?,
         accounts: read_accounts(db, touched).await?,
         addresses: read_addresses(db, touched).await?,
+        credentials: read_credentials(db, touched).await?,
         ..Changes::default()
     })
 }
@@ -479,6 +497,47 @@ async fn read_addresses(db: &mut PgConnection, touched: &Touched) -> Result<Vec<
         &ids as &[AccountId],
     )
     .map(|row| (row.address, row.account))
+    .fetch_all(db)
+    .await
+}
+
+/// Those that are revoked are gone.
+async fn read_credentials(
+    db: &mut PgConnection,
+    touched: &Touched,
+) -> Result<Vec<(CredentialId, Option<RelayCredential>)>> {
+    if touched.credentials.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<CredentialId> = touched.credentials.iter().copied().collect();
+    let valid = read_valid_credentials(db, Some(&ids)).await?;
+    let gone = ids.into_iter().map(|id| (id, None));
+    Ok(gone.chain(valid.into_iter().map(|credential| (credential.id, Some(credential)))).collect())
+}
+
+async fn read_valid_credentials(db: &mut PgConnection, only: Option<&[CredentialId]>) -> Result<Vec<RelayCredential>> {
+    sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", id as "id: CredentialId", user_name, secret_hash,
+               addresses as "addresses: Vec<Mailbox>", domains as "domains: Vec<DomainName>", networks,
+               messages_per_minute, allow_bare_line_feeds
+        from relay_credential
+        where not revoked and ($1::uuid[] is null or id = any($1))
+        "#,
+        only as Option<&[CredentialId]>,
+    )
+    .try_map(|row| {
+        let hash = row.secret_hash.try_into().map_err(|_| sqlx::Error::Decode("secret_hash is not a hash".into()))?;
+        let limits = super::relay_credential::limits(
+            row.addresses,
+            row.domains,
+            &row.networks,
+            row.messages_per_minute,
+            row.allow_bare_line_feeds,
+        )?;
+        let (organization, id, user_name) = (row.organization, row.id, row.user_name);
+        Ok(RelayCredential { organization, id, user_name, secret: SecretHash(hash), limits })
+    })
     .fetch_all(db)
     .await
 }

@@ -49,6 +49,8 @@ pub struct Extent {
     user_ids: bool,
     /// Gateways that were removed, or whose record was changed.
     gateways: bool,
+    /// Relay credentials.
+    pub credentials: bool,
     /// The only thing, where there is one.
     pub sole: Option<Thing>,
     /// Whether everything that is needed to restore it was written down.
@@ -58,7 +60,7 @@ pub struct Extent {
 /// A thing that can be pointed at a gateway, by its key in the items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
-    /// `organization`, `domain`, `account` or `gateway`.
+    /// `organization`, `domain`, `account`, `gateway` or `credential`.
     pub subject: String,
     pub key: String,
     /// Whether the change was about its pointer alone.
@@ -72,9 +74,9 @@ pub struct Thing {
 }
 
 impl Extent {
-    /// Whether pointers of the organization or of mail domains are among it, or gateways themselves.
+    /// Whether pointers of the organization or of mail domains are among it, or gateways or credentials themselves.
     pub fn is_of_organization(&self) -> bool {
-        self.organization || self.domains || self.gateways
+        self.organization || self.domains || self.gateways || self.credentials
     }
 
     /// Whether accounts are among it and nothing else.
@@ -187,6 +189,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                         false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
                coalesce(bool_and(subject = 'gateway' and both_there) filter (where is_thing), false) as "record_only!",
+               coalesce(bool_or(subject = 'credential'), false) as "credentials!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
@@ -195,6 +198,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
                        and (both_there or fields ?& '{user_id,name,status,addresses}')
+                   when 'credential' then both_there
                    else not is_thing or fields ?& '{address,revision}' end), true) as "restorable!",
                min(subject) filter (where is_thing) as subject,
                min(subject_key) filter (where is_thing) as key
@@ -222,6 +226,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
         addresses: row.addresses,
         user_ids: row.user_ids,
         gateways: row.gateways,
+        credentials: row.credentials,
         sole: sole.map(|(subject, key)| Thing {
             subject,
             key,

@@ -70,6 +70,9 @@ fn did(action: &str) -> String {
         "gateway.remove" => "removed the gateway",
         "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
+        "credential.create" => "made the relay credential",
+        "credential.limit" => "limited the relay credential",
+        "credential.revoke" => "revoked the relay credential",
         "inbound-host.set" => "set the inbound host of",
         "inbound-host.delete" => "deleted the inbound host of",
         "account.add" => "added the account",
@@ -402,13 +405,14 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
         "gateway" => {
             ("Gateway", text(&item.after, "address").or_else(|| text(&item.before, "address")).unwrap_or_default())
         }
+        "credential" => ("Relay credential", item.name.clone().unwrap_or_else(|| item.key.clone())),
         _ => {
             let known =
                 item.name.clone().or_else(|| text(&item.after, "user_id")).or_else(|| text(&item.before, "user_id"));
             ("Account", known.unwrap_or_else(|| item.key.clone()))
         }
     };
-    let history = matches!(subject, "Mail domain" | "Account")
+    let history = matches!(subject, "Mail domain" | "Account" | "Relay credential")
         .then(|| Link::to(format!("/{slug}/administration/audit-log")).with("subject", &name).build());
     ShownThing {
         subject,
@@ -424,7 +428,7 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 10] = [
+const FIELDS: [(&str, &str); 15] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
@@ -435,6 +439,11 @@ const FIELDS: [(&str, &str); 10] = [
     ("external_id", "External id"),
     ("address", "Address"),
     ("revision", "Revision"),
+    ("domains", "Mail domains"),
+    ("networks", "Networks"),
+    ("messages_per_minute", "Messages a minute"),
+    ("allow_bare_line_feeds", "Bare line feeds allowed"),
+    ("revoked", "Revoked"),
 ];
 
 fn shown_field((field, name): (&str, &'static str), item: &Item, items: &Items) -> Option<ShownField> {

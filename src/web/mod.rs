@@ -31,6 +31,8 @@ pub mod new_account;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod password;
+pub mod relay_credential;
+pub mod relay_credentials;
 pub mod route_steps;
 pub mod selected_accounts;
 pub mod server;
@@ -163,6 +165,8 @@ pub fn routes() -> Vec<Route> {
         gateways::routes(),
         gateway::routes(),
         gateway_record::routes(),
+        relay_credentials::routes(),
+        relay_credential::routes(),
         explain_route::routes(),
         job::routes(),
         undo::routes(),

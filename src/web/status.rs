@@ -25,6 +25,7 @@ use crate::{
         gateway_record::RecentEdit as RecentEditOfGateway,
         held_mail::RecentChoice,
         organization::Summary,
+        relay_credential::Credential,
         selected_accounts::ChangedAccounts,
         tenant::Access,
         undo,
@@ -493,6 +494,29 @@ pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress
 /// A save of a record that said what it said already.
 pub fn unchanged_gateway() -> StatusLine {
     StatusLine::new("Nothing changed.").words("The record said so already.")
+}
+
+/// After a relay credential was made, limited or revoked, or one of these was taken back.
+pub fn of_credential(action: &str, credential: &Credential, progress: &Progress) -> StatusLine {
+    let line = match action {
+        "credential.create" => StatusLine::new("Created."),
+        "credential.revoke" => StatusLine::new("Revoked."),
+        action => StatusLine::new(lead(action)),
+    };
+    let words = match (credential.revoked, credential.terms.limits_in_words().is_empty()) {
+        (true, _) => " is refused from now on.",
+        (false, true) => " may send from every mail domain of your organization.",
+        (false, false) => " may send within its limits.",
+    };
+    line.name(&credential.user_name).words(words).live(progress)
+}
+
+/// After a save that changed nothing of a relay credential.
+pub fn unchanged_credential(credential: &Credential) -> StatusLine {
+    StatusLine::new("Nothing changed.").name(&credential.user_name).words(match credential.revoked {
+        true => " is revoked already.",
+        false => " has these limits already.",
+    })
 }
 
 /// After a gateway was removed, or its removal was taken back.

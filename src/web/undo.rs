@@ -18,14 +18,14 @@ use super::{
     job::{self, Failed},
     link::Link,
     mail_account_manager::ListQuery,
-    outbound_mail_gateway, page,
+    outbound_mail_gateway, page, relay_credential,
     session::InOrganization,
     status, wording,
 };
 use crate::{
     mail::{
         DomainName,
-        id::{AccountId, ChangeId, GatewayId},
+        id::{AccountId, ChangeId, CredentialId, GatewayId},
     },
     policy::Role,
     store::{
@@ -64,6 +64,9 @@ impl<S: Send + Sync> FromRequestParts<S> for OfChange {
 
 /// Why somebody may not take a change back, if so: whoever may change everything that it changed may.
 pub(super) fn forbidden(role: Role, extent: &Extent) -> Option<&'static str> {
+    if extent.credentials && !role.may_manage_relay_credentials() {
+        return Some("Only an Administrator may take back what was done to a relay credential.");
+    }
     if extent.is_of_organization() && !role.may_set_organization_gateway() {
         return Some("Only an Administrator may take back what was set for the organization or a mail domain.");
     }
@@ -274,6 +277,9 @@ async fn way_back(
             gateway::link(slug, gateway).with("change", &id)
         }
         Some(("gateway", _, _)) => gateways::link(slug).with("removed", &id),
+        Some(("credential", key, _)) if let Ok(credential) = key.parse::<CredentialId>() => {
+            relay_credential::link(slug, credential).with("change", &id)
+        }
         Some(("domain", key, true)) if let Ok(domain) = key.parse::<DomainName>() => {
             domain_manager::link_to_row(slug, &domain).with("change", &id)
         }

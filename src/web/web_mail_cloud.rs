@@ -32,6 +32,9 @@ struct WebMailCloud {
     domains_with_gateway: i64,
     gateways: i64,
     unused_gateways: i64,
+    credentials: i64,
+    /// When a credential was used last.
+    credential_used: Option<String>,
 }
 
 async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response, PageError> {
@@ -41,6 +44,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let held = store::held_mail::count(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
+    let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
         console: Console::new(&inside, "Web Mail Cloud"),
@@ -51,6 +55,8 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         domains_with_gateway: count(domains.iter().filter(|domain| domain.gateway.is_some()).count()),
         gateways: count(gateways.len()),
         unused_gateways: count(gateways.iter().filter(|gateway| gateway.is_unused()).count()),
+        credentials: credentials.count,
+        credential_used: credentials.last_used_at.map(wording::moment),
         summary,
     })
 }

@@ -476,6 +476,13 @@ async fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(owner: 
         ("OUTGATE_HTTP_LISTEN", "8080", "OUTGATE_HTTP_LISTEN: “8080” is not an address to listen on"),
         ("OUTGATE_HTTP_LISTEN", &taken, "OUTGATE_HTTP_LISTEN: cannot listen on "),
         ("OUTGATE_SMTP_LISTEN", &taken, "OUTGATE_SMTP_LISTEN: cannot listen on "),
+        ("OUTGATE_SMTPS_LISTEN", "127.0.0.1:0", "OUTGATE_SMTPS_LISTEN is set, and there is no certificate: "),
+        (
+            "OUTGATE_SMTP_CERTIFICATE_FILE",
+            "/nowhere.pem",
+            "OUTGATE_SMTP_CERTIFICATE_FILE is set: set OUTGATE_SMTP_KEY_FILE",
+        ),
+        ("OUTGATE_SMTP_KEY_FILE", "/nowhere.pem", "OUTGATE_SMTP_KEY_FILE is set: set OUTGATE_SMTP_CERTIFICATE_FILE"),
         ("OUTGATE_PUBLIC_URL", "outgate.example", "OUTGATE_PUBLIC_URL: “outgate.example” is not the URL of a server"),
         ("OUTGATE_TRUSTED_NETWORKS", "all", "OUTGATE_TRUSTED_NETWORKS: “all” is not a network"),
         ("RUST_LOG", "outgate=loud", "RUST_LOG is “outgate=loud”, which is not a filter"),
@@ -484,6 +491,10 @@ async fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(owner: 
         assert!(ended.refusal().starts_with(sentence), "{setting}={value}: {ended:?}");
         assert!(!ended.error.contains("secret"), "{ended:?}");
     }
+    let certificate = complete(&owner).with("OUTGATE_SMTP_KEY_FILE", "/nowhere/key.pem");
+    let ended = certificate.with("OUTGATE_SMTP_CERTIFICATE_FILE", "/nowhere/chain.pem").run(&["up"]).await;
+    let sentence = "OUTGATE_SMTP_CERTIFICATE_FILE and OUTGATE_SMTP_KEY_FILE: the certificate /nowhere/chain.pem cannot be used: there is no such file";
+    assert!(ended.refusal().starts_with(sentence), "{ended:?}");
     for missing in ["OUTGATE_DEFAULT_ROUTE", "OUTGATE_WEB_DATABASE_URL", "OUTGATE_RELAY_DATABASE_URL"] {
         let ended = complete(&owner).without(missing).run(&["up"]).await;
         assert!(ended.refusal().starts_with(&format!("{missing} is not set: ")), "{ended:?}");
@@ -499,4 +510,41 @@ async fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(owner: 
         let ended = of_database.into_iter().fold(outgate, Outgate::without).run(&["up"]).await;
         assert!(ended.refusal().starts_with(sentence), "{setting}={value}: {ended:?}");
     }
+}
+
+#[sqlx::test]
+async fn a_relay_credential_is_made_listed_and_revoked(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let create = ["credential", "create", "acme", "--name", "Printer", "--address", "Ann@acme.example"];
+    let made = outgate.succeeds(&[&create[..], &["--network", "192.0.2.0/24", "--per-minute", "60"]].concat()).await;
+    let after = |label: &str| made.lines().find_map(|line| line.strip_prefix(label)).unwrap().trim().to_owned();
+    let (user_name, password) = (after("User name:"), after("Password:"));
+    assert!(user_name.starts_with("acme-") && password.len() == 26, "{made}");
+    assert!(!everything(&owner).await.iter().any(|row| row.contains(&password)), "only its hash is kept");
+
+    let listed = outgate.succeeds(&["credential", "list", "acme"]).await;
+    let expected = "\tvalid\tnever used\tPrinter\tann@acme.example, from 192.0.2.0/24, 60 a minute\n";
+    assert_eq!(listed, format!("{user_name}{expected}"));
+    assert_eq!(outgate.succeeds(&["credential", "list", "birch"]).await, "");
+
+    let revoked = outgate.succeeds(&["credential", "revoke", "acme", &user_name]).await;
+    assert!(revoked.starts_with(&format!("{user_name} is revoked. Revision ")), "{revoked}");
+    assert!(outgate.succeeds(&["credential", "revoke", "acme", &user_name]).await.starts_with("Nothing changed"));
+    assert!(outgate.succeeds(&["credential", "list", "acme"]).await.contains("\trevoked\t"));
+
+    let before = everything(&owner).await;
+    for (command, sentence) in [
+        (vec!["credential", "revoke", "birch", &user_name], format!("birch has no relay credential {user_name}")),
+        (vec!["credential", "create", "nobody", "--name", "x"], "there is no organization “nobody”".to_owned()),
+        (vec!["credential", "create", "acme", "--name", " "], "Enter a name".to_owned()),
+        (vec!["credential", "create", "acme", "--name", "x", "--network", "all"], "“all” is not a network".to_owned()),
+        (
+            vec!["credential", "create", "acme", "--name", "x", "--domain", "birch.example"],
+            "birch.example is not a mail domain of acme".to_owned(),
+        ),
+    ] {
+        let ended = outgate.run(&command).await;
+        assert!(ended.refusal().contains(&sentence), "{command:?}: {ended:?}");
+    }
+    assert_eq!(everything(&owner).await, before);
 }

@@ -37,6 +37,7 @@ fn without_any_setting_everything_listens_on_loopback_only() {
     assert!(all.relay.trusted_networks.contain("::ffff:127.0.0.1".parse().unwrap()));
     assert!(!all.relay.trusted_networks.contain("192.0.2.1".parse().unwrap()));
     assert!(all.platform.allowed_gateway_networks.0.is_empty());
+    assert!(all.relay.smtps_listen.0.is_empty() && all.relay.proxy_networks.0.is_empty());
     assert!(all.relay.handover);
     assert_eq!(all.relay.handover_wait, Duration::from_secs(20));
     assert_eq!(all.relay.max_staleness, Duration::from_secs(86_400));
@@ -97,6 +98,8 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--trusted-proxies", "proxy.example.com", "“proxy.example.com” is not a network"),
         ("--smtp-listen", "127.0.0.1:2525,25", "“25” is not an address to listen on"),
         ("--smtp-listen", "", "is not an address to listen on"),
+        ("--smtps-listen", "465", "“465” is not an address to listen on"),
+        ("--proxy-networks", "balancer", "“balancer” is not a network"),
         ("--hostname", "mail_1", "is not a domain name"),
         ("--relay-name", " ", "is not a name"),
         ("--trusted-networks", "all", "“all” is not a network"),

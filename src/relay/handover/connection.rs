@@ -61,6 +61,8 @@ pub struct Connection {
     pub(super) limits: TimeLimits,
     /// A transaction was begun and not ended: RSET comes before the next one.
     pub(super) in_transaction: bool,
+    /// How many messages it has carried.
+    pub(super) messages: u32,
     /// Not to be used again.
     closing: bool,
 }
@@ -87,6 +89,7 @@ impl Connection {
             extensions: Extensions::default(),
             limits,
             in_transaction: false,
+            messages: 0,
             closing: false,
         })
     }

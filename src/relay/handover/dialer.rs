@@ -2,20 +2,24 @@
 //! Below the pool, which keeps what is made here.
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     connection::{Connection, TimeLimits},
-    peer::Peer,
+    peer::{Peer, PeerKey},
     reply_reader::{Extensions, parse_extensions},
     sign_in::Credential,
     tls::{self, Tls},
-    trouble::{Failure, Trouble},
+    trouble::{Answer, Failure, Trouble},
 };
 use crate::{
-    mail::GatewayHost,
+    mail::{EnhancedStatus, GatewayHost, Reply},
     policy::{
         facts::TlsMode,
         fault::Stage,
@@ -27,6 +31,13 @@ use crate::{
 /// At most this many addresses of one name are tried: whoever has the name chooses how many there are.
 const MOST_ADDRESSES: usize = 10;
 
+/// How long one address is tried alone before the next one of the name is tried as well (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long the greeting of one address is waited for while there are others. Servers that make strangers
+/// wait do so for less.
+const GREETING_AMONG_OTHERS: Duration = Duration::from_secs(10);
+
 /// What all connections are made with.
 pub struct Dialer {
     pub resolver: Resolver,
@@ -37,6 +48,43 @@ pub struct Dialer {
     /// Our name in EHLO.
     pub hostname: String,
     pub limits: TimeLimits,
+    /// Where we listen: mail that went there would go round in circles.
+    pub listeners: Vec<SocketAddr>,
+    pub known: Known,
+}
+
+/// What is remembered of gateways and the smarthost from one connection to the next.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// A std lock: held for a look-up only, never across an await.
+    peers: Mutex<HashMap<PeerKey, Last>>,
+}
+
+/// How it went the last time that it went well.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    ip: IpAddr,
+    encrypted: bool,
+}
+
+impl Known {
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, Last>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last(&self, peer: &Peer) -> Option<Last> {
+        self.peers().get(&peer.key).copied()
+    }
+
+    fn remember(&self, peer: &Peer, last: Last) {
+        if peer.is_recipients_server() {
+            return;
+        }
+        let before = self.peers().insert(peer.key.clone(), last);
+        if before.is_some_and(|before| before.encrypted) && !last.encrypted {
+            tracing::warn!(%peer, alert = "gateway stopped offering TLS", "mail goes to it in clear now");
+        }
+    }
 }
 
 /// How a connection is made when TLS is wanted only where it works.
@@ -48,27 +96,67 @@ enum Encryption {
 }
 
 impl Dialer {
-    /// A connection on which MAIL can follow; the addresses of the name are tried in turn.
+    /// A connection on which MAIL can follow. The addresses of the name are tried in turn, the one that
+    /// worked the last time first.
     pub async fn dial(&self, peer: &Peer) -> Result<Connection, Failure> {
         let credential = Credential::of(peer.record.as_deref(), &self.keys)?;
-        let mut last = None;
-        for ip in self.addresses(peer).await?.into_iter().take(MOST_ADDRESSES) {
-            match self.open(peer, SocketAddr::new(ip, peer.address.port())).await {
+        let mut untried = self.addresses(peer).await?;
+        let mut last = Failure::trouble(Stage::Connect, Trouble::Closed);
+        while !untried.is_empty() {
+            let (address, connection) = match self.connect_to_one_of(&mut untried).await {
+                Ok(connected) => connected,
+                Err(trouble) => return Err(Failure::trouble(Stage::Connect, trouble)),
+            };
+            match self.open(peer, address, connection, !untried.is_empty()).await {
                 Ok(mut connection) => {
                     if let Some(credential) = &credential {
                         credential.sign_in(&mut connection, peer.tls).await?;
                     }
+                    let encrypted = connection.is_encrypted();
+                    self.known.remember(peer, Last { ip: address.ip(), encrypted });
                     return Ok(connection);
                 }
-                Err(failure) => last = Some(failure),
+                Err(failure) => last = failure,
             }
         }
-        Err(last.unwrap_or_else(|| Failure::trouble(Stage::Connect, Trouble::Closed)))
+        Err(last)
     }
 
-    /// The addresses that may be connected to. The check is made on exactly what is connected to, so
-    /// that a name which answers differently the next time gains nothing.
-    async fn addresses(&self, peer: &Peer) -> Result<Vec<IpAddr>, Failure> {
+    /// Connects to the first of these addresses that answers, and leaves those that may still be tried. One
+    /// that is dead costs the next one its head start, not the time until it is given up.
+    async fn connect_to_one_of(&self, untried: &mut Vec<SocketAddr>) -> Result<(SocketAddr, Connection), Trouble> {
+        if let [only] = untried[..] {
+            untried.clear();
+            return Ok((only, Connection::connect(only, self.limits).await?));
+        }
+        let (mut next, mut under_way) = (untried.clone().into_iter().peekable(), JoinSet::new());
+        let mut last = Trouble::Closed;
+        loop {
+            if let Some(address) = next.next() {
+                let limits = self.limits;
+                under_way.spawn(async move { (address, Connection::connect(address, limits).await) });
+            }
+            let joined = tokio::select! {
+                joined = under_way.join_next() => joined,
+                () = sleep(HEAD_START), if next.peek().is_some() => continue,
+            };
+            match joined {
+                None => return Err(last),
+                Some(Err(error)) => tracing::error!(%error, "an attempt to connect broke off"),
+                Some(Ok((address, connected))) => {
+                    untried.retain(|other| *other != address);
+                    match connected {
+                        Ok(connection) => return Ok((address, connection)),
+                        Err(trouble) => last = trouble,
+                    }
+                }
+            }
+        }
+    }
+
+    /// The addresses that may be connected to, in the order in which they are tried. The check is made on exactly
+    /// what is connected to, so that a name which answers differently the next time gains nothing.
+    async fn addresses(&self, peer: &Peer) -> Result<Vec<SocketAddr>, Failure> {
         let found = match peer.address.host() {
             GatewayHost::Ip(ip) => vec![*ip],
             GatewayHost::Name(name) => {
@@ -76,38 +164,68 @@ impl Dialer {
                 found.map_err(|error| Failure::trouble(Stage::LookUp, error.into()))?
             }
         };
-        if !peer.is_checked() {
-            return Ok(found);
-        }
-        let mut refused = None;
-        let mut allowed = Vec::with_capacity(found.len());
+        let port = peer.address.port();
+        let mut refusal = None;
+        let mut addresses = Vec::with_capacity(found.len());
         for ip in found {
-            match gateway_network::check(ip, peer.address.port(), &self.allowed) {
-                Ok(()) => allowed.push(ip),
-                Err(refusal) => refused = Some(refusal),
+            match self.check(peer, ip, port) {
+                Ok(()) => addresses.push(SocketAddr::new(ip, port)),
+                Err(failure) => refusal = Some(failure),
             }
         }
-        match refused {
-            Some(refusal) if allowed.is_empty() => Err(Failure::trouble(Stage::Connect, Trouble::Forbidden(refusal))),
-            _ => Ok(allowed),
+        if let (true, Some(refusal)) = (addresses.is_empty(), refusal) {
+            return Err(refusal);
         }
+        if let Some(last) = self.known.last(peer) {
+            // Stable: the others stay in their order.
+            addresses.sort_by_key(|address| address.ip() != last.ip);
+        }
+        addresses.truncate(MOST_ADDRESSES);
+        Ok(addresses)
     }
 
-    async fn open(&self, peer: &Peer, address: SocketAddr) -> Result<Connection, Failure> {
-        match self.open_with(peer, address, Encryption::Tried).await {
+    fn check(&self, peer: &Peer, ip: IpAddr, port: u16) -> Result<(), Failure> {
+        if gateway_network::is_ourselves(ip, port, &self.listeners, is_of_this_machine) {
+            let text = "it is this relay itself: mail would go round in circles; an administrator has to change it";
+            let reply = Reply::new(554, EnhancedStatus(5, 4, 6), text);
+            return Err(Failure { stage: Stage::Connect, answer: Answer::Ours(reply) });
+        }
+        if !peer.is_checked() {
+            return Ok(());
+        }
+        let checked = gateway_network::check(ip, port, &self.allowed);
+        checked.map_err(|refusal| Failure::trouble(Stage::Connect, Trouble::Forbidden(refusal)))
+    }
+
+    async fn open(
+        &self,
+        peer: &Peer,
+        address: SocketAddr,
+        connection: Connection,
+        has_others: bool,
+    ) -> Result<Connection, Failure> {
+        match self.open_with(peer, connection, Encryption::Tried, has_others).await {
             // RFC 7435 §3: a failed handshake is no reason to wait where clear text is allowed.
             Err(failure) if failure.stage == Stage::Tls && peer.tls == TlsMode::WhenOffered => {
                 tracing::info!(%peer, reason = ?failure.answer, "TLS failed, trying without");
-                self.open_with(peer, address, Encryption::GivenUp).await
+                let again = Connection::connect(address, self.limits).await;
+                let again = again.map_err(|trouble| Failure::trouble(Stage::Connect, trouble))?;
+                self.open_with(peer, again, Encryption::GivenUp, has_others).await
             }
             opened => opened,
         }
     }
 
-    async fn open_with(&self, peer: &Peer, address: SocketAddr, wish: Encryption) -> Result<Connection, Failure> {
-        let connected = Connection::connect(address, self.limits).await;
-        let mut connection = connected.map_err(|trouble| Failure::trouble(Stage::Connect, trouble))?;
-        let greeting = connection.reply(self.limits.command).await;
+    async fn open_with(
+        &self,
+        peer: &Peer,
+        mut connection: Connection,
+        wish: Encryption,
+        has_others: bool,
+    ) -> Result<Connection, Failure> {
+        let limit = self.limits.command;
+        let limit = if has_others { limit.min(GREETING_AMONG_OTHERS) } else { limit };
+        let greeting = connection.reply(limit).await;
         let greeting = greeting.map_err(|trouble| Failure::trouble(Stage::Greeting, trouble))?;
         if !greeting.is_positive() {
             return Err(Failure::reply(Stage::Greeting, greeting));
@@ -155,4 +273,9 @@ impl Dialer {
         self.hello(&mut connection).await?;
         Ok(connection)
     }
+}
+
+/// Whether an address is one of this machine's: only those can be bound to.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::peer::{Peer, PeerKey};
 use crate::{
     mail::id::{GatewayId, OrganizationId},
-    policy::retry,
+    policy::{fault::Stage, retry},
 };
 
 /// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
@@ -29,6 +29,17 @@ pub struct Health {
 struct State {
     has_accepted: bool,
     failing: Option<Failing>,
+    /// The backup that its mail goes to while it is failing.
+    backup: Option<PeerKey>,
+}
+
+/// A gateway whose mail goes to one of its backups.
+#[derive(Debug, Clone)]
+pub struct BackupInUse {
+    pub gateway: PeerKey,
+    pub backup: PeerKey,
+    /// Why the gateway itself cannot take mail.
+    pub failing: Failing,
 }
 
 /// A server that could not take mail.
@@ -41,6 +52,8 @@ pub struct Failing {
     pub until: OffsetDateTime,
     /// In words.
     pub reason: String,
+    /// How far the last conversation came.
+    pub stage: Stage,
     /// One message is asking now.
     probing: bool,
 }
@@ -49,6 +62,16 @@ impl Failing {
     /// Whether it is time to ask again; also if `until` is so far away that the clock was set back.
     pub fn may_be_asked(&self, now: OffsetDateTime) -> bool {
         self.until <= now || self.until - now > retry::LONGEST_PROBE
+    }
+
+    /// The same, unless somebody is asking now.
+    pub fn may_be_probed(&self, now: OffsetDateTime) -> bool {
+        self.may_be_asked(now) && !self.probing
+    }
+
+    /// Whether a backup may stand in: nobody was let as far as to say anything about a message.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.stage < Stage::Mail
     }
 }
 
@@ -70,7 +93,7 @@ impl Health {
         let failing = peers.get_mut(&peer.key).and_then(|state| state.failing.as_mut());
         let probed = match failing {
             None => None,
-            Some(failing) if failing.may_be_asked(now) && !failing.probing => {
+            Some(failing) if failing.may_be_probed(now) => {
                 failing.probing = true;
                 Some(peer.key.clone())
             }
@@ -110,18 +133,54 @@ impl Health {
             None => peers.entry(peer.key.clone()).or_default(),
         };
         state.has_accepted = true;
-        if state.failing.take().is_some() {
-            tracing::info!(%peer, "takes mail again");
-            if let PeerKey::Gateway(organization, gateway, _) = peer.key {
-                self.has_recovered(organization, gateway);
-            }
-            self.recovery.notify_one();
+        if state.failing.is_some() {
+            self.recover(peer, state);
         }
+    }
+
+    /// It can be reached again, as far as one can tell without a message.
+    pub fn reached(&self, peer: &Peer) {
+        if let Some(state) = self.peers().get_mut(&peer.key)
+            && state.failing.as_ref().is_some_and(Failing::is_out_of_reach)
+        {
+            self.recover(peer, state);
+        }
+    }
+
+    fn recover(&self, peer: &Peer, state: &mut State) {
+        (state.failing, state.backup) = (None, None);
+        tracing::info!(%peer, "takes mail again");
+        if let PeerKey::Gateway(organization, gateway, _) = peer.key {
+            self.has_recovered(organization, gateway);
+        }
+        self.recovery.notify_one();
+    }
+
+    /// Its mail goes to a backup now.
+    pub fn stands_in(&self, peer: &Peer, backup: &Peer) {
+        let mut peers = self.peers();
+        let Some(state) = peers.get_mut(&peer.key) else { return };
+        let Some(failing) = state.failing.as_ref().filter(|_| state.backup.as_ref() != Some(&backup.key)) else {
+            return;
+        };
+        let reason = &failing.reason;
+        tracing::warn!(%peer, %backup, reason, alert = "gateway backup in use", "mail goes to a backup");
+        state.backup = Some(backup.key.clone());
+    }
+
+    /// The gateways whose mail goes to a backup.
+    pub fn backups_in_use(&self) -> Vec<BackupInUse> {
+        let peers = self.peers();
+        let in_use = peers.iter().filter_map(|(key, state)| {
+            let (failing, backup) = (state.failing.clone()?, state.backup.clone()?);
+            Some(BackupInUse { gateway: key.clone(), backup, failing })
+        });
+        in_use.collect()
     }
 
     /// It could not take a message. Returns when it is asked again. Several messages that fail
     /// together count once.
-    pub fn failed(&self, peer: &Peer, reason: &str, now: OffsetDateTime) -> OffsetDateTime {
+    pub fn failed(&self, peer: &Peer, stage: Stage, reason: &str, now: OffsetDateTime) -> OffsetDateTime {
         if peer.is_recipients_server() {
             return retry::next_probe(now, 1);
         }
@@ -129,19 +188,21 @@ impl Health {
         let state = peers.entry(peer.key.clone()).or_default();
         let failing = state.failing.get_or_insert_with(|| {
             tracing::warn!(%peer, reason, "is failing");
-            Failing { since: now, failures: 0, until: now, reason: String::new(), probing: false }
+            Failing { since: now, failures: 0, until: now, reason: String::new(), stage, probing: false }
         });
         if failing.may_be_asked(now) {
             failing.failures += 1;
             failing.until = retry::next_probe(now, failing.failures);
         }
         reason.clone_into(&mut failing.reason);
+        failing.stage = stage;
         failing.until
     }
 
-    /// Nobody waits for it any more: its troubles are not worth knowing. A probe that is under way ends first.
+    /// Nobody waits for it any more: its troubles are not worth knowing, unless mail goes to a backup because of
+    /// them. A probe that is under way ends first.
     pub fn forget_failing(&self, key: &PeerKey) {
-        if let Some(state) = self.peers().get_mut(key) {
+        if let Some(state) = self.peers().get_mut(key).filter(|state| state.backup.is_none()) {
             state.failing.take_if(|failing| !failing.probing);
         }
     }

@@ -14,7 +14,10 @@ pub mod transaction;
 mod transparency;
 pub mod trouble;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use time::OffsetDateTime;
 
@@ -30,14 +33,38 @@ use self::{
 };
 use crate::{
     mail::Reply,
-    policy::fault::{self, Fault, Stage, fault},
+    policy::{
+        connections::asks_for_fewer,
+        fault::{self, Fault, Stage, fault, takes_no_more_recipients},
+    },
 };
 
 /// Passes messages on. One for the whole relay: pool and health are shared by all.
 pub struct Handover {
-    dialer: Dialer,
-    pool: Pool,
+    dialer: Arc<Dialer>,
+    pool: Arc<Pool>,
     health: Arc<Health>,
+}
+
+/// A gateway, and which of its backups is asked instead of it.
+struct Asked {
+    first: Peer,
+    backup: Option<usize>,
+}
+
+impl Asked {
+    fn peer(&self) -> &Peer {
+        self.backup.map_or(&self.first, |place| &self.first.backups[place])
+    }
+}
+
+/// How far a message has come that asks for its recipients.
+#[derive(Debug, Clone, Copy)]
+enum Progress {
+    /// For a connection.
+    Waiting,
+    Dialing,
+    Asking,
 }
 
 /// What a server said to one recipient.
@@ -58,6 +85,8 @@ pub enum Begun<R> {
     Failing(Peer, Failing),
     /// All connections were in use for as long as the caller had patience.
     Busy(Peer),
+    /// The gateway gets so many messages a minute, and this one's turn is later.
+    Paced(Peer, OffsetDateTime),
     /// At least one recipient is accepted, and the server waits for the message.
     Open(Box<Transaction>),
     /// No recipient is accepted.
@@ -94,7 +123,7 @@ pub struct Transaction {
 
 impl Handover {
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, pool: Pool::default(), health: Arc::default() }
+        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default() }
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -119,45 +148,60 @@ impl Handover {
         patience: Duration,
         now: OffsetDateTime,
     ) -> Begun<R> {
-        let mut peer = match route() {
-            Ok(peer) => peer,
+        let mut asked = match route() {
+            Ok(first) => Asked { first, backup: None },
             Err(detour) => return Begun::Detour(detour),
         };
+        self.choose(&mut asked, now);
         // Known without waiting for a connection.
-        if let Some(failing) = self.health.failing(&peer.key).filter(|failing| !failing.may_be_asked(now)) {
-            return Begun::Failing(peer, failing);
+        if let Some(failing) = self.health.failing(&asked.peer().key).filter(|failing| !failing.may_be_asked(now)) {
+            return Begun::Failing(asked.first, failing);
         }
-        let mut has_slot = false;
-        let asking = self.ask(request, &mut route, &mut peer, &mut has_slot, now);
-        match tokio::time::timeout(patience, asking).await {
-            Ok(begun) => begun,
-            Err(_) if !has_slot => {
-                self.pool.waited_in_vain(&peer);
-                Begun::Busy(peer)
+        let mut progress = Progress::Waiting;
+        let asking = self.ask(request, &mut route, &mut asked, &mut progress, now);
+        let stage = match (tokio::time::timeout(patience, asking).await, progress) {
+            (Ok(begun), _) => return begun,
+            (Err(_), Progress::Waiting) => {
+                self.pool.waited_in_vain(asked.peer());
+                return Begun::Busy(asked.first);
             }
-            Err(_) => {
-                let failure = Failure::trouble(Stage::Mail, Trouble::TimedOut(patience));
-                Begun::Failed(self.failed(&peer, failure, now))
-            }
-        }
+            (Err(_), Progress::Dialing) => Stage::Connect,
+            (Err(_), Progress::Asking) => Stage::Mail,
+        };
+        let failure = Failure::trouble(stage, Trouble::TimedOut(patience));
+        Begun::Failed(self.failed(asked.peer(), failure, now))
     }
 
     async fn ask<R>(
         &self,
         request: Request<'_>,
         route: &mut impl FnMut() -> Result<Peer, R>,
-        peer: &mut Peer,
-        has_slot: &mut bool,
+        asked: &mut Asked,
+        progress: &mut Progress,
         now: OffsetDateTime,
     ) -> Begun<R> {
         let mut fresh = false;
+        let mut has_turn_at = None;
         loop {
-            *has_slot = false;
+            *progress = Progress::Waiting;
+            let peer = asked.peer();
+            if let Some(refused) = self.too_large(request, peer, now) {
+                return Begun::Failed(refused);
+            }
+            if peer.limits.messages_per_minute.is_some() && has_turn_at.as_ref() != Some(&peer.key) {
+                match self.pool.take_turn(peer, request.turn, now) {
+                    Ok(()) => has_turn_at = Some(peer.key.clone()),
+                    Err(turn) => return Begun::Paced(peer.clone(), turn),
+                }
+            }
             let slot = self.pool.slot(peer).await;
-            *has_slot = true;
+            *progress = Progress::Dialing;
             let leave = match self.health.leave(peer, now) {
                 Ok(leave) => leave,
-                Err(failing) => return Begun::Failing(peer.clone(), failing),
+                Err(failing) => match self.has_another(asked, now) {
+                    true => continue,
+                    false => return Begun::Failing(asked.first.clone(), failing),
+                },
             };
             let warm = if fresh { None } else { slot.warm() };
             let reused = warm.is_some();
@@ -165,14 +209,28 @@ impl Handover {
                 Some(connection) => connection,
                 None => match self.dialer.dial(peer).await {
                     Ok(connection) => connection,
-                    Err(failure) => return Begun::Failed(self.failed(peer, failure, now)),
+                    // It is there, and has too many of ours: this one waits until another is free.
+                    Err(failure) if failure.asks_for_fewer() && slot.has_company() => {
+                        slot.pushed_back();
+                        continue;
+                    }
+                    Err(failure) => {
+                        let failed = self.failed(peer, failure, now);
+                        let is_out_of_reach = failed.fault == Fault::Gateway && failed.stage < Stage::Mail;
+                        if is_out_of_reach && self.has_another(asked, now) {
+                            continue;
+                        }
+                        return Begun::Failed(failed);
+                    }
                 },
             };
+            *progress = Progress::Asking;
             match route() {
-                Ok(next) if next.key == peer.key => {}
+                Ok(next) if next.key == asked.first.key && next.includes(&peer.key) => {}
                 Ok(next) => {
                     slot.keep(connection);
-                    *peer = next;
+                    asked.first = next;
+                    self.choose(asked, now);
                     continue;
                 }
                 Err(detour) => {
@@ -183,8 +241,16 @@ impl Handover {
             match connection.envelope(request).await {
                 // It was closed while it was idle; nothing was promised on it.
                 Err(failure) if reused && failure.is_dead_connection() => fresh = true,
-                Err(failure) => return Begun::Failed(self.failed(peer, failure, now)),
+                Err(failure) => {
+                    if failure.asks_for_fewer() {
+                        slot.pushed_back();
+                    }
+                    return Begun::Failed(self.failed(peer, failure, now));
+                }
                 Ok(answers) => {
+                    if asked.backup.is_some() {
+                        self.health.stands_in(&asked.first, peer);
+                    }
                     let health = self.health.clone();
                     let transaction =
                         Transaction { peer: peer.clone(), recipients: vec![], connection, slot, health, leave };
@@ -194,10 +260,62 @@ impl Handover {
         }
     }
 
+    /// Chooses who is asked: the gateway itself, and while it is out of reach the first of its backups that is
+    /// not. Then nobody waits to see whether the gateway is back: that is found out beside the mail.
+    fn choose(&self, asked: &mut Asked, now: OffsetDateTime) {
+        asked.backup = None;
+        let first = &asked.first;
+        if first.backups.is_empty() {
+            return;
+        }
+        let Some(failing) = self.health.failing(&first.key).filter(Failing::is_out_of_reach) else { return };
+        let is_usable = |backup: &Peer| self.health.failing(&backup.key).is_none_or(|it| it.may_be_probed(now));
+        let Some(place) = first.backups.iter().position(is_usable) else { return };
+        if failing.may_be_probed(now) {
+            self.probe(first, now);
+        }
+        asked.backup = Some(place);
+    }
+
+    /// Whether somebody else can be asked now that one could not.
+    fn has_another(&self, asked: &mut Asked, now: OffsetDateTime) -> bool {
+        let one = asked.peer().key.clone();
+        self.choose(asked, now);
+        asked.backup.is_some() && asked.peer().key != one
+    }
+
+    /// Finds out in the background whether a server can be reached again.
+    fn probe(&self, peer: &Peer, now: OffsetDateTime) {
+        let Ok(leave) = self.health.leave(peer, now) else { return };
+        let (dialer, pool, health, peer) = (self.dialer.clone(), self.pool.clone(), self.health.clone(), peer.clone());
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let slot = pool.slot(&peer).await;
+            match dialer.dial(&peer).await {
+                Ok(connection) => {
+                    slot.keep(connection);
+                    health.reached(&peer);
+                }
+                Err(failure) => drop(failed(&health, &peer, failure, now + started.elapsed())),
+            }
+            drop(leave);
+        });
+    }
+
+    /// A message that is larger than the gateway's record allows is not sent there to find out.
+    fn too_large(&self, request: Request<'_>, peer: &Peer, now: OffsetDateTime) -> Option<Failed> {
+        let refusal = transaction::fits(request.source.size(), peer.limits.largest_message?).err()?;
+        let failure = Failure { stage: Stage::Mail, answer: Answer::Ours(refusal) };
+        Some(self.failed(peer, failure, now))
+    }
+
     fn answered<R>(&self, mut transaction: Transaction, answers: Vec<Reply>, now: OffsetDateTime) -> Begun<R> {
         let side = side(&transaction.peer, &self.health);
+        let is_any_accepted = answers.iter().any(Reply::is_positive);
         let answer = |reply: Reply| match reply.is_positive() {
             true => RecipientAnswer::Accepted,
+            // RFC 5321 §4.5.3.1.10: also where a server says it with a code that refuses for good.
+            false if is_any_accepted && takes_no_more_recipients(&reply) => RecipientAnswer::Deferred(reply),
             false => match fault(Stage::Recipient, Some(&reply), side) {
                 Fault::Recipient | Fault::Message => RecipientAnswer::Refused(reply),
                 Fault::Gateway | Fault::Transient => RecipientAnswer::Deferred(reply),
@@ -205,6 +323,9 @@ impl Handover {
         };
         let against_us =
             answers.iter().find(|reply| fault(Stage::Recipient, Some(reply), side) == Fault::Gateway).cloned();
+        if answers.iter().any(|reply| asks_for_fewer(Stage::Recipient, reply)) {
+            transaction.slot.pushed_back();
+        }
         transaction.recipients = answers.into_iter().map(answer).collect();
         if transaction.recipients.contains(&RecipientAnswer::Accepted) {
             return Begun::Open(Box::new(transaction));
@@ -233,6 +354,16 @@ impl Failed {
         Some(if self.is_ours { reply.about(&peer) } else { reply.said_by(&peer) })
     }
 
+    /// The server has the whole message and did not say whether it takes it: it may arrive twice.
+    pub fn is_ambiguous(&self) -> bool {
+        self.stage == Stage::Dot && self.reply.is_none()
+    }
+
+    /// There is no other server behind this address than ourselves.
+    pub fn is_loop(&self) -> bool {
+        self.stage < Stage::Mail && self.is_ours
+    }
+
     /// The server refused the whole message in good order, and takes the next one on the same connection.
     pub fn is_answer_to_message(&self) -> bool {
         self.stage == Stage::Dot && self.reply.as_ref().is_some_and(|reply| reply.code != 421)
@@ -258,9 +389,15 @@ impl Transaction {
         match self.connection.answer().await {
             Ok(reply) => {
                 self.health.accepted(&self.peer);
+                self.slot.taken();
                 Ok(reply)
             }
-            Err(failure) => Err(failed(&self.health, &self.peer, failure, now)),
+            Err(failure) => {
+                if failure.asks_for_fewer() {
+                    self.slot.pushed_back();
+                }
+                Err(failed(&self.health, &self.peer, failure, now))
+            }
         }
     }
 
@@ -290,8 +427,12 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
         Answer::Ours(reply) => (Fault::Message, Some(reply.clone()), format!("{peer}: {reply}")),
         // Our own trouble says nothing about the server.
         Answer::Trouble(trouble @ Trouble::Unreadable(_)) => (Fault::Transient, None, trouble.to_string()),
+        Answer::Trouble(trouble) if stage == Stage::Dot => {
+            let reason = format!("{peer}: {trouble}; it may have taken the message, which then arrives twice");
+            (fault(stage, None, side), None, reason)
+        }
         Answer::Trouble(trouble) => (fault(stage, None, side), None, format!("{peer}: {trouble}")),
     };
-    let until = (fault == Fault::Gateway).then(|| health.failed(peer, &reason, now));
+    let until = (fault == Fault::Gateway).then(|| health.failed(peer, stage, &reason, now));
     Failed { peer: peer.clone(), fault, stage, reply, is_ours, reason, until }
 }

@@ -1,7 +1,10 @@
 //! A server that mail is handed to: a tenant's gateway, the platform's smarthost, or a recipient's own server.
 //! The key of pool and health is here: never shared between tenants or revisions.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{
     mail::{
@@ -10,6 +13,7 @@ use crate::{
     },
     policy::{
         facts::{Gateway, TlsMode},
+        gateway_settings::{GatewayLimits, MOST_CONNECTIONS, OwnDomains},
         routing::Scope,
     },
 };
@@ -32,6 +36,47 @@ pub struct Peer {
     pub set_by: Option<Scope>,
     /// The record of a tenant's gateway: how its certificate is verified, whom to sign in as.
     pub record: Option<Arc<Gateway>>,
+    pub limits: Limits,
+    /// The gateway that mail waits for when it goes here; another one if this is its backup.
+    pub waits_for: Option<GatewayId>,
+    /// Who stands in while this one is out of reach, the first to be asked first.
+    pub backups: Arc<[Peer]>,
+    /// Whether mail to the organization's own domains goes here as well.
+    pub own_domains: OwnDomains,
+}
+
+/// How much a server is given by this relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At once.
+    pub connections: usize,
+    pub messages_per_connection: u32,
+    pub messages_per_minute: Option<u32>,
+    /// In bytes.
+    pub largest_message: Option<u64>,
+}
+
+impl Limits {
+    /// The platform's smarthost: as a gateway whose record says nothing.
+    const SMARTHOST: Self = Self {
+        connections: MOST_CONNECTIONS as usize,
+        messages_per_connection: u32::MAX,
+        messages_per_minute: None,
+        largest_message: None,
+    };
+
+    fn of(limits: &GatewayLimits) -> Self {
+        Self {
+            connections: limits.connections.into(),
+            messages_per_connection: limits.messages_per_connection.unwrap_or(u32::MAX),
+            messages_per_minute: limits.messages_per_minute,
+            largest_message: limits.largest_message,
+        }
+    }
+
+    /// A recipient's own server: it never asked for us.
+    const RECIPIENTS_SERVER: Self =
+        Self { connections: 5, messages_per_connection: 100, messages_per_minute: None, largest_message: None };
 }
 
 impl Peer {
@@ -42,25 +87,51 @@ impl Peer {
             tls: gateway.tls,
             set_by: Some(set_by),
             record: Some(gateway.clone()),
+            limits: Limits::of(&gateway.settings.limits),
+            waits_for: Some(gateway.id),
+            backups: no_backups(),
+            own_domains: gateway.settings.own_domains,
         }
     }
 
+    /// With these gateways standing in for it, the first to be asked first.
+    pub fn with_backups<'a>(self, backups: impl Iterator<Item = &'a Arc<Gateway>>) -> Self {
+        let backup = |gateway| Self {
+            set_by: self.set_by,
+            waits_for: self.waits_for,
+            ..Self::gateway(gateway, Scope::Organization)
+        };
+        let backups = backups.map(backup).collect();
+        Self { backups, ..self }
+    }
+
+    /// Whether mail for this one may go there: it is this one or one of its backups.
+    pub fn includes(&self, key: &PeerKey) -> bool {
+        self.key == *key || self.backups.iter().any(|backup| backup.key == *key)
+    }
+
     pub fn smarthost(address: &GatewayAddress) -> Self {
-        let key = PeerKey::Smarthost(address.clone());
-        Self { key, address: address.clone(), tls: TlsMode::WhenOffered, set_by: None, record: None }
+        Self::of_platform(PeerKey::Smarthost(address.clone()), address.clone(), Limits::SMARTHOST)
     }
 
     pub fn recipients_server(host: GatewayHost, port: u16) -> Self {
         let address = GatewayAddress::new(host, port);
-        let key = PeerKey::RecipientsServer(address.clone());
-        Self { key, address, tls: TlsMode::WhenOffered, set_by: None, record: None }
+        Self::of_platform(PeerKey::RecipientsServer(address.clone()), address, Limits::RECIPIENTS_SERVER)
     }
 
-    /// The gateway of a tenant that this is.
-    pub fn gateway_id(&self) -> Option<GatewayId> {
-        match self.key {
-            PeerKey::Gateway(_, id, _) => Some(id),
-            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+    fn of_platform(key: PeerKey, address: GatewayAddress, limits: Limits) -> Self {
+        let tls = TlsMode::WhenOffered;
+        let own_domains = OwnDomains::Gateway;
+        Self {
+            key,
+            address,
+            tls,
+            set_by: None,
+            record: None,
+            limits,
+            waits_for: None,
+            backups: no_backups(),
+            own_domains,
         }
     }
 
@@ -89,6 +160,12 @@ impl Peer {
             GatewayHost::Ip(_) => None,
         }
     }
+}
+
+/// One for all that have none: a copy costs nothing.
+fn no_backups() -> Arc<[Peer]> {
+    static NONE: LazyLock<Arc<[Peer]>> = LazyLock::new(|| Arc::new([]));
+    NONE.clone()
 }
 
 /// As in `gateway mail.example.com said: …`.

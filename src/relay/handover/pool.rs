@@ -1,26 +1,28 @@
-//! Warm connections, kept by gateway and revision, and never more at once than a server is given.
+//! Warm connections, kept by gateway and revision, and never more at once than a server is given: how
+//! many that is, [`policy::connections`](crate::policy::connections) says as messages go.
 //! Between the hand-over, which borrows from it, and the dialer, which it asks for new ones.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     connection::Connection,
     peer::{Peer, PeerKey},
 };
+use crate::policy::{
+    connections::Window,
+    pace::{Pace, Turn},
+};
 
-/// Connections to one gateway at once.
-const PER_GATEWAY: usize = 20;
-/// Connections to one server of a recipient at once: it never asked for us.
-const PER_RECIPIENTS_SERVER: usize = 5;
 /// Servers commonly close what was idle for longer.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -33,30 +35,59 @@ pub struct Pool {
 #[derive(Debug)]
 struct PeerPool {
     permits: Arc<Semaphore>,
-    size: usize,
+    /// Permits that are out and not to come back: the window has shrunk under them.
+    surplus: AtomicUsize,
+    /// Asked when somebody waits or the server pushes back; not for every message.
+    window: Mutex<Window>,
+    /// How many wait for a connection.
+    waiting: AtomicUsize,
     /// Somebody has waited for a connection in vain, and none has been free since.
     is_crowded: AtomicBool,
     /// The most recently used last.
     idle: Mutex<Vec<(Connection, Instant)>>,
+    /// Only used where the record has a pace.
+    pace: Mutex<Pace>,
 }
 
 /// The right to have one connection to a server.
 #[derive(Debug)]
 pub struct Slot {
     pool: Arc<PeerPool>,
-    _permit: OwnedSemaphorePermit,
+    /// There until the slot is dropped.
+    permit: Option<OwnedSemaphorePermit>,
+    /// Messages that may go over one connection.
+    messages_per_connection: u32,
+}
+
+/// Whoever waits is counted, also if it gives up.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
     /// Waits until one more connection to this server may be used.
     pub async fn slot(&self, peer: &Peer) -> Slot {
         let pool = self.of(peer);
-        loop {
-            // The semaphore is never closed.
-            if let Ok(permit) = pool.permits.clone().acquire_owned().await {
-                return Slot { pool, _permit: permit };
+        let permit = match pool.permits.clone().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                let _waiter = Waiter::new(&pool.waiting);
+                // The semaphore is never closed.
+                pool.permits.clone().acquire_owned().await.ok()
             }
-        }
+        };
+        Slot { pool, permit, messages_per_connection: peer.limits.messages_per_connection }
     }
 
     /// Nobody else has to find out that all connections to this server are in use for long.
@@ -71,30 +102,35 @@ impl Pool {
         pool.is_crowded.fetch_and(has_none, Ordering::Relaxed) && has_none
     }
 
+    /// Takes a turn at a server whose record says how many messages a minute it gets, or says when there is one.
+    pub fn take_turn(&self, peer: &Peer, turn: Turn, now: OffsetDateTime) -> Result<(), OffsetDateTime> {
+        let Some(per_minute) = peer.limits.messages_per_minute else { return Ok(()) };
+        lock(&self.of(peer).pace).take(per_minute, turn, now)
+    }
+
+    /// How many connections this server is given now.
+    pub fn limit(&self, peer: &Peer) -> usize {
+        lock(&self.of(peer).window).limit()
+    }
+
     fn of(&self, peer: &Peer) -> Arc<PeerPool> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = lock(&self.peers);
         if let Some(pool) = peers.get(&peer.key) {
             return pool.clone();
         }
-        let size = if peer.is_recipients_server() { PER_RECIPIENTS_SERVER } else { PER_GATEWAY };
-        let pool = PeerPool {
-            permits: Arc::new(Semaphore::new(size)),
-            size,
-            is_crowded: AtomicBool::new(false),
-            idle: Mutex::default(),
-        };
-        peers.entry(peer.key.clone()).or_insert_with(|| Arc::new(pool)).clone()
+        let pool = Arc::new(PeerPool::new(Window::new(peer.limits.connections)));
+        peers.insert(peer.key.clone(), pool.clone());
+        pool
     }
 
     /// Closes what was idle for a minute at `now`, and forgets servers that nobody uses.
-    pub async fn sweep(&self, now: Instant) {
+    pub async fn sweep(&self, now: Instant, at: OffsetDateTime) {
         let mut closing = Vec::new();
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, pool| {
+        lock(&self.peers).retain(|_, pool| {
             let mut idle = pool.idle();
             let stale = idle.iter().take_while(|(_, since)| now.saturating_duration_since(*since) >= IDLE).count();
             closing.extend(idle.drain(..stale).map(|(connection, _)| connection));
-            let unused = idle.is_empty() && pool.permits.available_permits() == pool.size;
-            !unused || Arc::strong_count(pool) > 1
+            !idle.is_empty() || Arc::strong_count(pool) > 1 || !lock(&pool.pace).is_over(at)
         });
         for connection in closing {
             connection.quit().await;
@@ -103,7 +139,7 @@ impl Pool {
 
     /// Closes every idle connection.
     pub async fn close(&self) {
-        let pools: Vec<_> = self.peers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let pools: Vec<_> = lock(&self.peers).values().cloned().collect();
         for pool in pools {
             let idle = std::mem::take(&mut *pool.idle());
             for (connection, _) in idle {
@@ -114,8 +150,59 @@ impl Pool {
 }
 
 impl PeerPool {
+    fn new(window: Window) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(window.limit())),
+            surplus: AtomicUsize::new(0),
+            window: Mutex::new(window),
+            waiting: AtomicUsize::new(0),
+            is_crowded: AtomicBool::new(false),
+            idle: Mutex::default(),
+            pace: Mutex::default(),
+        }
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
+    }
+
+    /// How many slots are out.
+    fn in_use(&self, window: &Window) -> usize {
+        let surplus = self.surplus.load(Ordering::Acquire);
+        (window.limit() + surplus).saturating_sub(self.permits.available_permits())
+    }
+
+    fn grow(&self) {
+        let mut window = lock(&self.window);
+        let before = window.limit();
+        *window = window.taken_while_others_wait();
+        for _ in before..window.limit() {
+            // One that was to go may stay instead.
+            if !self.pay_surplus() {
+                self.permits.add_permits(1);
+            }
+        }
+    }
+
+    fn shrink(&self, now: Instant) {
+        let mut window = lock(&self.window);
+        let (before, in_use) = (window.limit(), self.in_use(&window));
+        *window = window.pushed_back(in_use, now);
+        let fewer = before.saturating_sub(window.limit());
+        let forgotten = self.permits.forget_permits(fewer);
+        self.surplus.fetch_add(fewer - forgotten, Ordering::AcqRel);
+        // What is open and idle counts for the server as well.
+        let mut idle = self.idle();
+        let too_many = idle.len().saturating_sub(window.limit().saturating_sub(in_use));
+        for (connection, _) in idle.drain(..too_many) {
+            tokio::spawn(connection.quit());
+        }
+    }
+
+    /// Takes one off the surplus, if there is any.
+    fn pay_surplus(&self) -> bool {
+        let less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 }
 
@@ -130,10 +217,50 @@ impl Slot {
         }
     }
 
-    /// Keeps a connection for the next message.
+    /// Keeps a connection for the next message, unless it has carried what one may carry or there are too many.
     pub fn keep(&self, connection: Connection) {
-        if connection.looks_alive() {
+        if !connection.looks_alive() {
+            return;
+        }
+        let is_one_too_many = self.pool.surplus.load(Ordering::Acquire) > 0;
+        if is_one_too_many || connection.messages >= self.messages_per_connection {
+            // Whoever waits for the next connection does not wait for this one's farewell.
+            tokio::spawn(connection.quit());
+        } else {
             self.pool.idle().push((connection, Instant::now()));
         }
     }
+
+    /// The server has taken a message.
+    pub fn taken(&self) {
+        if self.pool.waiting.load(Ordering::Relaxed) > 0 {
+            self.pool.grow();
+        }
+    }
+
+    /// The server says that it has too much.
+    pub fn pushed_back(&self) {
+        self.pool.shrink(Instant::now());
+    }
+
+    /// Whether others have connections to this server at this moment: it is there, and has too many of ours.
+    pub fn has_company(&self) -> bool {
+        let in_use = self.pool.in_use(&lock(&self.pool.window));
+        in_use > 1 || !self.pool.idle().is_empty()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.pool.surplus.load(Ordering::Acquire) > 0
+            && self.pool.pay_surplus()
+        {
+            permit.forget();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

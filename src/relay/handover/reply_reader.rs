@@ -23,7 +23,8 @@ pub struct Extensions {
     pub pipelining: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
-    pub size: bool,
+    /// The largest message in bytes; 0: the server does not say (RFC 1870 §3).
+    pub size: Option<u64>,
     pub starttls: bool,
     pub sign_in: SignInMethods,
 }
@@ -118,9 +119,11 @@ pub fn parse_extensions(bytes: &[u8]) -> Extensions {
         extensions.pipelining |= offered.has_capability(EXT_PIPELINING);
         extensions.eight_bit_mime |= offered.has_capability(EXT_8BIT_MIME);
         extensions.smtputf8 |= offered.has_capability(EXT_SMTP_UTF8);
-        extensions.size |= offered.has_capability(EXT_SIZE);
         extensions.sign_in.plain |= offered.auth_mechanisms & AUTH_PLAIN != 0;
         extensions.sign_in.login |= offered.auth_mechanisms & AUTH_LOGIN != 0;
+        if offered.has_capability(EXT_SIZE) {
+            extensions.size = Some(offered.size as u64);
+        }
         extensions.starttls |= offered.has_capability(EXT_START_TLS);
     }
     extensions
@@ -175,6 +178,10 @@ mod tests {
     fn extensions_are_found_beside_ones_that_are_malformed() {
         let found = parse_extensions(b"250-mx\r\n250-SIZE lots\r\n250-PIPELINING\r\n250-=AUTH=\r\n250 8bitmime\r\n");
         assert!(found.pipelining && found.eight_bit_mime && !found.smtputf8 && !found.starttls);
+        assert_eq!(found.size, Some(0));
+        for (offer, size) in [("SIZE", 0), ("SIZE 0", 0), ("SIZE 35882577", 35_882_577)] {
+            assert_eq!(parse_extensions(format!("250-mx\r\n250 {offer}\r\n").as_bytes()).size, Some(size), "{offer}");
+        }
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     mail::{EnhancedStatus, Reply, envelope::MailParameters},
-    policy::fault::Stage,
+    policy::{fault::Stage, pace::Turn},
 };
 
 /// Recipients in one write: their answers always fit into what the network buffers, so that neither
@@ -29,12 +29,17 @@ pub struct Request<'a> {
     pub recipients: &'a [String],
     pub parameters: MailParameters,
     pub source: &'a Source,
+    /// Where a server gets so many messages a minute: whether this one has waited for its turn.
+    pub turn: Turn,
 }
 
 impl Connection {
     /// Asks for the recipients, and if any is accepted for the message. `Ok` holds the answer to each
     /// RCPT; if one of them is positive, the server waits for [`send`](Self::send).
     pub async fn envelope(&mut self, request: Request<'_>) -> Result<Vec<Reply>, Failure> {
+        if let Some(most) = self.extensions.size.filter(|most| *most > 0) {
+            fits(request.source.size(), most).map_err(|reply| ours(Stage::Mail, reply))?;
+        }
         let mail = self.mail_command(request).await?;
         self.output.clear();
         let pipelining = self.extensions.pipelining;
@@ -76,10 +81,7 @@ impl Connection {
     async fn mail_command(&self, request: Request<'_>) -> Result<String, Failure> {
         let offered = self.extensions;
         let parameters = request.parameters;
-        let ours = |detail, text: &str| Failure {
-            stage: Stage::Mail,
-            answer: Answer::Ours(Reply::new(554, EnhancedStatus(5, 6, detail), text)),
-        };
+        let ours = |detail, text: &str| ours(Stage::Mail, Reply::new(554, EnhancedStatus(5, 6, detail), text));
         let unreadable = |error| Failure::trouble(Stage::Mail, Trouble::Unreadable(error));
         if parameters.smtputf8 && !offered.smtputf8 && needs_smtputf8(request).await.map_err(unreadable)? {
             return Err(ours(7, "it does not take internationalized mail (SMTPUTF8), which this message is"));
@@ -88,7 +90,7 @@ impl Connection {
             return Err(ours(3, "it does not take 8-bit content (8BITMIME), which this message has"));
         }
         let mut mail = format!("MAIL FROM:<{}>", request.reverse_path);
-        if offered.size {
+        if offered.size.is_some() {
             mail.push_str(&format!(" SIZE={}", request.source.size()));
         }
         if offered.eight_bit_mime && parameters.eight_bit {
@@ -187,6 +189,7 @@ impl Connection {
         let reply = self.reply(self.limits.dot).await;
         let reply = reply.map_err(|trouble| Failure::trouble(Stage::Dot, trouble))?;
         self.in_transaction = false;
+        self.messages = self.messages.saturating_add(1);
         if reply.is_positive() { Ok(reply) } else { Err(Failure::reply(Stage::Dot, reply)) }
     }
 
@@ -199,6 +202,25 @@ impl Connection {
         // RFC 5321 §3.8: the server closes after it, whatever was asked.
         if reply.code == 421 { Err(Failure::reply(stage, reply)) } else { Ok(reply) }
     }
+}
+
+fn ours(stage: Stage, reply: Reply) -> Failure {
+    Failure { stage, answer: Answer::Ours(reply) }
+}
+
+/// Whether a message is not larger than a server takes; else what its sender hears.
+pub fn fits(size: u64, most: u64) -> Result<(), Reply> {
+    if size <= most {
+        return Ok(());
+    }
+    let amount = |bytes: u64| match bytes {
+        1_000_000.. => format!("{:.2} MB", bytes as f64 / 1e6),
+        1_000.. => format!("{:.2} kB", bytes as f64 / 1e3),
+        _ => format!("{bytes} bytes"),
+    };
+    let (most, size) = (amount(most), amount(size));
+    let text = format!("it takes messages of at most {most}, and this one has {size}; send less at a time, or a link");
+    Err(Reply::new(552, EnhancedStatus(5, 3, 4), text))
 }
 
 /// RFC 6531 §3.5: an address or a header field has characters beyond ASCII.

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 
 use crate::{
     mail::Reply,
-    policy::{fault::Stage, gateway_network::Refusal},
+    policy::{connections, fault::Stage, gateway_network::Refusal},
     relay::resolver::LookUpError,
     secret::OpenError,
 };
@@ -71,6 +71,11 @@ impl Failure {
 
     pub fn reply(stage: Stage, reply: Reply) -> Self {
         Self { stage, answer: Answer::Reply(reply) }
+    }
+
+    /// Whether the server says that it has too much at a time.
+    pub fn asks_for_fewer(&self) -> bool {
+        matches!(&self.answer, Answer::Reply(reply) if connections::asks_for_fewer(self.stage, reply))
     }
 
     /// Whether a connection that was used before had been given up by the server in the meantime.

@@ -7,12 +7,15 @@ use time::OffsetDateTime;
 
 use super::{
     Entry, Queue,
+    direct::Delivered,
     target::Target,
     verdict::{self, Attempted},
 };
 use crate::{
     mail::envelope::RecipientState,
+    policy::{gateway_settings::OwnDomains, pace::Turn},
     relay::handover::{Begun, Transaction, peer::Peer, transaction::Request},
+    store::queue::QueuedMessage,
 };
 
 /// Longer than all time limits before the message's bytes together: a backstop.
@@ -35,13 +38,10 @@ impl Queue {
                 Target::Held(because) => Some(Attempted::held(message, because)),
                 Target::Returned => Some(Attempted { is_returned: true, ..Attempted::waits_on(message) }),
                 Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
-                Target::Peer(_) => {
-                    let route = || match self.target(message, now) {
-                        Target::Peer(peer) => Ok(peer),
-                        Target::Mx | Target::Held(_) | Target::Returned | Target::Unknown => Err(()),
-                    };
-                    self.attempt_by(entry, &places, route, now).await
+                Target::Peer(peer) if peer.own_domains == OwnDomains::Inbound => {
+                    self.attempt_apart(entry, &places, now).await
                 }
+                Target::Peer(_) => self.attempt_by(entry, &places, self.route_of(message, now), now).await,
             };
             // None: the route changed while the attempt waited for a connection.
             if let Some(attempted) = attempted {
@@ -50,8 +50,96 @@ impl Queue {
         }
     }
 
-    /// One transaction with the server that `route` says; `None` if it says that there is none.
+    /// Mail to the organization's own domains goes to their inbound hosts, all other through the gateway.
+    async fn attempt_apart(&self, entry: &Entry, places: &[usize], now: OffsetDateTime) -> Option<Attempted> {
+        let message = &entry.message;
+        let is_own = |place: &usize| self.shared.table.is_own(message.organization, &message.recipients[*place].to);
+        let (own, others): (Vec<usize>, Vec<usize>) = places.iter().partition(|place| is_own(place));
+        if own.is_empty() {
+            return self.attempt_by(entry, places, self.route_of(message, now), now).await;
+        }
+        let mut attempted = self.attempt_directly(entry, &own, now).await;
+        if others.is_empty() {
+            return Some(attempted);
+        }
+        // That mail inside has arrived says nothing about the gateway.
+        attempted.charged &= own.iter().any(|place| attempted.is_waiting(*place));
+        let mut delivered = Delivered::of(entry);
+        delivered.add(&attempted.verdicts);
+        delivered.write_down(&self.shared.db, message).await;
+        if let Some(by_gateway) = self.attempt_by(entry, &others, self.route_of(message, now), now).await {
+            let is_waited_for = others.iter().any(|place| by_gateway.is_waiting(*place));
+            attempted.add(by_gateway);
+            if !is_waited_for {
+                (attempted.waits_for, attempted.waits_by) = (None, None);
+            }
+        } else {
+            (attempted.waits_for, attempted.waits_by) = (message.waits_for, message.waits_by);
+        }
+        Some(attempted)
+    }
+
+    /// One message for the server that `route` says; `None` if it says that there is none.
     pub(super) async fn attempt_by(
+        &self,
+        entry: &Entry,
+        places: &[usize],
+        mut route: impl FnMut() -> Result<Peer, ()>,
+        now: OffsetDateTime,
+    ) -> Option<Attempted> {
+        let attempted = self.transact(entry, places, &mut route, now).await?;
+        Some(self.attempt_rest(entry, attempted, route, now).await)
+    }
+
+    /// The same for a message whose first transaction was begun while its client waited.
+    pub(in crate::relay) async fn attempt_those_cut_off(
+        &self,
+        entry: &Entry,
+        attempted: Attempted,
+        now: OffsetDateTime,
+    ) -> Attempted {
+        self.attempt_rest(entry, attempted, self.route_of(&entry.message, now), now).await
+    }
+
+    /// Who the message goes to now, asked again whenever time has passed; none if nobody or several.
+    fn route_of<'a>(
+        &'a self,
+        message: &'a QueuedMessage,
+        now: OffsetDateTime,
+    ) -> impl FnMut() -> Result<Peer, ()> + 'a {
+        move || match self.target(message, now) {
+            Target::Peer(peer) => Ok(peer),
+            Target::Mx | Target::Held(_) | Target::Returned | Target::Unknown => Err(()),
+        }
+    }
+
+    /// Whom a server took no more of in one transaction it gets in the next, at once (RFC 5321 §4.5.3.1.10).
+    pub(super) async fn attempt_rest(
+        &self,
+        entry: &Entry,
+        mut attempted: Attempted,
+        mut route: impl FnMut() -> Result<Peer, ()>,
+        now: OffsetDateTime,
+    ) -> Attempted {
+        if attempted.cut_off.is_empty() {
+            return attempted;
+        }
+        let mut delivered = Delivered::of(entry);
+        while !attempted.cut_off.is_empty() {
+            let rest = std::mem::take(&mut attempted.cut_off);
+            // Should this relay be killed now, nobody of those who have the message gets it twice.
+            delivered.add(&attempted.verdicts);
+            delivered.write_down(&self.shared.db, &entry.message).await;
+            match self.transact(entry, &rest, &mut route, now).await {
+                Some(next) => attempted.add(next),
+                None => break,
+            }
+        }
+        attempted
+    }
+
+    /// One transaction with the server that `route` says; `None` if it says that there is none.
+    async fn transact(
         &self,
         entry: &Entry,
         places: &[usize],
@@ -65,11 +153,14 @@ impl Queue {
             recipients: &recipients,
             parameters: message.parameters,
             source: &entry.source,
+            // What has been said about it before is why it waits.
+            turn: if message.last_reply.is_some() { Turn::Waited } else { Turn::New },
         };
         Some(match self.shared.handover.begin(request, route, PATIENCE, now).await {
             Begun::Detour(()) => return None,
             Begun::Failing(peer, failing) => verdict::waiting(&peer, &failing.reason, failing.until, places),
             Begun::Busy(peer) => verdict::waiting(&peer, "all connections are in use", now, places),
+            Begun::Paced(peer, turn) => verdict::paced(&peer, turn, places),
             Begun::Answered(peer, answers) => verdict::of_answers(&peer, &answers, places),
             Begun::Failed(failed) => verdict::of_failed(&failed, places),
             Begun::Open(mut transaction) => {

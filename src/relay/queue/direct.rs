@@ -9,16 +9,19 @@ use tokio::task::JoinSet;
 
 use super::{
     Entry, Queue,
+    target::Target,
     verdict::{Attempted, Verdict},
 };
 use crate::{
     mail::{
         GatewayAddress, GatewayHost,
         envelope::{Recipient, RecipientState, domain_of},
+        id::OrganizationId,
     },
+    policy::gateway_settings::OwnDomains,
     relay::{
         handover::peer::Peer,
-        resolver::{Exchanges, LookUpError},
+        resolver::{Exchange, Exchanges, LookUpError},
     },
     store::{self, queue::QueuedMessage},
 };
@@ -29,7 +32,7 @@ const DOMAINS: usize = 4;
 /// Where a domain's mail can go.
 enum Servers {
     /// In the order in which they are tried.
-    Hosts(Vec<GatewayHost>),
+    Hosts(Vec<GatewayAddress>),
     Refused(&'static str),
     Unavailable(String),
 }
@@ -73,20 +76,24 @@ impl Queue {
         now: OffsetDateTime,
     ) -> Vec<(usize, Verdict)> {
         let same = |verdict: Verdict| places.iter().map(|place| (*place, verdict.clone())).collect::<Vec<_>>();
-        let hosts = match self.servers(domain).await {
+        let hosts = match self.servers(entry.message.organization, domain).await {
             Servers::Hosts(hosts) => hosts,
             Servers::Refused(reason) => return same(Verdict::Refused(reason.to_owned())),
             Servers::Unavailable(reason) => return same(Verdict::Waiting(reason)),
         };
         let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
-        for host in hosts {
-            let peer = Peer::recipients_server(host, self.shared.settings.mx_port);
+        for (place, host) in hosts.into_iter().enumerate() {
+            let peer = Peer::recipients_server(host.host().clone(), host.port());
             let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer, now), now).await else {
                 return same(Verdict::Waiting("the route was changed".to_owned()));
             };
+            if attempted.is_loop && place > 0 {
+                // RFC 5321 §5.1: the servers before us are waited for, those behind us would hand it to us again.
+                break;
+            }
             verdicts = attempted.verdicts;
             // RFC 5321 §5.1: the next server, as long as there is no answer about the message.
-            if attempted.is_answered {
+            if attempted.is_answered || attempted.is_loop {
                 break;
             }
         }
@@ -101,29 +108,41 @@ impl Queue {
         now: OffsetDateTime,
     ) -> impl FnMut() -> Result<Peer, ()> + 'a {
         move || match self.target(&entry.message, now) {
-            super::target::Target::Mx => Ok(peer.clone()),
+            Target::Mx => Ok(peer.clone()),
+            Target::Peer(gateway) if gateway.own_domains == OwnDomains::Inbound => Ok(peer.clone()),
             _ => Err(()),
         }
     }
 
-    async fn servers(&self, domain: &str) -> Servers {
+    async fn servers(&self, organization: OrganizationId, domain: &str) -> Servers {
+        let port = self.shared.settings.mx_port;
         if domain.starts_with('[') {
             // RFC 5321 §4.1.3: an address literal is the server itself.
             return match domain.parse::<GatewayAddress>() {
-                Ok(address) => Servers::Hosts(vec![address.host().clone()]),
+                Ok(address) => Servers::Hosts(vec![GatewayAddress::new(address.host().clone(), port)]),
                 Err(_) => Servers::Refused("5.1.3 the recipient's domain is not a domain name"),
             };
         }
         let Ok(name) = domain.parse::<crate::mail::DomainName>() else {
             return Servers::Refused("5.1.3 the recipient's domain is not a domain name");
         };
+        // Only the organization's own mail goes where its administrators say.
+        let inbound = self.shared.table.inbound(&name).filter(|inbound| inbound.organization == organization);
+        if let Some(host) = inbound.and_then(|inbound| inbound.host) {
+            return Servers::Hosts(vec![host]);
+        }
         let resolver = &self.shared.handover.dialer().resolver;
         let hosts = match resolver.exchanges(name.as_str()).await {
             Ok(Exchanges::Null) => {
                 // RFC 7505 §4.1.
                 return Servers::Refused("556 5.1.10 the recipient's domain accepts no mail (null MX)");
             }
-            Ok(Exchanges::Hosts(hosts)) => hosts,
+            Ok(Exchanges::Hosts(hosts)) => match before(hosts, &self.shared.settings.hostname) {
+                hosts if hosts.is_empty() => {
+                    return Servers::Refused("554 5.4.6 the recipient's domain names this relay as its mail server");
+                }
+                hosts => hosts,
+            },
             Err(error) => return Servers::Unavailable(error.to_string()),
         };
         // Without an MX record the domain has to be a host; if it is not, nobody is there.
@@ -132,23 +151,33 @@ impl Queue {
         {
             return Servers::Refused("550 5.1.2 the recipient's domain does not exist or has no mail server");
         }
-        Servers::Hosts(hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name)).collect())
+        let hosts = hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name));
+        Servers::Hosts(hosts.map(|host| GatewayAddress::new(host, port)).collect())
     }
+}
+
+/// The servers that are preferred to ourselves (RFC 5321 §5.1): the others would hand the mail to us again.
+fn before(mut hosts: Vec<Exchange>, ourselves: &str) -> Vec<String> {
+    if let Some(own) = hosts.iter().find(|exchange| exchange.host.eq_ignore_ascii_case(ourselves)) {
+        let own = own.preference;
+        hosts.retain(|exchange| exchange.preference < own);
+    }
+    hosts.into_iter().map(|exchange| exchange.host).collect()
 }
 
 /// Who has the message already while others are still being asked. Should this relay be killed, nobody of
 /// them gets it twice.
-struct Delivered {
+pub(super) struct Delivered {
     recipients: Vec<Recipient>,
     is_written_down: bool,
 }
 
 impl Delivered {
-    fn of(entry: &Entry) -> Self {
+    pub fn of(entry: &Entry) -> Self {
         Self { recipients: entry.message.recipients.clone(), is_written_down: true }
     }
 
-    fn add(&mut self, verdicts: &[(usize, Verdict)]) {
+    pub fn add(&mut self, verdicts: &[(usize, Verdict)]) {
         for (place, verdict) in verdicts {
             if let (Verdict::Delivered(_), Some(recipient)) = (verdict, self.recipients.get_mut(*place)) {
                 recipient.state = RecipientState::Delivered;
@@ -157,7 +186,7 @@ impl Delivered {
         }
     }
 
-    async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
+    pub async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
         let Some(lease) = message.lease.filter(|_| !self.is_written_down) else { return };
         match store::queue::record_delivered_across_tenants(db, message, &self.recipients, lease.token).await {
             Ok(_) => self.is_written_down = true,

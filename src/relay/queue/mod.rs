@@ -29,8 +29,8 @@ use uuid::Uuid;
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
-    record::{Recorded, after},
-    verdict::{Attempted, Verdict, of_answers, of_failed, waiting},
+    record::{Recorded, after, log_if_ambiguous},
+    verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},

@@ -51,6 +51,7 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let recorded = after(&entry.message, attempted, now);
         log(&recorded, attempted);
+        log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, &recorded, now).await {
                 Ok(()) => return,
@@ -92,6 +93,14 @@ impl Queue {
             self.shared.wake.notify_one();
         }
         Ok(())
+    }
+}
+
+/// A message that may arrive twice can be found in the log.
+pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
+    if attempted.is_ambiguous {
+        let reason = message.last_reply.as_deref().unwrap_or_default();
+        tracing::warn!(queue_id = %message.id, possible_duplicate = true, reason, "no answer to a message sent whole");
     }
 }
 
@@ -139,7 +148,9 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
         message.last_reply = Some(printable(reason));
     }
     message.choice = what_remains_of_choice(before, attempted);
-    (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
+    if !before.waits().is_some_and(|waits| waits.is_handed_back()) {
+        (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
+    }
     message.attempts += i32::from(attempted.charged);
     schedule(&mut message, attempted, now);
     if attempted.is_returned {
@@ -173,6 +184,10 @@ fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateT
         return;
     }
     message.state = State::Waiting;
+    if let Some(turn) = attempted.turn {
+        message.next_attempt_at = turn.min(message.expires_at.max(now));
+        return;
+    }
     message.next_attempt_at = match attempted.charged {
         true => retry::next_attempt(now, message.attempts.unsigned_abs(), spread),
         false => {

@@ -113,7 +113,7 @@ impl Queue {
         let mut ticks = interval(UPKEEP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.shared.handover.pool().sweep(std::time::Instant::now()).await;
+            self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
             let tokens = self.shared.leases.tokens();
             if tokens.is_empty() {
                 continue;

@@ -45,7 +45,7 @@ impl Queue {
             }
         };
         match route.next_hop {
-            NextHop::Gateway(gateway) => Target::Peer(Peer::gateway(&gateway, route.set_by)),
+            NextHop::Gateway(gateway) => Target::Peer(self.shared.table.peer(&gateway, route.set_by)),
             NextHop::Platform(default) => by_default(&default),
             NextHop::Nowhere => Target::Held(HeldBecause::NoGateway),
         }

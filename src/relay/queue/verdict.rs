@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::{
     mail::{Reply, id::GatewayId},
     policy::{
-        fault::{Fault, Stage},
+        fault::{Fault, Stage, takes_no_more_recipients},
         routing::Scope,
         waiting::HeldBecause,
     },
@@ -50,6 +50,14 @@ pub struct Attempted {
     pub charged: bool,
     /// Not to be tried before.
     pub until: Option<OffsetDateTime>,
+    /// When it is its turn at a gateway that gets so many messages a minute.
+    pub turn: Option<OffsetDateTime>,
+    /// Recipients whom a server that took the message takes in another transaction only, by their place.
+    pub cut_off: Vec<usize>,
+    /// A server has the whole message and did not say whether it takes it.
+    pub is_ambiguous: bool,
+    /// The server is ourselves.
+    pub is_loop: bool,
 }
 
 impl Attempted {
@@ -65,6 +73,29 @@ impl Attempted {
             HeldBecause::NoGateway => Self { held: Some(because), ..Self::default() },
             _ => Self { held: Some(because), ..Self::waits_on(message) },
         }
+    }
+
+    /// Adds what became of others, or of the same in a later transaction.
+    pub fn add(&mut self, later: Self) {
+        self.verdicts.retain(|(place, _)| later.verdicts.iter().all(|(other, _)| other != place));
+        self.verdicts.extend(later.verdicts);
+        self.verdicts.sort_by_key(|(place, _)| *place);
+        let is_waited_for = later.waits_for.is_some();
+        if is_waited_for {
+            (self.waits_for, self.waits_by) = (later.waits_for, later.waits_by);
+        }
+        self.held = later.held.or(self.held);
+        self.is_answered |= later.is_answered;
+        self.charged |= later.charged;
+        self.is_ambiguous |= later.is_ambiguous;
+        self.until = later.until.or(self.until);
+        self.turn = later.turn.or(self.turn);
+        self.cut_off = later.cut_off;
+    }
+
+    /// Whether the recipient at this place still waits.
+    pub fn is_waiting(&self, place: usize) -> bool {
+        self.verdicts.iter().any(|(at, verdict)| *at == place && matches!(verdict, Verdict::Waiting(_)))
     }
 
     /// Whether the recipient at this place was refused for good.
@@ -90,11 +121,23 @@ pub fn of_transaction(
             Err(failed) => of_failure(failed),
         };
     }
-    if let Err(failed) = end {
-        attempted.charged = failed.fault != Fault::Gateway;
-        attempted.until = failed.until;
+    match end {
+        Ok(_) => attempted.cut_off = cut_off(answers, places),
+        Err(failed) => {
+            attempted.charged = failed.fault != Fault::Gateway;
+            attempted.until = failed.until;
+            attempted.is_ambiguous = failed.is_ambiguous();
+        }
     }
     attempted
+}
+
+fn cut_off(answers: &[RecipientAnswer], places: &[usize]) -> Vec<usize> {
+    let is_cut_off = |answer: &RecipientAnswer| match answer {
+        RecipientAnswer::Deferred(reply) => takes_no_more_recipients(reply),
+        RecipientAnswer::Accepted | RecipientAnswer::Refused(_) => false,
+    };
+    answers.iter().zip(places).filter(|(answer, _)| is_cut_off(answer)).map(|(_, place)| *place).collect()
 }
 
 /// The verdicts of a transaction before its message was sent. Who was accepted waits for that.
@@ -106,7 +149,7 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
     };
     Attempted {
         verdicts: places.iter().copied().zip(answers.iter().map(verdict)).collect(),
-        waits_for: peer.gateway_id(),
+        waits_for: peer.waits_for,
         waits_by: peer.set_by,
         charged: true,
         is_answered: true,
@@ -118,11 +161,13 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
 pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, of_failure(failed))).collect(),
-        waits_for: failed.peer.gateway_id(),
+        waits_for: failed.peer.waits_for,
         waits_by: failed.peer.set_by,
         charged: failed.fault != Fault::Gateway,
         until: failed.until,
         is_answered: failed.reply.is_some() && failed.stage >= Stage::Mail,
+        is_ambiguous: failed.is_ambiguous(),
+        is_loop: failed.is_loop(),
         ..Attempted::default()
     }
 }
@@ -134,11 +179,18 @@ fn of_failure(failed: &Failed) -> Verdict {
     }
 }
 
+/// It is not this message's turn yet; everybody waits for that.
+pub fn paced(peer: &Peer, turn: OffsetDateTime, places: &[usize]) -> Attempted {
+    let per_minute = peer.limits.messages_per_minute.unwrap_or_default();
+    let reason = format!("{peer} gets at most {per_minute} messages a minute; this one has its turn later");
+    Attempted { turn: Some(turn), ..waiting(peer, &reason, turn, places) }
+}
+
 /// Nobody was asked; everybody waits.
 pub fn waiting(peer: &Peer, reason: &str, until: OffsetDateTime, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, Verdict::Waiting(reason.to_owned()))).collect(),
-        waits_for: peer.gateway_id(),
+        waits_for: peer.waits_for,
         waits_by: peer.set_by,
         until: Some(until),
         ..Attempted::default()

@@ -1,14 +1,16 @@
 //! From a line that a client sent to a command, by smtp-proto's grammar and what it leaves open.
 //! Part of the [session](super::session).
 
-use smtp_proto::{Error, Request};
+use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, Error, Request};
 
-use super::replies;
+use super::{replies, sign_in::Mechanism};
 use crate::mail::{DomainName, Mailbox, Reply, envelope::MailParameters};
 
 /// The longest command line in bytes, its end included. RFC 5321 §4.5.3.1.4 asks for 512, and each
 /// extension adds what its parameters need.
 const LONGEST_LINE: usize = 1024;
+/// The same of AUTH and of what a client answers in it (RFC 4954 §4).
+const LONGEST_SIGN_IN: usize = 12 * 1024;
 /// How much of a line without an end is read before the client is given up.
 const LONGEST_GARBAGE: usize = 64 * 1024;
 
@@ -17,6 +19,8 @@ const LONGEST_GARBAGE: usize = 64 * 1024;
 pub enum Command {
     Ehlo(String),
     Helo(String),
+    StartTls,
+    Auth(Mechanism, Option<String>),
     Mail(MailCommand),
     /// The forward-path without angle brackets and source route.
     Rcpt(String),
@@ -69,10 +73,33 @@ impl LineReader {
 
     /// Takes bytes up to the end of a line. `None`: there is none yet.
     pub fn read(&mut self, input: &mut &[u8]) -> Option<Result<Command, Mistake>> {
+        if let Err(mistake) = self.line(input, LONGEST_LINE)? {
+            return Some(Err(mistake));
+        }
+        let parsed = parse(&self.line);
+        self.line.clear();
+        Some(parsed)
+    }
+
+    /// The same for what a client answers while it signs in: a line that is no command.
+    pub fn read_answer(&mut self, input: &mut &[u8]) -> Option<Result<String, Mistake>> {
+        if let Err(mistake) = self.line(input, LONGEST_SIGN_IN)? {
+            return Some(Err(mistake));
+        }
+        let answer = text(&self.line).map(str::to_owned);
+        self.line.clear();
+        Some(answer)
+    }
+
+    /// Collects a whole line, its end included.
+    fn line(&mut self, input: &mut &[u8], longest: usize) -> Option<Result<(), Mistake>> {
         let end = memchr::memchr(b'\n', input).map(|at| at + 1);
         let (piece, rest) = input.split_at(end.unwrap_or(input.len()));
         *input = rest;
-        if self.dropped > 0 || self.line.len() + piece.len() > LONGEST_LINE {
+        let begins = |line: &[u8]| line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"AUTH "));
+        let longest =
+            if begins(if self.line.len() < 5 { piece } else { &self.line }) { LONGEST_SIGN_IN } else { longest };
+        if self.dropped > 0 || self.line.len() + piece.len() > longest {
             self.dropped += self.line.len() + piece.len();
             self.line.clear();
         } else {
@@ -85,14 +112,12 @@ impl LineReader {
         if std::mem::take(&mut self.dropped) > 0 {
             return Some(Err(replies::line_too_long().into()));
         }
-        let parsed = parse(&self.line);
-        self.line.clear();
-        Some(parsed)
+        Some(Ok(()))
     }
 }
 
 /// `line` ends with LF.
-fn parse(line: &[u8]) -> Result<Command, Mistake> {
+fn text(line: &[u8]) -> Result<&str, Mistake> {
     // Whoever sends bare CR or LF may be the half of a pair that was led to send another's
     // bytes as commands: nothing that follows is taken for a command.
     let text = line.strip_suffix(b"\r\n").ok_or_else(|| Mistake::Closing(replies::bare_line_end()))?;
@@ -103,6 +128,11 @@ fn parse(line: &[u8]) -> Result<Command, Mistake> {
     if text.chars().any(char::is_control) {
         return Err(replies::not_text().into());
     }
+    Ok(text)
+}
+
+fn parse(line: &[u8]) -> Result<Command, Mistake> {
+    let text = text(line)?;
     let with_name = literal_as_name(text);
     let checked = with_name.as_ref().map_or(line, String::as_bytes);
     let request = Request::parse(&mut checked.iter()).map_err(|error| mistake(&error))?;
@@ -118,9 +148,10 @@ fn parse(line: &[u8]) -> Result<Command, Mistake> {
         Request::Vrfy { .. } => Ok(Command::Vrfy),
         Request::Help { .. } => Ok(Command::Help),
         // What follows these in the same breath is not commands.
-        Request::Bdat { .. } | Request::Burl { .. } | Request::Auth { .. } | Request::StartTls => {
-            Err(Mistake::Closing(replies::not_offered(request.name())))
-        }
+        Request::StartTls if text.trim_ascii_end().len() == 8 => Ok(Command::StartTls),
+        Request::StartTls => Err(replies::takes_no_argument().into()),
+        Request::Auth { mechanism, .. } => Ok(auth(text, mechanism)),
+        Request::Bdat { .. } | Request::Burl { .. } => Err(Mistake::Closing(replies::not_offered(request.name()))),
         Request::Lhlo { .. } | Request::Expn { .. } | Request::Etrn { .. } | Request::Atrn { .. } => {
             Err(replies::not_offered(request.name()).into())
         }
@@ -148,6 +179,17 @@ fn mistake(error: &Error) -> Mistake {
     })
 }
 
+/// RFC 4954 §4: `=` stands for an initial response that is empty.
+fn auth(text: &str, mechanism: u64) -> Command {
+    let mechanism = match mechanism {
+        AUTH_PLAIN => Mechanism::Plain,
+        AUTH_LOGIN => Mechanism::Login,
+        _ => Mechanism::Other,
+    };
+    let initial = text.split_ascii_whitespace().nth(2).map(|initial| if initial == "=" { "" } else { initial });
+    Command::Auth(mechanism, initial.map(str::to_owned))
+}
+
 fn alone(text: &str, command: Command) -> Result<Command, Mistake> {
     if text.trim_ascii().len() == 4 { Ok(command) } else { Err(replies::takes_no_argument().into()) }
 }
@@ -166,6 +208,8 @@ fn mail(text: &str) -> Result<MailCommand, Reply> {
             ("BODY", "7BIT") => {}
             ("BODY", _) => return Err(replies::parameter_value("BODY")),
             ("SMTPUTF8", "") => command.parameters.smtputf8 = true,
+            // RFC 4954 §5: who the message is from is for us to find out.
+            ("AUTH", _) => {}
             (keyword, _) => return Err(replies::parameter_not_offered(keyword)),
         }
     }

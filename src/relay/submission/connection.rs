@@ -12,8 +12,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept,
+    Accept, Place,
     session::{Action, Session, Submitted},
+    tls::ServerTls,
 };
 use crate::{
     mail::Reply,
@@ -34,31 +35,72 @@ pub(super) struct Surroundings {
     pub accept: Accept,
     pub limits: SubmissionLimits,
     pub spool_dir: PathBuf,
+    /// Without it connections stay in the clear.
+    pub tls: Option<Arc<ServerTls>>,
     /// The relay stops: what is in flight may finish.
     pub stop: CancellationToken,
     /// It has waited long enough.
     pub give_up: CancellationToken,
 }
 
-/// Serves one client until either side closes.
-pub(super) async fn serve<S>(stream: S, session: Session, surroundings: Arc<Surroundings>)
+/// Serves one client until either side closes, the first part of it in the clear.
+pub(super) async fn serve<S>(stream: S, session: Session, place: Place, surroundings: Arc<Surroundings>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = Connection { stream, session, surroundings, spool: None, transaction_ends: None };
+    let mut connection = Connection::new(stream, session, place, surroundings);
     // A client that vanishes is its own affair: nothing was promised to it.
+    match connection.run().await {
+        Ok(After::Close) => connection.end().await,
+        Ok(After::StartTls) => {
+            let Connection { stream, session, place, surroundings, .. } = connection;
+            serve_encrypted(stream, session, place, surroundings).await;
+        }
+        Err(_) => {}
+    }
+}
+
+/// The same beginning with TLS. Bytes that came in the clear behind STARTTLS are no handshake, and end it.
+pub(super) async fn serve_encrypted<S>(stream: S, mut session: Session, place: Place, surroundings: Arc<Surroundings>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(tls) = surroundings.tls.clone() else { return };
+    let handshake = timeout(surroundings.limits.handshake, tls.acceptor().accept(stream));
+    let Some(Ok(Ok(stream))) = surroundings.stop.clone().run_until_cancelled(handshake).await else { return };
+    // Who begins with TLS was not greeted yet; after STARTTLS nobody is (RFC 3207 §4.2).
+    session.encrypted();
+    let mut connection = Connection::new(stream, session, place, surroundings);
     if connection.run().await.is_ok() {
         connection.end().await;
     }
 }
 
+/// Why a connection stops being served as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Close,
+    StartTls,
+}
+
 struct Connection<S> {
     stream: S,
     session: Session,
+    place: Place,
     surroundings: Arc<Surroundings>,
     /// What has been spooled of the message that is being read.
     spool: Option<Spool>,
-    transaction_ends: Option<Instant>,
+    transaction: Option<Transaction>,
+    /// How many lines the client has sent, and when the last of them came.
+    lines: (u64, Instant),
+}
+
+/// A message that was begun with MAIL.
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    began: Instant,
+    /// Since when its content is read, and how many bytes have come since then.
+    content: Option<(Instant, u64)>,
 }
 
 struct Spool {
@@ -67,13 +109,18 @@ struct Spool {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    async fn run(&mut self) -> io::Result<()> {
+    fn new(stream: S, session: Session, place: Place, surroundings: Arc<Surroundings>) -> Self {
+        let lines = (session.lines(), Instant::now());
+        Self { stream, session, place, surroundings, spool: None, transaction: None, lines }
+    }
+
+    async fn run(&mut self) -> io::Result<After> {
         let mut buffer = vec![0; BUFFER];
-        if self.obey(&[]).await? {
-            return Ok(());
+        if let Some(after) = self.obey(&[]).await? {
+            return Ok(after);
         }
         loop {
-            let ended = match self.read(&mut buffer).await? {
+            let after = match self.read(&mut buffer).await? {
                 Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Input::Bytes(read) => self.obey(&buffer[..read]).await?,
                 Input::Stopping => {
@@ -85,21 +132,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.obey(&[]).await?
                 }
             };
-            if ended {
-                return Ok(());
+            if let Some(after) = after {
+                return Ok(after);
             }
         }
     }
 
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
-        let now = Instant::now();
-        self.transaction_ends = match (self.session.in_transaction(), self.transaction_ends) {
-            (false, _) => None,
-            (true, Some(ends)) => Some(ends),
-            (true, None) => Some(now + self.surroundings.limits.transaction),
-        };
-        let idle_ends = now + self.surroundings.limits.idle;
-        let deadline = self.transaction_ends.map_or(idle_ends, |ends| ends.min(idle_ends));
+        let deadline = self.deadline(Instant::now());
         let stopping = match self.session.has_message_in_flight() {
             true => &self.surroundings.give_up,
             false => &self.surroundings.stop,
@@ -108,14 +148,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             biased;
             () = stopping.cancelled() => Ok(Input::Stopping),
             read = timeout_at(deadline, self.stream.read(buffer)) => match read {
-                Ok(read) => Ok(Input::Bytes(read?)),
+                Ok(read) => {
+                    let read = read?;
+                    if let Some(Transaction { content: Some((_, received)), .. }) = &mut self.transaction {
+                        *received += read as u64;
+                    }
+                    Ok(Input::Bytes(read))
+                }
                 Err(_) => Ok(Input::TooSlow),
             },
         }
     }
 
-    /// Gives input to the session and does what it asks for. True if the connection is to be closed.
-    async fn obey(&mut self, mut input: &[u8]) -> io::Result<bool> {
+    /// When the client has been too slow: with the next bytes, with a whole command, with the message, or on the
+    /// whole, so that a byte now and then holds nothing for long.
+    fn deadline(&mut self, now: Instant) -> Instant {
+        let limits = &self.surroundings.limits;
+        self.transaction = match (self.session.in_transaction(), self.transaction) {
+            (false, _) => None,
+            (true, None) => Some(Transaction { began: now, content: None }),
+            (true, begun) => begun,
+        };
+        let in_content = self.session.has_message_in_flight();
+        if self.session.lines() != self.lines.0 || in_content {
+            self.lines = (self.session.lines(), now);
+        }
+        let next = self.lines.1 + limits.idle;
+        let Some(transaction) = &mut self.transaction else { return next };
+        let whole = next.min(transaction.began + limits.transaction);
+        if !in_content {
+            return whole;
+        }
+        let (since, received) = *transaction.content.get_or_insert((now, 0));
+        whole.min(since + limits.idle + Duration::from_secs(received / limits.bytes_per_second.max(1)))
+    }
+
+    /// Gives input to the session and does what it asks for, until it is to be served otherwise.
+    async fn obey(&mut self, mut input: &[u8]) -> io::Result<Option<After>> {
         loop {
             let action = self.session.on(&mut input, OffsetDateTime::now_utc());
             if !self.session.has_message_in_flight() {
@@ -123,8 +192,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             match action {
                 // Replies to a group of commands leave together (RFC 2920 §3.2).
-                Action::Read => return self.flush().await.map(|()| false),
-                Action::Close => return self.flush().await.map(|()| true),
+                Action::Read => {
+                    if self.session.is_signed_in() {
+                        self.place.leave_to_others();
+                    }
+                    return self.flush().await.map(|()| None);
+                }
+                Action::Close => return self.flush().await.map(|()| Some(After::Close)),
+                Action::StartTls => return self.flush().await.map(|()| Some(After::StartTls)),
                 Action::Spool(piece) => {
                     if let Err(error) = self.spool(piece).await {
                         tracing::error!(%error, "cannot spool a message");
@@ -155,6 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             sender: submitted.sender,
             content,
             accepted_at: OffsetDateTime::now_utc(),
+            client: submitted.client,
         });
         or_given_up(accepting, &self.surroundings.give_up).await
     }

@@ -39,11 +39,18 @@ enum Place {
 pub struct DataReader {
     place: Place,
     fault: Option<Fault>,
+    /// A line feed alone becomes CR LF instead of a fault.
+    mends_line_feeds: bool,
 }
 
 impl DataReader {
     pub fn new() -> Self {
-        Self { place: Place::LineStart, fault: None }
+        Self { place: Place::LineStart, fault: None, mends_line_feeds: false }
+    }
+
+    /// For a client that was allowed to send line feeds alone. They end lines of the message, never the message.
+    pub fn mending_line_feeds() -> Self {
+        Self { mends_line_feeds: true, ..Self::new() }
     }
 
     /// The first thing found wrong.
@@ -92,6 +99,10 @@ impl DataReader {
         *input = rest;
         match rest.first() {
             Some(b'\r') => self.step(input, Place::Cr),
+            Some(b'\n') if self.mends_line_feeds => {
+                self.keep(content, b"\r\n");
+                self.step(input, Place::InLine);
+            }
             Some(b'\n') => {
                 self.refuse(Fault::BareLineFeed);
                 self.step(input, Place::InLine);

@@ -5,8 +5,11 @@ pub mod command;
 mod connection;
 pub mod data;
 pub mod null_sender;
+pub mod proxy;
 mod replies;
 pub mod session;
+pub mod sign_in;
+pub mod tls;
 
 use std::{
     collections::HashMap,
@@ -19,15 +22,17 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{connection::Surroundings, session::Session};
+use self::{connection::Surroundings, proxy::Origin, session::Session, sign_in::SignIns};
 use super::{message::Message, routing_table::RoutingTable, settings::Settings};
 use crate::mail::Reply;
 
@@ -43,9 +48,32 @@ const OUT_OF_CONNECTIONS: Duration = Duration::from_millis(50);
 /// How long a connection that is one too many is told so.
 const TURNING_AWAY: Duration = Duration::from_secs(1);
 
+/// Where clients connect.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: TcpListener,
+    /// Whether connections begin with TLS (RFC 8314 §3.3).
+    pub begins_with_tls: bool,
+}
+
+impl From<TcpListener> for Listener {
+    /// In the clear at first.
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, begins_with_tls: false }
+    }
+}
+
 /// Opens the listeners that the settings name. The error says which one could not be opened.
-pub fn bind(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    settings.smtp_listen.iter().map(|&address| bind_one(address)).collect()
+pub fn bind(settings: &Settings) -> io::Result<Vec<Listener>> {
+    let open = |setting: &str, addresses: &[SocketAddr], begins_with_tls| {
+        let sockets = addresses.iter().map(|&address| {
+            bind_one(address).map_err(|error| io::Error::new(error.kind(), format!("{setting}: {error}")))
+        });
+        sockets.map(|socket| Ok(Listener { socket: socket?, begins_with_tls })).collect::<io::Result<Vec<_>>>()
+    };
+    let mut listeners = open("OUTGATE_SMTP_LISTEN", &settings.smtp_listen, false)?;
+    listeners.extend(open("OUTGATE_SMTPS_LISTEN", &settings.smtps_listen, true)?);
+    Ok(listeners)
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
@@ -62,10 +90,11 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves clients until `stop`. Then nobody new is let in, idle clients are told to come back, and
 /// returns when the last message in flight has its answer or the limit for that is over.
 pub async fn listen(
-    listeners: Vec<TcpListener>,
+    listeners: impl IntoIterator<Item = impl Into<Listener>>,
     settings: &Settings,
     table: Arc<RoutingTable>,
     accept: Accept,
+    sign_ins: Arc<SignIns>,
     stop: CancellationToken,
 ) {
     let give_up = CancellationToken::new();
@@ -75,20 +104,26 @@ pub async fn listen(
             trusted_networks: settings.trusted_networks.clone(),
             max_message_size: settings.max_message_size,
             table,
+            encrypts: settings.tls.is_some(),
+            sign_ins,
+            connections_of_organization: settings.limits.connections_of_organization,
         }),
         surroundings: Arc::new(Surroundings {
             accept,
             limits: settings.limits.clone(),
             spool_dir: settings.spool_dir.clone(),
+            tls: settings.tls.clone(),
             stop: stop.clone(),
             give_up: give_up.clone(),
         }),
         connected: Mutex::default(),
+        proxies: settings.proxy_networks.clone(),
+        unnamed: Arc::new(Semaphore::new(settings.limits.connections)),
         clients: TaskTracker::new(),
     });
     let accepting = TaskTracker::new();
     for listener in listeners {
-        accepting.spawn(Arc::clone(&reception).accept_clients(listener, stop.clone()));
+        accepting.spawn(Arc::clone(&reception).accept_clients(listener.into(), stop.clone()));
     }
     accepting.close();
     accepting.wait().await;
@@ -103,21 +138,50 @@ pub async fn listen(
 struct Reception {
     terms: Arc<Terms>,
     surroundings: Arc<Surroundings>,
-    /// Connections by client address. A std lock: held for a count, never across an await.
-    connected: Mutex<HashMap<IpAddr, usize>>,
+    /// A std lock: held for a count, never across an await.
+    connected: Mutex<Connected>,
+    /// Whose PROXY headers are read.
+    proxies: Vec<IpNet>,
+    /// Room for connections from proxies whose header has not come yet.
+    unnamed: Arc<Semaphore>,
     clients: TaskTracker,
 }
 
+/// Connections that are open.
+#[derive(Debug, Default)]
+struct Connected {
+    total: usize,
+    /// By client address, without those that have signed in.
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// Whose connection it is, as far as is known.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    address: IpAddr,
+    /// A proxy did not say whose it is: nobody trusted.
+    is_unnamed: bool,
+}
+
 impl Reception {
-    async fn accept_clients(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+    async fn accept_clients(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = listener.socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => Arc::clone(&self).let_in(stream, peer.ip().to_canonical()),
+                Ok((stream, peer)) => {
+                    let peer = peer.ip().to_canonical();
+                    match self.proxies.iter().any(|network| network.contains(&peer)) {
+                        true => Arc::clone(&self).ask_proxy(stream, peer, listener.begins_with_tls),
+                        false => {
+                            let client = Client { address: peer, is_unnamed: false };
+                            Arc::clone(&self).let_in(stream, client, listener.begins_with_tls);
+                        }
+                    }
+                }
                 // Out of file descriptors, or the client is gone already. Trying at once would only spin.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -127,64 +191,106 @@ impl Reception {
         }
     }
 
-    fn let_in(self: Arc<Self>, stream: TcpStream, client: IpAddr) {
+    /// Lets somebody in whom a proxy names. One that names nobody, not even that it does not, is refused.
+    fn ask_proxy(self: Arc<Self>, mut stream: TcpStream, proxy: IpAddr, begins_with_tls: bool) {
+        let Ok(room) = Arc::clone(&self.unnamed).try_acquire_owned() else { return };
+        let reception = Arc::clone(&self);
+        self.clients.spawn(async move {
+            let header = timeout(reception.surroundings.limits.handshake, proxy::read_header(&mut stream));
+            let Some(header) = reception.surroundings.stop.run_until_cancelled(header).await else { return };
+            drop(room);
+            let client = match header {
+                Ok(Ok(Origin::Client(address))) => Client { address, is_unnamed: false },
+                Ok(Ok(Origin::Unnamed)) => Client { address: proxy, is_unnamed: true },
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!(%proxy, "a connection from a listed proxy has no PROXY header");
+                    let words = if begins_with_tls { String::new() } else { replies::proxy_header_missing().to_wire() };
+                    return turn_away(stream, words).await;
+                }
+            };
+            reception.let_in(stream, client, begins_with_tls);
+        });
+    }
+
+    fn let_in(self: Arc<Self>, stream: TcpStream, client: Client, begins_with_tls: bool) {
         let clients = self.clients.clone();
         let Some(place) = Place::take(&self, client) else {
             let too_many = replies::too_many_connections(&self.terms.hostname).to_wire();
-            clients.spawn(turn_away(stream, too_many));
+            // Who expects TLS would take words in the clear for a broken handshake.
+            clients.spawn(turn_away(stream, if begins_with_tls { String::new() } else { too_many }));
             return;
         };
         // Replies are small and waited for: they must not wait for company.
         let _ = stream.set_nodelay(true);
-        let mut session = Session::new(Arc::clone(&self.terms), client);
+        let mut session = match client.is_unnamed {
+            true => Session::for_unnamed(Arc::clone(&self.terms), client.address),
+            false => Session::new(Arc::clone(&self.terms), client.address),
+        };
+        let surroundings = Arc::clone(&self.surroundings);
+        if begins_with_tls {
+            session.greet();
+            clients.spawn(connection::serve_encrypted(stream, session, place, surroundings));
+            return;
+        }
         match talks_already(&stream) {
             true => session.refuse_early_talker(),
             false => session.greet(),
         }
-        let surroundings = Arc::clone(&self.surroundings);
-        clients.spawn(async move {
-            connection::serve(stream, session, surroundings).await;
-            drop(place);
-        });
+        clients.spawn(connection::serve(stream, session, place, surroundings));
     }
 }
 
 /// One of the connections that may be open at a time.
 struct Place {
     reception: Arc<Reception>,
-    client: IpAddr,
+    /// The client address that it counts for; none once it has signed in.
+    client: Option<IpAddr>,
 }
 
 impl Place {
-    fn take(reception: &Arc<Reception>, client: IpAddr) -> Option<Self> {
+    fn take(reception: &Arc<Reception>, client: Client) -> Option<Self> {
         let limits = &reception.surroundings.limits;
         // Strangers leave half of all connections to those who are let send.
-        let (of_all, of_client) = match reception.terms.trusts(client) {
+        let (of_all, of_client) = match reception.terms.trusts(client.address) && !client.is_unnamed {
             true => (limits.connections, limits.connections_of_trusted_client),
             false => (limits.connections / 2, limits.connections_of_other_client),
         };
         let mut connected = reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = connected.values().sum();
-        let mine = connected.entry(client).or_default();
-        if total >= of_all || *mine >= of_client {
-            if *mine == 0 {
-                connected.remove(&client);
-            }
+        let mine = connected.by_client.get(&client.address).copied().unwrap_or_default();
+        if connected.total >= of_all || mine >= of_client {
             return None;
         }
-        *mine += 1;
-        Some(Self { reception: Arc::clone(reception), client })
+        connected.total += 1;
+        connected.by_client.insert(client.address, mine + 1);
+        Some(Self { reception: Arc::clone(reception), client: Some(client.address) })
+    }
+
+    /// The client has signed in: its organization answers for the connection, and not its address, behind which
+    /// there may be many.
+    fn leave_to_others(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.reception.connected.lock().unwrap_or_else(PoisonError::into_inner).leave(client);
+        }
+    }
+}
+
+impl Connected {
+    fn leave(&mut self, client: IpAddr) {
+        if let Some(mine) = self.by_client.get_mut(&client) {
+            *mine -= 1;
+            if *mine == 0 {
+                self.by_client.remove(&client);
+            }
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut connected = self.reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = connected.get_mut(&self.client) {
-            *mine -= 1;
-            if *mine == 0 {
-                connected.remove(&self.client);
-            }
+        connected.total -= 1;
+        if let Some(client) = self.client {
+            connected.leave(client);
         }
     }
 }

@@ -1,13 +1,17 @@
 //! What the relay says to submitting clients, in one place: the codes of RFC 5321 §4.2 and RFC 3463,
 //! and words that say what to do.
 
+use std::net::IpAddr;
+
 use crate::{
-    mail::{EnhancedStatus, Mailbox, Reply},
+    mail::{EnhancedStatus, Mailbox, Reply, envelope::domain_of},
     policy::facts::Decision,
 };
 
 pub(super) const MOST_RECIPIENTS: usize = 1000;
 pub(super) const MOST_HOPS: usize = 50;
+/// How often a message may come through here: a screen hands it back once, and its recipients may forward it.
+pub(super) const MOST_OWN_HOPS: usize = 4;
 
 /// RFC 2034 §3: neither the greeting nor the reply to EHLO has an enhanced status.
 fn plain(code: u16, lines: Vec<String>) -> Reply {
@@ -27,18 +31,33 @@ pub(super) fn greeting(hostname: &str) -> Reply {
     plain(220, vec![format!("{hostname} ESMTP Outgate")])
 }
 
-pub(super) fn ehlo(hostname: &str, max_message_size: u64) -> Reply {
-    plain(
-        250,
-        vec![
-            hostname.to_owned(),
-            "PIPELINING".to_owned(),
-            format!("SIZE {max_message_size}"),
-            "8BITMIME".to_owned(),
-            "SMTPUTF8".to_owned(),
-            "ENHANCEDSTATUSCODES".to_owned(),
-        ],
-    )
+/// Whether a connection is encrypted, or can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    /// There is no certificate.
+    Unavailable,
+    Offered,
+    Active,
+}
+
+pub(super) fn ehlo(hostname: &str, max_message_size: u64, encryption: Encryption) -> Reply {
+    let mut lines = vec![
+        hostname.to_owned(),
+        "PIPELINING".to_owned(),
+        format!("SIZE {max_message_size}"),
+        "8BITMIME".to_owned(),
+        "SMTPUTF8".to_owned(),
+        "ENHANCEDSTATUSCODES".to_owned(),
+        // RFC 9422.
+        format!("LIMITS RCPTMAX={MOST_RECIPIENTS}"),
+    ];
+    match encryption {
+        Encryption::Unavailable => {}
+        Encryption::Offered => lines.push("STARTTLS".to_owned()),
+        // RFC 4954 §9: passwords are asked for over TLS only.
+        Encryption::Active => lines.push("AUTH PLAIN LOGIN".to_owned()),
+    }
+    plain(250, lines)
 }
 
 pub(super) fn helo(hostname: &str) -> Reply {
@@ -71,7 +90,7 @@ pub(super) fn cannot_verify() -> Reply {
 }
 
 pub(super) fn help() -> Reply {
-    plain(214, vec!["EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, HELP, QUIT: see RFC 5321".to_owned()])
+    plain(214, vec!["EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, RSET, NOOP, VRFY, HELP, QUIT: see RFC 5321".to_owned()])
 }
 
 pub(super) fn goodbye(hostname: &str) -> Reply {
@@ -218,12 +237,139 @@ pub(super) fn going_in_circles() -> Reply {
     reply(554, (5, 4, 6), format!("The message has passed more than {MOST_HOPS} servers, so it is going in circles"))
 }
 
-pub(super) fn not_trusted(client: std::net::IpAddr) -> Reply {
+pub(super) fn coming_back() -> Reply {
+    let text = format!("The message has passed this server more than {MOST_OWN_HOPS} times, so it is going in circles");
+    reply(554, (5, 4, 6), text)
+}
+
+pub(super) fn not_trusted(client: IpAddr, encryption: Encryption) -> Reply {
+    let what_to_do = match encryption {
+        Encryption::Unavailable => "ask the operator to add it to the trusted networks",
+        Encryption::Offered => "begin TLS with STARTTLS and sign in with a relay credential of your organization",
+        Encryption::Active => "sign in with a relay credential of your organization",
+    };
+    reply(550, (5, 7, 1), format!("{client} may not send mail here; {what_to_do}"))
+}
+
+/// RFC 3207 §4.
+pub(super) fn ready_for_tls() -> Reply {
+    reply(220, (2, 0, 0), "Begin TLS now")
+}
+
+pub(super) fn encrypted_already() -> Reply {
+    reply(503, (5, 5, 1), "The connection is encrypted already")
+}
+
+/// RFC 4954 §6.
+pub(super) fn encrypt_first() -> Reply {
+    reply(538, (5, 7, 11), "Sign in over TLS only: begin it with STARTTLS")
+}
+
+pub(super) fn mechanism_not_offered() -> Reply {
+    reply(504, (5, 5, 4), "Sign in with PLAIN or LOGIN")
+}
+
+pub(super) fn signed_in_already() -> Reply {
+    reply(503, (5, 5, 1), "You are signed in already")
+}
+
+pub(super) fn not_while_sending() -> Reply {
+    reply(503, (5, 5, 1), "Sign in before the message, not in it; RSET gives it up")
+}
+
+/// RFC 4954 §4: what is asked for, in base64.
+pub(super) fn challenge(base64: &str) -> Reply {
+    plain(334, vec![base64.to_owned()])
+}
+
+pub(super) fn sign_in_cancelled() -> Reply {
+    reply(501, (5, 7, 0), "The sign-in is given up")
+}
+
+pub(super) fn malformed_sign_in() -> Reply {
+    reply(501, (5, 5, 2), "That is not base64 of a user name and a password as the mechanism has them")
+}
+
+pub(super) fn sign_in_too_long() -> Reply {
+    reply(500, (5, 5, 6), "The line is too long for a sign-in")
+}
+
+pub(super) fn signed_in() -> Reply {
+    reply(235, (2, 7, 0), "Signed in")
+}
+
+/// The same for a user name that nobody has.
+pub(super) fn wrong_credential() -> Reply {
+    reply(
+        535,
+        (5, 7, 8),
+        "The user name or the password is not right; an administrator of your organization can make a new relay credential",
+    )
+}
+
+pub(super) fn on_behalf_of_nobody() -> Reply {
+    reply(535, (5, 7, 8), "Nobody signs in on behalf of somebody else here: leave the authorization identity empty")
+}
+
+/// Only said to who has the secret.
+pub(super) fn not_from_here(client: IpAddr) -> Reply {
+    reply(
+        535,
+        (5, 7, 8),
+        format!("This relay credential may not be used from {client}; ask an administrator to add its network"),
+    )
+}
+
+pub(super) fn too_many_tries(hostname: &str) -> Reply {
+    reply(421, (4, 7, 0), format!("{hostname} has seen too many sign-ins fail, try again in a quarter of an hour"))
+}
+
+pub(super) fn organization_has_too_many_connections() -> Reply {
+    reply(421, (4, 7, 0), "Your organization has too many connections at a time, try again later")
+}
+
+pub(super) fn credential_revoked() -> Reply {
+    reply(421, (4, 7, 0), "The relay credential was revoked or may no longer be used from here; sign in anew")
+}
+
+pub(super) fn credential_revoked_since() -> Reply {
+    reply(451, (4, 7, 0), "The relay credential was revoked while the message was sent; sign in anew and send it again")
+}
+
+pub(super) fn too_fast(messages_per_minute: u32) -> Reply {
+    reply(
+        451,
+        (4, 7, 0),
+        format!("This relay credential may send {messages_per_minute} messages a minute, try again in a moment"),
+    )
+}
+
+pub(super) fn not_your_organization(reverse_path: &str) -> Reply {
+    let domain = domain_of(reverse_path).unwrap_or_default();
     reply(
         550,
         (5, 7, 1),
-        format!("{client} may not send mail here; ask the operator to add it to the trusted networks"),
+        format!(
+            "{} is not a mail domain of your organization; send from one that is, or ask the operator to add it",
+            shown(domain)
+        ),
     )
+}
+
+pub(super) fn not_within_limits(sender: &str) -> Reply {
+    reply(
+        550,
+        (5, 7, 1),
+        format!(
+            "This relay credential may not send from {}; ask an administrator to add the address or its domain",
+            shown(sender)
+        ),
+    )
+}
+
+/// Said to a listed proxy.
+pub(super) fn proxy_header_missing() -> Reply {
+    reply(554, (5, 5, 0), "A PROXY header is expected from this address first")
 }
 
 pub(super) fn undecidable_sender() -> Reply {

@@ -9,12 +9,25 @@ use time::OffsetDateTime;
 use super::{
     command::{Command, LineReader, MailCommand, Mistake},
     data::{DataReader, Fault},
-    null_sender, replies,
+    null_sender,
+    replies::{self, Encryption},
+    sign_in::{Exchange, Given, Mechanism, OrganizationPlace, SignIns},
 };
 use crate::{
-    mail::{Envelope, Reply, id::QueueId, received::Received},
-    policy::facts::Decision,
-    relay::routing_table::{Knowledge, RoutingTable},
+    mail::{
+        Envelope, Reply,
+        id::{CredentialId, QueueId},
+        received::{Received, Trace},
+    },
+    policy::{
+        facts::Decision,
+        gateway_settings::Returning,
+        relay_credential::{RelayCredential, SecretHash},
+    },
+    relay::{
+        message::Client,
+        routing_table::{Knowledge, RoutingTable},
+    },
 };
 
 /// How much of a message is kept in memory, in bytes. What is larger goes to the spool in pieces of
@@ -22,6 +35,10 @@ use crate::{
 pub const IN_MEMORY: usize = 256 * 1024;
 /// After so many a client gets no further.
 const MOST_MISTAKES: u32 = 10;
+/// After so many sign-ins that failed the connection is closed.
+const MOST_FAILED_SIGN_INS: u32 = 3;
+/// `Username:` and `Password:`, which clients of LOGIN wait for.
+const LOGIN_CHALLENGES: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
 
 /// What all sessions of a relay share.
 #[derive(Debug)]
@@ -31,12 +48,25 @@ pub struct Terms {
     /// In bytes.
     pub max_message_size: u64,
     pub table: Arc<RoutingTable>,
+    /// Whether there is a certificate, so that clients can encrypt and sign in.
+    pub encrypts: bool,
+    pub sign_ins: Arc<SignIns>,
+    /// How many signed-in connections an organization may have.
+    pub connections_of_organization: usize,
 }
 
 impl Terms {
     /// Whether clients at this address submit without signing in.
     pub fn trusts(&self, client: IpAddr) -> bool {
         self.trusted_networks.iter().any(|network| network.contains(&client))
+    }
+
+    /// The credential with this user name and secret. Takes as long where nobody has the user name.
+    fn credential_of(&self, user_name: &str, secret: &str) -> Option<Arc<RelayCredential>> {
+        const NOBODYS: SecretHash = SecretHash([0; 32]);
+        let credential = self.table.credential_named(user_name);
+        let hash = credential.as_ref().map_or(NOBODYS, |credential| credential.secret);
+        hash.is_of(secret).then_some(credential).flatten()
     }
 }
 
@@ -49,6 +79,8 @@ pub enum Action {
     Spool(Vec<u8>),
     /// Find out what becomes of the message, then say it to [`Session::answer`].
     Accept(Box<Submitted>),
+    /// Send the output, then begin TLS and say so to [`Session::encrypted`].
+    StartTls,
     /// Send the output, then close.
     Close,
 }
@@ -62,6 +94,7 @@ pub struct Submitted {
     pub sender: String,
     /// What was not spooled: all of a small message, our `Received` field included.
     pub rest: Vec<u8>,
+    pub client: Client,
 }
 
 /// One client's session.
@@ -69,11 +102,25 @@ pub struct Submitted {
 pub struct Session {
     terms: Arc<Terms>,
     client: IpAddr,
+    /// Whether the client may be taken for one in a trusted network.
+    named: bool,
+    encrypted: bool,
+    signed_in: Option<SignedIn>,
+    failed_sign_ins: u32,
     hello: Option<Hello>,
     state: State,
     line: LineReader,
     output: Vec<u8>,
     mistakes: u32,
+    /// How many lines were read to their end.
+    lines: u64,
+}
+
+/// As whom the client has signed in.
+#[derive(Debug)]
+struct SignedIn {
+    credential: CredentialId,
+    _place: OrganizationPlace,
 }
 
 #[derive(Debug)]
@@ -88,6 +135,10 @@ struct Hello {
 enum State {
     /// No message has been begun.
     Waiting,
+    /// In the middle of AUTH.
+    SigningIn(Exchange),
+    /// After the reply to STARTTLS.
+    Encrypting,
     /// After MAIL: the envelope so far.
     Envelope(MailCommand, Vec<String>),
     /// After 354.
@@ -113,7 +164,7 @@ struct Receiving {
 /// What is looked at in the header.
 #[derive(Debug)]
 struct HeaderFacts {
-    hops: usize,
+    trace: Trace,
     /// Who may have sent it; only looked for if the reverse-path is null.
     senders: Vec<String>,
 }
@@ -123,12 +174,30 @@ impl Session {
         Self {
             terms,
             client,
+            named: true,
+            encrypted: false,
+            signed_in: None,
+            failed_sign_ins: 0,
             hello: None,
             state: State::Waiting,
             line: LineReader::default(),
             output: Vec::new(),
             mistakes: 0,
+            lines: 0,
         }
+    }
+
+    /// For a connection whose client a proxy did not name: it is trusted with nothing.
+    pub fn for_unnamed(terms: Arc<Terms>, proxy: IpAddr) -> Self {
+        Self { named: false, ..Self::new(terms, proxy) }
+    }
+
+    /// TLS has begun. What was said before it counts no more (RFC 3207 §4.2).
+    pub fn encrypted(&mut self) {
+        self.encrypted = true;
+        self.hello = None;
+        self.state = State::Waiting;
+        self.line = LineReader::default();
     }
 
     /// Begins: says who we are, or that we cannot serve yet.
@@ -149,6 +218,16 @@ impl Session {
         matches!(self.state, State::Content(_) | State::Deciding)
     }
 
+    /// Whether the client has signed in.
+    pub fn is_signed_in(&self) -> bool {
+        self.signed_in.is_some()
+    }
+
+    /// How many lines outside messages were read to their end: whoever sends none for long is too slow.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
     /// Whether MAIL was accepted and the message is not yet read whole.
     pub fn in_transaction(&self) -> bool {
         matches!(self.state, State::Envelope(..) | State::Content(_))
@@ -160,12 +239,14 @@ impl Session {
         loop {
             match self.state {
                 State::Closed => return Action::Close,
+                State::Encrypting => return Action::StartTls,
                 State::Content(_) => match self.read_content(input) {
                     Some(action) => return action,
                     None if input.is_empty() => return Action::Read,
                     None => {}
                 },
                 _ if input.is_empty() => return Action::Read,
+                State::SigningIn(_) => self.read_answer(input, now),
                 _ => self.read_command(input, now),
             }
         }
@@ -218,7 +299,9 @@ impl Session {
         if self.hello.is_none() && self.line.is_empty() && !input.first().is_some_and(is_text) {
             return self.close(&replies::not_mail());
         }
-        match self.line.read(input) {
+        let line = self.line.read(input);
+        self.lines += u64::from(line.is_some());
+        match line {
             None => {}
             Some(Ok(command)) => self.obey(command, !input.is_empty(), now),
             Some(Err(Mistake::Closing(reply))) => self.close(&reply),
@@ -240,13 +323,21 @@ impl Session {
 
     fn obey(&mut self, command: Command, more_follows: bool, now: OffsetDateTime) {
         // RFC 2920 §3.1: these end a group of commands; more may come after their reply only.
-        if more_follows && matches!(command, Command::Ehlo(_) | Command::Helo(_) | Command::Data) {
+        // What follows STARTTLS in the clear is somebody else's (RFC 3207 §4.2): it is never obeyed.
+        let ends_group = match command {
+            Command::Ehlo(_) | Command::Helo(_) | Command::Data => true,
+            Command::StartTls => self.encryption() == Encryption::Offered,
+            _ => false,
+        };
+        if more_follows && ends_group {
             return self.close(&replies::talked_early());
         }
         match command {
             Command::Ehlo(name) => self.hello(name, true),
             Command::Helo(name) => self.hello(name, false),
-            Command::Mail(mail) => self.mail(mail),
+            Command::StartTls => self.start_tls(),
+            Command::Auth(mechanism, initial) => self.auth(mechanism, initial, now),
+            Command::Mail(mail) => self.mail(mail, now),
             Command::Rcpt(forward_path) => self.rcpt(forward_path),
             Command::Data => self.data(now),
             Command::Rset => {
@@ -265,20 +356,135 @@ impl Session {
         self.state = State::Waiting;
         self.hello = Some(Hello { name, extended });
         let reply = match extended {
-            true => replies::ehlo(&self.terms.hostname, self.terms.max_message_size),
+            true => replies::ehlo(&self.terms.hostname, self.terms.max_message_size, self.encryption()),
             false => replies::helo(&self.terms.hostname),
         };
         self.say(&reply);
     }
 
-    fn mail(&mut self, mail: MailCommand) {
+    fn encryption(&self) -> Encryption {
+        match (self.encrypted, self.terms.encrypts) {
+            (true, _) => Encryption::Active,
+            (false, true) => Encryption::Offered,
+            (false, false) => Encryption::Unavailable,
+        }
+    }
+
+    /// RFC 3207 §4.
+    fn start_tls(&mut self) {
+        match self.encryption() {
+            Encryption::Unavailable => self.close(&replies::not_offered("STARTTLS")),
+            Encryption::Active => self.mistake(&replies::encrypted_already()),
+            Encryption::Offered if self.hello.is_none() => self.mistake(&replies::say_hello_first()),
+            Encryption::Offered => {
+                self.say(&replies::ready_for_tls());
+                self.state = State::Encrypting;
+            }
+        }
+    }
+
+    /// RFC 4954 §4.
+    fn auth(&mut self, mechanism: Mechanism, initial: Option<String>, now: OffsetDateTime) {
+        match self.encryption() {
+            // A password may follow in the same breath: it is not taken for commands.
+            Encryption::Unavailable => return self.close(&replies::not_offered("AUTH")),
+            Encryption::Offered => return self.mistake(&replies::encrypt_first()),
+            Encryption::Active => {}
+        }
+        if self.hello.as_ref().is_none_or(|hello| !hello.extended) {
+            return self.mistake(&replies::say_hello_first());
+        }
+        if self.signed_in.is_some() {
+            return self.mistake(&replies::signed_in_already());
+        }
+        if !matches!(self.state, State::Waiting) {
+            return self.mistake(&replies::not_while_sending());
+        }
+        let exchange = match mechanism {
+            Mechanism::Plain => Exchange::Plain,
+            Mechanism::Login => Exchange::LoginName,
+            Mechanism::Other => return self.mistake(&replies::mechanism_not_offered()),
+        };
+        match initial {
+            Some(initial) => self.go_on_signing_in(exchange, &initial, now),
+            None => self.ask_for(exchange),
+        }
+    }
+
+    fn ask_for(&mut self, exchange: Exchange) {
+        self.say(&replies::challenge(match exchange {
+            Exchange::Plain => "",
+            Exchange::LoginName => LOGIN_CHALLENGES[0],
+            Exchange::LoginPassword(_) => LOGIN_CHALLENGES[1],
+        }));
+        self.state = State::SigningIn(exchange);
+    }
+
+    fn read_answer(&mut self, input: &mut &[u8], now: OffsetDateTime) {
+        let Some(answer) = self.line.read_answer(input) else { return };
+        self.lines += 1;
+        let State::SigningIn(exchange) = std::mem::replace(&mut self.state, State::Waiting) else { return };
+        match answer {
+            Err(Mistake::Closing(reply)) => self.close(&reply),
+            Err(Mistake::Said(reply)) if reply == replies::line_too_long() => {
+                self.mistake(&replies::sign_in_too_long());
+            }
+            Err(Mistake::Said(_)) => self.mistake(&replies::malformed_sign_in()),
+            Ok(answer) if answer == "*" => self.mistake(&replies::sign_in_cancelled()),
+            Ok(answer) => self.go_on_signing_in(exchange, &answer, now),
+        }
+    }
+
+    fn go_on_signing_in(&mut self, exchange: Exchange, answer: &str, now: OffsetDateTime) {
+        match exchange.take(answer) {
+            Given::More(exchange) => self.ask_for(exchange),
+            Given::Malformed => self.mistake(&replies::malformed_sign_in()),
+            Given::OnBehalf => self.mistake(&replies::on_behalf_of_nobody()),
+            Given::Whole { user_name, secret } => self.sign_in(&user_name, &secret, now),
+        }
+    }
+
+    fn sign_in(&mut self, user_name: &str, secret: &str, now: OffsetDateTime) {
+        let terms = Arc::clone(&self.terms);
+        if !terms.sign_ins.permit(self.client, user_name, now) {
+            return self.close(&replies::too_many_tries(&terms.hostname));
+        }
+        let Some(credential) = terms.credential_of(user_name, secret) else {
+            terms.sign_ins.note_failure(self.client, user_name, now);
+            // Not what was typed: people type their password there.
+            tracing::info!(client = %self.client, "a sign-in to submit mail was refused");
+            return self.sign_in_failed(&replies::wrong_credential());
+        };
+        if !credential.limits.permit_client(self.client) {
+            tracing::info!(client = %self.client, credential = user_name, "a relay credential was used from elsewhere");
+            return self.sign_in_failed(&replies::not_from_here(self.client));
+        }
+        let Some(place) = terms.sign_ins.enter(credential.organization, terms.connections_of_organization) else {
+            return self.close(&replies::organization_has_too_many_connections());
+        };
+        terms.sign_ins.note_use(&credential, self.client, now);
+        self.signed_in = Some(SignedIn { credential: credential.id, _place: place });
+        self.mistakes = 0;
+        self.say(&replies::signed_in());
+    }
+
+    fn sign_in_failed(&mut self, reply: &Reply) {
+        self.failed_sign_ins += 1;
+        self.say(reply);
+        if self.failed_sign_ins >= MOST_FAILED_SIGN_INS {
+            self.close(&replies::too_many_mistakes(&self.terms.hostname));
+        }
+    }
+
+    fn mail(&mut self, mail: MailCommand, now: OffsetDateTime) {
         if self.hello.is_none() {
             return self.mistake(&replies::say_hello_first());
         }
         if !matches!(self.state, State::Waiting) {
             return self.mistake(&replies::one_sender());
         }
-        match self.refuse_sender(&mail) {
+        match self.refuse_sender(&mail, now) {
+            Some(refusal) if refusal.code == 421 => self.close(&refusal),
             Some(refusal) => self.say(&refusal),
             None => {
                 self.say(&replies::sender_accepted());
@@ -288,21 +494,69 @@ impl Session {
     }
 
     /// What is said to MAIL if not 250. A null reverse-path is judged when the header is read.
-    fn refuse_sender(&self, mail: &MailCommand) -> Option<Reply> {
+    fn refuse_sender(&self, mail: &MailCommand, now: OffsetDateTime) -> Option<Reply> {
         let terms = &self.terms;
-        if !terms.trusts(self.client) {
-            return Some(replies::not_trusted(self.client));
-        }
+        let credential = match &self.signed_in {
+            Some(signed_in) => match self.credential(signed_in) {
+                Some(credential) => Some(credential),
+                // Not a stranger's 550: the client may have another credential for its mail.
+                None => return Some(replies::credential_revoked()),
+            },
+            None if self.hands_back(&mail.reverse_path) => None,
+            None if !self.named || !terms.trusts(self.client) => {
+                return Some(replies::not_trusted(self.client, self.encryption()));
+            }
+            None => None,
+        };
         if mail.size.is_some_and(|size| size > terms.max_message_size) {
             return Some(replies::too_large(terms.max_message_size));
         }
         if terms.table.knowledge(Instant::now()) != Knowledge::Usable {
             return Some(replies::stale());
         }
-        if mail.reverse_path.is_empty() {
-            return None;
+        if !mail.reverse_path.is_empty() {
+            let refusal = credential
+                .as_deref()
+                .and_then(|credential| self.refuse_sender_to(credential, &mail.reverse_path))
+                .or_else(|| replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path));
+            if refusal.is_some() {
+                return refusal;
+            }
         }
-        replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path)
+        let credential = credential?;
+        if !terms.sign_ins.take_allowance(&credential, now) {
+            return credential.limits.messages_per_minute.map(replies::too_fast);
+        }
+        terms.sign_ins.note_use(&credential, self.client, now);
+        None
+    }
+
+    /// Whether it is the sender's gateway that hands mail back: known by its address, and by TLS that it is really there.
+    fn hands_back(&self, sender: &str) -> bool {
+        if !self.named || !self.encrypted {
+            return false;
+        }
+        let table = &self.terms.table;
+        let gateway = table.find(sender).and_then(|found| table.hands_back(found.organization, self.client));
+        gateway.is_some_and(|gateway| gateway.settings.returning == Returning::Onward)
+    }
+
+    /// What the client has signed in with, as long as it may be used here: it may be revoked or limited at any time.
+    fn credential(&self, signed_in: &SignedIn) -> Option<Arc<RelayCredential>> {
+        let credential = self.terms.table.credential(signed_in.credential)?;
+        credential.limits.permit_client(self.client).then_some(credential)
+    }
+
+    /// Why somebody with this credential may not send from an address, if so.
+    fn refuse_sender_to(&self, credential: &RelayCredential, sender: &str) -> Option<Reply> {
+        match self.terms.table.find(sender) {
+            Some(found) if found.organization != credential.organization => {
+                Some(replies::not_your_organization(sender))
+            }
+            Some(found) if !credential.limits.permit_sender(sender, &found) => Some(replies::not_within_limits(sender)),
+            Some(_) => None,
+            None => Some(replies::not_your_organization(sender)),
+        }
     }
 
     fn rcpt(&mut self, forward_path: String) {
@@ -336,11 +590,21 @@ impl Session {
 
     fn begin_content(&self, mail: MailCommand, forward_paths: Vec<String>, now: OffsetDateTime) -> Receiving {
         let id = QueueId::new();
-        let with = match &self.hello {
-            Some(hello) if !hello.extended => "SMTP",
-            // RFC 6531 §4.3.
-            _ if mail.parameters.smtputf8 => "UTF8SMTP",
-            _ => "ESMTP",
+        let extended = self.hello.as_ref().is_none_or(|hello| hello.extended);
+        // RFC 3848 and RFC 6531 §4.3.
+        let with = match (mail.parameters.smtputf8, self.encrypted, self.signed_in.is_some()) {
+            _ if !extended => "SMTP",
+            (false, false, _) => "ESMTP",
+            (false, true, false) => "ESMTPS",
+            (false, true, true) => "ESMTPSA",
+            (true, false, _) => "UTF8SMTP",
+            (true, true, false) => "UTF8SMTPS",
+            (true, true, true) => "UTF8SMTPSA",
+        };
+        let mends = self.signed_in.as_ref().and_then(|signed_in| self.credential(signed_in));
+        let reader = match mends.is_some_and(|credential| credential.limits.allow_bare_line_feeds) {
+            true => DataReader::mending_line_feeds(),
+            false => DataReader::new(),
         };
         let own_field = Received {
             helo: self.hello.as_ref().map_or("", |hello| &hello.name),
@@ -357,7 +621,7 @@ impl Session {
         Receiving {
             id,
             envelope: Envelope { reverse_path: mail.reverse_path, forward_paths, parameters: mail.parameters },
-            reader: DataReader::new(),
+            reader,
             content,
             own_field: own_field.len(),
             spooled: 0,
@@ -369,7 +633,7 @@ impl Session {
         let State::Content(receiving) = &mut self.state else { return None };
         let ended = receiving.read(input, self.terms.max_message_size);
         if !ended {
-            return receiving.piece_to_spool().map(Action::Spool);
+            return receiving.piece_to_spool(&self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         match self.judge(*receiving) {
@@ -386,15 +650,23 @@ impl Session {
         if let Some(fault) = receiving.reader.fault() {
             return Err(self.refusal_of(fault));
         }
-        let header = receiving.take_header();
-        if header.hops > replies::MOST_HOPS {
+        let header = receiving.take_header(&self.terms.hostname);
+        if header.trace.hops > replies::MOST_HOPS {
             return Err(replies::going_in_circles());
+        }
+        if header.trace.own > replies::MOST_OWN_HOPS {
+            return Err(replies::coming_back());
         }
         let sender = match receiving.envelope.reverse_path.as_str() {
             "" => self.sender_of_null(&header.senders)?,
             given => given.to_owned(),
         };
-        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content })
+        let client = Client {
+            address: self.client,
+            is_proven: self.named && (self.terms.trusts(self.client) || self.encrypted || self.signed_in.is_some()),
+            first_pass: header.trace.first_pass,
+        };
+        Ok(Submitted { id: receiving.id, envelope: receiving.envelope, sender, rest: receiving.content, client })
     }
 
     fn refusal_of(&self, fault: Fault) -> Reply {
@@ -410,6 +682,10 @@ impl Session {
     /// The first candidate of a mail domain that is known here. There is no default: mail that
     /// cannot be told whose it is has no route.
     fn sender_of_null(&self, candidates: &[String]) -> Result<String, Reply> {
+        if let Some(signed_in) = &self.signed_in {
+            let credential = self.credential(signed_in).ok_or_else(replies::credential_revoked_since)?;
+            return self.sender_of_null_of(&credential, candidates);
+        }
         for candidate in candidates {
             match self.terms.table.decide(candidate) {
                 Decision::UnknownDomain => {}
@@ -422,6 +698,29 @@ impl Session {
             }
         }
         Err(replies::undecidable_sender())
+    }
+
+    /// The same for somebody who has signed in: another organization's addresses decide nothing, and if none of
+    /// one's own does, the mail goes the organization's way.
+    fn sender_of_null_of(&self, credential: &RelayCredential, candidates: &[String]) -> Result<String, Reply> {
+        let table = &self.terms.table;
+        let is_own = |candidate: &&String| {
+            table.find(candidate).is_some_and(|found| found.organization == credential.organization)
+        };
+        let sender = match candidates.iter().find(is_own) {
+            Some(candidate) => match self.refuse_sender_to(credential, candidate) {
+                Some(refusal) => return Err(refusal),
+                None => candidate.clone(),
+            },
+            None => {
+                let nobody = table.nobody_of(credential.organization, &credential.limits);
+                nobody.ok_or_else(replies::undecidable_sender)?.to_string()
+            }
+        };
+        match replies::refusal(&table.decide(&sender), &sender) {
+            Some(refusal) => Err(refusal),
+            None => Ok(sender),
+        }
     }
 }
 
@@ -440,21 +739,21 @@ impl Receiving {
         ended
     }
 
-    fn piece_to_spool(&mut self) -> Option<Vec<u8>> {
+    fn piece_to_spool(&mut self, hostname: &str) -> Option<Vec<u8>> {
         if self.content.len() < IN_MEMORY {
             return None;
         }
-        self.look_at_header();
+        self.look_at_header(hostname);
         self.spooled += self.content.len() as u64;
         Some(std::mem::replace(&mut self.content, Vec::with_capacity(IN_MEMORY)))
     }
 
-    fn take_header(&mut self) -> HeaderFacts {
-        self.look_at_header();
-        self.header.take().unwrap_or(HeaderFacts { hops: 0, senders: Vec::new() })
+    fn take_header(&mut self, hostname: &str) -> HeaderFacts {
+        self.look_at_header(hostname);
+        self.header.take().unwrap_or(HeaderFacts { trace: Trace::default(), senders: Vec::new() })
     }
 
-    fn look_at_header(&mut self) {
+    fn look_at_header(&mut self, hostname: &str) {
         if self.header.is_some() {
             return;
         }
@@ -463,21 +762,6 @@ impl Receiving {
             true => null_sender::candidates(as_sent),
             false => Vec::new(),
         };
-        self.header = Some(HeaderFacts { hops: hops(as_sent), senders });
+        self.header = Some(HeaderFacts { trace: Trace::of(as_sent, hostname), senders });
     }
-}
-
-/// How many servers a message has passed (RFC 5321 §6.3).
-fn hops(message: &[u8]) -> usize {
-    const FIELD: &[u8] = b"received:";
-    let mut hops = 0;
-    for line in message.split(|&byte| byte == b'\n') {
-        if line == b"\r" || line.is_empty() {
-            break;
-        }
-        if line.get(..FIELD.len()).is_some_and(|name| name.eq_ignore_ascii_case(FIELD)) {
-            hops += 1;
-        }
-    }
-    hops
 }

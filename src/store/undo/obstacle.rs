@@ -262,9 +262,21 @@ async fn named(
         .await?
         .unwrap_or_else(|| key.to_owned()),
         ("account", Some(user_id)) => user_id,
+        ("credential", _) => credential_named(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         ("account", None) => change::user_id_of(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         _ => key.to_owned(),
     };
     let since = change::last_of(db, organization, (subject, key), Some(change)).await?;
     Ok(Obstacle { subject: name, what, since })
+}
+
+/// The user name of a credential; its record is never gone.
+async fn credential_named(db: &mut PgConnection, organization: OrganizationId, key: &str) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        "select user_name from relay_credential where organization_id = $1 and id = $2::text::uuid",
+        organization as OrganizationId,
+        key,
+    )
+    .fetch_optional(db)
+    .await
 }

@@ -78,6 +78,22 @@ pub(super) async fn lock(
         .execute(&mut *db)
         .await?;
     }
+    if extent.credentials {
+        sqlx::query!(
+            r#"
+            select from relay_credential
+            where organization_id = $1 and id in (
+                select case when subject = 'credential' then subject_key::uuid end from change_item
+                where organization_id = $1 and change_id = $2
+            )
+            order by id for no key update
+            "#,
+            organization as OrganizationId,
+            change as ChangeId,
+        )
+        .execute(&mut *db)
+        .await?;
+    }
     if extent.accounts {
         // This lock keeps addresses from being added too, which a lock that leaves keys alone would not.
         sqlx::query!(
@@ -140,6 +156,11 @@ pub(super) async fn mirror(
                    when 'gateway' then (
                        select jsonb_build_object('address', address, 'revision', revision)
                        from gateway where organization_id = $1 and id = item.subject_key::uuid)
+                   when 'credential' then (
+                       select to_jsonb(credential) from (
+                           select name, addresses, domains, networks, messages_per_minute, allow_bare_line_feeds, revoked
+                           from relay_credential where organization_id = $1 and id = item.subject_key::uuid
+                       ) credential)
                    end as now_there
             from (
                 select position, subject, subject_key, before, after is not null as stays,
@@ -177,6 +198,9 @@ pub(super) async fn restore(
     }
     if extent.domains {
         domains(db, organization, new).await?;
+    }
+    if extent.credentials {
+        credentials(db, organization, new).await?;
     }
     if extent.whole_accounts {
         delete_accounts(db, organization, new).await?;
@@ -299,6 +323,28 @@ async fn domains(db: &mut PgConnection, organization: OrganizationId, new: Chang
         from change_item item
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'domain'
           and mail_domain.organization_id = $1 and mail_domain.name = item.subject_key
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Their limits, and whether they are revoked; the secret is never part of a change.
+async fn credentials(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update relay_credential
+        set name = restored.name, addresses = restored.addresses, domains = restored.domains,
+            networks = restored.networks, messages_per_minute = restored.messages_per_minute,
+            allow_bare_line_feeds = restored.allow_bare_line_feeds, revoked = restored.revoked
+        from change_item item, relay_credential present,
+             jsonb_populate_record(present, item.after) as restored
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'credential'
+          and present.organization_id = $1 and present.id = item.subject_key::uuid
+          and relay_credential.organization_id = $1 and relay_credential.id = present.id
         "#,
         organization as OrganizationId,
         new as ChangeId,

@@ -66,6 +66,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
     domains(&photographer).await;
     gateways(&photographer).await;
+    relay_credentials(&photographer).await;
     explanations(&photographer).await;
     held_mail(&photographer).await;
     photographer.stop().await;
@@ -451,6 +452,29 @@ async fn gateways(photographer: &Photographer) {
     browser.click("button", "Remove").await;
     browser.wait_for_text("Removed.").await;
     photographer.look("gateways-removed").await;
+}
+
+async fn relay_credentials(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(&format!("{CLOUD}/relay-credentials")).await;
+    photographer.look("relay-credentials-none").await;
+    browser.click("link", "New relay credential").await;
+    browser.find("heading", "New relay credential").await;
+    photographer.look("relay-credential-new").await;
+    browser.fill("May send from", "elsewhere.example").await;
+    browser.click("button", "Create").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("relay-credential-mistake").await;
+    browser.fill("Name", HOSTILE).await;
+    browser.fill("May send from", "acme.example").await;
+    browser.click("button", "Create").await;
+    browser.wait_for_text("Created.").await;
+    photographer.look("relay-credential-made").await;
+    browser.click("link", "Revoke").await;
+    browser.find("heading", "Revoke this credential?").await;
+    photographer.look("relay-credential-revoke").await;
+    photographer.go(&format!("{CLOUD}/relay-credentials")).await;
+    photographer.look("relay-credentials").await;
 }
 
 async fn explanations(photographer: &Photographer) {

@@ -55,7 +55,14 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     for page in ["", "?delete=1", "/outbound-gateway"] {
         go(&format!("{TABLE}/{account}{page}")).await;
     }
-    for page in ["domain-manager", "gateways", "mail-account-manager/new", "mail-account-manager/import"] {
+    for page in [
+        "domain-manager",
+        "gateways",
+        "relay-credentials",
+        "relay-credentials/new",
+        "mail-account-manager/new",
+        "mail-account-manager/import",
+    ] {
         go(&format!("/acme/web-mail-cloud/{page}")).await;
     }
     for polyglot in POLYGLOTS {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use outgate::policy::gateway_network::{AllowedNetworks, Refusal, check};
+use outgate::policy::gateway_network::{self, AllowedNetworks, Refusal, check};
 
 /// `None`: a tenant's gateway may be there.
 #[rustfmt::skip]
@@ -175,4 +175,26 @@ fn an_allowed_listener_is_one_port_and_nothing_beside_it() {
         assert!(check(ip(open), 2525, &demonstration).is_err(), "{open}");
     }
     assert!(check(ip("127.0.0.2"), 2526, &demonstration).is_err());
+}
+
+#[test]
+fn our_own_listeners_are_known_in_whatever_form_they_are_written() {
+    let local = |ip: IpAddr| ip == "192.0.2.10".parse::<IpAddr>().unwrap();
+    let is_ourselves = |listener: &str, gateway: &str, port| {
+        gateway_network::is_ourselves(ip(gateway), port, &[listener.parse().unwrap()], local)
+    };
+    for gateway in ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::", "64:ff9b::7f00:1"] {
+        assert!(is_ourselves("127.0.0.1:2525", gateway, 2525), "{gateway}");
+        assert!(!is_ourselves("127.0.0.1:2525", gateway, 2526), "{gateway}");
+    }
+    // A listener for all addresses of the machine.
+    for gateway in ["127.0.0.1", "127.0.0.9", "192.0.2.10", "::ffff:192.0.2.10", "0.0.0.0"] {
+        assert!(is_ourselves("0.0.0.0:25", gateway, 25), "{gateway}");
+        assert!(is_ourselves("[::]:25", gateway, 25), "{gateway}");
+    }
+    assert!(is_ourselves("[::]:25", "::1", 25));
+    for others in ["192.0.2.11", "2001:db8::7"] {
+        assert!(!is_ourselves("0.0.0.0:25", others, 25), "{others}");
+    }
+    assert!(!is_ourselves("127.0.0.1:25", "127.0.0.2", 25));
 }

@@ -3,13 +3,17 @@
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use outgate::{policy::facts::TlsMode, relay::message::Content};
+use outgate::{
+    policy::facts::TlsMode,
+    relay::{handover::connection::TimeLimits, message::Content},
+};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::support::{
     Gateway, Sending,
     gateway::{At, Fault},
+    log::Log,
     sending::{Options, names},
 };
 
@@ -308,21 +312,21 @@ async fn the_route_is_decided_again_after_waiting_for_a_connection(db: PgPool) {
     let sending = Arc::new(Sending::on(db).await);
     sending.set_gateway(Some(&old.address.to_string()));
     let mut clients = JoinSet::new();
-    for _ in 0..21 {
+    for _ in 0..5 {
         let sending = sending.clone();
         clients.spawn(async move { sending.send().await });
     }
-    // Twenty have all connections there are; the last one waits for one of them.
-    old.stalled(20).await;
+    // Four have all connections that a gateway gets at first; the last one waits for one of them.
+    old.stalled(4).await;
 
     sending.set_gateway(Some(&new.address.to_string()));
-    for _ in 0..20 {
+    for _ in 0..4 {
         old.go_on();
         clients.join_next().await.unwrap().unwrap();
     }
     clients.join_next().await.unwrap().unwrap();
 
-    assert_eq!((old.so_far().len(), new.so_far().len()), (20, 1));
+    assert_eq!((old.so_far().len(), new.so_far().len()), (4, 1));
 }
 
 #[sqlx::test]
@@ -406,4 +410,79 @@ async fn a_refusal_of_a_recipient_is_believed_once_the_gateway_has_taken_mail(db
     let reply = sending.send().await;
     let said = format!("554 5.7.1 gateway {} said: this recipient is not for you", gateway.address);
     assert_eq!(reply.to_string(), said);
+}
+
+#[sqlx::test]
+async fn a_message_that_may_arrive_twice_is_tried_once_more_and_can_be_found_in_the_log(db: PgPool) {
+    let log = Log::capture();
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Closes);
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    assert!(sending.send().await.to_string().starts_with("250 2.0.0 queued as "));
+
+    let said = log.with("possible_duplicate=true");
+    assert_eq!(said.len(), 1, "{said:?}");
+    let reason = sending.waiting().await[0].last_reply.clone().unwrap();
+    assert!(reason.ends_with("it may have taken the message, which then arrives twice"), "{reason}");
+    gateway.works_again();
+    sending.step_after(5).await;
+    assert_eq!(gateway.received(1).await.len(), 1);
+    assert!(sending.waiting().await.is_empty());
+}
+
+/// RFC 5321 §4.5.3.2: a server may take this long, and whoever is less patient makes duplicates.
+#[test]
+fn no_server_is_given_less_time_than_it_may_take() {
+    let limits = TimeLimits::default();
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    assert!(limits.command >= minutes(5) && limits.data >= minutes(2) && limits.block >= minutes(3));
+    assert!(limits.dot >= minutes(10));
+}
+
+#[sqlx::test]
+async fn connections_that_a_gateway_closed_meanwhile_cost_nobody_an_attempt(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Arc::new(Sending::on(db).await);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    gateway.fails(At::Dot, Fault::Stalls);
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        let sending = sending.clone();
+        clients.spawn(async move { sending.send().await.to_string() });
+    }
+    gateway.stalled(3).await;
+    gateway.works_again();
+    for _ in 0..3 {
+        gateway.go_on();
+    }
+    clients.join_all().await;
+
+    // All three are idle, and then gone: at the next command, or without a word.
+    let address = gateway.stop().await;
+    let gateway = Gateway::start_on(address).await;
+    for _ in 0..3 {
+        assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    }
+    gateway.behave(|behaviour| behaviour.one_message_only = true);
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    assert!(sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn a_gateway_that_stops_offering_tls_raises_an_alert(db: PgPool) {
+    let log = Log::capture();
+    let gateway = Gateway::start().await;
+    gateway.offers_tls();
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    assert_eq!(sending.send().await.code, 250);
+    assert!(log.with("alert").is_empty());
+
+    gateway.behave(|behaviour| behaviour.tls = None);
+    for _ in 0..3 {
+        sending.handover.pool().close().await;
+        assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    }
+    assert_eq!(log.with("gateway stopped offering TLS").len(), 1);
 }

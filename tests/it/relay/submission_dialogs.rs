@@ -5,11 +5,12 @@
 //! without CR LF. `\r`, `\n`, `\t`, `\0`, `\\` and `\xNN` stand for bytes. `S:` a line of the answer; with
 //! ` ...` at its end only its beginning counts. `M:` what the accepted message says: `sender`, `from`,
 //! `to`, `content`, `received`. `closed`: the relay closes here. `#` a comment. First
-//! lines: `client ADDRESS` (else 127.0.0.1), `whole only` (the script is about what comes at once).
+//! lines: `client ADDRESS` (else 127.0.0.1), `tls` (there is a certificate; a handshake takes no time here), `whole
+//! only` (the script is about what comes at once).
 
 use std::{fs, path::Path};
 
-use crate::support::relay::Desk;
+use crate::support::relay::{Desk, known_table};
 
 #[test]
 fn every_dialog_goes_as_its_script_says() {
@@ -40,7 +41,8 @@ struct Dialog<'a> {
 impl<'a> Dialog<'a> {
     fn walk(name: &'a str, script: &str, piece: usize) {
         let client = script.lines().find_map(|line| line.strip_prefix("client ")).unwrap_or("127.0.0.1");
-        let (desk, greeting) = Desk::for_client(client.parse().unwrap());
+        let encrypts = script.lines().any(|line| line == "tls");
+        let (desk, greeting) = Desk::with(known_table(), client.parse().unwrap(), encrypts);
         let mut dialog = Self { name, desk, piece, unsent: Vec::new(), said: lines(&greeting) };
         for (number, line) in script.lines().enumerate() {
             dialog.step(number + 1, line);
@@ -62,7 +64,11 @@ impl<'a> Dialog<'a> {
         if let Some(text) = line.strip_prefix("C> ") {
             return self.unsent.extend(bytes(text));
         }
-        if line.is_empty() || line.starts_with('#') || line.starts_with("client ") || line == "whole only" {
+        if line.is_empty()
+            || line.starts_with('#')
+            || line.starts_with("client ")
+            || matches!(line, "whole only" | "tls")
+        {
             return;
         }
         self.send();

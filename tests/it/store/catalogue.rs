@@ -6,15 +6,25 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 7] =
-    ["administrator", "installation", "organization", "relay", "relay_confirmation", "secret_key", "session"];
+const INSTALLATION_WIDE: [&str; 8] = [
+    "administrator",
+    "installation",
+    "organization",
+    "relay",
+    "relay_confirmation",
+    "secret_key",
+    "session",
+    "sign_in_failure",
+];
 
 /// Unique keys that do not begin with the organization, each with its reason.
-const UNIQUE_ACROSS_TENANTS: [&str; 2] = [
+const UNIQUE_ACROSS_TENANTS: [&str; 3] = [
     // A mail domain has one owner; only the operator adds domains.
     "mail_domain.name",
     // Revisions are numbered over the whole installation; nobody chooses one.
     "change.revision",
+    // What clients sign in with. Made by us; nobody chooses one.
+    "relay_credential.user_name",
 ];
 
 /// Functions that run as the owner: the reads before an organization is known, and the search, whose index is not

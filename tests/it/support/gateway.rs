@@ -3,22 +3,25 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
     task::JoinHandle,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::certificates::Certified;
 
@@ -46,6 +49,10 @@ pub enum At {
     Greeting,
     Ehlo,
     StartTls,
+    /// Instead of the TLS handshake.
+    Handshake,
+    /// EHLO after the handshake.
+    EhloInTls,
     SignIn,
     Mail,
     Rcpt,
@@ -53,6 +60,7 @@ pub enum At {
     /// In the middle of the message.
     Content,
     Dot,
+    Quit,
 }
 
 /// What happens there.
@@ -63,6 +71,12 @@ pub enum Fault {
     Closes,
     /// Nothing, until [`Gateway::go_on`]; then as usual.
     Stalls,
+    /// One line after the other, for ever.
+    NeverEnds,
+    /// The usual answer, byte by byte.
+    Slowly,
+    /// A TLS alert that nobody expects, under the encryption if there is one; then it closes.
+    BreaksTls,
 }
 
 /// How the gateway behaves now.
@@ -77,6 +91,10 @@ pub struct Behaviour {
     pub one_message_only: bool,
     /// Who may send mail here, and the password; `None`: everybody. What is offered is among the extensions.
     pub sign_in: Option<(&'static str, &'static str)>,
+    /// 421 to whoever connects while so many others are connected.
+    pub most_connections: usize,
+    /// 452 to the recipients beyond so many of one message.
+    pub most_recipients: usize,
 }
 
 pub struct Gateway {
@@ -93,6 +111,8 @@ struct Shared {
     resumed: AtomicUsize,
     /// Every line that came before TLS.
     clear: Mutex<String>,
+    /// At this moment.
+    connected: AtomicUsize,
     stalled: watch::Sender<usize>,
     go_on: Notify,
 }
@@ -108,10 +128,12 @@ impl Gateway {
         let behaviour = Behaviour {
             fault: None,
             recipients: HashMap::new(),
-            extensions: vec!["PIPELINING", "SIZE 10000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
+            extensions: vec!["PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
             tls: None,
             one_message_only: false,
             sign_in: None,
+            most_connections: usize::MAX,
+            most_recipients: usize::MAX,
         };
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(behaviour),
@@ -119,6 +141,7 @@ impl Gateway {
             connections: AtomicUsize::new(0),
             resumed: AtomicUsize::new(0),
             clear: Mutex::default(),
+            connected: AtomicUsize::new(0),
             stalled: watch::Sender::new(0),
             go_on: Notify::new(),
         });
@@ -128,7 +151,11 @@ impl Gateway {
             while let Ok((stream, _)) = listener.accept().await {
                 served.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = served.clone();
-                sessions.spawn(async move { serve(stream, shared).await });
+                sessions.spawn(async move {
+                    shared.connected.fetch_add(1, Ordering::SeqCst);
+                    serve(stream, shared.clone()).await;
+                    shared.connected.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Self { address, shared, listener }
@@ -224,16 +251,75 @@ fn decoded(text: &str) -> String {
 /// Whether the conversation goes on.
 type Going = Option<()>;
 
+/// A client's connection, which can be made to crawl.
+struct Line {
+    stream: TcpStream,
+    crawls: bool,
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let bytes = if self.crawls { &bytes[..bytes.len().min(1)] } else { bytes };
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A stream with a line at its end.
+trait OverLine: AsyncRead + AsyncWrite + Unpin {
+    fn line(&mut self) -> &mut Line;
+}
+
+impl OverLine for Line {
+    fn line(&mut self) -> &mut Line {
+        self
+    }
+}
+
+impl OverLine for TlsStream<Line> {
+    fn line(&mut self) -> &mut Line {
+        self.get_mut().0
+    }
+}
+
+/// TLS 1.2 and 1.3: a fatal alert, unexpected_message.
+const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
+
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     stream.set_nodelay(true).unwrap();
-    let mut session = Session { stream: BufReader::new(stream), shared, encrypted: false, user: None, messages: 0 };
+    let line = Line { stream, crawls: false };
+    let mut session = Session { stream: BufReader::new(line), shared, encrypted: false, user: None, messages: 0 };
     if session.greet().await.is_none() {
         return;
     }
     let Some(true) = session.converse().await else { return };
+    // What is said instead of it ends it: clients throw away what comes in clear behind the answer to STARTTLS.
+    if session.misbehave(At::Handshake, "").await != Some(true) {
+        return;
+    }
     let Session { stream, shared, messages, .. } = session;
     let acceptor = shared.behaviour.lock().unwrap().tls.clone().unwrap();
-    let Ok(stream) = acceptor.accept(stream.into_inner()).await else { return };
+    let mut line = stream.into_inner();
+    line.crawls = matches!(shared.behaviour.lock().unwrap().fault, Some((At::Handshake, Fault::Slowly)));
+    let Ok(mut stream) = acceptor.accept(line).await else { return };
+    stream.line().crawls = false;
     let is_resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     shared.resumed.fetch_add(usize::from(is_resumed), Ordering::SeqCst);
     Session { stream: BufReader::new(stream), shared, encrypted: true, user: None, messages }.converse().await;
@@ -247,7 +333,7 @@ struct Session<S> {
     messages: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: OverLine> Session<S> {
     fn behaviour(&self) -> Behaviour {
         self.shared.behaviour.lock().unwrap().clone()
     }
@@ -260,21 +346,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// The fault that is set for this stage, or the usual answer. Returns whether it was the usual one.
     async fn answer(&mut self, at: At, usual: &str) -> Option<bool> {
-        match self.behaviour().fault {
-            Some((stage, fault)) if stage == at => match fault {
-                Fault::Closes => None,
-                Fault::Says(lines) => self.say(&lines).await.map(|()| false),
-                Fault::Stalls => {
-                    self.shared.stalled.send_modify(|stalled| *stalled += 1);
-                    self.shared.go_on.notified().await;
-                    self.say(usual).await.map(|()| true)
+        let is_usual = self.misbehave(at, usual).await?;
+        if is_usual {
+            self.say(usual).await?;
+        }
+        self.stream.get_mut().line().crawls = false;
+        Some(is_usual)
+    }
+
+    /// The fault that is set for this stage. Returns whether the usual answer is still to come.
+    async fn misbehave(&mut self, at: At, usual: &str) -> Option<bool> {
+        let fault = self.behaviour().fault.filter(|(stage, _)| *stage == at);
+        match fault.map(|(_, fault)| fault) {
+            None => Some(true),
+            Some(Fault::Closes) => None,
+            Some(Fault::Says(lines)) => self.say(&lines).await.map(|()| false),
+            Some(Fault::Stalls) => {
+                self.shared.stalled.send_modify(|stalled| *stalled += 1);
+                self.shared.go_on.notified().await;
+                Some(true)
+            }
+            Some(Fault::NeverEnds) => {
+                let code = usual.get(..3).unwrap_or("250");
+                loop {
+                    self.say(&format!("{code}-and so on")).await?;
                 }
-            },
-            _ => self.say(usual).await.map(|()| true),
+            }
+            Some(Fault::Slowly) => {
+                self.stream.get_mut().line().crawls = true;
+                Some(true)
+            }
+            Some(Fault::BreaksTls) => {
+                let _ = self.stream.get_mut().line().stream.write_all(ALERT).await;
+                None
+            }
         }
     }
 
     async fn greet(&mut self) -> Going {
+        if self.shared.connected.load(Ordering::SeqCst) > self.behaviour().most_connections {
+            self.say("421 4.7.0 too many connections").await?;
+            return None;
+        }
         self.answer(At::Greeting, "220 gateway.example ESMTP").await.map(drop)
     }
 
@@ -304,7 +417,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         .enumerate()
                         .map(|(index, offer)| format!("250{}{offer}", if index == offers.len() { ' ' } else { '-' }))
                         .collect();
-                    self.answer(At::Ehlo, &lines.join("\n")).await?;
+                    let at = if self.encrypted { At::EhloInTls } else { At::Ehlo };
+                    self.answer(at, &lines.join("\n")).await?;
                 }
                 "HELO" | "NOOP" => self.say("250 gateway.example").await?,
                 "STARTTLS" => {
@@ -331,7 +445,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.say("250 2.0.0 reset").await?;
                 }
                 "QUIT" => {
-                    self.say("221 2.0.0 bye").await?;
+                    self.answer(At::Quit, "221 2.0.0 bye").await?;
                     return None;
                 }
                 _ => self.say("500 5.5.2 what?").await?,
@@ -378,6 +492,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(answer) = self.behaviour().recipients.get(&recipient).cloned() {
             return self.say(&answer).await;
         }
+        if envelope.recipients.len() >= self.behaviour().most_recipients {
+            return self.say("452 4.5.3 too many recipients").await;
+        }
         if self.answer(At::Rcpt, "250 2.1.5 recipient ok").await? {
             envelope.recipients.push(recipient);
         }
@@ -395,13 +512,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut content = Vec::new();
         loop {
             let line = self.line().await?;
-            match self.behaviour().fault {
-                Some((At::Content, Fault::Closes)) => return None,
-                Some((At::Content, Fault::Stalls)) => {
-                    self.shared.stalled.send_modify(|stalled| *stalled += 1);
-                    self.shared.go_on.notified().await;
-                }
-                _ => {}
+            if !self.misbehave(At::Content, "250 2.0.0 kept").await? {
+                return None;
             }
             if line == b".\r\n" && (content.is_empty() || content.ends_with(b"\r\n")) {
                 break;
@@ -414,8 +526,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut received = envelope.take().unwrap();
         received.content = content;
         // Recorded before the answer, as a gateway that takes responsibility does.
-        let usual = !matches!(self.behaviour().fault, Some((At::Dot, Fault::Says(_) | Fault::Closes)));
-        if usual && !matches!(self.behaviour().fault, Some((At::Dot, Fault::Stalls))) {
+        let fault = self.behaviour().fault.filter(|(at, _)| *at == At::Dot);
+        if fault.is_none() {
             self.shared.received.send_modify(|all| all.push(received));
             return self.say("250 2.0.0 kept as 4711").await;
         }

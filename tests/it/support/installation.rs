@@ -4,9 +4,13 @@
 use outgate::{
     mail::{
         GatewayAddress, Mailbox,
-        id::{AccountId, GatewayId, ImportId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId},
     },
-    policy::{Role, gateway_network::AllowedNetworks},
+    policy::{
+        Role,
+        gateway_network::AllowedNetworks,
+        relay_credential::{self, Limits, SecretHash},
+    },
     secret::PrivateKey,
     store::{
         self, OrganizationTransaction, WebStore,
@@ -14,6 +18,7 @@ use outgate::{
         account_file::NewImport,
         account_import::{ImportError, Staged},
         gateway::PointerScope,
+        relay_credential::{Made, NewCredential, Terms},
     },
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -156,6 +161,21 @@ impl Installation {
         let key = PrivateKey::generate();
         store::secret_key::publish(&self.relay_pool().await, &[key.public()]).await.unwrap();
         key
+    }
+
+    /// A relay credential: its user name and its secret.
+    pub async fn credential(&self, tenant: &Tenant, limits: Limits) -> (CredentialId, String, String) {
+        let secret = relay_credential::secret(&rand::random());
+        let new = NewCredential {
+            id: CredentialId::new(),
+            user_name: relay_credential::user_name(&tenant.slug, &rand::random()),
+            secret: SecretHash::of(&secret),
+            terms: Terms { name: "a server".to_owned(), limits },
+        };
+        let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
+        let made = store::relay_credential::create(transaction, &new, "operator").await.unwrap();
+        assert!(matches!(made, Made::Made(_)), "{made:?}");
+        (new.id, new.user_name, secret)
     }
 
     /// Every table whose rows belong to organizations.

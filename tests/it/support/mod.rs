@@ -2,11 +2,14 @@
 //! One file for each thing that tests handle: a browser, a gateway, a mail client, a machine.
 
 pub mod browser;
+pub mod certificate;
 pub mod certificates;
 pub mod chromium;
+pub mod dns;
 pub mod following;
 pub mod gateway;
 pub mod installation;
+pub mod log;
 pub mod outgate;
 pub mod postfix;
 pub mod relay;
@@ -16,6 +19,7 @@ pub mod store_door;
 pub mod world;
 
 pub use browser::{Browser, Page, Pages};
+pub use certificate::Certificate;
 pub use gateway::Gateway;
 pub use installation::{Installation, Tenant};
 pub use sending::Sending;

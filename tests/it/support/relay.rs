@@ -11,10 +11,11 @@ use std::{
 use outgate::{
     mail::{
         EnhancedStatus, Reply,
-        id::{AccountId, GatewayId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, OrganizationId},
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
+        relay_credential::{Limits, RelayCredential, SecretHash},
         routing::PlatformDefault,
     },
     relay::{
@@ -35,8 +36,23 @@ use tokio_util::sync::CancellationToken;
 pub const MAX_MESSAGE_SIZE: u64 = 100_000;
 pub const HOSTNAME: &str = "relay.example";
 
+/// What a credential of the dialogs may do.
+fn limited_to(user_name: &str) -> Limits {
+    match user_name {
+        "acme-printer" => Limits {
+            addresses: vec!["printer@acme.example".parse().unwrap()],
+            domains: vec!["acme.test".parse().unwrap()],
+            messages_per_minute: Some(2),
+            allow_bare_line_feeds: true,
+            ..Limits::default()
+        },
+        "acme-elsewhere" => Limits { networks: vec!["198.51.100.0/24".parse().unwrap()], ..Limits::default() },
+        _ => Limits::default(),
+    }
+}
+
 /// Whom the dialogs know: the organizations of acme.example (and acme.test), other.example and, suspended,
-/// closed.example; ann@acme.example, who is also ann.lee@; carl@acme.example, suspended.
+/// closed.example, with a few relay credentials; ann@acme.example, who is also ann.lee@; carl@acme.example, suspended.
 pub fn known_facts() -> RoutingFacts {
     let mut facts = RoutingFacts::default();
     for (domains, suspended) in
@@ -58,6 +74,24 @@ pub fn known_facts() -> RoutingFacts {
             organization,
             Some(OrganizationFacts { suspended, gateway: Some(gateway), must_use_gateway: false }),
         );
+        let credentials = match domains[0] {
+            "acme.example" => {
+                &[("acme-server", "opensesame"), ("acme-printer", "paperjam"), ("acme-elsewhere", "faraway")][..]
+            }
+            "other.example" => &[("other-server", "closesesame")],
+            _ => &[],
+        };
+        for (user_name, secret) in credentials {
+            let id = CredentialId::new();
+            let credential = RelayCredential {
+                organization,
+                id,
+                user_name: (*user_name).to_owned(),
+                secret: SecretHash::of(secret),
+                limits: limited_to(user_name),
+            };
+            facts.set_credential(id, Some(credential));
+        }
         for domain in domains {
             facts.set_domain(
                 domain.parse().unwrap(),
@@ -123,11 +157,19 @@ impl Desk {
     }
 
     pub fn on(table: Arc<RoutingTable>, client: IpAddr) -> (Self, String) {
+        Self::with(table, client, false)
+    }
+
+    /// The same where there may be a certificate.
+    pub fn with(table: Arc<RoutingTable>, client: IpAddr, encrypts: bool) -> (Self, String) {
         let terms = Terms {
             hostname: HOSTNAME.to_owned(),
             trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
             max_message_size: MAX_MESSAGE_SIZE,
             table,
+            encrypts,
+            sign_ins: Arc::default(),
+            connections_of_organization: 500,
         };
         let mut session = Session::new(Arc::new(terms), client);
         session.greet();
@@ -156,6 +198,8 @@ impl Desk {
             match self.session.on(&mut input, OffsetDateTime::UNIX_EPOCH) {
                 Action::Read => break,
                 Action::Close => self.closed = true,
+                // As if the handshake took no time.
+                Action::StartTls => self.session.encrypted(),
                 Action::Spool(piece) => self.spool.extend(piece),
                 Action::Accept(submitted) => {
                     let mut whole = std::mem::take(&mut self.spool);
@@ -177,6 +221,8 @@ impl Desk {
 /// A listening reception.
 pub struct Reception {
     pub address: SocketAddr,
+    /// Where connections begin with TLS, if there is a certificate.
+    pub encrypted: Option<SocketAddr>,
     pub stop: CancellationToken,
     pub accepted: Arc<Mutex<Vec<Accepted>>>,
     pub listening: JoinHandle<()>,
@@ -200,6 +246,9 @@ impl Reception {
         let mut settings = Settings::new("test", HOSTNAME, PlatformDefault::Mx);
         settings.smtp_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         adjust(&mut settings);
+        if settings.tls.is_some() {
+            settings.smtps_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        }
         let accepted = Arc::new(Mutex::new(Vec::new()));
         let keep = Arc::clone(&accepted);
         let accept: Accept = Arc::new(move |message: Message| {
@@ -207,12 +256,14 @@ impl Reception {
             Box::pin(answer())
         });
         let listeners = submission::bind(&settings).unwrap();
-        let address = listeners[0].local_addr().unwrap();
+        let address = listeners[0].socket.local_addr().unwrap();
+        let encrypted = listeners.get(1).map(|listener| listener.socket.local_addr().unwrap());
+        let sign_ins = Arc::default();
         let stop = CancellationToken::new();
         let token = stop.clone();
         let listening =
-            tokio::spawn(async move { submission::listen(listeners, &settings, table, accept, token).await });
-        Self { address, stop, accepted, listening }
+            tokio::spawn(async move { submission::listen(listeners, &settings, table, accept, sign_ins, token).await });
+        Self { address, encrypted, stop, accepted, listening }
     }
 
     pub fn accepted(&self) -> Vec<Accepted> {

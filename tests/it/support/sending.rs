@@ -2,7 +2,7 @@
 //! test's database.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -17,12 +17,17 @@ use outgate::{
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
-        gateway_settings::GatewaySettings,
+        gateway_settings::{GatewayLimits, GatewaySettings},
         routing::PlatformDefault,
     },
     relay::{
-        handover::{Handover, connection::TimeLimits, dialer::Dialer, tls::Tls},
-        message::{Content, Message},
+        handover::{
+            Handover,
+            connection::TimeLimits,
+            dialer::{Dialer, Known},
+            tls::Tls,
+        },
+        message::{Client, Content, Message},
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
@@ -46,6 +51,10 @@ pub struct Options {
     pub limits: TimeLimits,
     pub mx_port: u16,
     pub allowed: &'static str,
+    /// Where the relay itself is said to listen.
+    pub listeners: Vec<SocketAddr>,
+    /// Instead of the table of names.
+    pub dns: Option<SocketAddr>,
     /// What passwords of gateways are opened with.
     pub keys: Option<PathBuf>,
 }
@@ -67,6 +76,8 @@ impl Default for Options {
             mx_port: 25,
             allowed: "127.0.0.0/8",
             keys: None,
+            listeners: vec![],
+            dns: None,
         }
     }
 }
@@ -141,6 +152,11 @@ impl Sending {
         Self::assembled(self.owner.clone(), self.db.clone(), self.options.clone(), organization, table)
     }
 
+    /// The same with other options.
+    pub fn another_with(&self, options: Options) -> Self {
+        Self::assembled(self.owner.clone(), self.db.clone(), options, self.organization, self.table.clone())
+    }
+
     fn assembled(
         owner: PgPool,
         db: PgPool,
@@ -151,12 +167,17 @@ impl Sending {
         // Shown with the output of a test that fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
         let handover = Arc::new(Handover::new(Dialer {
-            resolver: Resolver::Fixed(options.names.clone()),
+            resolver: match options.dns {
+                Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
+                None => Resolver::Fixed(options.names.clone()),
+            },
             tls: Tls::new().unwrap(),
             keys: Arc::new(options.keys()),
             allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
             hostname: "relay.outgate.example".to_owned(),
             limits: options.limits,
+            listeners: options.listeners.clone(),
+            known: Known::default(),
         }));
         let settings = QueueSettings {
             relay: RelayId::new(),
@@ -219,6 +240,21 @@ impl Sending {
         Arc::new(gateway)
     }
 
+    /// Points the organization at a gateway whose record says this.
+    pub fn set_gateway_having(&self, address: &str, settings: GatewaySettings) -> GatewayId {
+        let (organization, id, address) = (self.organization, GatewayId::new(), address.parse().unwrap());
+        let (tls, settings) = (TlsMode::WhenOffered, settings.shared());
+        let gateway = GatewayFacts { organization, id, revision: 1, address, tls, settings };
+        self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
+        self.point(Pointers { all: Some(id), ..Pointers::default() });
+        id
+    }
+
+    /// The same with limits.
+    pub fn set_gateway_limited(&self, address: SocketAddr, limits: GatewayLimits) -> GatewayId {
+        self.set_gateway_having(&address.to_string(), GatewaySettings { limits, ..GatewaySettings::default() })
+    }
+
     /// A gateway of the organization that nothing points at yet.
     pub fn add_gateway(&self, address: SocketAddr) -> GatewayId {
         let (organization, id) = (self.organization, GatewayId::new());
@@ -232,6 +268,19 @@ impl Sending {
             settings: Arc::default(),
         };
         self.table.change(|facts| facts.set_gateway(id, Some(gateway)));
+        id
+    }
+
+    /// Makes an account of the organization that has this gateway for itself.
+    pub fn give_account(&self, user_id: &str, address: &str, tls: TlsMode) -> GatewayId {
+        let (organization, id, account) = (self.organization, GatewayId::new(), AccountId::new());
+        let settings = Arc::default();
+        let gateway = GatewayFacts { organization, id, revision: 1, address: address.parse().unwrap(), tls, settings };
+        self.table.change(|facts| {
+            facts.set_gateway(id, Some(gateway));
+            facts.set_address(user_id, Some(account));
+            facts.set_account(account, Some(AccountFacts { suspended: false, gateway: Some(id) }));
+        });
         id
     }
 
@@ -266,6 +315,7 @@ impl Sending {
             sender: "ann@acme.example".to_owned(),
             content: Content::Memory(content.as_ref().to_vec().into()),
             accepted_at: self.now,
+            client: Client { address: Ipv4Addr::LOCALHOST.into(), is_proven: true, first_pass: None },
         }
     }
 

@@ -9,6 +9,7 @@ use outgate::{
     relay::{
         self, Relay,
         demonstration_gateway::{self, Arrival},
+        submission::Listener,
     },
     web,
 };
@@ -64,6 +65,8 @@ impl Inbox {
 pub struct World {
     pub pages: String,
     pub submission: SocketAddr,
+    /// Where submission begins with TLS, if there is a certificate.
+    pub encrypted: Option<SocketAddr>,
     /// Where mail without a gateway goes.
     pub default: Inbox,
     stop: CancellationToken,
@@ -77,6 +80,15 @@ impl World {
 
     /// The same; the relay finds the store through a pool of the test's.
     pub async fn with_relay_on(installation: &Installation, relay_pool: PgPool) -> Self {
+        Self::with_settings(installation, relay_pool, |_| {}).await
+    }
+
+    /// The same with other settings of the relay.
+    pub async fn with_settings(
+        installation: &Installation,
+        relay_pool: PgPool,
+        adjust: impl FnOnce(&mut relay::Settings),
+    ) -> Self {
         let (stop, parts) = (CancellationToken::new(), TaskTracker::new());
         let default = inbox(&parts, &stop).await;
         let platform_default = PlatformDefault::Smarthost(default.typed().parse().unwrap());
@@ -96,13 +108,22 @@ impl World {
 
         let smtp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let submission = smtp.local_addr().unwrap();
-        let settings = relay::Settings { allowed, ..relay::Settings::new("relay-1", "relay.test", platform_default) };
+        let mut settings =
+            relay::Settings { allowed, ..relay::Settings::new("relay-1", "relay.test", platform_default) };
+        adjust(&mut settings);
+        let mut listeners = vec![Listener::from(smtp)];
+        let mut encrypted = None;
+        if settings.tls.is_some() {
+            let smtps = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            encrypted = Some(smtps.local_addr().unwrap());
+            listeners.push(Listener { socket: smtps, begins_with_tls: true });
+        }
         let relay = Relay::new(settings, relay_pool);
         let table = relay.table();
         let relaying = stop.clone();
-        parts.spawn(async move { relay.run(vec![smtp], relaying).await.unwrap() });
+        parts.spawn(async move { relay.run(listeners, relaying).await.unwrap() });
         tokio::time::timeout(PATIENCE, table.applied().wait_for(Option::is_some)).await.unwrap().unwrap();
-        Self { pages, submission, default, stop, parts }
+        Self { pages, submission, encrypted, default, stop, parts }
     }
 
     pub async fn gateway(&self) -> Inbox {

@@ -3,8 +3,8 @@
 
 use outgate::{
     mail::id::{AccountId, ImportId},
-    policy::Role,
-    store::gateway::PointerScope,
+    policy::{Role, relay_credential::Limits},
+    store::{self, gateway::PointerScope},
     web,
 };
 use reqwest::{Method, StatusCode};
@@ -66,6 +66,7 @@ impl Scene {
         self.installation.set_gateway(&self.acme, &PointerScope::Account(bob), "bob.example.com").await;
         let of_bob = self.installation.gateway_of(&self.acme, "bob.example.com").await;
         self.installation.waiting_message(&self.acme, Some(bob), "user", "bob.example.com").await;
+        let (credential, ..) = self.installation.credential(&self.acme, Limits::default()).await;
         let new_change = uuid::Uuid::now_v7().to_string();
         let record_change = uuid::Uuid::now_v7().to_string();
         let bulk_change = uuid::Uuid::now_v7().to_string();
@@ -110,6 +111,22 @@ impl Scene {
             "domain-manager/acme.example/outbound-gateway".to_owned(),
             vec![("outbound_gateway", text("domain.example.com")), ("seen", String::new())],
         );
+        let terms = |change_or_seen: (&'static str, String)| {
+            vec![
+                ("name", text("A server")),
+                ("senders", text("acme.example")),
+                ("networks", text("192.0.2.0/24")),
+                ("messages_per_minute", text("60")),
+                change_or_seen,
+            ]
+        };
+        let mut new_credential = terms(("change", uuid::Uuid::now_v7().to_string()));
+        new_credential.push(("nonce", "0123456789abcdef".repeat(2)));
+        case(Administrator, "/relay-credentials/new", "relay-credentials/new".to_owned(), new_credential);
+        let seen = store::relay_credential::Terms { name: text("a server"), limits: Limits::default() }.seen();
+        let of_credential = format!("relay-credentials/{credential}");
+        case(Administrator, "/relay-credentials/{credential}", of_credential.clone(), terms(("seen", seen)));
+        case(Administrator, "/revoke", format!("{of_credential}/revoke"), vec![]);
         case(
             Administrator,
             "/domain-manager/{domain}/inbound-host",

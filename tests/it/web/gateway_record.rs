@@ -209,7 +209,7 @@ async fn every_mistake_stands_beside_its_field_and_in_the_summary_and_nothing_is
     let pinned = format!("sha256 Fingerprint={}", ["AB"; 32].join(":"));
     for (field, fields, sentence) in [
         ("address", &[("address", "no host")][..], "contains a blank"),
-        ("address", &[("address", "")], "Enter a host name or an IP address."),
+        ("address", &[("address", "")], "Enter a host name or an IP address, such as"),
         ("address", &[("address", "127.0.0.1")], "is an address of this machine itself"),
         ("address", &[("address", "backup.example.com")], "Another gateway of your organization has this address."),
         ("tls", &[("tls", "sometimes")], "Choose when TLS is used."),

@@ -20,6 +20,7 @@ mod must_use_gateway;
 mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
+mod relay_credentials;
 mod roles;
 mod selected_accounts;
 mod sign_in;

@@ -2,8 +2,8 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, ChangeId, GatewayId, ImportId, JobId},
-    policy::Role,
+    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId},
+    policy::{Role, relay_credential::Limits},
     store::{self, OrganizationTransaction, gateway::PointerScope},
     web,
 };
@@ -36,7 +36,9 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let change = sqlx::query_scalar("select id from change where organization_id = $1 order by revision desc limit 1");
     let change = ChangeId(change.bind(other.id.0).fetch_one(&installation.owner).await.unwrap());
     let import = installation.staged_import(&other, "user_id\nnew@other.example\n").await;
-    let theirs = Theirs { account: theirs, job: JobId::new(), domain: other.domain.clone(), gateway, change, import };
+    let (credential, ..) = installation.credential(&other, Limits::default()).await;
+    let (account, job, domain) = (theirs, JobId::new(), other.domain.clone());
+    let theirs = Theirs { account, job, domain, gateway, change, import, credential };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -102,6 +104,7 @@ struct Theirs {
     gateway: GatewayId,
     change: ChangeId,
     import: ImportId,
+    credential: CredentialId,
 }
 
 impl Theirs {
@@ -113,6 +116,7 @@ impl Theirs {
             "gateway" => self.gateway.to_string(),
             "change" => self.change.to_string(),
             "import" => self.import.to_string(),
+            "credential" => self.credential.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
@@ -123,11 +127,15 @@ const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
 
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
-    if route.ends_with("/gateways/{gateway}") {
+    if route.ends_with("/gateways/{gateway}") || route.ends_with("/revoke") {
         return vec![];
     }
     if route.ends_with("/record") {
         return super::gateway_record::FIELDS.into_iter().chain([("seen", "1"), ("change", CHANGE)]).collect();
+    }
+    if route.ends_with("/relay-credentials/{credential}") {
+        let fields = ["name", "senders", "networks", "messages_per_minute", "seen"];
+        return fields.map(|field| (field, if field == "name" { "Mallory" } else { "" })).to_vec();
     }
     match route.rsplit('/').next().unwrap() {
         "name" => vec![("name", "Mallory"), ("seen", "secret")],
@@ -228,6 +236,7 @@ async fn everything_of(installation: &Installation, tenant: &Tenant) -> String {
              (select jsonb_agg(mail_domain order by name) from mail_domain where organization_id = $1),
              (select jsonb_agg(mail_account order by id) from mail_account where organization_id = $1),
              (select jsonb_agg(gateway order by id) from gateway where organization_id = $1),
+             (select jsonb_agg(relay_credential order by id) from relay_credential where organization_id = $1),
              (select jsonb_agg(change order by id) from change where organization_id = $1))",
     )
     .bind(tenant.id.0)

@@ -26,7 +26,14 @@ async fn every_link_says_how_things_stand(db: PgPool) {
     assert!(page.text().contains("2 accounts, 1 with a gateway of their own"), "{}", page.text());
     assert!(page.text().contains("1 mail domain, 0 with a gateway of their own"), "{}", page.text());
     assert!(page.text().contains("Gateways 2 gateways"), "{}", page.text());
-    for name in ["Outbound Mail Gateway", "Mail Account Manager", "Domain Manager", "Gateways", "Explain Route"] {
+    for name in [
+        "Outbound Mail Gateway",
+        "Mail Account Manager",
+        "Domain Manager",
+        "Gateways",
+        "Relay Credentials",
+        "Explain Route",
+    ] {
         assert_eq!(browser.get(&page.link(name)).await.status, 200, "{name}");
     }
 }

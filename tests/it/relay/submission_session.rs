@@ -1,0 +1,184 @@
+//! Sessions under everything that can be sent: random input, ends in every state, slow clients.
+//! `OUTGATE_TEST_CASES` says how many random sessions are tried.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use outgate::relay::settings::Settings;
+use proptest::{prelude::*, test_runner::Config};
+
+use crate::support::{
+    SmtpClient,
+    relay::{Desk, Reception, known_table, queued},
+};
+
+const WORDS: [&str; 30] = [
+    "EHLO x\r\n",
+    "HELO x\r\n",
+    "STARTTLS\r\n",
+    "AUTH PLAIN AGFjbWUtc2VydmVyAG9wZW5zZXNhbWU=\r\n",
+    "AUTH PLAIN AGFjbWUtcHJpbnRlcgBwYXBlcmphbQ==\r\n",
+    "AUTH PLAIN\r\n",
+    "AUTH LOGIN\r\n",
+    "AUTH LOGIN =\r\n",
+    "YWNtZS1zZXJ2ZXI=\r\n",
+    "b3BlbnNlc2FtZQ==\r\n",
+    "*\r\n",
+    "MAIL FROM:<ann@acme.example>\r\n",
+    "MAIL FROM:<x@other.example> SIZE=1 BODY=8BITMIME SMTPUTF8 AUTH=<>\r\n",
+    "MAIL FROM:<>\r\n",
+    "RCPT TO:<b@far.example>\r\n",
+    "RCPT TO:<\"b c\"@[192.0.2.1]>\r\n",
+    "DATA\r\n",
+    ".\r\n",
+    "\r\n.\r\n",
+    "\n.\n",
+    "RSET\r\n",
+    "QUIT\r\n",
+    "From: x@acme.example\r\n",
+    "PROXY TCP4 192.0.2.1 192.0.2.1 1 2\r\n",
+    "\"<@\\>",
+    "\0",
+    "\r",
+    "\n",
+    " ",
+    "\u{e9}",
+];
+
+fn cases() -> Config {
+    let cases = std::env::var("OUTGATE_TEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    Config { cases: cases.unwrap_or(2_000), failure_persistence: None, max_shrink_iters: 500, ..Config::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn no_input_breaks_a_session_or_sends_mail_of_another_organization(
+        trusted in any::<bool>(),
+        encrypts in any::<bool>(),
+        begins in any::<bool>(),
+        size in prop_oneof![Just(usize::MAX), 1..7usize],
+        pieces in prop::collection::vec(
+            prop_oneof![
+                1 => prop::collection::vec(any::<u8>(), 0..40),
+                8 => prop::sample::select(&WORDS[..]).prop_map(|text| text.as_bytes().to_vec()),
+            ], 0..30),
+    ) {
+        let client = if trusted { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(192, 0, 2, 9) };
+        let (mut desk, _) = Desk::with(known_table(), client.into(), encrypts);
+        let mut pieces = pieces;
+        if begins {
+            // Most random words lead nowhere: half of all sessions begin as far as they can.
+            pieces.splice(0..0, WORDS[..4].iter().filter(|word| !word.starts_with("HELO")).map(|word| word.as_bytes().to_vec()));
+            pieces.insert(2, b"EHLO x\r\n".to_vec());
+        }
+        for piece in pieces {
+            let said = desk.feed_in_pieces(&piece, size.min(piece.len().max(1)));
+            prop_assert!(said.is_empty() || said.ends_with("\r\n"));
+            prop_assert!(said.is_ascii());
+            prop_assert!(said.lines().all(|line| line.len() <= 512));
+        }
+        for message in &desk.accepted {
+            let signed_in = message.received.contains("SA id ");
+            prop_assert!(trusted || signed_in, "{message:?}");
+            prop_assert!(!signed_in || message.sender.contains("@acme."), "{message:?}");
+        }
+    }
+}
+
+#[test]
+fn a_group_of_ten_thousand_recipients_takes_bounded_memory_and_never_a_message_more() {
+    let mut desk = Desk::trusted();
+    desk.feed(b"EHLO client.example\r\n");
+    let mut group = b"MAIL FROM:<ann@acme.example>\r\n".to_vec();
+    for number in 0..10_000 {
+        group.extend(format!("RCPT TO:<r{}@far.example>\r\n", number / 2).into_bytes());
+    }
+    let said = desk.feed(&group);
+    assert_eq!(said.matches("250 2.1.5 ").count(), 1_000);
+    assert_eq!(said.matches("452 4.5.3 ").count(), 9_000, "never for good: the client sends it again for the others");
+    desk.feed(b"DATA\r\n");
+    assert_eq!(desk.feed(b".\r\n"), "250 2.0.0 queued\r\n");
+    assert_eq!(desk.accepted[0].forward_paths.len(), 1_000);
+}
+
+#[tokio::test]
+async fn a_client_may_leave_in_every_state_and_nothing_is_accepted_of_it() {
+    let reception = Reception::start().await;
+    let steps = ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA", "half a message"];
+    for leaves_after in 0..=steps.len() {
+        let mut client = SmtpClient::greeted(reception.address).await;
+        for step in &steps[..leaves_after] {
+            client.send(format!("{step}\r\n").as_bytes()).await;
+            if !step.starts_with("half") {
+                client.reply().await;
+            }
+        }
+    }
+    for quit in ["QUIT", "RSET"] {
+        let mut client = SmtpClient::greeted(reception.address).await;
+        client.say("MAIL FROM:<ann@acme.example>").await;
+        client.say("RCPT TO:<bob@far.example>").await;
+        assert!(client.say(quit).await.starts_with('2'));
+        assert!(!client.say("DATA").await.starts_with('3'));
+    }
+    let mut client = SmtpClient::greeted(reception.address).await;
+    assert_eq!(client.submit("ann@acme.example", "bob@far.example", "x").await, "250 2.0.0 queued\r\n");
+    drop(client);
+    assert_eq!(reception.accepted().len(), 1);
+    reception.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_after_the_dot_has_its_message_accepted_once() {
+    let reception = Reception::start().await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+    for command in ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA"] {
+        client.say(command).await;
+    }
+    client.send(b"whole\r\n.\r\n").await;
+    drop(client);
+    let accepted = async {
+        while reception.accepted().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), accepted).await.unwrap();
+    assert_eq!(reception.accepted().len(), 1);
+    reception.stop().await;
+}
+
+/// Sends a byte every ten milliseconds until the relay has had enough; what it then says.
+async fn trickle(client: &mut SmtpClient) -> String {
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        ticks.tick().await;
+        client.send(b"x").await;
+        if let Ok(said) = tokio::time::timeout(Duration::ZERO, client.reply_whenever()).await {
+            return said;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_byte_now_and_then_is_sent_away_in_every_state() {
+    let soon = |settings: &mut Settings| {
+        settings.limits.idle = Duration::from_millis(150);
+        settings.limits.bytes_per_second = u64::MAX;
+    };
+    let reception = Reception::with(known_table(), soon, || async { queued() }).await;
+    let steps = ["EHLO client.example", "MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA"];
+    for slow_after in 0..=steps.len() {
+        let mut client = SmtpClient::connect(reception.address).await;
+        client.reply().await;
+        for step in &steps[..slow_after] {
+            client.say(step).await;
+        }
+        let said = trickle(&mut client).await;
+        assert_eq!(
+            said, "421 4.4.2 relay.example has waited too long and closes the connection\r\n",
+            "after {slow_after}"
+        );
+    }
+    assert!(reception.accepted().is_empty());
+}
