@@ -18,7 +18,10 @@ use ipnet::IpNet;
 use nix::unistd::{geteuid, gethostname};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{mail::DomainName, policy::routing::PlatformDefault};
+use crate::{
+    mail::DomainName,
+    policy::{retry::Schedule, routing::PlatformDefault},
+};
 
 /// Where the store is. Every subcommand finds it the same way.
 #[derive(Debug, Clone, Args)]
@@ -160,6 +163,21 @@ pub struct RelaySettings {
     pub max_staleness: Duration,
     #[command(flatten)]
     pub keys: SecretKeySettings,
+    /// How long mail waits before it returns to its sender
+    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
+    pub queue_lifetime: Duration,
+    /// How long mail that is held waits for an administrator before it returns to its sender
+    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = lifetime)]
+    pub held_lifetime: Duration,
+    /// After how long a sender is told that mail waits, or never
+    #[arg(long, env = "OUTGATE_DELAY_NOTICE", value_name = "TIME", default_value = "4h")]
+    pub delay_notice: DelayNotice,
+    /// Between the first attempt and the second; each time after that is twice as long
+    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = lifetime)]
+    pub retry_first: Duration,
+    /// The longest between two attempts
+    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    pub retry_longest: Duration,
 }
 
 /// What passwords of gateways are opened with.
@@ -195,7 +213,40 @@ impl SecretKeySettings {
     }
 }
 
+/// After how long a sender is told that mail waits; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DelayNotice(pub Option<Duration>);
+
+impl FromStr for DelayNotice {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed.trim() {
+            "never" => Ok(Self(None)),
+            typed => lifetime(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
+        }
+    }
+}
+
 impl RelaySettings {
+    /// How long mail waits, and when it is tried again.
+    ///
+    /// # Errors
+    /// If the settings contradict each other.
+    pub fn schedule(&self) -> anyhow::Result<Schedule> {
+        let length = |length: Duration| time::Duration::try_from(length).unwrap_or(time::Duration::MAX);
+        if self.retry_first > self.retry_longest {
+            anyhow::bail!("OUTGATE_RETRY_FIRST is longer than OUTGATE_RETRY_LONGEST: make it shorter.");
+        }
+        Ok(Schedule {
+            lifetime: length(self.queue_lifetime),
+            held_lifetime: length(self.held_lifetime),
+            delay_notice: self.delay_notice.0.map(length),
+            first_retry: length(self.retry_first),
+            longest_retry: length(self.retry_longest),
+        })
+    }
+
     /// The relay's own name, for greeting, EHLO and `Received`.
     ///
     /// # Errors
@@ -365,6 +416,15 @@ fn duration(typed: &str) -> Result<Duration, String> {
     match number.checked_mul(seconds) {
         None | Some(0) => Err(mistake()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+/// A length of time that can be added to any date.
+fn lifetime(typed: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    match duration(typed)? {
+        length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        length => Ok(length),
     }
 }
 

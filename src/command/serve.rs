@@ -70,6 +70,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         handover_wait: settings.handover_wait,
         allowed: super::allowed(platform),
         max_staleness: settings.max_staleness,
+        schedule: settings.schedule()?,
         ..defaults
     })
 }

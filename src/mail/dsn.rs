@@ -1,12 +1,17 @@
-//! Delivery status notifications (RFC 3464): what a sender gets when mail that was accepted could
-//! not be delivered. Says what happened, which server said it and what to do.
+//! Delivery status notifications (RFC 3464): what a sender gets when mail that was accepted is not delivered, is
+//! late, or was passed to a server that tells nobody. Says what happened, which server said it and what to do.
+
+use std::fmt::Write;
 
 use mail_builder::{
     MessageBuilder,
     headers::{content_type::ContentType, raw::Raw},
     mime::MimePart,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use mail_parser::MessageParser;
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc2822};
+
+use super::notify::{EnvelopeId, OriginalRecipient};
 
 /// Everything that a notification says.
 #[derive(Debug, Clone)]
@@ -15,168 +20,474 @@ pub struct Notification<'a> {
     pub hostname: &'a str,
     /// Whoever sent the message: its reverse-path.
     pub to: &'a str,
+    /// Its own id, which nobody has heard of before.
+    pub own_id: &'a str,
     /// The id under which our log and queue know the message that is reported on.
     pub id: &'a str,
+    /// By what its sender knows it.
+    pub envid: Option<&'a EnvelopeId>,
     pub accepted_at: OffsetDateTime,
     pub now: OffsetDateTime,
-    pub failures: &'a [Failure],
-    /// The header section of that message, with or without its last empty line.
-    pub header: &'a [u8],
+    /// One or more, all with the same [`Action`].
+    pub reports: &'a [Report],
+    pub original: Original<'a>,
 }
 
-/// One recipient who will not get the message.
-#[derive(Debug, Clone)]
-pub struct Failure {
+/// What comes back of the message.
+#[derive(Debug, Clone, Copy)]
+pub enum Original<'a> {
+    /// The header section, with or without its last empty line.
+    Header(&'a [u8]),
+    Whole(&'a [u8]),
+}
+
+/// What became of the message for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
     pub recipient: String,
-    /// Which server said what, in one line.
+    pub original: Option<OriginalRecipient>,
+    /// Which server said what, in one line: `gateway mail.example.com said: 550 5.7.1 no`.
     pub reason: String,
     pub cause: Cause,
 }
 
-/// Why it was given up.
+/// Why there is something to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Refused,
-    /// It waited for so many days.
-    Expired(i64),
+    /// It waited for so long.
+    Expired(Duration),
     /// An administrator of the sender's organization returned it while it was held.
     Returned,
+    /// It waits, and is given up at this time.
+    Delayed(OffsetDateTime),
+    /// It is held for an administrator of the sender's organization, until this time.
+    Held(OffsetDateTime),
+    /// A server has taken it that does not tell senders what they asked to be told (RFC 3461 §5.2.2).
+    Relayed,
+}
+
+/// RFC 3464 §2.3.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Failed,
+    Delayed,
+    Relayed,
+}
+
+impl Cause {
+    pub fn action(self) -> Action {
+        match self {
+            Self::Refused | Self::Expired(_) | Self::Returned => Action::Failed,
+            Self::Delayed(_) | Self::Held(_) => Action::Delayed,
+            Self::Relayed => Action::Relayed,
+        }
+    }
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Relayed => "relayed",
+        }
+    }
 }
 
 impl Notification<'_> {
     /// The message, ready to be sent with a null reverse-path.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let original = String::from_utf8_lossy(self.header);
-        // RFC 6533 §3: parts with addresses or headers beyond ASCII have types of their own. Where only
-        // the header is beyond ASCII, a readable notification is worth more than an exact copy.
-        let (status_type, header_type, original) = match self.is_ascii() {
-            true => ("message/delivery-status", "text/rfc822-headers", only_ascii(&original)),
-            false => ("message/global-delivery-status", "message/global-headers", original.into_owned()),
+        // A boundary that nobody can have written into the message.
+        let report = ContentType::new("multipart/report")
+            .attribute("report-type", "delivery-status")
+            .attribute("boundary", format!("report-{}", self.own_id));
+        // RFC 6533 §3: a part with addresses beyond ASCII has a type of its own.
+        let status_type = match self.is_ascii() {
+            true => "message/delivery-status",
+            false => "message/global-delivery-status",
         };
-        let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
         let parts = vec![
             MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), self.text()),
-            raw_part(status_type, self.status()),
-            raw_part(header_type, with_one_line_end(&original)),
+            raw_part(status_type, self.status().into_bytes()),
+            self.returned(),
         ];
         let from = format!("Mail Delivery System <MAILER-DAEMON@{}>", self.hostname);
-        let mut bytes = Vec::new();
-        MessageBuilder::new()
+        let mut message = MessageBuilder::new()
             .header("From", Raw::new(from))
-            .header("To", Raw::new(format!("<{}>", self.to)))
-            .subject("Your message could not be delivered")
+            .header("To", Raw::new(format!("<{}>", one_line(self.to))))
+            .subject(self.subject())
             .header("Date", Raw::new(rfc2822(self.now)))
-            .message_id(format!("{}.notification@{}", self.id, self.hostname))
+            .message_id(format!("{}@{}", self.own_id, self.hostname))
             // RFC 3834 §5: nobody's automatic answer answers this.
-            .header("Auto-Submitted", Raw::new("auto-replied"))
-            .body(MimePart::new(report, parts))
-            .serialize(&mut bytes);
+            .header("Auto-Submitted", Raw::new("auto-replied"));
+        if let Some(id) = self.message_id() {
+            message = message.header("In-Reply-To", Raw::new(id.clone())).header("References", Raw::new(id));
+        }
+        let mut bytes = Vec::new();
+        message.body(MimePart::new(report, parts)).serialize(&mut bytes);
         bytes
     }
 
     /// Whether the notification itself needs nothing beyond ASCII of the servers it passes.
     pub fn is_ascii(&self) -> bool {
-        self.to.is_ascii() && self.failures.iter().all(|failure| failure.recipient.is_ascii())
+        self.to.is_ascii() && self.reports.iter().all(|report| report.recipient.is_ascii())
     }
 
-    fn text(&self) -> String {
-        let mut text = String::from("Your message could not be delivered to these recipients:\n\n");
-        for failure in self.failures {
-            text.push_str(&format!("  {}\n    {}\n    {}\n\n", failure.recipient, happened(failure), advice(failure)));
+    fn cause(&self) -> Cause {
+        self.reports.first().map_or(Cause::Refused, |report| report.cause)
+    }
+
+    fn subject(&self) -> String {
+        let what = match self.cause() {
+            Cause::Refused | Cause::Expired(_) | Cause::Returned => "Not delivered",
+            Cause::Delayed(_) => "Delayed, still trying",
+            Cause::Held(_) => "Held, not lost",
+            Cause::Relayed => "Passed on",
+        };
+        match self.reports {
+            [one] => format!("{what}: {}", shown(&one.recipient)),
+            all => format!("{what}: {} recipients", all.len()),
         }
-        text.push_str(&format!(
-            "The message was accepted on {} and is known here as {}.\nIts header is attached.\n",
-            rfc2822(self.accepted_at),
-            self.id
-        ));
+    }
+
+    /// For people: what happened first, then to whom, who said so, and what to do.
+    fn text(&self) -> String {
+        let to_whom = match self.reports {
+            [one] => format!("to {} ", shown(&one.recipient)),
+            _ => String::new(),
+        };
+        let became = match self.cause() {
+            Cause::Refused | Cause::Expired(_) | Cause::Returned => "was not delivered",
+            Cause::Delayed(_) => "is delayed. It is not lost, and you need not send it again",
+            Cause::Held(_) => "is held. It is not lost, and you need not send it again",
+            Cause::Relayed => "was passed on to a server that does not report deliveries",
+        };
+        let mut text = wrapped("", &format!("Your message {to_whom}{became}."));
+        for report in self.reports {
+            text.push('\n');
+            if self.reports.len() > 1 {
+                text.push_str(&format!("{}\n", shown(&report.recipient)));
+            }
+            for (label, words) in paragraphs(report) {
+                text.push_str(&wrapped("  ", &format!("{label}: {words}")));
+            }
+        }
+        text.push_str("\nThe message:\n");
+        if let Some(subject) = self.header_field(|header| header.subject().map(str::to_owned)) {
+            text.push_str(&wrapped("  ", &format!("Subject: {}", shown(&subject))));
+        }
+        let attached = match self.original {
+            Original::Header(_) => "Its header is attached.",
+            Original::Whole(_) => "It is attached.",
+        };
+        let accepted = rfc2822(self.accepted_at);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "  Accepted: {accepted}\n  Known here as: {}\n  {attached}\n", self.id);
         text
     }
 
     /// RFC 3464 §2.2 and §2.3.
     fn status(&self) -> String {
-        let mut status =
-            format!("Reporting-MTA: dns; {}\r\nArrival-Date: {}\r\n", self.hostname, rfc2822(self.accepted_at));
-        let recipient_type = if self.is_ascii() { "rfc822" } else { "utf-8" };
-        for failure in self.failures {
-            status.push_str(&format!(
-                "\r\nFinal-Recipient: {recipient_type}; {}\r\nAction: failed\r\nStatus: {}\r\nDiagnostic-Code: {}; {}\r\n",
-                failure.recipient,
-                status_code(failure),
-                if quoted_reply(&failure.reason).is_some() { "smtp" } else { "x-outgate" },
-                folded(quoted_reply(&failure.reason).unwrap_or(&failure.reason)),
-            ));
+        let mut status = Fields { text: String::new(), is_ascii: self.is_ascii() };
+        status.add("Reporting-MTA", &format!("dns; {}", self.hostname));
+        if let Some(envid) = self.envid {
+            status.add("Original-Envelope-Id", &envid.decoded());
         }
-        status
+        status.add("Arrival-Date", &rfc2822(self.accepted_at));
+        for report in self.reports {
+            status.text.push_str("\r\n");
+            self.add_recipient(report, &mut status);
+        }
+        status.text
+    }
+
+    fn add_recipient(&self, report: &Report, status: &mut Fields) {
+        if let Some(original) = &report.original {
+            status.add("Original-Recipient", &format!("{}; {}", original.kind(), original.decoded()));
+        }
+        let kind = if report.recipient.is_ascii() { "rfc822" } else { "utf-8" };
+        status.add("Final-Recipient", &format!("{kind}; {}", report.recipient));
+        status.add("Action", report.cause.action().as_str());
+        status.add("Status", &status_code(report));
+        let said = Said::of(&report.reason);
+        if let Some(server) = said.server {
+            status.add("Remote-MTA", &format!("dns; {}", mta_name(server)));
+        }
+        let kind = if said.is_reply { "smtp" } else { "x-outgate" };
+        status.add("Diagnostic-Code", &format!("{kind}; {}", said.words));
+        status.add("Last-Attempt-Date", &rfc2822(self.now));
+        if let Cause::Delayed(until) | Cause::Held(until) = report.cause {
+            status.add("Will-Retry-Until", &rfc2822(until));
+        }
+    }
+
+    fn returned(&self) -> MimePart<'static> {
+        match self.original {
+            Original::Whole(message) if self.is_ascii() || message.is_ascii() => {
+                raw_part("message/rfc822", message.to_vec())
+            }
+            Original::Whole(message) => raw_part("message/global", message.to_vec()),
+            // Where only the header is beyond ASCII, a readable notification is worth more than an exact copy.
+            Original::Header(header) if self.is_ascii() => {
+                raw_part("text/rfc822-headers", returned_header(header, true).into_bytes())
+            }
+            Original::Header(header) => raw_part("message/global-headers", returned_header(header, false).into_bytes()),
+        }
+    }
+
+    fn header_field<T>(&self, field: impl Fn(&mail_parser::Message<'_>) -> Option<T>) -> Option<T> {
+        let (Original::Header(header) | Original::Whole(header)) = self.original;
+        field(&MessageParser::new().parse_headers(header)?)
+    }
+
+    /// With its brackets, if it is one that a header of ours can carry.
+    fn message_id(&self) -> Option<String> {
+        let id = self.header_field(|header| header.message_id().map(str::to_owned))?;
+        let is_plain = id.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'\\' | b'"'));
+        (is_plain && id.len() <= 200).then(|| format!("<{id}>"))
     }
 }
 
-fn happened(failure: &Failure) -> String {
-    match failure.cause {
-        Cause::Refused => format!("It was refused: {}", failure.reason),
-        Cause::Expired(days) => {
-            format!("It could not be delivered within {days} days. The last trouble was: {}", failure.reason)
+/// What the text says about one recipient, each with what it is.
+fn paragraphs(report: &Report) -> Vec<(&'static str, String)> {
+    let said = Said::of(&report.reason);
+    let words = shown(said.words);
+    let its_words = if said.is_reply { "It said" } else { "The trouble" };
+    let mut told = Vec::new();
+    match report.cause {
+        Cause::Refused if said.is_reply => {
+            told.push(("What happened", format!("{} refused it.", said.whose())));
+            told.push(("It said", words));
+        }
+        Cause::Refused => {
+            // Our own words: their codes are for programs.
+            let words =
+                words.trim_start_matches(|character: char| character.is_ascii_digit() || " .".contains(character));
+            told.push(("What happened", sentence(&format!("{}{words}", said.prefix()))));
+        }
+        Cause::Expired(waited) => {
+            told.push(("What happened", format!("It could not be delivered within {}.", in_words(waited))));
+            told.push(("The last trouble", sentence(&shown(&report.reason))));
         }
         Cause::Returned => {
-            format!("An administrator of your organization returned it while it was held: {}", failure.reason)
+            let happened = "An administrator of your organization returned it while it was held.";
+            told.push(("What happened", happened.to_owned()));
+            told.push(("Why it was held", sentence(&words)));
+        }
+        Cause::Delayed(until) => {
+            told.push(("What happened", format!("{} has not taken it yet.", said.whose())));
+            told.push((its_words, words));
+            told.push(("What happens next", format!("It is tried again until {}.", rfc2822(until))));
+        }
+        Cause::Held(until) => {
+            told.push(("Why it is held", sentence(&words)));
+            let next = "It leaves by itself once an administrator of your organization has set where it goes. If nobody does, it returns to you on";
+            told.push(("What happens next", format!("{next} {}.", rfc2822(until))));
+        }
+        Cause::Relayed => {
+            told.push(("What happened", format!("{} has taken it.", said.whose())));
+            told.push(("It said", words));
+            told.push(("What that means", "Whether it has reached the mailbox is not known here.".to_owned()));
         }
     }
+    told.extend(advice(report).map(|advice| ("What to do", advice.to_owned())));
+    told
 }
 
-fn advice(failure: &Failure) -> &'static str {
-    let status = status_code(failure);
-    match (failure.cause, status.as_str()) {
+fn advice(report: &Report) -> Option<&'static str> {
+    let status = status_code(report);
+    Some(match (report.cause, status.as_str()) {
+        (Cause::Delayed(_) | Cause::Held(_), _) => {
+            "Nothing. If it is urgent, reach the recipient by another way, or ask your administrator."
+        }
+        (Cause::Relayed, _) => return None,
         (Cause::Returned, _) => "Ask your administrator which route your mail takes now, then send the message again.",
         (Cause::Expired(_), _) => "Send the message again, or ask your administrator what is wrong with this route.",
         (_, "5.3.4" | "5.2.3") => "Send a smaller message, or a link to what it carries.",
         (_, "5.1.1" | "5.1.2" | "5.1.3" | "5.1.10") => "Check the address for mistakes and send the message again.",
         (_, "5.2.2") => "Ask the recipient to make room in the mailbox and send the message again later.",
+        (_, "5.4.6") => "Show this notification to your administrator: the mail goes in circles.",
+        (_, "5.6.7") => "Use an address without letters beyond a to z, or ask your administrator.",
         (_, status) if status.starts_with("5.7.") => {
             "The server does not let this message pass. Ask your administrator, and show this notification."
         }
         _ => "If the words above do not help, ask your administrator, and show this notification.",
+    })
+}
+
+/// A reason taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Said<'a> {
+    kind: &'static str,
+    /// The address of the server.
+    server: Option<&'a str>,
+    /// Its reply where it gave one, else what we say about it.
+    words: &'a str,
+    is_reply: bool,
+}
+
+/// How servers are named in reasons, and by their senders.
+const KINDS: [(&str, &str); 3] = [
+    ("gateway ", "Your organization's mail gateway"),
+    ("smarthost ", "The mail platform's server"),
+    ("mail server ", "The recipient's mail server"),
+];
+
+impl<'a> Said<'a> {
+    fn of(reason: &'a str) -> Self {
+        let unnamed = Self { kind: "The server", server: None, words: reason, is_reply: false };
+        let Some((prefix, kind)) = KINDS.into_iter().find(|(prefix, _)| reason.starts_with(prefix)) else {
+            return unnamed;
+        };
+        let rest = &reason[prefix.len()..];
+        // Addresses have no blanks: what follows is ours, whatever the server put into its reply.
+        let Some((server, words)) = rest.split_once(' ') else { return unnamed };
+        match (server.strip_suffix(':'), words.strip_prefix("said: ")) {
+            (_, Some(reply)) => Self { kind, server: Some(server), words: reply, is_reply: true },
+            (Some(server), None) => Self { kind, server: Some(server), words, is_reply: false },
+            (None, None) => Self { kind, server: Some(server), words, is_reply: false },
+        }
+    }
+
+    fn whose(&self) -> String {
+        self.server.map_or_else(|| self.kind.to_owned(), |server| format!("{} {server}", self.kind))
+    }
+
+    fn prefix(&self) -> String {
+        self.server.map(|_| format!("{}: ", self.whose())).unwrap_or_default()
     }
 }
 
-/// The server's own reply where a reason repeats one: what follows `said: `.
-fn quoted_reply(reason: &str) -> Option<&str> {
-    let (_, reply) = reason.split_once(" said: ")?;
-    Some(reply)
+/// A server's address without its port, as RFC 3464 §2.3.5 and RFC 5321 §4.1.3 have it.
+fn mta_name(server: &str) -> String {
+    use super::{GatewayAddress, GatewayHost};
+    match server.parse::<GatewayAddress>().map(|address| address.host().clone()) {
+        Ok(GatewayHost::Ip(ip @ std::net::IpAddr::V4(_))) => format!("[{ip}]"),
+        Ok(GatewayHost::Ip(ip)) => format!("[IPv6:{ip}]"),
+        Ok(GatewayHost::Name(name)) => name.to_string(),
+        Err(_) => server.to_owned(),
+    }
 }
 
 /// RFC 3463: the status that the reply has, else that of its class.
-fn status_code(failure: &Failure) -> String {
-    match failure.cause {
+fn status_code(report: &Report) -> String {
+    match report.cause {
         // RFC 3463 §3.5: delivery time expired.
         Cause::Expired(_) => return "5.4.7".to_owned(),
         // RFC 3463 §3.5: something about the route that has no code of its own.
         Cause::Returned => return "5.4.0".to_owned(),
-        Cause::Refused => {}
+        Cause::Held(_) => return "4.4.0".to_owned(),
+        Cause::Refused | Cause::Delayed(_) | Cause::Relayed => {}
     }
-    let reply = quoted_reply(&failure.reason).unwrap_or(&failure.reason);
-    let enhanced = reply.split_whitespace().take(5).find(|word| {
+    let class = match report.cause.action() {
+        Action::Failed => "5",
+        Action::Delayed => "4",
+        Action::Relayed => "2",
+    };
+    let words = Said::of(&report.reason).words;
+    let enhanced = words.split_whitespace().take(5).find(|word| {
         let mut parts = word.split('.');
-        word.starts_with("5.") && parts.clone().count() == 3 && parts.all(|part| part.parse::<u16>().is_ok())
+        parts.next() == Some(class) && parts.clone().count() == 2 && parts.all(|part| part.parse::<u16>().is_ok())
     });
-    match (enhanced, reply.starts_with("552")) {
-        (Some(enhanced), _) => enhanced.to_owned(),
-        (None, true) => "5.3.4".to_owned(),
-        (None, false) => "5.0.0".to_owned(),
+    match (enhanced, class, words.starts_with("552")) {
+        (Some(enhanced), ..) => enhanced.to_owned(),
+        (None, "5", true) => "5.3.4".to_owned(),
+        // RFC 3463 §3.5: no answer from the host.
+        (None, "4", _) => "4.4.1".to_owned(),
+        (None, ..) => format!("{class}.0.0"),
+    }
+}
+
+/// The fields of a delivery status.
+struct Fields {
+    text: String,
+    is_ascii: bool,
+}
+
+impl Fields {
+    /// Adds a field; whatever its value is, it stays one field.
+    fn add(&mut self, name: &str, value: &str) {
+        let value = one_line(value);
+        let value = if self.is_ascii { only_ascii(&value) } else { value };
+        self.text.push_str(&format!("{name}: {}\r\n", folded(&value)));
     }
 }
 
 /// A part in the clear: its readers are programs.
-fn raw_part(content_type: &'static str, content: String) -> MimePart<'static> {
+fn raw_part(content_type: &'static str, content: Vec<u8>) -> MimePart<'static> {
     let encoding = if content.is_ascii() { "7bit" } else { "8bit" };
-    MimePart::new(content_type, content.into_bytes()).transfer_encoding(encoding)
+    MimePart::new(content_type, content).transfer_encoding(encoding)
+}
+
+/// Header sections come with their empty line, which a part does not need. No line is longer than RFC 5322 §2.1.1 has it.
+fn returned_header(header: &[u8], is_ascii: bool) -> String {
+    const LONGEST: usize = 998;
+    let header = String::from_utf8_lossy(header);
+    let header = if is_ascii { only_ascii(&header) } else { header.into_owned() };
+    header.trim_end().split("\r\n").fold(String::with_capacity(header.len()), |mut returned, line| {
+        returned.push_str(&line[..line.floor_char_boundary(LONGEST)]);
+        returned.push_str("\r\n");
+        returned
+    })
 }
 
 fn only_ascii(text: &str) -> String {
     text.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect()
 }
 
-/// Header sections come with their empty line, which a MIME part does not need.
-fn with_one_line_end(header: &str) -> String {
-    format!("{}\r\n", header.trim_end())
+/// Nothing in it ends a line or moves a cursor.
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+}
+
+/// The same for people, not too long, and without marks that turn the rest of a line around.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let is_mark = |character: char| matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    let mut shown: String = one_line(text).chars().filter(|character| !is_mark(*character)).take(LONGEST).collect();
+    if text.chars().count() > LONGEST {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Begins with a capital and ends with a full stop.
+fn sentence(words: &str) -> String {
+    let mut characters = words.trim_end_matches('.').chars();
+    let first: String = characters.next().into_iter().flat_map(char::to_uppercase).collect();
+    format!("{first}{}.", characters.as_str())
+}
+
+/// `5 days`, `36 hours`.
+fn in_words(length: Duration) -> String {
+    let counted = |count: i64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
+    match length {
+        length if length >= Duration::DAY && length.whole_hours() % 24 == 0 => counted(length.whole_days(), "day"),
+        length if length >= Duration::HOUR => counted(length.whole_hours(), "hour"),
+        length => counted(length.whole_minutes(), "minute"),
+    }
+}
+
+/// Lines of a text for people, with an indent; within one, what follows the first stands two further in.
+fn wrapped(indent: &str, text: &str) -> String {
+    const LONGEST: usize = 76;
+    let further = if indent.is_empty() { String::new() } else { format!("{indent}  ") };
+    let mut lines = String::from(indent);
+    let mut length = indent.len();
+    for (index, word) in text.split_whitespace().enumerate() {
+        let width = word.chars().count();
+        if index > 0 && length + 1 + width > LONGEST {
+            lines.push_str(&format!("\n{further}"));
+            length = further.len();
+        } else if index > 0 {
+            lines.push(' ');
+            length += 1;
+        }
+        lines.push_str(word);
+        length += width;
+    }
+    lines + "\n"
 }
 
 /// RFC 5322 §2.1.1: no line is longer than 998 octets, and better none longer than 78.

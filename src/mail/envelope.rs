@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::notify::{self, EnvelopeId, Event, Notify, OriginalRecipient, Ret, Wishes};
+
 /// RFC 5321 §2.3.1: the part of a message that is not in its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -10,11 +12,20 @@ pub struct Envelope {
     pub reverse_path: String,
     /// As given in RCPT, without angle brackets, in the order given.
     pub forward_paths: Vec<String>,
+    /// What RCPT said about notifications, for each forward-path. Empty if it said nothing about any.
+    pub wishes: Vec<Wishes>,
     pub parameters: MailParameters,
 }
 
+impl Envelope {
+    /// Whether the sender wants to be told of it for any recipient.
+    pub fn wants(&self, event: Event) -> bool {
+        self.wishes.iter().any(|wishes| notify::wants(wishes.notify, event))
+    }
+}
+
 /// What MAIL says beside the reverse-path and what must reach the next server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailParameters {
     /// BODY=8BITMIME (RFC 6152).
     #[serde(default)]
@@ -22,6 +33,12 @@ pub struct MailParameters {
     /// SMTPUTF8 (RFC 6531).
     #[serde(default)]
     pub smtputf8: bool,
+    /// RET (RFC 3461).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ret: Option<Ret>,
+    /// ENVID (RFC 3461).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envid: Option<EnvelopeId>,
 }
 
 /// One recipient of a waiting message, and what became of it so far.
@@ -33,6 +50,12 @@ pub struct Recipient {
     /// What the last server that was asked said about this recipient, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
+    /// NOTIFY (RFC 3461).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+    /// ORCPT (RFC 3461).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orcpt: Option<OriginalRecipient>,
 }
 
 /// What became of a recipient.
@@ -49,7 +72,22 @@ pub enum RecipientState {
 impl Recipient {
     /// A recipient that nobody was asked about yet.
     pub fn waiting(to: impl Into<String>) -> Self {
-        Self { to: to.into(), state: RecipientState::Waiting, reply: None }
+        Self { to: to.into(), state: RecipientState::Waiting, reply: None, notify: None, orcpt: None }
+    }
+
+    /// The same with what RCPT said about notifications.
+    pub fn wishing(self, wishes: &Wishes) -> Self {
+        Self { notify: wishes.notify, orcpt: wishes.original.clone(), ..self }
+    }
+
+    /// What RCPT said about notifications.
+    pub fn wishes(&self) -> Wishes {
+        Wishes { notify: self.notify, original: self.orcpt.clone() }
+    }
+
+    /// Whether the sender wants to be told of it.
+    pub fn wants(&self, event: Event) -> bool {
+        notify::wants(self.notify, event)
     }
 }
 

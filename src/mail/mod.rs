@@ -7,6 +7,7 @@ pub mod envelope;
 pub mod gateway_address;
 pub mod id;
 pub mod mailbox;
+pub mod notify;
 pub mod received;
 pub mod reply;
 

@@ -1,32 +1,59 @@
-//! When waiting mail and failing gateways are tried again, and when mail is given up (RFC 5321 §4.5.4.1).
-//! Pure functions of the moment and the failures so far; the relay's queue and health ask them.
+//! When waiting mail and failing gateways are tried again, when its sender is told that it is late, and when mail is
+//! given up (RFC 5321 §4.5.4.1). Pure functions of the operator's settings, the moment and the failures so far.
 
 use time::{Duration, OffsetDateTime};
-
-/// How long mail waits before it returns to its sender.
-pub const LIFETIME: Duration = Duration::days(5);
-
-/// How long held mail waits: longer, since an administrator has to act.
-pub const HELD_LIFETIME: Duration = Duration::days(7);
 
 /// How long a gateway may take to answer the final dot before the message is tried again
 /// (RFC 5321 §4.5.3.2.6): trying earlier makes duplicates.
 pub const ANSWER_WAIT: Duration = Duration::minutes(10);
 
-/// The next attempt after `attempts` failed ones: soon at first, since most troubles are short,
-/// then at growing distances up to an hour. `spread` in 0.0..1.0 moves it by up to a tenth, so that
-/// a thousand messages that failed together do not all come back in the same second.
-pub fn next_attempt(now: OffsetDateTime, attempts: u32, spread: f64) -> OffsetDateTime {
-    let minutes = match attempts {
-        0 | 1 => 1.0,
-        2 => 2.0,
-        3 => 5.0,
-        4 => 10.0,
-        5 => 20.0,
-        6 => 40.0,
-        _ => 60.0,
-    };
-    now + Duration::seconds_f64(minutes * 60.0 * (1.0 + spread.clamp(0.0, 1.0) / 10.0))
+/// The operator's settings. Mail keeps those that held when it was accepted or held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// `OUTGATE_QUEUE_LIFETIME`: how long mail waits before it returns to its sender.
+    pub lifetime: Duration,
+    /// `OUTGATE_HELD_LIFETIME`: how long held mail waits: longer, since an administrator has to act.
+    pub held_lifetime: Duration,
+    /// `OUTGATE_DELAY_NOTICE`: after how long its sender is told that it waits; `None`: never.
+    pub delay_notice: Option<Duration>,
+    /// `OUTGATE_RETRY_FIRST`: between the first attempt and the second.
+    pub first_retry: Duration,
+    /// `OUTGATE_RETRY_LONGEST`: the longest between two attempts.
+    pub longest_retry: Duration,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::days(5),
+            held_lifetime: Duration::days(7),
+            delay_notice: Some(Duration::hours(4)),
+            first_retry: Duration::minutes(1),
+            longest_retry: Duration::hours(1),
+        }
+    }
+}
+
+impl Schedule {
+    /// The next attempt after `attempts` failed ones: soon at first, since most troubles are short, then after twice as
+    /// long each time. `spread` in 0.0..1.0 moves it by up to a tenth, so that a thousand messages that failed
+    /// together do not all come back in the same second.
+    pub fn next_attempt(&self, now: OffsetDateTime, attempts: u32, spread: f64) -> OffsetDateTime {
+        let doublings = attempts.saturating_sub(1).min(20);
+        let pause = self.first_retry.saturating_mul(1 << doublings).min(self.longest_retry);
+        now + spread_out(pause, spread)
+    }
+
+    /// When the sender is to be told that a message waits; `None`: never.
+    pub fn notice_at(&self, accepted_at: OffsetDateTime) -> Option<OffsetDateTime> {
+        accepted_at.checked_add(self.delay_notice?)
+    }
+
+    /// No message that waits for its next attempt waits longer than until this: what does was scheduled by a clock
+    /// that was ahead.
+    pub fn latest_attempt(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now + self.longest_retry.max(Duration::HOUR) * 1.1 + ANSWER_WAIT
+    }
 }
 
 /// The longest that nobody asks a failing gateway.
@@ -48,7 +75,11 @@ pub fn next_look(
     longest: Duration,
     spread: f64,
 ) -> OffsetDateTime {
-    let pause = (now - accepted_at).clamp(Duration::minutes(1), longest);
-    let look = now + pause * (1.0 + spread.clamp(0.0, 1.0) / 10.0);
+    let pause = (now - accepted_at).min(longest).max(Duration::MINUTE);
+    let look = now + spread_out(pause, spread);
     until.map_or(look, |until| look.max(until))
+}
+
+fn spread_out(pause: Duration, spread: f64) -> Duration {
+    pause * (1.0 + spread.clamp(0.0, 1.0) / 10.0)
 }

@@ -139,6 +139,7 @@ impl Relay {
             hostname: self.settings.hostname.clone(),
             default: self.settings.default.clone(),
             mx_port: crate::mail::gateway_address::SMTP_PORT,
+            schedule: self.settings.schedule,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
         queue.take_up(&stop).await;

@@ -1,53 +1,81 @@
-//! Tells senders what could not be delivered: builds the notification as one more waiting message,
-//! which is committed together with what it reports.
+//! Tells senders what became of their mail: builds notifications as more waiting messages, which are committed
+//! together with what they report. Never an answer to a message without a sender (RFC 5321 §4.5.5).
 
 use time::OffsetDateTime;
 
-use super::{handover::source::Source, message::Content};
+use super::{
+    handover::source::Source,
+    message::Content,
+    queue::{Entry, QueueSettings},
+};
 use crate::{
     mail::{
-        dsn::{Failure, Notification},
+        dsn::{Action, Notification, Original, Report},
         envelope::{MailParameters, Recipient},
         id::QueueId,
+        notify::Ret,
     },
-    policy::retry,
     store::queue::{QueuedMessage, State},
 };
 
 /// What of a header section is returned with a notification.
 const MAX_HEADER: usize = 64 * 1024;
+/// A larger message does not come back whole, whatever its sender asked for.
+const MAX_WHOLE: u64 = 1024 * 1024;
 
-/// The notification of failures of one message; `None` if nobody is to be told: a notification is
-/// never answered with another (RFC 5321 §4.5.5).
-pub async fn notification(
-    hostname: &str,
+/// The notifications of one message, one for each kind of report; none if nobody is to be told.
+pub async fn notifications(
+    settings: &QueueSettings,
     message: &QueuedMessage,
     source: &Source,
-    failures: &[Failure],
+    reports: &[Report],
     now: OffsetDateTime,
-) -> Option<(QueuedMessage, Source)> {
-    if message.reverse_path.is_empty() || failures.is_empty() {
-        return None;
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    if message.reverse_path.is_empty() {
+        return entries;
     }
-    // Without the header a notification still says what matters.
-    let header = source.header(MAX_HEADER).await.unwrap_or_else(|error| {
-        tracing::warn!(queue_id = %message.id, %error, "the header could not be read for a notification");
-        Vec::new()
-    });
+    for action in [Action::Failed, Action::Delayed, Action::Relayed] {
+        let alike: Vec<Report> = reports.iter().filter(|report| report.cause.action() == action).cloned().collect();
+        if !alike.is_empty() {
+            entries.push(notification(settings, message, source, action, &alike, now).await);
+        }
+    }
+    entries
+}
+
+async fn notification(
+    settings: &QueueSettings,
+    message: &QueuedMessage,
+    source: &Source,
+    action: Action,
+    reports: &[Report],
+    now: OffsetDateTime,
+) -> Entry {
+    // RFC 3461 §4.3: RET is about failures only.
+    let wants_whole = action == Action::Failed && message.parameters.ret == Some(Ret::Full);
+    let (returned, is_whole) = match wants_whole {
+        true => whole_or_header(source, &message.id).await,
+        false => (header(source, &message.id).await, false),
+    };
+    let id = QueueId::new();
     let report = Notification {
-        hostname,
+        hostname: &settings.hostname,
         to: &message.reverse_path,
+        own_id: &id.to_string(),
         id: &message.id.to_string(),
+        envid: message.parameters.envid.as_ref(),
         accepted_at: message.accepted_at,
         now,
-        failures,
-        header: &header,
+        reports,
+        original: if is_whole { Original::Whole(&returned) } else { Original::Header(&returned) },
     };
     let bytes = report.to_bytes();
-    let parameters = MailParameters { eight_bit: !bytes.is_ascii(), smtputf8: !report.is_ascii() };
-    let notification = QueuedMessage {
+    let parameters =
+        MailParameters { eight_bit: !bytes.is_ascii(), smtputf8: !report.is_ascii(), ..MailParameters::default() };
+    let message = QueuedMessage {
         organization: message.organization,
-        id: QueueId::new(),
+        id,
         state: State::Waiting,
         sender: None,
         sender_account: None,
@@ -62,10 +90,44 @@ pub async fn notification(
         choice: None,
         attempts: 0,
         last_reply: None,
+        delay_noticed: false,
         accepted_at: now,
         next_attempt_at: now,
-        expires_at: now + retry::LIFETIME,
+        expires_at: now + settings.schedule.lifetime,
         lease: None,
     };
-    Some((notification, Source::Content(Content::Memory(bytes.into()))))
+    Entry { message, source: Source::Content(Content::Memory(bytes.into())) }
+}
+
+async fn header(source: &Source, id: &QueueId) -> Vec<u8> {
+    // Without the header a notification still says what matters.
+    source.header(MAX_HEADER).await.unwrap_or_else(|error| {
+        tracing::warn!(queue_id = %id, %error, "the header could not be read for a notification");
+        Vec::new()
+    })
+}
+
+/// The second value: it is the whole message. A line that is too long for the part that it would stand in
+/// (RFC 5322 §2.1.1) may be anywhere in it.
+async fn whole_or_header(source: &Source, id: &QueueId) -> (Vec<u8>, bool) {
+    const LONGEST_LINE: usize = 998;
+    if source.size() <= MAX_WHOLE {
+        match whole(source).await {
+            Ok(whole) if whole.split(|byte| *byte == b'\n').all(|line| line.len() <= LONGEST_LINE + 1) => {
+                return (whole, true);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(queue_id = %id, %error, "the message could not be read for a notification"),
+        }
+    }
+    (header(source, id).await, false)
+}
+
+async fn whole(source: &Source) -> std::io::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    let mut reader = source.reader();
+    while let Some(chunk) = reader.next().await? {
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole)
 }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use super::submission::tls::ServerTls;
-use crate::policy::{gateway_network::AllowedNetworks, routing::PlatformDefault};
+use crate::policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault};
 
 /// Everything that a relay is told when it starts.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct Settings {
     pub max_staleness: Duration,
     /// Where messages that are too large for memory stand while they are received.
     pub spool_dir: PathBuf,
+    /// How long mail waits, and when it is tried again.
+    pub schedule: Schedule,
     pub limits: SubmissionLimits,
     /// `OUTGATE_SECRET_KEY_FILE`: the keys that passwords of gateways are opened with.
     pub secret_key_file: Option<PathBuf>,
@@ -62,6 +64,7 @@ impl Settings {
             max_message_size: 50 * 1024 * 1024,
             max_staleness: Duration::from_secs(24 * 60 * 60),
             spool_dir: std::env::temp_dir(),
+            schedule: Schedule::default(),
             limits: SubmissionLimits::default(),
             secret_key_file: None,
         }

@@ -10,15 +10,16 @@ use super::{
         Begun, Failed, Handover, RecipientAnswer, Transaction, peer::Peer, source::Source, transaction::Request,
     },
     message::Message,
-    notification::notification,
-    queue::{self, Attempted, Entry, Queue, after, of_answers, of_failed},
+    notification::notifications,
+    queue::{self, Attempted, Entry, Queue, after, of_answers, of_failed, of_transaction},
     routing_table::RoutingTable,
 };
 use crate::{
     mail::{
-        EnhancedStatus, Reply,
+        EnhancedStatus, Envelope, Reply,
         envelope::Recipient,
         id::{GatewayId, OrganizationId},
+        notify::Event,
     },
     policy::{
         facts::{Decision, Gateway, SenderRoute},
@@ -83,19 +84,20 @@ impl Transfer {
         let request = Request {
             reverse_path: &message.envelope.reverse_path,
             recipients: &message.envelope.forward_paths,
-            parameters: message.envelope.parameters,
+            wishes: &message.envelope.wishes,
+            parameters: &message.envelope.parameters,
             source: &source,
             turn: Turn::New,
         };
         loop {
             let whose = match self.way(&message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(entry(&message, &whose), waits_for(&peer), now).await;
+                    return self.queue_for_now(self.entry(&message, &whose), waits_for(&peer), now).await;
                 }
                 Way::Peer(whose, _) => whose,
-                Way::Queue(whose, waits) => return self.queue_for_now(entry(&message, &whose), waits, now).await,
+                Way::Queue(whose, waits) => return self.queue_for_now(self.entry(&message, &whose), waits, now).await,
                 Way::Held(whose) => {
-                    let entry = entry(&message, &whose);
+                    let entry = self.entry(&message, &whose);
                     let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
                     return self.commit_outcome(entry, &held, now).await;
                 }
@@ -120,7 +122,7 @@ impl Transfer {
         begun: Begun<()>,
         now: OffsetDateTime,
     ) -> Option<Reply> {
-        let entry = || entry(message, whose);
+        let entry = || self.entry(message, whose);
         Some(match begun {
             Begun::Detour(()) => return None,
             Begun::Open(transaction) => self.send(message, whose, *transaction, now).await,
@@ -223,26 +225,31 @@ impl Transfer {
     ) -> Reply {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(entry(message, whose), transaction, now).await;
+            return self.send_to_some(self.entry(message, whose), transaction, now).await;
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
         if let Err(failed) = transaction.send_within(limit, &source, now).await {
-            return self.failed(entry(message, whose), &failed, now).await;
+            return self.failed(self.entry(message, whose), &failed, now).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
                 log_handed_over(message, whose.organization, &transaction.peer, &reply);
+                let is_owed = message.envelope.wants(Event::Success) && !transaction.tells_senders();
+                let told_of = is_owed.then(|| transaction.peer.clone());
                 transaction.finish();
+                if let Some(peer) = told_of {
+                    self.tell_relayed(self.entry(message, whose), &peer, &reply, now).await;
+                }
                 reply
             }
             Ok(Err(failed)) => {
                 if failed.is_answer_to_message() {
                     transaction.finish();
                 }
-                self.failed(entry(message, whose), &failed, now).await
+                self.failed(self.entry(message, whose), &failed, now).await
             }
-            Err(_) => self.await_answer(entry(message, whose), transaction, now).await,
+            Err(_) => self.await_answer(self.entry(message, whose), transaction, now).await,
         }
     }
 
@@ -251,14 +258,13 @@ impl Transfer {
     async fn send_to_some(&self, mut entry: Entry, mut transaction: Transaction, now: OffsetDateTime) -> Reply {
         let places = places(entry.message.recipients.len());
         let so_far = of_answers(&transaction.peer, &transaction.recipients, &places);
-        let recorded = after(&entry.message, &so_far, now);
-        let notification = self.notification(&recorded, &entry, now).await;
-        let (lease, held) = self.queue.lease();
+        let recorded = self.after(&entry, &so_far, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
-        entry.message =
-            QueuedMessage { lease: Some(lease), attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
-        let entries = std::iter::once(entry.clone()).chain(notification).collect();
+        entry.message = QueuedMessage { attempts, next_attempt_at: Queue::lease_end(now), ..recorded.message };
+        let held = self.queue.lease(&mut entry.message);
+        let entries = std::iter::once(entry.clone()).chain(notifications).collect();
         if self.queue.commit(entries).await.is_err() {
             // The transaction is given up with its connection: nobody has the message.
             return not_stored();
@@ -280,9 +286,8 @@ impl Transfer {
     /// The gateway has the whole message and does not answer: it is committed, and the same connection
     /// waits on. Trying again earlier would make duplicates.
     async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let (lease, held) = self.queue.lease();
+        let held = self.queue.lease(&mut entry.message);
         entry.message.state = State::AnswerAwaited;
-        entry.message.lease = Some(lease);
         entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
@@ -307,12 +312,12 @@ impl Transfer {
 
     /// Commits a message as it is after an attempt while the client waited.
     async fn commit_outcome(&self, mut entry: Entry, attempted: &Attempted, now: OffsetDateTime) -> Reply {
-        let recorded = after(&entry.message, attempted, now);
-        let notification = self.notification(&recorded, &entry, now).await;
+        let recorded = self.after(&entry, attempted, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
         queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
         let reply = queued_as(&entry.message);
-        let entries = std::iter::once(entry).chain(notification).collect();
+        let entries = std::iter::once(entry).chain(notifications).collect();
         if self.queue.commit(entries).await.is_ok() { reply } else { not_stored() }
     }
 
@@ -323,8 +328,7 @@ impl Transfer {
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
             return if self.queue.commit(vec![entry]).await.is_ok() { reply } else { not_stored() };
         };
-        let (lease, _held) = self.queue.lease();
-        entry.message.lease = Some(lease);
+        let _held = self.queue.lease(&mut entry.message);
         entry.message.next_attempt_at = Queue::lease_end(now);
         if self.queue.commit(vec![entry.clone()]).await.is_err() {
             return not_stored();
@@ -333,10 +337,29 @@ impl Transfer {
         reply
     }
 
-    async fn notification(&self, recorded: &queue::Recorded, entry: &Entry, now: OffsetDateTime) -> Option<Entry> {
-        let (hostname, failures) = (self.queue.hostname(), &recorded.failures);
-        let (message, source) = notification(hostname, &recorded.message, &entry.source, failures, now).await?;
-        Some(Entry { message, source })
+    /// The sender asked to be told of success, and whoever has taken the message tells nobody (RFC 3461 §5.2.2).
+    async fn tell_relayed(&self, entry: Entry, peer: &Peer, reply: &Reply, now: OffsetDateTime) {
+        let places = places(entry.message.recipients.len());
+        let answers = vec![RecipientAnswer::Accepted; places.len()];
+        let attempted = of_transaction(peer, false, &answers, &places, &Ok(reply.clone()));
+        let recorded = self.after(&entry, &attempted, now);
+        let notifications = self.notifications(&recorded, &entry, now).await;
+        if !notifications.is_empty() && self.queue.commit(notifications).await.is_err() {
+            tracing::error!(queue_id = %entry.message.id, "the sender could not be told that the message was passed on");
+        }
+    }
+
+    fn after(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) -> queue::Recorded {
+        after(&entry.message, attempted, &self.queue.settings().schedule, true, now)
+    }
+
+    async fn notifications(&self, recorded: &queue::Recorded, entry: &Entry, now: OffsetDateTime) -> Vec<Entry> {
+        notifications(self.queue.settings(), &recorded.message, &entry.source, &recorded.reports, now).await
+    }
+
+    /// The message as the queue would have it, due now.
+    fn entry(&self, message: &Message, whose: &SenderRoute) -> Entry {
+        entry(message, whose, message.accepted_at + self.queue.settings().schedule.lifetime)
     }
 }
 
@@ -344,8 +367,7 @@ fn waits_for(peer: &Peer) -> WaitsFor {
     (peer.waits_for, peer.set_by)
 }
 
-/// The message as the queue would have it, due now.
-fn entry(message: &Message, whose: &SenderRoute) -> Entry {
+fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> Entry {
     let queued = QueuedMessage {
         organization: whose.organization,
         id: message.id,
@@ -354,8 +376,8 @@ fn entry(message: &Message, whose: &SenderRoute) -> Entry {
         sender_account: whose.account,
         sender_domain: Some(whose.sender.domain().clone()),
         reverse_path: message.envelope.reverse_path.clone(),
-        recipients: message.envelope.forward_paths.iter().map(Recipient::waiting).collect(),
-        parameters: message.envelope.parameters,
+        recipients: recipients(&message.envelope),
+        parameters: message.envelope.parameters.clone(),
         size: message.content.size() as i64,
         waits_for: None,
         waits_by: None,
@@ -363,12 +385,21 @@ fn entry(message: &Message, whose: &SenderRoute) -> Entry {
         choice: None,
         attempts: 0,
         last_reply: None,
+        delay_noticed: false,
         accepted_at: message.accepted_at,
         next_attempt_at: message.accepted_at,
-        expires_at: message.accepted_at + retry::LIFETIME,
+        expires_at,
         lease: None,
     };
     Entry { message: queued, source: Source::Content(message.content.clone()) }
+}
+
+fn recipients(envelope: &Envelope) -> Vec<Recipient> {
+    let waiting = envelope.forward_paths.iter().map(Recipient::waiting);
+    match envelope.wishes.is_empty() {
+        true => waiting.collect(),
+        false => waiting.zip(&envelope.wishes).map(|(recipient, wishes)| recipient.wishing(wishes)).collect(),
+    }
 }
 
 fn places(count: usize) -> Vec<usize> {

@@ -9,6 +9,7 @@ pub mod administrator;
 pub mod audit_log;
 pub mod change;
 pub mod columns;
+pub mod delay_notice;
 pub mod domain;
 pub mod gateway;
 pub mod gateway_record;

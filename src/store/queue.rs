@@ -3,7 +3,7 @@
 
 use futures_core::Stream;
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
+use sqlx::{PgExecutor, PgPool, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -20,8 +20,33 @@ use crate::{
     },
 };
 
-/// The largest piece in which a body is stored, in bytes.
-pub const PIECE: usize = 1024 * 1024;
+/// The largest piece in which a body is stored, in bytes: a row that fills its page. What is larger is cut into
+/// pieces of 2 kB by PostgreSQL itself, at three times the cost.
+pub const PIECE: usize = 8000;
+
+/// Pieces that are read at a time.
+const PIECES: i64 = 32;
+
+/// A part of a body; the first is number 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    pub organization: OrganizationId,
+    pub id: QueueId,
+    pub number: i32,
+    pub content: &'a [u8],
+}
+
+impl<'a> Piece<'a> {
+    /// A body, or a part of one that begins with piece `first`, cut to pieces.
+    pub fn cut(
+        (organization, id): (OrganizationId, QueueId),
+        first: i32,
+        content: &'a [u8],
+    ) -> impl Iterator<Item = Self> {
+        let numbered = (first..).zip(content.chunks(PIECE));
+        numbered.map(move |(number, content)| Self { organization, id, number, content })
+    }
+}
 
 /// One message in the queue, without its body.
 #[derive(Debug, Clone)]
@@ -51,6 +76,8 @@ pub struct QueuedMessage {
     pub attempts: i32,
     /// Why it still waits, in one line.
     pub last_reply: Option<String>,
+    /// Its sender need not be told any more that it waits.
+    pub delay_noticed: bool,
     pub accepted_at: OffsetDateTime,
     pub next_attempt_at: OffsetDateTime,
     pub expires_at: OffsetDateTime,
@@ -58,6 +85,11 @@ pub struct QueuedMessage {
 }
 
 impl QueuedMessage {
+    /// By the token of its claim, if somebody has it.
+    pub fn leased(&self) -> Option<Leased> {
+        self.lease.map(|lease| Leased { organization: self.organization, id: self.id, token: lease.token })
+    }
+
     /// What its route is decided from; `None` for our own notifications, which follow nobody's.
     pub fn waits(&self) -> Option<Waits<'_>> {
         Some(Waits {
@@ -103,88 +135,114 @@ pub struct Lease {
 /// Mail of one organization that waits for the same: a gateway, or the platform's default (`None`).
 pub type Lane = (OrganizationId, Option<GatewayId>);
 
-/// Adds messages; their bodies follow with [`insert_piece_across_tenants`] in the same transaction.
-pub async fn insert_across_tenants(db: &mut PgConnection, messages: &[&QueuedMessage]) -> Result<()> {
+/// A message that a relay has, by the token of its claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Leased {
+    pub organization: OrganizationId,
+    pub id: QueueId,
+    pub token: Uuid,
+}
+
+/// What changes in the queue together, in one statement and so in one transaction: nothing is paid for more
+/// often than it has to be.
+#[derive(Debug, Default)]
+pub struct Written<'a> {
+    /// New messages.
+    pub messages: Vec<&'a QueuedMessage>,
+    /// Their bodies. Those that are not in memory follow with [`insert_pieces_across_tenants`] in the same transaction.
+    pub pieces: Vec<Piece<'a>>,
+    /// Removed with their bodies, unless somebody else has them now.
+    pub done: &'a [Leased],
+}
+
+/// Writes what changed. Returns which of the messages that are done with were removed: where the lease
+/// did not hold any more, nothing was.
+pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>) -> Result<Vec<QueueId>> {
+    let messages = &written.messages;
     let column = |value: fn(&QueuedMessage) -> Value| messages.iter().map(|message| value(message)).collect::<Vec<_>>();
     let organizations: Vec<Uuid> = messages.iter().map(|message| message.organization.0).collect();
     let ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
-    let states: Vec<String> = messages.iter().map(|message| message.state.as_str().to_owned()).collect();
-    let senders: Vec<Option<String>> = messages.iter().map(|message| message.sender.clone()).collect();
+    let states: Vec<&str> = messages.iter().map(|message| message.state.as_str()).collect();
+    let senders: Vec<Option<&str>> = messages.iter().map(|message| message.sender.as_deref()).collect();
     let accounts: Vec<Option<Uuid>> = messages.iter().map(|message| message.sender_account.map(|id| id.0)).collect();
+    let domains: Vec<Option<&str>> =
+        messages.iter().map(|message| message.sender_domain.as_ref().map(DomainName::as_str)).collect();
     let word = |value: fn(&QueuedMessage) -> Option<String>| messages.iter().map(|message| value(message)).collect();
-    let domains: Vec<Option<String>> = word(|message| message.sender_domain.as_ref().map(ToString::to_string));
     let waits_by: Vec<Option<String>> = word(|message| message.waits_by.map(|scope| scope.to_string()));
     let held_because: Vec<Option<String>> = word(|message| message.held_because.map(|because| because.to_string()));
-    let reverse_paths: Vec<String> = messages.iter().map(|message| message.reverse_path.clone()).collect();
+    let reverse_paths: Vec<&str> = messages.iter().map(|message| message.reverse_path.as_str()).collect();
     let recipients = column(|message| serde_json::to_value(&message.recipients).unwrap_or_default());
-    let parameters = column(|message| serde_json::to_value(message.parameters).unwrap_or_default());
+    let parameters = column(|message| serde_json::to_value(&message.parameters).unwrap_or_default());
     let sizes: Vec<i64> = messages.iter().map(|message| message.size).collect();
     let waits_for: Vec<Option<Uuid>> = messages.iter().map(|message| message.waits_for.map(|id| id.0)).collect();
     let attempts: Vec<i32> = messages.iter().map(|message| message.attempts).collect();
-    let last_replies: Vec<Option<String>> = messages.iter().map(|message| message.last_reply.clone()).collect();
+    let last_replies: Vec<Option<&str>> = messages.iter().map(|message| message.last_reply.as_deref()).collect();
     let accepted_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.accepted_at).collect();
     let next_attempt_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.next_attempt_at).collect();
     let expires_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.expires_at).collect();
     let relays: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.relay.0)).collect();
     let tokens: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.token)).collect();
-    sqlx::query!(
+    let body_organizations: Vec<Uuid> = written.pieces.iter().map(|piece| piece.organization.0).collect();
+    let body_ids: Vec<Uuid> = written.pieces.iter().map(|piece| piece.id.0).collect();
+    let numbers: Vec<i32> = written.pieces.iter().map(|piece| piece.number).collect();
+    let contents: Vec<&[u8]> = written.pieces.iter().map(|piece| piece.content).collect();
+    let (done_organizations, done_ids, done_tokens) = columns(written.done);
+    sqlx::query_scalar!(
         r#"
-        insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
-                                    waits_for, attempts, last_reply, accepted_at, next_attempt_at, expires_at,
-                                    lease_relay_id, lease_token, sender_account, sender_domain, waits_by,
-                                    held_because)
-        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[],
-                             $8::bigint[], $9::uuid[], $10::integer[], $11::text[], $12::timestamptz[],
-                             $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[], $17::uuid[],
-                             $18::text[], $19::text[], $20::text[])
+        with message as (
+            insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
+                                        waits_for, attempts, last_reply, accepted_at, next_attempt_at, expires_at,
+                                        lease_relay_id, lease_token, sender_account, sender_domain, waits_by,
+                                        held_because)
+            select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[],
+                                 $8::bigint[], $9::uuid[], $10::integer[], $11::text[], $12::timestamptz[],
+                                 $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[], $17::uuid[],
+                                 $18::text[], $19::text[], $20::text[])
+        ), body as (
+            insert into queued_body (organization_id, message_id, piece, content)
+            select * from unnest($21::uuid[], $22::uuid[], $27::integer[], $23::bytea[])
+        ), removed as (
+            delete from queued_message message
+            using unnest($24::uuid[], $25::uuid[], $26::uuid[]) as done (organization_id, id, token)
+            where message.organization_id = done.organization_id and message.id = done.id
+              and message.lease_token = done.token
+            returning message.organization_id, message.id
+        ), removed_body as (
+            delete from queued_body body using removed
+            where body.organization_id = removed.organization_id and body.message_id = removed.id
+        )
+        select id as "id!: QueueId" from removed
         "#,
         &organizations,
         &ids,
-        &states,
-        &senders as &[Option<String>],
-        &reverse_paths,
+        &states as &[&str],
+        &senders as &[Option<&str>],
+        &reverse_paths as &[&str],
         &recipients,
         &parameters,
         &sizes,
         &waits_for as &[Option<Uuid>],
         &attempts,
-        &last_replies as &[Option<String>],
+        &last_replies as &[Option<&str>],
         &accepted_at,
         &next_attempt_at,
         &expires_at,
         &relays as &[Option<Uuid>],
         &tokens as &[Option<Uuid>],
         &accounts as &[Option<Uuid>],
-        &domains as &[Option<String>],
+        &domains as &[Option<&str>],
         &waits_by as &[Option<String>],
         &held_because as &[Option<String>],
-    )
-    .execute(db)
-    .await
-    .map(drop)
-}
-
-/// Adds the bodies of several messages that have one piece each.
-pub async fn insert_bodies_across_tenants(
-    db: &mut PgConnection,
-    bodies: &[(OrganizationId, QueueId, &[u8])],
-) -> Result<()> {
-    let organizations: Vec<Uuid> = bodies.iter().map(|(organization, _, _)| organization.0).collect();
-    let ids: Vec<Uuid> = bodies.iter().map(|(_, id, _)| id.0).collect();
-    let contents: Vec<&[u8]> = bodies.iter().map(|(_, _, content)| *content).collect();
-    sqlx::query!(
-        r#"
-        insert into queued_body (organization_id, message_id, piece, content)
-        select organization_id, message_id, 0, content
-        from unnest($1::uuid[], $2::uuid[], $3::bytea[]) as body (organization_id, message_id, content)
-        "#,
-        &organizations,
-        &ids,
+        &body_organizations,
+        &body_ids,
         &contents as &[&[u8]],
+        &done_organizations,
+        &done_ids,
+        &done_tokens,
+        &numbers,
     )
-    .execute(db)
+    .fetch_all(db)
     .await
-    .map(drop)
 }
 
 /// Whether any of these messages is in the store.
@@ -208,41 +266,49 @@ pub async fn is_any_stored_across_tenants(
     .await
 }
 
-/// Adds one piece of a body; the first is 0.
-pub async fn insert_piece_across_tenants(
-    db: impl PgExecutor<'_>,
-    organization: OrganizationId,
-    id: QueueId,
-    piece: i32,
-    content: &[u8],
-) -> Result<()> {
+/// Adds pieces of bodies.
+pub async fn insert_pieces_across_tenants(db: impl PgExecutor<'_>, pieces: &[Piece<'_>]) -> Result<()> {
+    let organizations: Vec<Uuid> = pieces.iter().map(|piece| piece.organization.0).collect();
+    let ids: Vec<Uuid> = pieces.iter().map(|piece| piece.id.0).collect();
+    let numbers: Vec<i32> = pieces.iter().map(|piece| piece.number).collect();
+    let contents: Vec<&[u8]> = pieces.iter().map(|piece| piece.content).collect();
     sqlx::query!(
-        "insert into queued_body (organization_id, message_id, piece, content) values ($1, $2, $3, $4)",
-        organization as OrganizationId,
-        id as QueueId,
-        piece,
-        content,
+        r#"
+        insert into queued_body (organization_id, message_id, piece, content)
+        select * from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[])
+        "#,
+        &organizations,
+        &ids,
+        &numbers,
+        &contents as &[&[u8]],
     )
     .execute(db)
     .await
     .map(drop)
 }
 
-/// One piece of a body; `None` if there is none.
-pub async fn piece_across_tenants(
+/// The next pieces of a body from piece `first` on, joined, and how many there were; none at its end.
+pub async fn pieces_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     id: QueueId,
-    piece: i32,
-) -> Result<Option<Vec<u8>>> {
-    sqlx::query_scalar!(
-        "select content from queued_body where organization_id = $1 and message_id = $2 and piece = $3",
+    first: i32,
+) -> Result<(Vec<u8>, i64)> {
+    let read = sqlx::query!(
+        r#"
+        select coalesce(string_agg(content, ''::bytea order by piece), ''::bytea) as "content!", count(*) as "pieces!"
+        from (select piece, content from queued_body
+              where organization_id = $1 and message_id = $2 and piece >= $3
+              order by piece limit $4) as next
+        "#,
         organization as OrganizationId,
         id as QueueId,
-        piece,
+        first,
+        PIECES,
     )
-    .fetch_optional(db)
-    .await
+    .fetch_one(db)
+    .await?;
+    Ok((read.content, read.pieces))
 }
 
 /// Takes the rows that the first part selects for a relay (`$1`) until a time (`$2`). Each is taken by one relay only.
@@ -259,6 +325,7 @@ macro_rules! claim {
                       message.state = 'held' as "held!", message.sender, message.reverse_path, message.size,
                       message.recipients as "recipients: Json<Vec<Recipient>>",
                       message.parameters as "parameters: Json<MailParameters>", message.attempts, message.last_reply,
+                      message.delay_noticed,
                       message.waits_for as "waits_for: GatewayId", message.waits_by as "waits_by: Scope",
                       message.sender_account as "sender_account: AccountId",
                       message.sender_domain as "sender_domain: DomainName",
@@ -350,6 +417,7 @@ struct Claimed {
     choice: Option<Choice>,
     attempts: i32,
     last_reply: Option<String>,
+    delay_noticed: bool,
     accepted_at: OffsetDateTime,
     next_attempt_at: OffsetDateTime,
     expires_at: OffsetDateTime,
@@ -377,6 +445,7 @@ impl From<Claimed> for QueuedMessage {
             choice: row.choice,
             attempts: row.attempts,
             last_reply: row.last_reply,
+            delay_noticed: row.delay_noticed,
             accepted_at: row.accepted_at,
             next_attempt_at: row.next_attempt_at,
             expires_at: row.expires_at,
@@ -403,7 +472,7 @@ pub async fn record_across_tenants(
             next_attempt_at = case when choice is distinct from $11::text then $14::timestamptz else $9::timestamptz end,
             expires_at = $10, lease_relay_id = null, lease_token = null,
             choice = case when choice is distinct from $11 then choice else $12::text end, waits_by = $13,
-            held_because = $15
+            held_because = $15, delay_noticed = $16
         where organization_id = $1 and id = $2 and lease_token = $3
         "#,
         message.organization as OrganizationId,
@@ -421,6 +490,7 @@ pub async fn record_across_tenants(
         message.waits_by as Option<Scope>,
         message.accepted_at,
         message.held_because as Option<HeldBecause>,
+        message.delay_noticed,
     )
     .execute(db)
     .await?;
@@ -446,35 +516,19 @@ pub async fn record_delivered_across_tenants(
     Ok(done.rows_affected() == 1)
 }
 
-/// Removes a message that is done with its body. Returns whether the lease still held.
-pub async fn remove_across_tenants(
-    db: impl PgExecutor<'_>,
-    organization: OrganizationId,
-    id: QueueId,
-    token: Uuid,
-) -> Result<bool> {
-    let done = sqlx::query!(
-        "delete from queued_message where organization_id = $1 and id = $2 and lease_token = $3",
-        organization as OrganizationId,
-        id as QueueId,
-        token,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
 /// Moves the end of leases, for attempts that are still under way.
-pub async fn renew_across_tenants(
-    db: impl PgExecutor<'_>,
-    relay: RelayId,
-    tokens: &[Uuid],
-    until: OffsetDateTime,
-) -> Result<()> {
+pub async fn renew_across_tenants(db: impl PgExecutor<'_>, leases: &[Leased], until: OffsetDateTime) -> Result<()> {
+    let (organizations, ids, tokens) = columns(leases);
     sqlx::query!(
-        "update queued_message set next_attempt_at = $3 where lease_relay_id = $1 and lease_token = any($2)",
-        relay as RelayId,
-        tokens,
+        r#"
+        update queued_message message set next_attempt_at = $4
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as leased (organization_id, id, token)
+        where message.organization_id = leased.organization_id and message.id = leased.id
+          and message.lease_token = leased.token
+        "#,
+        &organizations,
+        &ids,
+        &tokens,
         until,
     )
     .execute(db)
@@ -482,25 +536,51 @@ pub async fn renew_across_tenants(
     .map(drop)
 }
 
-/// Gives back leases of a relay, so that its messages are due: all when it starts (they are of its own
-/// previous life), those of what is under way when it stops.
-pub async fn release_across_tenants(
-    db: impl PgExecutor<'_>,
-    relay: RelayId,
-    tokens: Option<&[Uuid]>,
-    now: OffsetDateTime,
-) -> Result<u64> {
+fn columns(leases: &[Leased]) -> (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) {
+    let organizations = leases.iter().map(|leased| leased.organization.0).collect();
+    (
+        organizations,
+        leases.iter().map(|leased| leased.id.0).collect(),
+        leases.iter().map(|leased| leased.token).collect(),
+    )
+}
+
+/// Gives back all leases of a relay, so that its messages are due: when it starts, they are of its own previous life.
+/// Looks at the whole queue.
+pub async fn release_all_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, now: OffsetDateTime) -> Result<u64> {
     let done = sqlx::query!(
         r#"
         update queued_message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
             next_attempt_at = case when state = 'held' and choice is null then expires_at else $2 end
-        where lease_relay_id = $1 and ($3::uuid[] is null or lease_token = any($3))
+        where lease_relay_id = $1
         "#,
         relay as RelayId,
         now,
-        tokens,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Gives back some leases, so that these messages are due.
+pub async fn release_across_tenants(db: impl PgExecutor<'_>, leases: &[Leased], now: OffsetDateTime) -> Result<u64> {
+    let (organizations, ids, tokens) = columns(leases);
+    let done = sqlx::query!(
+        r#"
+        update queued_message message
+        set lease_relay_id = null, lease_token = null,
+            state = case state when 'answer_awaited' then 'waiting' else state end,
+            next_attempt_at = case when state = 'held' and choice is null then expires_at else $4 end
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as leased (organization_id, id, token)
+        where message.organization_id = leased.organization_id and message.id = leased.id
+          and message.lease_token = leased.token
+        "#,
+        &organizations,
+        &ids,
+        &tokens,
+        now,
     )
     .execute(db)
     .await?;
@@ -568,6 +648,26 @@ pub async fn make_due(
         senders,
         now,
         limit,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Makes mail due that waits for its next attempt until after `latest`: a clock that was ahead has scheduled it.
+/// Held mail waits for somebody, and mail that a relay has for its lease.
+pub async fn make_due_what_is_too_late_across_tenants(
+    db: impl PgExecutor<'_>,
+    now: OffsetDateTime,
+    latest: OffsetDateTime,
+) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message set next_attempt_at = $1
+        where next_attempt_at > $2 and state <> 'held' and lease_token is null
+        "#,
+        now,
+        latest,
     )
     .execute(db)
     .await?;

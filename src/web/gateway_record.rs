@@ -2,7 +2,7 @@
 //! new revision; what fields mean is `policy::gateway_record`'s.
 
 use axum::{
-    extract::State,
+    extract::{RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -331,12 +331,21 @@ fn in_words(choice: &str) -> &'static str {
     }
 }
 
-/// The form stands on the gateway's page.
-async fn show(State(app): State<App>, inside: InOrganization, Named(gateway): Named) -> Result<Response, PageError> {
+/// The form stands on the gateway's page: who comes here, after signing in again for example, is led there.
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Named(gateway): Named,
+    RawQuery(query): RawQuery,
+) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
     let stored = store::gateway_record::stored(&mut transaction, inside.access.organization(), gateway).await?;
     stored.ok_or(PageError::NotFound)?;
-    Ok(see_other(&gateway::link(&inside.access.slug, gateway).build()))
+    let page = gateway::link(&inside.access.slug, gateway).build();
+    Ok(see_other(&match query {
+        Some(query) if !query.is_empty() => format!("{page}?{query}"),
+        _ => page,
+    }))
 }
 
 async fn save(

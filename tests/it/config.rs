@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings, wrong_setting},
-    policy::routing::PlatformDefault,
+    policy::{retry::Schedule, routing::PlatformDefault},
 };
 
 #[derive(Debug, Parser)]
@@ -72,6 +72,28 @@ fn lengths_of_time_have_a_unit_or_are_seconds() {
 }
 
 #[test]
+fn how_long_mail_waits_is_the_operators_to_say() {
+    assert_eq!(with(&[]).unwrap().relay.schedule().unwrap(), Schedule::default());
+    let all = [
+        "--queue-lifetime=36h",
+        "--held-lifetime=30d",
+        "--delay-notice=never",
+        "--retry-first=5m",
+        "--retry-longest=2h",
+    ];
+    let expected = Schedule {
+        lifetime: time::Duration::hours(36),
+        held_lifetime: time::Duration::days(30),
+        delay_notice: None,
+        first_retry: time::Duration::minutes(5),
+        longest_retry: time::Duration::hours(2),
+    };
+    assert_eq!(with(&all).unwrap().relay.schedule().unwrap(), expected);
+    let contradiction = with(&["--retry-first=2h"]).unwrap().relay.schedule().unwrap_err().to_string();
+    assert_eq!(contradiction, "OUTGATE_RETRY_FIRST is longer than OUTGATE_RETRY_LONGEST: make it shorter.");
+}
+
+#[test]
 fn the_public_url_is_a_server_and_nothing_more() {
     let url = |typed| with(&["--public-url", typed]).unwrap().web.public_url().to_string();
     assert_eq!(url("https://Outgate.Example.com/"), "https://outgate.example.com");
@@ -107,6 +129,9 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--handover-wait", "20x", "“20x” is not a length of time"),
         ("--handover-wait", "0", "“0” is not a length of time"),
         ("--handover-wait", "-1s", "is not a length of time"),
+        ("--queue-lifetime", "never", "“never” is not a length of time"),
+        ("--delay-notice", "soon", "“soon” is not a length of time"),
+        ("--retry-longest", "366d", "“366d” is more than 365d."),
         ("--max-staleness", "99999999999999999999d", "is not a length of time"),
     ] {
         let variable = match flag {

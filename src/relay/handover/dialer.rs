@@ -230,7 +230,7 @@ impl Dialer {
         if !greeting.is_positive() {
             return Err(Failure::reply(Stage::Greeting, greeting));
         }
-        self.hello(&mut connection).await?;
+        self.hello(&mut connection, peer).await?;
         match (connection.extensions.starttls, wish, peer.tls) {
             (true, Encryption::Tried, _) => self.encrypt(connection, peer).await,
             (_, _, TlsMode::WhenOffered) => Ok(connection),
@@ -238,15 +238,26 @@ impl Dialer {
         }
     }
 
+    /// Whoever is found by a name and gives our own is this relay, by a way that we do not know: what it would get
+    /// would come back to it (RFC 5321 §6.3).
+    fn unless_ourselves(&self, reply: &Reply, peer: &Peer) -> Result<(), Failure> {
+        let name = reply.lines.first().and_then(|line| line.split(' ').next()).unwrap_or_default();
+        if !peer.is_recipients_server() || !name.eq_ignore_ascii_case(&self.hostname) {
+            return Ok(());
+        }
+        let ourselves = Reply::new(554, EnhancedStatus(5, 4, 6), "it is this relay itself: mail would go in circles");
+        Err(Failure { stage: Stage::Hello, answer: Answer::Ours(ourselves) })
+    }
+
     /// EHLO, or HELO to a server that does not know it (RFC 5321 §3.2).
-    async fn hello(&self, connection: &mut Connection) -> Result<(), Failure> {
+    async fn hello(&self, connection: &mut Connection, peer: &Peer) -> Result<(), Failure> {
         let trouble = |trouble| Failure::trouble(Stage::Hello, trouble);
         connection.output.extend_from_slice(format!("EHLO {}\r\n", self.hostname).as_bytes());
         connection.flush(self.limits.command).await.map_err(trouble)?;
         let (reply, raw) = connection.raw_reply(self.limits.command).await.map_err(trouble)?;
         if reply.is_positive() {
             connection.extensions = parse_extensions(&raw);
-            return Ok(());
+            return self.unless_ourselves(&reply, peer);
         }
         if !reply.is_permanent() {
             return Err(Failure::reply(Stage::Hello, reply));
@@ -270,7 +281,7 @@ impl Dialer {
         let connector = self.tls.connector(peer).map_err(trouble)?;
         let mut connection = connection.encrypt(&connector, name).await.map_err(trouble)?;
         // RFC 3207 §4.2: what was offered in clear counts no more.
-        self.hello(&mut connection).await?;
+        self.hello(&mut connection, peer).await?;
         Ok(connection)
     }
 }

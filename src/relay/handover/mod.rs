@@ -401,6 +401,11 @@ impl Transaction {
         }
     }
 
+    /// Whether the server tells senders what they asked to be told (RFC 3461).
+    pub fn tells_senders(&self) -> bool {
+        self.connection.extensions.dsn
+    }
+
     /// Keeps the connection for the next message, after an answer. Without this it is closed, and
     /// whatever was sent of the message is void.
     pub fn finish(self) {

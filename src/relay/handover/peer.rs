@@ -119,6 +119,12 @@ impl Peer {
         Self::of_platform(PeerKey::RecipientsServer(address.clone()), address, Limits::RECIPIENTS_SERVER)
     }
 
+    /// Where an administrator said that mail to a mail domain is delivered. It is checked like a gateway, and asked
+    /// like the server that an MX record names.
+    pub fn inbound_host(address: &GatewayAddress) -> Self {
+        Self::recipients_server(address.host().clone(), address.port())
+    }
+
     fn of_platform(key: PeerKey, address: GatewayAddress, limits: Limits) -> Self {
         let tls = TlsMode::WhenOffered;
         let own_domains = OwnDomains::Gateway;

@@ -3,8 +3,8 @@
 
 use bytes::{Buf, BytesMut};
 use smtp_proto::{
-    AUTH_LOGIN, AUTH_PLAIN, EXT_8BIT_MIME, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse,
-    response::parser::ResponseReceiver,
+    AUTH_LOGIN, AUTH_PLAIN, EXT_8BIT_MIME, EXT_DSN, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS,
+    EhloResponse, response::parser::ResponseReceiver,
 };
 
 use super::trouble::Trouble;
@@ -26,6 +26,8 @@ pub struct Extensions {
     /// The largest message in bytes; 0: the server does not say (RFC 1870 §3).
     pub size: Option<u64>,
     pub starttls: bool,
+    /// Whoever offers it tells the sender what was asked for (RFC 3461).
+    pub dsn: bool,
     pub sign_in: SignInMethods,
 }
 
@@ -125,6 +127,7 @@ pub fn parse_extensions(bytes: &[u8]) -> Extensions {
             extensions.size = Some(offered.size as u64);
         }
         extensions.starttls |= offered.has_capability(EXT_START_TLS);
+        extensions.dsn |= offered.has_capability(EXT_DSN);
     }
     extensions
 }

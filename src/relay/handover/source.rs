@@ -88,6 +88,7 @@ impl Reader {
         if self.read == size {
             return Ok(None);
         }
+        let mut pieces = 1;
         let chunk = match &self.source {
             Source::Content(Content::Memory(bytes)) => bytes.clone(),
             Source::Content(Content::Spooled { file, size }) => {
@@ -101,11 +102,16 @@ impl Reader {
                 .map_err(io::Error::other)??
             }
             Source::Stored { db, organization, id, .. } => {
-                let piece = store::queue::piece_across_tenants(db, *organization, *id, self.piece).await;
-                Bytes::from(piece.map_err(io::Error::other)?.ok_or(io::ErrorKind::UnexpectedEof)?)
+                let read = store::queue::pieces_across_tenants(db, *organization, *id, self.piece).await;
+                let (content, read) = read.map_err(io::Error::other)?;
+                if content.is_empty() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                pieces = i32::try_from(read).map_err(io::Error::other)?;
+                Bytes::from(content)
             }
         };
-        self.piece += 1;
+        self.piece += pieces;
         self.read += chunk.len() as u64;
         if self.read > size {
             return Err(io::Error::other("more bytes are stored than the message has"));

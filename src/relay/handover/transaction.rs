@@ -8,7 +8,7 @@ use super::{
     trouble::{Answer, Failure, Trouble},
 };
 use crate::{
-    mail::{EnhancedStatus, Reply, envelope::MailParameters},
+    mail::{EnhancedStatus, Reply, envelope::MailParameters, notify::Wishes},
     policy::{fault::Stage, pace::Turn},
 };
 
@@ -27,7 +27,9 @@ const MAX_HEADER: usize = 1024 * 1024;
 pub struct Request<'a> {
     pub reverse_path: &'a str,
     pub recipients: &'a [String],
-    pub parameters: MailParameters,
+    /// For each recipient, or empty.
+    pub wishes: &'a [Wishes],
+    pub parameters: &'a MailParameters,
     pub source: &'a Source,
     /// Where a server gets so many messages a minute: whether this one has waited for its turn.
     pub turn: Turn,
@@ -50,11 +52,17 @@ impl Connection {
             self.mail_answer(before_mail).await?;
         }
         let mut answers = Vec::with_capacity(request.recipients.len());
-        let mut groups = request.recipients.chunks(if pipelining { GROUP } else { 1 }).peekable();
+        let group = if pipelining { GROUP } else { 1 };
+        let mut wishes = request.wishes.iter();
+        let mut groups = request.recipients.chunks(group).peekable();
         let mut first = pipelining;
         while let Some(recipients) = groups.next() {
             for recipient in recipients {
-                self.command(&["RCPT TO:<", recipient, ">\r\n"]);
+                self.command(&["RCPT TO:<", recipient, ">"]);
+                if let Some(wishes) = wishes.next() {
+                    self.pass_on(wishes);
+                }
+                self.command(&["\r\n"]);
             }
             if pipelining && groups.peek().is_none() {
                 self.command(&["DATA\r\n"]);
@@ -74,6 +82,20 @@ impl Connection {
     fn command(&mut self, parts: &[&str]) {
         for part in parts {
             self.output.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// RFC 3461 §5.2.1: whoever offers DSN gets what the sender wants to be told, and is responsible from then on.
+    fn pass_on(&mut self, wishes: &Wishes) {
+        if !self.extensions.dsn {
+            return;
+        }
+        if let Some(notify) = wishes.notify {
+            self.command(&[" NOTIFY=", &notify.to_string()]);
+        }
+        if let Some(original) = &wishes.original {
+            let original = if self.extensions.smtputf8 { original.to_string() } else { original.in_ascii() };
+            self.command(&[" ORCPT=", &original]);
         }
     }
 
@@ -98,6 +120,14 @@ impl Connection {
         }
         if offered.smtputf8 && parameters.smtputf8 {
             mail.push_str(" SMTPUTF8");
+        }
+        if offered.dsn {
+            if let Some(ret) = parameters.ret {
+                mail.push_str(&format!(" RET={ret}"));
+            }
+            if let Some(envid) = &parameters.envid {
+                mail.push_str(&format!(" ENVID={envid}"));
+            }
         }
         mail.push_str("\r\n");
         Ok(mail)

@@ -24,21 +24,35 @@ impl Transparency {
     /// Appends a chunk of the message in the form for the wire.
     pub fn write(&mut self, chunk: &[u8], wire: &mut Vec<u8>) {
         wire.reserve(chunk.len() + 8);
-        let mut written = 0;
-        for (index, byte) in chunk.iter().enumerate() {
-            if self.state == State::LineStart && *byte == b'.' {
-                wire.extend_from_slice(&chunk[written..index]);
-                wire.push(b'.');
-                written = index;
-            }
-            // Only CRLF ends a line; a lone CR or LF is a byte like any other.
-            self.state = match (self.state, *byte) {
-                (_, b'\r') => State::AfterCr,
-                (State::AfterCr, b'\n') => State::LineStart,
-                _ => State::Inside,
-            };
+        let mut rest = self.finish_line_end(chunk, wire);
+        // From here on only dots behind a whole line end within the chunk remain.
+        while let Some(found) = memchr::memmem::find(rest, b"\r\n.") {
+            let (line, next) = rest.split_at(found + 2);
+            wire.extend_from_slice(line);
+            wire.push(b'.');
+            rest = next;
         }
-        wire.extend_from_slice(&chunk[written..]);
+        wire.extend_from_slice(rest);
+        self.state = match chunk {
+            [] => self.state,
+            [.., b'\r', b'\n'] => State::LineStart,
+            [b'\n'] if self.state == State::AfterCr => State::LineStart,
+            [.., b'\r'] => State::AfterCr,
+            _ => State::Inside,
+        };
+    }
+
+    /// Hides a dot at the start of a line whose beginning was in an earlier chunk. Returns what is still to be written.
+    fn finish_line_end<'a>(&self, chunk: &'a [u8], wire: &mut Vec<u8>) -> &'a [u8] {
+        match (self.state, chunk) {
+            (State::LineStart, [b'.', ..]) => wire.push(b'.'),
+            (State::AfterCr, [b'\n', b'.', ..]) => {
+                wire.extend_from_slice(b"\n.");
+                return &chunk[1..];
+            }
+            _ => {}
+        }
+        chunk
     }
 
     /// Appends the end of the message. A last line that has no end gets one.

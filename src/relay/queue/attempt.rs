@@ -12,7 +12,7 @@ use super::{
     verdict::{self, Attempted},
 };
 use crate::{
-    mail::envelope::RecipientState,
+    mail::{envelope::RecipientState, notify::Wishes},
     policy::{gateway_settings::OwnDomains, pace::Turn},
     relay::handover::{Begun, Transaction, peer::Peer, transaction::Request},
     store::queue::QueuedMessage,
@@ -148,10 +148,12 @@ impl Queue {
     ) -> Option<Attempted> {
         let message = &entry.message;
         let recipients: Vec<String> = places.iter().map(|place| message.recipients[*place].to.clone()).collect();
+        let wishes: Vec<Wishes> = places.iter().map(|place| message.recipients[*place].wishes()).collect();
         let request = Request {
             reverse_path: &message.reverse_path,
             recipients: &recipients,
-            parameters: message.parameters,
+            wishes: if wishes.iter().all(Wishes::is_empty) { &[] } else { &wishes },
+            parameters: &message.parameters,
             source: &entry.source,
             // What has been said about it before is why it waits.
             turn: if message.last_reply.is_some() { Turn::Waited } else { Turn::New },
@@ -159,7 +161,10 @@ impl Queue {
         Some(match self.shared.handover.begin(request, route, PATIENCE, now).await {
             Begun::Detour(()) => return None,
             Begun::Failing(peer, failing) => verdict::waiting(&peer, &failing.reason, failing.until, places),
-            Begun::Busy(peer) => verdict::waiting(&peer, "all connections are in use", now, places),
+            Begun::Busy(peer) => {
+                let waiting = verdict::waiting(&peer, "all connections are in use", now, places);
+                Attempted { is_tried: false, ..waiting }
+            }
             Begun::Paced(peer, turn) => verdict::paced(&peer, turn, places),
             Begun::Answered(peer, answers) => verdict::of_answers(&peer, &answers, places),
             Begun::Failed(failed) => verdict::of_failed(&failed, places),
@@ -182,7 +187,8 @@ pub async fn conclude(
         Ok(()) => transaction.answer(now).await,
         Err(failed) => Err(failed),
     };
-    let attempted = verdict::of_transaction(&transaction.peer, &transaction.recipients, places, &end);
+    let tells = transaction.tells_senders();
+    let attempted = verdict::of_transaction(&transaction.peer, tells, &transaction.recipients, places, &end);
     if end.as_ref().map_or_else(|failed| failed.is_answer_to_message(), |_| true) {
         transaction.finish();
     }

@@ -95,9 +95,15 @@ impl Queue {
         for (organization, gateway) in health.take_recovered() {
             let mut is_done = false;
             if outcome.is_ok() && !full.contains(&(organization, Some(gateway))) {
-                let made = store::queue::make_due(&self.shared.db, organization, gateway, None, MADE_DUE, now).await;
+                let db = &self.shared.db;
+                let made = store::queue::make_due(db, organization, gateway, None, MADE_DUE, now).await;
                 is_done = made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs());
                 outcome = made.map(drop);
+                if is_done {
+                    // The next outage is another one.
+                    let waited_for = gateway.to_string();
+                    outcome = store::delay_notice::forget_across_tenants(db, organization, &waited_for).await.map(drop);
+                }
             }
             if !is_done {
                 // There may be more, it has its share for now, or the store is away: for the next time.

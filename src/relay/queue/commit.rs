@@ -1,33 +1,38 @@
-//! Commits messages to the queue, many in one transaction: whoever comes while a transaction is under
-//! way goes with the next one. Nobody waits for company.
+//! Writes new messages to the queue and removes those that are done with, many in one statement: whoever comes
+//! while one is under way goes with the next.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use sqlx::{
-    PgConnection, PgPool,
+    Connection, PgConnection, PgPool,
     postgres::{PgDatabaseError, PgSeverity},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{Entry, Queue};
 use crate::{
+    mail::id::QueueId,
     relay::{handover::source::Source, message::Content},
     store::{
         self,
-        queue::{PIECE, QueuedMessage},
+        queue::{Leased, Piece, Written},
     },
 };
 
-/// Transactions at once.
-const TRANSACTIONS: usize = 2;
-/// What goes into one transaction, in messages and bytes.
+/// Statements at once: one is carried out while the other reaches the disk.
+const STATEMENTS: usize = 2;
+/// What goes into one statement, in messages and bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a client waits for a commit before it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
+/// meanwhile, these messages arrive twice.
+const COMPANY: Duration = Duration::from_millis(5);
+
 /// How long one look for messages may take whose answer to COMMIT got lost.
 const LOOK: Duration = Duration::from_secs(5);
 /// Between two such looks: until the store is back, and until a COMMIT that was still on its way has arrived.
@@ -38,120 +43,178 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 #[error("the message could not be stored")]
 pub struct NotCommitted;
 
-/// Messages that are committed together or not at all.
+/// What is written together or not at all.
+enum Work {
+    New(Vec<Entry>),
+    Done(Leased),
+}
+
+/// Work that somebody waits for.
 pub struct Pending {
-    entries: Vec<Entry>,
-    done: oneshot::Sender<Result<(), NotCommitted>>,
+    work: Work,
+    /// Whether it was written: a message that another relay has taken is not removed.
+    written: oneshot::Sender<Result<bool, NotCommitted>>,
 }
 
 impl Queue {
     /// Commits messages, all or none. After `Ok` they survive whatever happens to this process.
     pub(crate) async fn commit(&self, entries: Vec<Entry>) -> Result<(), NotCommitted> {
         let is_free = entries.iter().any(|entry| entry.message.lease.is_none());
-        let (done, committed) = oneshot::channel();
-        let pending = Pending { entries, done };
-        let outcome = timeout(PATIENCE, async {
-            self.shared.commits.send(pending).await.map_err(|_| NotCommitted)?;
-            committed.await.map_err(|_| NotCommitted)?
-        });
-        outcome.await.unwrap_or(Err(NotCommitted))?;
+        timeout(PATIENCE, self.write_down(Work::New(entries))).await.unwrap_or(Err(NotCommitted))?;
         if is_free {
             self.shared.wake.notify_one();
         }
         Ok(())
     }
+
+    /// Removes a message that is done with. Returns whether the lease still held: if not, somebody else has it.
+    pub(super) async fn remove(&self, leased: Leased) -> Result<bool, NotCommitted> {
+        self.write_down(Work::Done(leased)).await
+    }
+
+    async fn write_down(&self, work: Work) -> Result<bool, NotCommitted> {
+        let (written, outcome) = oneshot::channel();
+        self.shared.commits.send(Pending { work, written }).await.map_err(|_| NotCommitted)?;
+        outcome.await.map_err(|_| NotCommitted)?
+    }
 }
 
-/// Starts the task that gathers commits; it ends when the last sender is gone.
+/// Starts the task that gathers what is to be written; it ends when the last sender is gone.
 pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
     let (sender, mut receiver) = mpsc::channel::<Pending>(BATCH * 4);
     tokio::spawn(async move {
-        let transactions = Arc::new(Semaphore::new(TRANSACTIONS));
-        // Gathering goes on until a transaction is free.
-        while let Ok(permit) = transactions.clone().acquire_owned().await {
-            let Some(first) = receiver.recv().await else { break };
-            let batch = gather(first, &mut receiver);
+        let statements = Arc::new(Semaphore::new(STATEMENTS));
+        // Gathering goes on until a statement may begin.
+        while let Ok(permit) = statements.clone().acquire_owned().await {
+            let Some(batch) = gather(&mut receiver).await else { break };
             let db = db.clone();
-            tokio::spawn(async move { commit_batch(&db, batch, permit).await });
+            tokio::spawn(async move { write_batch(&db, batch, permit).await });
         }
     });
     sender
 }
 
-fn gather(first: Pending, receiver: &mut mpsc::Receiver<Pending>) -> Vec<Pending> {
-    let mut bytes = first.bytes();
-    let mut batch = vec![first];
+/// What there is to write, as soon as there is something that somebody waits for; `None` at the end.
+async fn gather(receiver: &mut mpsc::Receiver<Pending>) -> Option<Vec<Pending>> {
+    let mut batch = vec![receiver.recv().await?];
+    let mut bytes = batch[0].bytes();
+    let mut is_urgent = batch[0].is_urgent();
+    let company_until = Instant::now() + COMPANY;
     while batch.len() < BATCH && bytes < BATCH_BYTES {
-        let Ok(pending) = receiver.try_recv() else { break };
-        bytes += pending.bytes();
-        batch.push(pending);
+        let next = match receiver.try_recv() {
+            Ok(pending) => pending,
+            Err(_) if is_urgent => break,
+            Err(_) => match timeout_at(company_until, receiver.recv()).await {
+                Ok(Some(pending)) => pending,
+                Ok(None) | Err(_) => break,
+            },
+        };
+        bytes += next.bytes();
+        is_urgent |= next.is_urgent();
+        batch.push(next);
     }
-    batch
+    Some(batch)
 }
 
 impl Pending {
     fn bytes(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.source.size()).sum()
+        self.entries().iter().map(|entry| entry.source.size()).sum()
+    }
+
+    fn is_urgent(&self) -> bool {
+        matches!(self.work, Work::New(_))
+    }
+
+    fn entries(&self) -> &[Entry] {
+        match &self.work {
+            Work::New(entries) => entries,
+            Work::Done(_) => &[],
+        }
+    }
+
+    fn done(&self) -> Option<Leased> {
+        match self.work {
+            Work::New(_) => None,
+            Work::Done(leased) => Some(leased),
+        }
     }
 }
 
-/// Why messages are not known to be stored.
-enum Uncommitted {
-    /// They are not, and will not be.
+/// Why it is not known that a batch was written.
+enum Unwritten {
+    /// It was not, and will not be.
     Refused(sqlx::Error),
-    /// The answer to COMMIT got lost: they may be.
+    /// The answer to COMMIT got lost: it may have been.
     Unknown(sqlx::Error),
 }
 
-impl From<sqlx::Error> for Uncommitted {
+impl From<sqlx::Error> for Unwritten {
     fn from(error: sqlx::Error) -> Self {
         Self::Refused(error)
     }
 }
 
-async fn commit_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
-    match commit_together(db, &mut batch).await {
-        // One bad row fails its transaction, but not the others' messages.
-        Err(Uncommitted::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
-            tracing::warn!(%error, messages = batch.len(), "a transaction was refused, trying its messages one by one");
+/// What was removed of a batch that was written.
+enum Removed {
+    These(HashSet<QueueId>),
+    /// The store did not say it; whatever still held is removed.
+    WhatHeld,
+}
+
+async fn write_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
+    match write_together(db, &mut batch).await {
+        // One bad row fails its statement, but not the others' messages.
+        Err(Unwritten::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
+            tracing::warn!(%error, messages = batch.len(), "messages were refused together, trying them one by one");
             for pending in batch {
                 let mut alone = vec![pending];
-                let committed = commit_together(db, &mut alone).await;
-                end(db, alone, committed).await;
+                let written = write_together(db, &mut alone).await;
+                end(db, alone, written).await;
             }
         }
-        committed => {
+        written => {
             drop(permit);
-            end(db, batch, committed).await;
+            end(db, batch, written).await;
         }
     }
 }
 
-async fn end(db: &PgPool, batch: Vec<Pending>, committed: Result<(), Uncommitted>) {
-    let committed = match committed {
-        Ok(()) => Ok(()),
-        Err(Uncommitted::Refused(error)) => Err(error),
-        Err(Uncommitted::Unknown(error)) => {
+async fn end(db: &PgPool, batch: Vec<Pending>, written: Result<Vec<QueueId>, Unwritten>) {
+    let written = match written {
+        Ok(removed) => Ok(Removed::These(removed.into_iter().collect())),
+        Err(Unwritten::Refused(error)) => Err(error),
+        Err(Unwritten::Unknown(error)) => {
             tracing::warn!(%error, messages = batch.len(), "the answer to a COMMIT got lost, looking for its messages");
-            if are_stored(db, &batch).await { Ok(()) } else { Err(error) }
+            if are_stored(db, &batch).await { Ok(Removed::WhatHeld) } else { Err(error) }
         }
     };
-    answer(batch, committed);
+    answer(batch, written);
 }
 
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn commit_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<(), Uncommitted> {
-    let mut transaction = db.begin().await?;
-    batch.retain(|pending| !pending.done.is_closed());
-    let entries: Vec<&Entry> = batch.iter().flat_map(|pending| &pending.entries).collect();
-    if entries.is_empty() {
-        return Ok(());
+async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
+    let mut connection = db.acquire().await?;
+    batch.retain(|pending| !pending.written.is_closed());
+    let entries: Vec<&Entry> = batch.iter().flat_map(Pending::entries).collect();
+    let done: Vec<Leased> = batch.iter().filter_map(Pending::done).collect();
+    if entries.is_empty() && done.is_empty() {
+        return Ok(Vec::new());
     }
-    insert_entries(&mut transaction, &entries).await?;
-    transaction.commit().await.map_err(|error| match is_said_by_store(&error) {
-        true => Uncommitted::Refused(error),
-        false => Uncommitted::Unknown(error),
-    })
+    if entries.iter().all(|entry| in_memory(entry).is_some()) {
+        // A statement is a transaction of its own, and its answer the one to its COMMIT.
+        return write(&mut connection, &entries, &done).await.map_err(after_commit);
+    }
+    let mut transaction = connection.begin().await?;
+    let removed = write(&mut transaction, &entries, &done).await?;
+    transaction.commit().await.map_err(after_commit)?;
+    Ok(removed)
+}
+
+fn after_commit(error: sqlx::Error) -> Unwritten {
+    match is_said_by_store(&error) || matches!(error, sqlx::Error::Encode(_)) {
+        true => Unwritten::Refused(error),
+        false => Unwritten::Unknown(error),
+    }
 }
 
 /// Whether the store has answered, and goes on with the connection. When it ends it, as a server does that is being
@@ -164,9 +227,9 @@ fn is_said_by_store(error: &sqlx::Error) -> bool {
 /// Looks for what was committed together until the store answers or nobody waits any more. One message tells of all.
 async fn are_stored(db: &PgPool, batch: &[Pending]) -> bool {
     let key = |entry: &Entry| (entry.message.organization, entry.message.id);
-    let messages: Vec<_> = batch.iter().flat_map(|pending| &pending.entries).map(key).collect();
+    let messages: Vec<_> = batch.iter().flat_map(Pending::entries).map(key).collect();
     let mut looks = 0;
-    while looks < 2 && !batch.iter().all(|pending| pending.done.is_closed()) {
+    while looks < 2 && !messages.is_empty() && !batch.iter().all(|pending| pending.written.is_closed()) {
         match timeout(LOOK, store::queue::is_any_stored_across_tenants(db, &messages)).await {
             Ok(Ok(true)) => return true,
             Ok(Ok(false)) => looks += 1,
@@ -177,43 +240,63 @@ async fn are_stored(db: &PgPool, batch: &[Pending]) -> bool {
     false
 }
 
-fn answer(batch: Vec<Pending>, committed: store::Result<()>) {
-    if let Err(error) = &committed {
+fn answer(batch: Vec<Pending>, written: store::Result<Removed>) {
+    if let Err(error) = &written {
         tracing::error!(%error, messages = batch.len(), "messages could not be stored");
     }
-    let committed = committed.map_err(|_| NotCommitted);
     for pending in batch {
+        let outcome = match (&written, pending.done()) {
+            (Err(_), _) => Err(NotCommitted),
+            (Ok(Removed::These(removed)), Some(done)) => Ok(removed.contains(&done.id)),
+            (Ok(_), _) => Ok(true),
+        };
         // Whoever has gone in this moment gets the message twice rather than not at all.
-        let _ = pending.done.send(committed);
+        let _ = pending.written.send(outcome);
     }
 }
 
 /// Adds messages with their bodies inside a transaction of the caller's.
 pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store::Result<()> {
-    let messages: Vec<&QueuedMessage> = entries.iter().map(|entry| &entry.message).collect();
-    store::queue::insert_across_tenants(db, &messages).await?;
-    let mut small = Vec::new();
-    for entry in entries {
-        match &entry.source {
-            Source::Content(Content::Memory(bytes)) if bytes.len() <= PIECE => {
-                small.push((entry.message.organization, entry.message.id, bytes.as_ref()));
-            }
-            _ => insert_pieces(db, entry).await?,
-        }
-    }
-    if small.is_empty() { Ok(()) } else { store::queue::insert_bodies_across_tenants(db, &small).await }
+    write(db, entries, &[]).await.map(drop)
 }
 
-async fn insert_pieces(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
+async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> store::Result<Vec<QueueId>> {
+    let key = |entry: &Entry| (entry.message.organization, entry.message.id);
+    let written = Written {
+        messages: entries.iter().map(|entry| &entry.message).collect(),
+        pieces: entries
+            .iter()
+            .filter_map(|entry| Some(Piece::cut(key(entry), 0, in_memory(entry)?)))
+            .flatten()
+            .collect(),
+        done,
+    };
+    let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
+    for entry in entries {
+        if in_memory(entry).is_none() {
+            insert_body(db, entry).await?;
+        }
+    }
+    Ok(removed)
+}
+
+fn in_memory(entry: &Entry) -> Option<&[u8]> {
+    match &entry.source {
+        Source::Content(Content::Memory(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// A body that is read piece by piece.
+async fn insert_body(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
     let mut reader = entry.source.reader();
-    let mut piece = 0;
+    let mut first = 0;
     // That a message cannot be read is its own trouble, not the store's.
     while let Some(chunk) = reader.next().await.map_err(|error| sqlx::Error::Encode(error.into()))? {
-        for content in chunk.chunks(PIECE) {
-            let (organization, id) = (entry.message.organization, entry.message.id);
-            store::queue::insert_piece_across_tenants(&mut *db, organization, id, piece, content).await?;
-            piece += 1;
-        }
+        let pieces: Vec<Piece<'_>> =
+            Piece::cut((entry.message.organization, entry.message.id), first, &chunk).collect();
+        store::queue::insert_pieces_across_tenants(&mut *db, &pieces).await?;
+        first += pieces.len() as i32;
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ enum Servers {
 impl Queue {
     /// One transaction for each domain, several at a time, so that a domain's trouble holds up no other.
     pub(super) async fn attempt_directly(&self, entry: &Entry, places: &[usize], now: OffsetDateTime) -> Attempted {
-        let mut attempted = Attempted { charged: true, ..Attempted::default() };
+        let mut attempted = Attempted { charged: true, is_tried: true, ..Attempted::default() };
         let mut domains = by_domain(entry, places).into_iter();
         let mut delivered = Delivered::of(entry);
         let (entry, mut under_way) = (Arc::new(entry.clone()), JoinSet::new());
@@ -179,7 +179,9 @@ impl Delivered {
 
     pub fn add(&mut self, verdicts: &[(usize, Verdict)]) {
         for (place, verdict) in verdicts {
-            if let (Verdict::Delivered(_), Some(recipient)) = (verdict, self.recipients.get_mut(*place)) {
+            if verdict.is_delivered()
+                && let Some(recipient) = self.recipients.get_mut(*place)
+            {
                 recipient.state = RecipientState::Delivered;
                 self.is_written_down = false;
             }

@@ -3,37 +3,41 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use uuid::Uuid;
+use crate::store::queue::Leased;
 
 #[derive(Debug, Default)]
 pub struct Leases {
     /// A std lock: held for a look-up only, never across an await.
-    tokens: Mutex<HashSet<Uuid>>,
+    held: Mutex<HashSet<Leased>>,
 }
 
 /// A lease that is renewed until this is dropped.
 #[derive(Debug)]
 pub struct HeldLease {
     leases: Arc<Leases>,
-    token: Uuid,
+    leased: Leased,
 }
 
 impl Leases {
-    pub fn hold(self: &Arc<Self>, token: Uuid) -> HeldLease {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(token);
-        HeldLease { leases: self.clone(), token }
+    pub fn hold(self: &Arc<Self>, leased: Leased) -> HeldLease {
+        self.held().insert(leased);
+        HeldLease { leases: self.clone(), leased }
     }
 
-    pub fn tokens(&self) -> Vec<Uuid> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    pub fn all(&self) -> Vec<Leased> {
+        self.held().iter().copied().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<Leased>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        self.leases.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
+        self.leases.held().remove(&self.leased);
     }
 }

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod claim;
+mod clock;
 mod commit;
 mod direct;
 mod lease;
@@ -26,11 +27,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use self::clock::{ClockWatch, Jump};
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
     record::{Recorded, after, log_if_ambiguous},
-    verdict::{Attempted, Verdict, of_answers, of_failed, paced, waiting},
+    verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
     lease::{HeldLease, Leases},
@@ -42,10 +44,10 @@ use super::{
 };
 use crate::{
     mail::id::RelayId,
-    policy::routing::PlatformDefault,
+    policy::{retry::Schedule, routing::PlatformDefault},
     store::{
         self,
-        queue::{Lane, Lease, QueuedMessage},
+        queue::{Lane, Lease, Leased, QueuedMessage},
     },
 };
 
@@ -65,6 +67,7 @@ pub struct QueueSettings {
     pub default: PlatformDefault,
     /// 25, except in tests.
     pub mx_port: u16,
+    pub schedule: Schedule,
 }
 
 /// The queue as one relay works on it. Clones are the same queue.
@@ -83,6 +86,7 @@ struct Shared {
     permits: Arc<Permits>,
     /// The facts by which it was last asked whose mail leads elsewhere now.
     asked_by: AtomicU64,
+    clock: ClockWatch,
     tasks: TaskTracker,
     /// Something may be due now.
     wake: Notify,
@@ -108,6 +112,7 @@ impl Queue {
             leases: Arc::default(),
             permits: Arc::new(Permits::new(ATTEMPTS)),
             asked_by: AtomicU64::default(),
+            clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
         };
@@ -122,7 +127,7 @@ impl Queue {
         let mut attempts = JoinSet::new();
         for entry in claimed {
             let queue = self.clone();
-            let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+            let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
             attempts.spawn(async move {
                 queue.work(entry, now).await;
                 drop(held);
@@ -139,9 +144,9 @@ impl Queue {
         self.shared.tasks.reopen();
     }
 
-    /// Our own name.
-    pub fn hostname(&self) -> &str {
-        &self.shared.settings.hostname
+    /// What it was told about this relay.
+    pub fn settings(&self) -> &QueueSettings {
+        &self.shared.settings
     }
 
     /// Leave to attempt one more message of this lane now; `None` if enough are under way.
@@ -149,10 +154,11 @@ impl Queue {
         self.shared.permits.take(lane)
     }
 
-    /// A lease for a message that is about to be committed, held until the second value is dropped.
-    pub(super) fn lease(&self) -> (Lease, HeldLease) {
-        let lease = Lease { relay: self.shared.settings.relay, token: Uuid::new_v4() };
-        (lease, self.shared.leases.hold(lease.token))
+    /// Leases a message that is about to be committed to this relay, held until the value is dropped.
+    pub(super) fn lease(&self, message: &mut QueuedMessage) -> HeldLease {
+        let token = Uuid::new_v4();
+        message.lease = Some(Lease { relay: self.shared.settings.relay, token });
+        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token })
     }
 
     /// When a lease that begins now ends, unless it is renewed.
@@ -163,7 +169,7 @@ impl Queue {
     /// Attempts a committed message that is leased to this relay, in the background.
     pub(super) fn attempt_now(&self, entry: Entry, permit: AttemptPermit, now: OffsetDateTime) {
         let queue = self.clone();
-        let held = entry.message.lease.map(|lease| self.shared.leases.hold(lease.token));
+        let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
         self.shared.tasks.spawn(async move {
             queue.work(entry, now).await;
             drop((held, permit));

@@ -1,8 +1,9 @@
 //! Writes down what became of an attempt: delivered recipients are never asked for again, refused ones
 //! are reported to the sender in the same transaction.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{
@@ -11,17 +12,19 @@ use super::{
 };
 use crate::{
     mail::{
-        dsn::{Cause, Failure},
-        envelope::RecipientState,
+        dsn::{Action, Cause, Report},
+        envelope::{Recipient, RecipientState},
+        notify::Event,
     },
     policy::{
-        retry,
+        retry::{self, Schedule},
+        routing::PlatformDefault,
         waiting::{Choice, HeldBecause},
     },
-    relay::notification::notification,
+    relay::notification::notifications,
     store::{
         self,
-        queue::{QueuedMessage, State},
+        queue::{QueuedMessage, State, Written},
     },
 };
 
@@ -35,8 +38,12 @@ const MAX_REASON: usize = 1024;
 /// A message after an attempt.
 pub struct Recorded {
     pub message: QueuedMessage,
-    /// Recipients given up in this attempt.
-    pub failures: Vec<Failure>,
+    /// What the sender wants to be told of this attempt: recipients given up, or passed to a server that tells nobody.
+    pub reports: Vec<Report>,
+    /// What is said if the sender has not heard yet that mail waits for the same.
+    pub delayed: Vec<Report>,
+    /// Recipients given up in this attempt whose sender is not there to be told.
+    pub given_up: Vec<Report>,
 }
 
 impl Recorded {
@@ -49,11 +56,12 @@ impl Recorded {
 impl Queue {
     /// Records the outcome until the store has taken it.
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
-        let recorded = after(&entry.message, attempted, now);
+        let (schedule, is_steady) = (&self.shared.settings.schedule, self.shared.clock.is_steady(Instant::now()));
+        let recorded = after(&entry.message, attempted, schedule, is_steady, now);
         log(&recorded, attempted);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
-            match self.write(entry, &recorded, now).await {
+            match self.write(entry, attempted, &recorded, now).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet")
@@ -64,29 +72,52 @@ impl Queue {
         tracing::error!(queue_id = %entry.message.id, "an outcome could not be recorded, the message is tried again");
     }
 
-    async fn write(&self, entry: &Entry, recorded: &Recorded, now: OffsetDateTime) -> store::Result<()> {
+    async fn write(
+        &self,
+        entry: &Entry,
+        attempted: &Attempted,
+        recorded: &Recorded,
+        now: OffsetDateTime,
+    ) -> anyhow::Result<()> {
         let message = &recorded.message;
-        let Some(lease) = entry.message.lease else { return Ok(()) };
-        let (db, hostname) = (&self.shared.db, &self.shared.settings.hostname);
-        let notification = notification(hostname, message, &entry.source, &recorded.failures, now).await;
-        let mut transaction = db.begin().await?;
+        let Some(leased) = entry.message.leased() else { return Ok(()) };
+        let settings = &self.shared.settings;
+        let mut told = notifications(settings, message, &entry.source, &recorded.reports, now).await;
+        let late = notifications(settings, message, &entry.source, &recorded.delayed, now).await;
+        let has_recovered =
+            entry.message.delay_noticed && attempted.verdicts.iter().any(|(_, verdict)| verdict.is_delivered());
+        if recorded.is_finished() && told.is_empty() && !has_recovered {
+            if !self.remove(leased).await? {
+                log_taken(message);
+            }
+            return Ok(());
+        }
+        let mut transaction = self.shared.db.begin().await?;
         let is_ours = match recorded.is_finished() {
             true => {
-                let (organization, id) = (message.organization, message.id);
-                store::queue::remove_across_tenants(&mut *transaction, organization, id, lease.token).await?
+                let done = Written { done: &[leased], ..Written::default() };
+                !store::queue::write_across_tenants(&mut *transaction, &done).await?.is_empty()
             }
             false => {
                 let known_choice = entry.message.choice;
-                store::queue::record_across_tenants(&mut *transaction, message, lease.token, known_choice).await?
+                store::queue::record_across_tenants(&mut *transaction, message, leased.token, known_choice).await?
             }
         };
         if !is_ours {
-            tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
+            log_taken(message);
             return Ok(());
         }
-        let notifies = notification.is_some();
-        if let Some((message, source)) = notification {
-            commit::insert_entries(&mut transaction, &[&Entry { message, source }]).await?;
+        if !late.is_empty() && self.is_first_notice(&mut transaction, message, now).await? {
+            told.extend(late);
+        }
+        if has_recovered {
+            for waited_for in [&entry.message, message] {
+                self.forget_notices(&mut transaction, waited_for).await?;
+            }
+        }
+        let notifies = !told.is_empty();
+        if notifies {
+            commit::insert_entries(&mut transaction, &told.iter().collect::<Vec<_>>()).await?;
         }
         transaction.commit().await?;
         if notifies {
@@ -94,6 +125,43 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+impl Queue {
+    /// Whether the sender is told for the first time that its mail waits for this: noted in the same transaction.
+    async fn is_first_notice(
+        &self,
+        db: &mut PgConnection,
+        message: &QueuedMessage,
+        now: OffsetDateTime,
+    ) -> store::Result<bool> {
+        // Each of the recipients' own servers is an outage of its own.
+        let Some(waits_for) = self.waits_for_in_words(message) else { return Ok(true) };
+        let sender = message.sender.as_deref().unwrap_or(&message.reverse_path);
+        let schedule = &self.shared.settings.schedule;
+        let stale_before = now - schedule.lifetime.max(schedule.held_lifetime);
+        let about = (sender, waits_for.as_str());
+        store::delay_notice::note_across_tenants(db, message.organization, about, now, stale_before).await
+    }
+
+    /// What the message waited for takes mail again.
+    async fn forget_notices(&self, db: &mut PgConnection, message: &QueuedMessage) -> store::Result<()> {
+        let Some(waits_for) = self.waits_for_in_words(message) else { return Ok(()) };
+        store::delay_notice::forget_across_tenants(db, message.organization, &waits_for).await.map(drop)
+    }
+
+    fn waits_for_in_words(&self, message: &QueuedMessage) -> Option<String> {
+        match (message.waits_for, message.state, &self.shared.settings.default) {
+            (Some(gateway), ..) => Some(gateway.to_string()),
+            (None, State::Held, _) => Some("held".to_owned()),
+            (None, _, PlatformDefault::Smarthost(_)) => Some("platform".to_owned()),
+            (None, _, PlatformDefault::Mx) => None,
+        }
+    }
+}
+
+fn log_taken(message: &QueuedMessage) {
+    tracing::warn!(queue_id = %message.id, "another relay has taken the message, nothing is recorded");
 }
 
 /// A message that may arrive twice can be found in the log.
@@ -106,6 +174,17 @@ pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
 
 fn log(recorded: &Recorded, attempted: &Attempted) {
     let message = &recorded.message;
+    // RFC 5321 §4.5.5: mail without a sender is never answered; somebody should know of it all the same.
+    for report in &recorded.given_up {
+        tracing::error!(
+            organization = %message.organization,
+            queue_id = %message.id,
+            recipient = report.recipient,
+            reason = report.reason,
+            is_notification = message.sender.is_none(),
+            "a message without a sender was given up, and nobody is told",
+        );
+    }
     if !attempted.is_answered && !attempted.charged && !recorded.is_finished() {
         tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
         return;
@@ -126,20 +205,31 @@ fn log(recorded: &Recorded, attempted: &Attempted) {
     );
 }
 
-/// What a message is after an attempt. Pure, so that every outcome can be looked at by itself.
-pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime) -> Recorded {
+/// What a message is after an attempt. Pure, so that every outcome can be looked at by itself. While the clock is not
+/// known to be steady nothing is given up for its age.
+pub fn after(
+    before: &QueuedMessage,
+    attempted: &Attempted,
+    schedule: &Schedule,
+    is_steady: bool,
+    now: OffsetDateTime,
+) -> Recorded {
     let mut message = before.clone();
-    let mut failures = Vec::new();
+    let mut reports = Vec::new();
     for (place, verdict) in &attempted.verdicts {
         let Some(recipient) = message.recipients.get_mut(*place) else { continue };
         let (state, reason) = match verdict {
-            Verdict::Delivered(reason) => (RecipientState::Delivered, reason),
+            Verdict::Delivered(reason) | Verdict::Relayed(reason) => (RecipientState::Delivered, reason),
             Verdict::Refused(reason) => (RecipientState::Refused, reason),
             Verdict::Waiting(reason) => (RecipientState::Waiting, reason),
         };
         let reason = printable(reason);
-        if state == RecipientState::Refused {
-            failures.push(Failure { recipient: recipient.to.clone(), reason: reason.clone(), cause: Cause::Refused });
+        match verdict {
+            Verdict::Refused(_) => reports.push(report(recipient, reason.clone(), Cause::Refused)),
+            Verdict::Relayed(_) if recipient.wants(Event::Success) => {
+                reports.push(report(recipient, reason.clone(), Cause::Relayed));
+            }
+            Verdict::Relayed(_) | Verdict::Delivered(_) | Verdict::Waiting(_) => {}
         }
         recipient.state = state;
         recipient.reply = Some(reason);
@@ -152,14 +242,65 @@ pub fn after(before: &QueuedMessage, attempted: &Attempted, now: OffsetDateTime)
         (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
     }
     message.attempts += i32::from(attempted.charged);
-    schedule(&mut message, attempted, now);
+    set_time(&mut message, attempted, schedule, now);
     if attempted.is_returned {
-        failures.extend(give_up(&mut message, Cause::Returned));
-    } else if message.expires_at <= now {
-        let days = (message.expires_at - message.accepted_at).whole_days();
-        failures.extend(give_up(&mut message, Cause::Expired(days)));
+        reports.extend(give_up(&mut message, Cause::Returned));
+    } else if message.expires_at <= now && attempted.is_tried && is_steady {
+        let waited = message.expires_at - message.accepted_at;
+        reports.extend(give_up(&mut message, Cause::Expired(waited)));
     }
-    Recorded { message, failures }
+    let delayed = delayed(&mut message, attempted, schedule, now);
+    let (given_up, reports) = match message.reverse_path.is_empty() {
+        true => (reports.into_iter().filter(|report| report.cause.action() == Action::Failed).collect(), Vec::new()),
+        false => (Vec::new(), wanted(&message, reports)),
+    };
+    Recorded { message, reports, delayed, given_up }
+}
+
+fn report(recipient: &Recipient, reason: String, cause: Cause) -> Report {
+    Report { recipient: recipient.to.clone(), original: recipient.orcpt.clone(), reason, cause }
+}
+
+/// Without those that their sender does not want to hear of.
+fn wanted(message: &QueuedMessage, mut reports: Vec<Report>) -> Vec<Report> {
+    reports.retain(|report| {
+        let event = match report.cause.action() {
+            Action::Failed => Event::Failure,
+            Action::Delayed => Event::Delay,
+            Action::Relayed => Event::Success,
+        };
+        message.recipients.iter().any(|recipient| recipient.to == report.recipient && recipient.wants(event))
+    });
+    reports
+}
+
+/// What the sender is told of a message that has waited for long, once.
+fn delayed(
+    message: &mut QueuedMessage,
+    attempted: &Attempted,
+    schedule: &Schedule,
+    now: OffsetDateTime,
+) -> Vec<Report> {
+    let is_due = schedule.notice_at(message.accepted_at).is_some_and(|at| at <= now);
+    let waiting: Vec<&Recipient> =
+        message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting).collect();
+    if !is_due || message.delay_noticed || !attempted.is_tried || waiting.is_empty() {
+        return Vec::new();
+    }
+    let until = message.expires_at;
+    let cause = if message.state == State::Held { Cause::Held(until) } else { Cause::Delayed(until) };
+    let told = waiting.into_iter().filter(|recipient| recipient.wants(Event::Delay));
+    let reports = told.map(|recipient| report(recipient, why_it_waits(message, recipient), cause)).collect();
+    message.delay_noticed = true;
+    reports
+}
+
+fn why_it_waits(message: &QueuedMessage, recipient: &Recipient) -> String {
+    let reason = match message.state {
+        State::Held => message.last_reply.clone(),
+        State::Waiting | State::AnswerAwaited => recipient.reply.clone(),
+    };
+    reason.unwrap_or_else(|| "it was never attempted".to_owned())
 }
 
 /// A choice is carried out once the message waits for something else than before, or by another pointer, which
@@ -172,37 +313,43 @@ fn what_remains_of_choice(before: &QueuedMessage, attempted: &Attempted) -> Opti
     before.choice.filter(|_| !is_carried_out)
 }
 
-/// When it is tried again, or until when it is held.
-fn schedule(message: &mut QueuedMessage, attempted: &Attempted, now: OffsetDateTime) {
+/// When it is tried again, or until when it is held; in between its sender is to be told that it waits.
+fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Schedule, now: OffsetDateTime) {
+    // Never at once: what cannot be given up yet goes on waiting.
+    let end = |message: &QueuedMessage| message.expires_at.max(now + time::Duration::MINUTE);
+    let notice = schedule.notice_at(message.accepted_at);
+    let notice = notice.filter(|at| *at > now && !message.delay_noticed && !message.reverse_path.is_empty());
     let spread = spread(message.id.0.as_u128());
     message.held_because = attempted.held;
     if let Some(because) = attempted.held {
         message.state = State::Held;
-        message.expires_at = message.accepted_at + retry::HELD_LIFETIME;
+        message.expires_at = message.accepted_at + schedule.held_lifetime;
         message.last_reply = Some(because.words().to_owned());
-        message.next_attempt_at = message.expires_at;
+        message.next_attempt_at = notice.map_or(end(message), |notice| notice.min(end(message)));
         return;
     }
     message.state = State::Waiting;
     if let Some(turn) = attempted.turn {
-        message.next_attempt_at = turn.min(message.expires_at.max(now));
+        message.next_attempt_at = turn.min(end(message));
         return;
     }
     message.next_attempt_at = match attempted.charged {
-        true => retry::next_attempt(now, message.attempts.unsigned_abs(), spread),
+        true => schedule.next_attempt(now, message.attempts.unsigned_abs(), spread),
         false => {
             // A gateway is asked by one message for all that wait for it; the others look again more and
             // more seldom, and at once when it takes mail again. For the platform's default nobody does that.
-            let longest = if message.waits_for.is_some() { time::Duration::HOUR } else { 5 * time::Duration::MINUTE };
+            let longest = if message.waits_for.is_some() { time::Duration::MAX } else { 5 * time::Duration::MINUTE };
+            let longest = longest.min(schedule.longest_retry);
             retry::next_look(now, message.accepted_at, attempted.until, longest, spread)
         }
     };
-    message.next_attempt_at = message.next_attempt_at.min(message.expires_at.max(now));
+    let first = notice.map_or(end(message), |notice| notice.min(end(message)));
+    message.next_attempt_at = message.next_attempt_at.min(first);
 }
 
 /// Gives up everybody who still waits.
-fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Failure> {
-    let mut failures = Vec::new();
+fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Report> {
+    let mut reports = Vec::new();
     for recipient in &mut message.recipients {
         if recipient.state != RecipientState::Waiting {
             continue;
@@ -213,9 +360,9 @@ fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Failure> {
             (State::Waiting | State::AnswerAwaited, _) => recipient.reply.clone(),
         };
         let reason = reason.unwrap_or_else(|| "it was never attempted".to_owned());
-        failures.push(Failure { recipient: recipient.to.clone(), reason, cause });
+        reports.push(report(recipient, reason, cause));
     }
-    failures
+    reports
 }
 
 /// Why the message still waits; if it does not, what was said last.

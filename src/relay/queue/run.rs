@@ -1,14 +1,13 @@
 //! The queue at work: claims when something is due, renews leases, and gives them back at the end.
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{LEASE, Queue};
+use super::{Jump, LEASE, Queue};
 use crate::store;
 
 /// The longest sleep: what another relay committed is found without being told.
@@ -36,14 +35,16 @@ impl Queue {
         }
         self.shared.handover.pool().close().await;
         // Only these: should another relay have taken over the name, the others are its own.
-        self.release(Some(&self.shared.leases.tokens())).await;
+        let held = self.shared.leases.all();
+        Self::given_back(store::queue::release_across_tenants(&self.shared.db, &held, OffsetDateTime::now_utc()).await);
     }
 
     /// Begins where the previous life of this relay ended: what it had is nobody's, and what its
     /// failing gateways were is not known. To be awaited before any mail is taken: whatever is leased
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
-        while !self.release(None).await || !self.make_all_due().await {
+        self.shared.clock.look(Instant::now(), OffsetDateTime::now_utc());
+        while !self.release_all().await || !self.make_all_due().await || !self.make_due_what_is_too_late().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -53,6 +54,38 @@ impl Queue {
     async fn make_all_due(&self) -> bool {
         let due = store::queue::make_all_due_across_tenants(&self.shared.db, OffsetDateTime::now_utc()).await;
         due.inspect_err(|error| tracing::warn!(%error, "waiting mail could not be made due")).is_ok()
+    }
+
+    /// A clock that was ahead may have scheduled mail for a time that is far away.
+    async fn make_due_what_is_too_late(&self) -> bool {
+        self.mind_clock_set_back(OffsetDateTime::now_utc())
+            .await
+            .inspect_err(|error| tracing::warn!(%error, "mail that waits for too long could not be made due"))
+            .is_ok()
+    }
+
+    /// Makes due at `now` what waits for longer than anything does whose clock was right.
+    pub async fn mind_clock_set_back(&self, now: OffsetDateTime) -> store::Result<()> {
+        let latest = self.shared.settings.schedule.latest_attempt(now);
+        let messages = store::queue::make_due_what_is_too_late_across_tenants(&self.shared.db, now, latest).await?;
+        if messages > 0 {
+            tracing::warn!(messages, "mail was scheduled by a clock that was ahead, and is due now");
+        }
+        Ok(())
+    }
+
+    async fn look_at_clock(&self, now: OffsetDateTime) -> store::Result<()> {
+        match self.shared.clock.look(Instant::now(), now) {
+            None => Ok(()),
+            Some(Jump::Forward(by)) => {
+                tracing::warn!(%by, "the clock has jumped forward: no mail is given up for a quarter of an hour");
+                Ok(())
+            }
+            Some(Jump::Backward(by)) => {
+                tracing::warn!(%by, "the clock was set back");
+                self.mind_clock_set_back(now).await
+            }
+        }
     }
 
     async fn deliver(&self, stop: CancellationToken) {
@@ -83,6 +116,7 @@ impl Queue {
     /// Starts attempts at what is due. Returns how long there is nothing more to do.
     async fn turn(&self) -> store::Result<Duration> {
         let now = OffsetDateTime::now_utc();
+        self.look_at_clock(now).await?;
         let permits = &self.shared.permits;
         let free = permits.free();
         if free == 0 {
@@ -114,23 +148,25 @@ impl Queue {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
-            let tokens = self.shared.leases.tokens();
-            if tokens.is_empty() {
+            let held = self.shared.leases.all();
+            if held.is_empty() {
                 continue;
             }
             let until = OffsetDateTime::now_utc() + LEASE;
-            let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-            if let Err(error) = store::queue::renew_across_tenants(db, relay, &tokens, until).await {
-                tracing::warn!(%error, leases = tokens.len(), "leases could not be renewed");
+            if let Err(error) = store::queue::renew_across_tenants(&self.shared.db, &held, until).await {
+                tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }
         }
     }
 
-    /// Gives back leases that this relay has in the store. Returns whether the store has done it.
-    async fn release(&self, tokens: Option<&[Uuid]>) -> bool {
-        let now = OffsetDateTime::now_utc();
+    /// Gives back the leases of this relay's previous life. Returns whether the store has done it.
+    async fn release_all(&self) -> bool {
         let (db, relay) = (&self.shared.db, self.shared.settings.relay);
-        match store::queue::release_across_tenants(db, relay, tokens, now).await {
+        Self::given_back(store::queue::release_all_across_tenants(db, relay, OffsetDateTime::now_utc()).await)
+    }
+
+    fn given_back(released: store::Result<u64>) -> bool {
+        match released {
             Ok(messages) => {
                 if messages > 0 {
                     tracing::info!(messages, "leases given back");

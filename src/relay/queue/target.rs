@@ -7,6 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::Queue;
 use crate::{
+    mail::envelope::domain_of,
     policy::{
         routing::{NextHop, PlatformDefault},
         waiting::{HeldBecause, Onward},
@@ -35,7 +36,7 @@ pub enum Target {
 impl Queue {
     /// Where the message goes by the facts of this moment. Asked of held mail too: what it was held for may be over.
     pub(super) fn target(&self, message: &QueuedMessage, now: OffsetDateTime) -> Target {
-        let Some(waits) = message.waits() else { return by_default(&self.shared.settings.default) };
+        let Some(waits) = message.waits() else { return self.to_inbound_host(message) };
         let route = match self.shared.table.onward(&waits) {
             Onward::Route(sender) => sender.route,
             Onward::Return => return Target::Returned,
@@ -48,6 +49,17 @@ impl Queue {
             NextHop::Gateway(gateway) => Target::Peer(self.shared.table.peer(&gateway, route.set_by)),
             NextHop::Platform(default) => by_default(&default),
             NextHop::Nowhere => Target::Held(HeldBecause::NoGateway),
+        }
+    }
+
+    /// Our own notifications go to the inbound host of their recipient's domain; where none is set, like other mail
+    /// of the platform.
+    fn to_inbound_host(&self, message: &QueuedMessage) -> Target {
+        let recipient = message.recipients.first().and_then(|recipient| domain_of(&recipient.to));
+        let domain = recipient.and_then(|domain| domain.parse().ok());
+        match domain.and_then(|domain| self.shared.table.inbound(&domain)).and_then(|inbound| inbound.host) {
+            Some(host) => Target::Peer(Peer::inbound_host(&host)),
+            None => by_default(&self.shared.settings.default),
         }
     }
 

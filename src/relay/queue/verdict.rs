@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Delivered(String),
+    /// The same, by a server that does not tell senders what they asked to be told.
+    Relayed(String),
     Refused(String),
     Waiting(String),
 }
@@ -26,8 +28,13 @@ impl Verdict {
     /// The words that decided it.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Delivered(reason) | Self::Refused(reason) | Self::Waiting(reason) => reason,
+            Self::Delivered(reason) | Self::Relayed(reason) | Self::Refused(reason) | Self::Waiting(reason) => reason,
         }
+    }
+
+    /// Another server is responsible now.
+    pub fn is_delivered(&self) -> bool {
+        matches!(self, Self::Delivered(_) | Self::Relayed(_))
     }
 }
 
@@ -46,6 +53,9 @@ pub struct Attempted {
     pub is_returned: bool,
     /// The server said something about the message or its recipients.
     pub is_answered: bool,
+    /// Where it goes was found out, and whoever takes it was asked or is known not to take mail now. Without that
+    /// nothing is given up, however long it has waited.
+    pub is_tried: bool,
     /// The attempt counts: it is not the gateway that was at fault.
     pub charged: bool,
     /// Not to be tried before.
@@ -70,8 +80,8 @@ impl Attempted {
     pub fn held(message: &QueuedMessage, because: HeldBecause) -> Self {
         match because {
             // Whatever is set later is what it waits for.
-            HeldBecause::NoGateway => Self { held: Some(because), ..Self::default() },
-            _ => Self { held: Some(because), ..Self::waits_on(message) },
+            HeldBecause::NoGateway => Self { held: Some(because), is_tried: true, ..Self::default() },
+            _ => Self { held: Some(because), is_tried: true, ..Self::waits_on(message) },
         }
     }
 
@@ -86,6 +96,7 @@ impl Attempted {
         }
         self.held = later.held.or(self.held);
         self.is_answered |= later.is_answered;
+        self.is_tried |= later.is_tried;
         self.charged |= later.charged;
         self.is_ambiguous |= later.is_ambiguous;
         self.until = later.until.or(self.until);
@@ -104,9 +115,11 @@ impl Attempted {
     }
 }
 
-/// The verdicts of a transaction in which somebody was accepted, once it has ended.
+/// The verdicts of a transaction in which somebody was accepted, once it has ended. `tells`: the server tells senders
+/// what they asked to be told.
 pub fn of_transaction(
     peer: &Peer,
+    tells: bool,
     answers: &[RecipientAnswer],
     places: &[usize],
     end: &Result<Reply, Failed>,
@@ -117,7 +130,8 @@ pub fn of_transaction(
             continue;
         }
         *verdict = match end {
-            Ok(reply) => Verdict::Delivered(format!("{peer} said: {reply}")),
+            Ok(reply) if tells => Verdict::Delivered(format!("{peer} said: {reply}")),
+            Ok(reply) => Verdict::Relayed(format!("{peer} said: {reply}")),
             Err(failed) => of_failure(failed),
         };
     }
@@ -153,6 +167,7 @@ pub fn of_answers(peer: &Peer, answers: &[RecipientAnswer], places: &[usize]) ->
         waits_by: peer.set_by,
         charged: true,
         is_answered: true,
+        is_tried: true,
         ..Attempted::default()
     }
 }
@@ -166,6 +181,7 @@ pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
         charged: failed.fault != Fault::Gateway,
         until: failed.until,
         is_answered: failed.reply.is_some() && failed.stage >= Stage::Mail,
+        is_tried: true,
         is_ambiguous: failed.is_ambiguous(),
         is_loop: failed.is_loop(),
         ..Attempted::default()
@@ -186,13 +202,14 @@ pub fn paced(peer: &Peer, turn: OffsetDateTime, places: &[usize]) -> Attempted {
     Attempted { turn: Some(turn), ..waiting(peer, &reason, turn, places) }
 }
 
-/// Nobody was asked; everybody waits.
+/// The server is known not to take mail now; everybody waits.
 pub fn waiting(peer: &Peer, reason: &str, until: OffsetDateTime, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, Verdict::Waiting(reason.to_owned()))).collect(),
         waits_for: peer.waits_for,
         waits_by: peer.set_by,
         until: Some(until),
+        is_tried: true,
         ..Attempted::default()
     }
 }

@@ -1,10 +1,12 @@
 //! From a line that a client sent to a command, by smtp-proto's grammar and what it leaves open.
 //! Part of the [session](super::session).
 
+use std::str::FromStr;
+
 use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, Error, Request};
 
 use super::{replies, sign_in::Mechanism};
-use crate::mail::{DomainName, Mailbox, Reply, envelope::MailParameters};
+use crate::mail::{DomainName, Mailbox, Reply, envelope::MailParameters, notify::Wishes};
 
 /// The longest command line in bytes, its end included. RFC 5321 §4.5.3.1.4 asks for 512, and each
 /// extension adds what its parameters need.
@@ -22,8 +24,7 @@ pub enum Command {
     StartTls,
     Auth(Mechanism, Option<String>),
     Mail(MailCommand),
-    /// The forward-path without angle brackets and source route.
-    Rcpt(String),
+    Rcpt(RcptCommand),
     Data,
     Rset,
     Noop,
@@ -40,6 +41,23 @@ pub struct MailCommand {
     /// SIZE (RFC 1870), in bytes.
     pub size: Option<u64>,
     pub parameters: MailParameters,
+}
+
+/// RFC 5321 §4.1.1.3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RcptCommand {
+    /// Without angle brackets and source route.
+    pub forward_path: String,
+    /// NOTIFY and ORCPT (RFC 3461).
+    pub wishes: Wishes,
+}
+
+impl RcptCommand {
+    /// Whether it needs nothing beyond ASCII.
+    pub fn is_ascii(&self) -> bool {
+        self.forward_path.is_ascii()
+            && self.wishes.original.as_ref().is_none_or(|original| original.to_string().is_ascii())
+    }
 }
 
 /// What is said to a line that is no command.
@@ -133,8 +151,10 @@ fn text(line: &[u8]) -> Result<&str, Mistake> {
 
 fn parse(line: &[u8]) -> Result<Command, Mistake> {
     let text = text(line)?;
-    let with_name = literal_as_name(text);
-    let checked = with_name.as_ref().map_or(line, String::as_bytes);
+    let known = without_orcpt(text);
+    let with_name = literal_as_name(known.unwrap_or(text));
+    let known = with_name.or_else(|| known.map(|known| format!("{known}\r\n")));
+    let checked = known.as_ref().map_or(line, String::as_bytes);
     let request = Request::parse(&mut checked.iter()).map_err(|error| mistake(&error))?;
     match request {
         Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
@@ -158,9 +178,20 @@ fn parse(line: &[u8]) -> Result<Command, Mistake> {
     }
 }
 
+/// smtp-proto knows of ORCPT one type of address only: it is shown the command without its parameters, which are
+/// looked at below.
+fn without_orcpt(text: &str) -> Option<&str> {
+    let is_rcpt = text.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case("RCPT"));
+    let (_, parameters) = path(text).filter(|_| is_rcpt)?;
+    let has_one = parameters.split(' ').any(|one| one.get(..6).is_some_and(|name| name.eq_ignore_ascii_case("ORCPT=")));
+    has_one.then(|| &text[..text.len() - parameters.len()])
+}
+
 /// smtp-proto knows no address literals: a well-formed one is shown to it as a name.
 fn literal_as_name(text: &str) -> Option<String> {
-    let start = text.rfind("@[")? + 1;
+    // ORCPT may have one, too.
+    let path = &text[..text.find("]>")?];
+    let start = path.rfind("@[")? + 1;
     let end = start + text[start..].find(']')? + 1;
     is_address_literal(&text[start..end]).then(|| format!("{}literal.invalid{}\r\n", &text[..start], &text[end..]))
 }
@@ -208,6 +239,8 @@ fn mail(text: &str) -> Result<MailCommand, Reply> {
             ("BODY", "7BIT") => {}
             ("BODY", _) => return Err(replies::parameter_value("BODY")),
             ("SMTPUTF8", "") => command.parameters.smtputf8 = true,
+            ("RET", _) => once(&mut command.parameters.ret, "RET", value)?,
+            ("ENVID", _) => once(&mut command.parameters.envid, "ENVID", value)?,
             // RFC 4954 §5: who the message is from is for us to find out.
             ("AUTH", _) => {}
             (keyword, _) => return Err(replies::parameter_not_offered(keyword)),
@@ -224,11 +257,23 @@ fn mail(text: &str) -> Result<MailCommand, Reply> {
     Ok(command)
 }
 
-fn rcpt(text: &str) -> Result<String, Reply> {
+/// A parameter of RFC 3461, which may be given once.
+fn once<T: FromStr>(known: &mut Option<T>, keyword: &str, value: &str) -> Result<(), Reply> {
+    let mistake = || replies::parameter_value(keyword);
+    let value = value.parse().map_err(|_| mistake())?;
+    if known.replace(value).is_some() { Err(mistake()) } else { Ok(()) }
+}
+
+fn rcpt(text: &str) -> Result<RcptCommand, Reply> {
     let (forward_path, parameters) = path(text).ok_or_else(replies::malformed_recipient)?;
-    if let Some(parameter) = parameters.split_ascii_whitespace().next() {
-        let keyword = parameter.split('=').next().unwrap_or(parameter).to_ascii_uppercase();
-        return Err(replies::parameter_not_offered(&keyword));
+    let mut wishes = Wishes::default();
+    for parameter in parameters.split_ascii_whitespace() {
+        let (keyword, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match keyword.to_ascii_uppercase().as_str() {
+            "NOTIFY" => once(&mut wishes.notify, "NOTIFY", value)?,
+            "ORCPT" => once(&mut wishes.original, "ORCPT", value)?,
+            keyword => return Err(replies::parameter_not_offered(keyword)),
+        }
     }
     if forward_path.eq_ignore_ascii_case("postmaster") {
         return Err(replies::no_mailboxes_here());
@@ -237,7 +282,7 @@ fn rcpt(text: &str) -> Result<String, Reply> {
     if domain.parse::<DomainName>().is_err() && !is_address_literal(domain) {
         return Err(replies::malformed_recipient());
     }
-    Ok(forward_path.to_owned())
+    Ok(RcptCommand { forward_path: forward_path.to_owned(), wishes })
 }
 
 /// RFC 5321 §4.1.3: `[192.0.2.7]`, `[IPv6:2001:db8::7]`.

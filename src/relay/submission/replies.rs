@@ -47,6 +47,7 @@ pub(super) fn ehlo(hostname: &str, max_message_size: u64, encryption: Encryption
         format!("SIZE {max_message_size}"),
         "8BITMIME".to_owned(),
         "SMTPUTF8".to_owned(),
+        "DSN".to_owned(),
         "ENHANCEDSTATUSCODES".to_owned(),
         // RFC 9422.
         format!("LIMITS RCPTMAX={MOST_RECIPIENTS}"),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 
 use super::{
-    command::{Command, LineReader, MailCommand, Mistake},
+    command::{Command, LineReader, MailCommand, Mistake, RcptCommand},
     data::{DataReader, Fault},
     null_sender,
     replies::{self, Encryption},
@@ -17,6 +17,7 @@ use crate::{
     mail::{
         Envelope, Reply,
         id::{CredentialId, QueueId},
+        notify::Wishes,
         received::{Received, Trace},
     },
     policy::{
@@ -140,12 +141,38 @@ enum State {
     /// After the reply to STARTTLS.
     Encrypting,
     /// After MAIL: the envelope so far.
-    Envelope(MailCommand, Vec<String>),
+    Envelope(MailCommand, Recipients),
     /// After 354.
     Content(Box<Receiving>),
     /// The message was read; what becomes of it is being found out.
     Deciding,
     Closed,
+}
+
+#[derive(Debug, Default)]
+struct Recipients {
+    forward_paths: Vec<String>,
+    /// For each forward-path up to the last that anything was said about.
+    wishes: Vec<Wishes>,
+}
+
+impl Recipients {
+    fn add(&mut self, RcptCommand { forward_path, wishes }: RcptCommand) {
+        if !wishes.is_empty() {
+            self.wishes.resize(self.forward_paths.len(), Wishes::default());
+            self.wishes.push(wishes);
+        }
+        self.forward_paths.push(forward_path);
+    }
+
+    /// Empty, or one for each forward-path.
+    fn take_wishes(&mut self) -> Vec<Wishes> {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        if !wishes.is_empty() {
+            wishes.resize(self.forward_paths.len(), Wishes::default());
+        }
+        wishes
+    }
 }
 
 #[derive(Debug)]
@@ -338,7 +365,7 @@ impl Session {
             Command::StartTls => self.start_tls(),
             Command::Auth(mechanism, initial) => self.auth(mechanism, initial, now),
             Command::Mail(mail) => self.mail(mail, now),
-            Command::Rcpt(forward_path) => self.rcpt(forward_path),
+            Command::Rcpt(rcpt) => self.rcpt(rcpt),
             Command::Data => self.data(now),
             Command::Rset => {
                 self.state = State::Waiting;
@@ -488,7 +515,7 @@ impl Session {
             Some(refusal) => self.say(&refusal),
             None => {
                 self.say(&replies::sender_accepted());
-                self.state = State::Envelope(mail, Vec::new());
+                self.state = State::Envelope(mail, Recipients::default());
             }
         }
     }
@@ -559,24 +586,24 @@ impl Session {
         }
     }
 
-    fn rcpt(&mut self, forward_path: String) {
-        let State::Envelope(mail, forward_paths) = &mut self.state else {
+    fn rcpt(&mut self, rcpt: RcptCommand) {
+        let State::Envelope(mail, recipients) = &mut self.state else {
             return self.mistake(&replies::sender_first());
         };
-        if !mail.parameters.smtputf8 && !forward_path.is_ascii() {
+        if !mail.parameters.smtputf8 && !rcpt.is_ascii() {
             return self.say(&replies::needs_smtputf8());
         }
-        if forward_paths.len() >= replies::MOST_RECIPIENTS {
+        if recipients.forward_paths.len() >= replies::MOST_RECIPIENTS {
             return self.say(&replies::too_many_recipients());
         }
-        forward_paths.push(forward_path);
+        recipients.add(rcpt);
         self.say(&replies::recipient_accepted());
     }
 
     fn data(&mut self, now: OffsetDateTime) {
         match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Envelope(mail, forward_paths) if !forward_paths.is_empty() => {
-                let receiving = self.begin_content(mail, forward_paths, now);
+            State::Envelope(mail, recipients) if !recipients.forward_paths.is_empty() => {
+                let receiving = self.begin_content(mail, recipients, now);
                 self.state = State::Content(Box::new(receiving));
                 self.say(&replies::send_message());
             }
@@ -588,7 +615,7 @@ impl Session {
         }
     }
 
-    fn begin_content(&self, mail: MailCommand, forward_paths: Vec<String>, now: OffsetDateTime) -> Receiving {
+    fn begin_content(&self, mail: MailCommand, mut recipients: Recipients, now: OffsetDateTime) -> Receiving {
         let id = QueueId::new();
         let extended = self.hello.as_ref().is_none_or(|hello| hello.extended);
         // RFC 3848 and RFC 6531 §4.3.
@@ -620,7 +647,12 @@ impl Session {
         content.extend_from_slice(own_field.as_bytes());
         Receiving {
             id,
-            envelope: Envelope { reverse_path: mail.reverse_path, forward_paths, parameters: mail.parameters },
+            envelope: Envelope {
+                reverse_path: mail.reverse_path,
+                wishes: recipients.take_wishes(),
+                forward_paths: recipients.forward_paths,
+                parameters: mail.parameters,
+            },
             reader,
             content,
             own_field: own_field.len(),

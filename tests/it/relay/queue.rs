@@ -8,12 +8,12 @@ use std::{
 
 use outgate::{
     mail::id::{RelayId, Revision},
-    policy::{facts::OrganizationFacts, routing::PlatformDefault},
+    policy::{facts::OrganizationFacts, retry::Schedule, routing::PlatformDefault},
     relay::{
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
         routing_table::RoutingTable,
     },
-    store::{self, OrganizationTransaction},
+    store::{self, OrganizationTransaction, queue::Written},
 };
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -126,6 +126,7 @@ async fn a_relay_that_lags_behind_holds_nothing_for_lack_of_facts(db: PgPool) {
         hostname: "relay.outgate.example".to_owned(),
         default: PlatformDefault::Mx,
         mx_port: 25,
+        schedule: Schedule::default(),
     };
     let other = Queue::new(sending.db.clone(), settings, table.clone(), sending.another().handover);
 
@@ -196,11 +197,14 @@ async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: Pg
 
     let token = paused.lease.unwrap().token;
     assert!(!store::queue::record_across_tenants(&sending.db, &paused, token, None).await.unwrap());
-    assert!(!store::queue::remove_across_tenants(&sending.db, paused.organization, paused.id, token).await.unwrap());
+    let remove = async |leased| {
+        let done = Written { done: &[leased], ..Written::default() };
+        store::queue::write_across_tenants(&sending.db, &done).await.unwrap()
+    };
+    assert!(remove(paused.leased().unwrap()).await.is_empty());
     assert!(sending.waiting().await[0].leased);
 
-    let token = owner.lease.unwrap().token;
-    assert!(store::queue::remove_across_tenants(&sending.db, owner.organization, owner.id, token).await.unwrap());
+    assert_eq!(remove(owner.leased().unwrap()).await, [owner.id]);
     assert!(sending.waiting().await.is_empty());
 }
 
@@ -223,6 +227,7 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
         hostname: "relay.outgate.example".to_owned(),
         default: PlatformDefault::Mx,
         mx_port: 25,
+        schedule: Schedule::default(),
     };
     let queue = Queue::new(again.db.clone(), settings, again.table.clone(), again.handover.clone());
     let stop = CancellationToken::new();
@@ -251,7 +256,7 @@ async fn no_reason_keeps_an_outcome_from_being_written_down(db: PgPool) {
 
     let verdict = Verdict::Waiting("it broke: \0\x1b[31m\r\nno\u{9b}".to_owned() + &"é".repeat(2_000));
     let attempted = Attempted { verdicts: vec![(0, verdict)], charged: true, ..Attempted::default() };
-    let recorded = after(&claimed, &attempted, now).message;
+    let recorded = after(&claimed, &attempted, &Schedule::default(), true, now).message;
 
     let token = claimed.lease.unwrap().token;
     assert!(store::queue::record_across_tenants(&sending.db, &recorded, token, None).await.unwrap());

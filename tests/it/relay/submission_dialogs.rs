@@ -4,9 +4,9 @@
 //! `C:` a line that the client sends, CR LF added; several in a row are sent together. `C>` the same
 //! without CR LF. `\r`, `\n`, `\t`, `\0`, `\\` and `\xNN` stand for bytes. `S:` a line of the answer; with
 //! ` ...` at its end only its beginning counts. `M:` what the accepted message says: `sender`, `from`,
-//! `to`, `content`, `received`. `closed`: the relay closes here. `#` a comment. First
-//! lines: `client ADDRESS` (else 127.0.0.1), `tls` (there is a certificate; a handshake takes no time here), `whole
-//! only` (the script is about what comes at once).
+//! `to`, `asks` (what is said about notifications), `content`, `received`. `closed`: the relay closes here. `#` a
+//! comment. First lines: `client ADDRESS` (else 127.0.0.1), `tls` (there is a certificate; a handshake takes no time
+//! here), `whole only` (the script is about what comes at once).
 
 use std::{fs, path::Path};
 
@@ -105,6 +105,7 @@ impl<'a> Dialog<'a> {
             "sender" => assert_eq!(message.sender, expected, "{here}"),
             "from" => assert_eq!(message.reverse_path, expected, "{here}"),
             "to" => assert!(message.forward_paths.contains(&expected), "{here}: {:?}", message.forward_paths),
+            "asks" => assert!(message.asks.contains(&expected), "{here}: {:?}", message.asks),
             "content" => assert_eq!(String::from_utf8_lossy(&message.content), expected, "{here}"),
             "received" => assert!(message.received.contains(&expected), "{here}: {}", message.received),
             _ => panic!("{here}: not something that a message says"),

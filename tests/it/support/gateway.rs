@@ -36,6 +36,8 @@ pub struct Received {
     pub parameters: String,
     /// Those that were accepted.
     pub recipients: Vec<String>,
+    /// What RCPT said behind each of them.
+    pub wishes: Vec<String>,
     /// Transparency dots removed.
     pub content: Vec<u8>,
     pub encrypted: bool,
@@ -184,6 +186,10 @@ impl Gateway {
 
     pub fn offers_tls(&self) {
         self.behave(|behaviour| behaviour.tls = Some(Certified::by_itself("gateway.example").acceptor()));
+    }
+
+    pub fn offers(&self, extension: &'static str) {
+        self.behave(|behaviour| behaviour.extensions.insert(0, extension));
     }
 
     pub fn answers_recipient(&self, recipient: &str, line: &str) {
@@ -480,6 +486,7 @@ impl<S: OverLine> Session<S> {
             reverse_path: reverse_path.to_owned(),
             parameters: parameters.trim().to_owned(),
             recipients: vec![],
+            wishes: vec![],
             content: vec![],
             encrypted: self.encrypted,
             user: self.user.clone(),
@@ -497,6 +504,7 @@ impl<S: OverLine> Session<S> {
         }
         if self.answer(At::Rcpt, "250 2.1.5 recipient ok").await? {
             envelope.recipients.push(recipient);
+            envelope.wishes.push(line[line.rfind('>').unwrap() + 1..].trim().to_owned());
         }
         Some(())
     }

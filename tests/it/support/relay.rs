@@ -121,6 +121,8 @@ pub struct Accepted {
     pub sender: String,
     pub reverse_path: String,
     pub forward_paths: Vec<String>,
+    /// What MAIL and RCPT said about notifications: `MAIL …`, and `<bob@far.example> …` for each recipient.
+    pub asks: Vec<String>,
     /// Our own field and the rest, as bytes are.
     pub received: String,
     pub content: Vec<u8>,
@@ -133,6 +135,7 @@ impl Accepted {
         let end = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(2).unwrap().0 + 1;
         Self {
             sender,
+            asks: asks(&envelope),
             reverse_path: envelope.reverse_path,
             forward_paths: envelope.forward_paths,
             received: String::from_utf8(whole[..end].to_vec()).unwrap(),
@@ -140,6 +143,20 @@ impl Accepted {
             spooled,
         }
     }
+}
+
+fn asks(envelope: &outgate::mail::Envelope) -> Vec<String> {
+    let parameter =
+        |name: &str, value: Option<String>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
+    let said = &envelope.parameters;
+    let ret = parameter("RET", said.ret.map(|ret| ret.to_string()));
+    let mut asks = vec![format!("MAIL{ret}{}", parameter("ENVID", said.envid.as_ref().map(ToString::to_string)))];
+    for (to, wishes) in envelope.forward_paths.iter().zip(&envelope.wishes) {
+        let notify = parameter("NOTIFY", wishes.notify.map(|notify| notify.to_string()));
+        let original = parameter("ORCPT", wishes.original.as_ref().map(ToString::to_string));
+        asks.push(format!("<{to}>{notify}{original}"));
+    }
+    asks
 }
 
 /// A session without a network.

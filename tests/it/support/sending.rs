@@ -18,6 +18,7 @@ use outgate::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
         gateway_settings::{GatewayLimits, GatewaySettings},
+        retry::Schedule,
         routing::PlatformDefault,
     },
     relay::{
@@ -51,6 +52,7 @@ pub struct Options {
     pub limits: TimeLimits,
     pub mx_port: u16,
     pub allowed: &'static str,
+    pub schedule: Schedule,
     /// Where the relay itself is said to listen.
     pub listeners: Vec<SocketAddr>,
     /// Instead of the table of names.
@@ -75,6 +77,8 @@ impl Default for Options {
             limits: TimeLimits::default(),
             mx_port: 25,
             allowed: "127.0.0.0/8",
+            // Tests that are about notices ask for them.
+            schedule: Schedule { delay_notice: None, ..Schedule::default() },
             keys: None,
             listeners: vec![],
             dns: None,
@@ -184,6 +188,7 @@ impl Sending {
             hostname: "relay.outgate.example".to_owned(),
             default: options.default.clone(),
             mx_port: options.mx_port,
+            schedule: options.schedule,
         };
         let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
         let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
@@ -310,6 +315,7 @@ impl Sending {
             envelope: Envelope {
                 reverse_path: "ann@acme.example".to_owned(),
                 forward_paths: to.iter().map(|to| (*to).to_owned()).collect(),
+                wishes: Vec::new(),
                 parameters: MailParameters::default(),
             },
             sender: "ann@acme.example".to_owned(),

@@ -117,14 +117,21 @@ impl StoreDoor {
 /// Passes everything on until either side closes or a COMMIT meets its fate.
 async fn pass(mut relay: UnixStream, mut store: UnixStream, at_commit: &AtCommit) -> io::Result<()> {
     let (mut asked, mut said) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut writes = Vec::new();
     loop {
         tokio::select! {
             read = relay.read(&mut asked) => match read? {
                 0 => return Ok(()),
                 read => {
                     let asked = &asked[..read];
-                    // A simple query: its text ends with a zero.
-                    let is_commit = asked.windows(7).any(|bytes| bytes == b"COMMIT\0");
+                    let has = |sought: &[u8]| asked.windows(sought.len()).any(|bytes| bytes == sought);
+                    if asked[0] == b'P' && has(b"insert into queued_message") {
+                        writes = statement_name(&asked[PREFIX..]);
+                    }
+                    // The values of the statement that writes messages, a transaction of its own; or a simple query,
+                    // whose text ends with a zero, behind a message of several pieces.
+                    let is_write = asked[0] == b'B' && !writes.is_empty() && has(&writes);
+                    let is_commit = is_write || has(b"COMMIT\0");
                     let fate = if is_commit { at_commit.next.lock().unwrap().take() } else { None };
                     if fate != Some(Fate::Lost) {
                         store.write_all(asked).await?;
@@ -146,4 +153,12 @@ async fn pass(mut relay: UnixStream, mut store: UnixStream, at_commit: &AtCommit
             },
         }
     }
+}
+
+/// A message's type and length.
+const PREFIX: usize = 5;
+
+/// The name with the zero that ends it.
+fn statement_name(rest: &[u8]) -> Vec<u8> {
+    rest.split_inclusive(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }

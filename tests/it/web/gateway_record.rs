@@ -149,7 +149,7 @@ async fn everything_is_saved_as_a_new_revision_and_taken_back_whole(db: PgPool) 
     assert!(redone.text().contains("Brought back."), "{}", redone.text());
     assert_eq!(scene.facts().await, Gateway { revision: 4, ..after });
     assert!(scene.save(&[]).await.text().contains("Saved."));
-    let late = scene.admin.submit(&undo_of(&saved), &[]).await;
+    let late = scene.admin.submit(&undo_of(&redone), &[]).await;
     assert_eq!(late.status, StatusCode::CONFLICT);
 }
 
@@ -226,7 +226,11 @@ async fn every_mistake_stands_beside_its_field_and_in_the_summary_and_nothing_is
             &[("trust", "authority"), ("authority", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")],
             "cannot be read",
         ),
-        ("fingerprint", &[("trust", "fingerprint"), ("fingerprint", "12:34")], "64 hexadecimal digits"),
+        (
+            "fingerprint",
+            &[("trust", "fingerprint"), ("fingerprint", "12:34")],
+            "Enter the certificate's SHA-256 fingerprint",
+        ),
         ("sign_in_user", &[("password", "x")], "Enter the user name that the password belongs to."),
         (
             "password",

@@ -1,0 +1,173 @@
+//! A sender hears once in an outage that mail is late, and that nothing is lost.
+//! The queue is stepped and given the time; nothing here waits for a clock.
+
+use outgate::{
+    mail::notify::Wishes,
+    policy::{facts::DomainFacts, retry::Schedule},
+};
+use sqlx::PgPool;
+use time::Duration;
+
+use crate::support::{
+    Gateway, Sending,
+    gateway::Received,
+    sending::{Options, Pointers},
+};
+
+/// Notices as the inbound host of the sender's domain gets them.
+async fn with_inbound_host(db: PgPool, schedule: Schedule) -> (Gateway, Sending) {
+    let inbound = Gateway::start().await;
+    let sending = Sending::with(db, Options { schedule, ..Options::default() }).await;
+    let (organization, inbound_host) = (sending.organization, Some(inbound.address.to_string().parse().unwrap()));
+    sending.table.change(|facts| {
+        let domain = DomainFacts { organization, gateway: None, inbound_host };
+        facts.set_domain("acme.example".parse().unwrap(), Some(domain));
+    });
+    (inbound, sending)
+}
+
+fn text_of(notification: &Received) -> String {
+    let text = String::from_utf8_lossy(&notification.content).replace("=\r\n", "");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+async fn notices(sending: &Sending) -> i64 {
+    sqlx::query_scalar("select count(*) from delay_notice").fetch_one(&sending.owner).await.unwrap()
+}
+
+/// What waits beside notifications.
+async fn mail(sending: &Sending) -> usize {
+    sending.waiting().await.iter().filter(|row| row.sender.is_some()).count()
+}
+
+#[sqlx::test]
+async fn in_an_outage_a_sender_gets_one_notice_until_the_gateway_takes_mail_again(db: PgPool) {
+    let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
+    let address = Gateway::free_address().await;
+    sending.set_gateway(Some(&address.to_string()));
+    for _ in 0..20 {
+        sending.send().await;
+    }
+    let mut other_sender = sending.message(&["bob@elsewhere.example"]);
+    other_sender.envelope.reverse_path = "carl@acme.example".to_owned();
+    other_sender.sender = "carl@acme.example".to_owned();
+    sending.transfer.accept(other_sender).await;
+    sending.step_after(239).await;
+    assert_eq!((notices(&sending).await, inbound.so_far().len()), (0, 0), "not before its time");
+
+    // Two relays come to it at once, and a third later.
+    let other = sending.another();
+    let (now, later) = (sending.now + Duration::minutes(241), sending.now + Duration::minutes(500));
+    let (one, two) = tokio::join!(sending.queue.step(now), other.queue.step(now));
+    assert!(one.unwrap() + two.unwrap() >= 21);
+    sending.queue.step(now + Duration::SECOND).await.unwrap();
+    sending.another().queue.step(later).await.unwrap();
+    sending.another().queue.step(later + Duration::HOUR).await.unwrap();
+    let told = inbound.received(2).await;
+    let mut to: Vec<&str> = told.iter().map(|told| told.recipients[0].as_str()).collect();
+    to.sort_unstable();
+    assert_eq!((to, notices(&sending).await), (vec!["ann@acme.example", "carl@acme.example"], 2));
+    let text = text_of(&told[0]);
+    for words in [
+        "Subject: Delayed, still trying: bob@elsewhere.example",
+        "is delayed. It is not lost, and you need not send it again.",
+        &format!("Your organization's mail gateway {address} has not taken it yet."),
+        "Action: delayed Status: 4.4.1 Remote-MTA: dns; [127.0.0.1]",
+        "Will-Retry-Until: ",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+
+    let gateway = Gateway::start_on(address).await;
+    sending.another().queue.step(later + Duration::hours(3)).await.unwrap();
+    sending.another().queue.step(later + Duration::hours(4)).await.unwrap();
+    assert_eq!(gateway.received(21).await.len(), 21);
+    assert_eq!((mail(&sending).await, notices(&sending).await), (0, 0), "the next outage is another one");
+    gateway.stop().await;
+    let again = sending.another();
+    let mut message = again.message(&["bob@elsewhere.example"]);
+    message.accepted_at = later + Duration::hours(10);
+    again.transfer.accept(message).await;
+    again.queue.step(later + Duration::hours(15)).await.unwrap();
+    again.queue.step(later + Duration::hours(15) + Duration::SECOND).await.unwrap();
+    assert_eq!(inbound.received(3).await.len(), 3);
+}
+
+#[sqlx::test]
+async fn only_who_wants_to_hear_of_delays_does(db: PgPool) {
+    let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    for notify in ["NEVER", "FAILURE", "SUCCESS"] {
+        let mut message = sending.message(&["bob@elsewhere.example"]);
+        message.envelope.wishes = vec![Wishes { notify: Some(notify.parse().unwrap()), original: None }];
+        sending.transfer.accept(message).await;
+    }
+    let mut null = sending.message(&["bob@elsewhere.example"]);
+    null.envelope.reverse_path = String::new();
+    sending.transfer.accept(null).await;
+    sending.step_after(300).await;
+    sending.step_after(301).await;
+    assert_eq!((mail(&sending).await, notices(&sending).await), (4, 0));
+
+    let mut message = sending.message(&["bob@elsewhere.example", "carla@elsewhere.example"]);
+    let delay = Wishes { notify: Some("DELAY".parse().unwrap()), original: None };
+    let never = Wishes { notify: Some("NEVER".parse().unwrap()), original: None };
+    message.envelope.wishes = vec![never, delay];
+    sending.transfer.accept(message).await;
+    sending.step_after(302).await;
+    sending.step_after(303).await;
+    let text = text_of(&inbound.received(1).await[0]);
+    assert!(text.contains("carla@elsewhere.example") && !text.contains("bob@"), "{text}");
+}
+
+#[sqlx::test]
+async fn who_waits_for_an_administrator_hears_that_nothing_need_be_done(db: PgPool) {
+    let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
+    let inbound_host = Some(inbound.address.to_string().parse().unwrap());
+    sending.point(Pointers { must_use_gateway: true, ..Pointers::default() });
+    let organization = sending.organization;
+    sending.table.change(|facts| {
+        let domain = DomainFacts { organization, gateway: None, inbound_host };
+        facts.set_domain("acme.example".parse().unwrap(), Some(domain));
+    });
+    sending.send().await;
+    sending.send().await;
+    assert_eq!(sending.step_after(239).await, 0);
+    assert_eq!(sending.step_after(240).await, 2);
+    sending.step_after(241).await;
+    let told = inbound.received(1).await;
+    let text = text_of(&told[0]);
+    for words in [
+        "Subject: Held, not lost: bob@elsewhere.example",
+        "is held. It is not lost, and you need not send it again.",
+        "Why it is held: Mail must leave through a gateway, and the sender has none.",
+        "It leaves by itself once an administrator of your organization has set where it goes.",
+        "What to do: Nothing.",
+        "Action: delayed Status: 4.4.0 Diagnostic-Code: x-outgate; mail must leave",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    assert_eq!(sending.step_after(60 * 24 * 6).await, 0, "they wait for the administrator again");
+    assert_eq!(told.len(), 1);
+    assert!(sending.waiting().await.iter().all(|row| row.state == "held"));
+}
+
+#[sqlx::test]
+async fn without_the_setting_nobody_is_told_and_another_time_is_kept_to(db: PgPool) {
+    let never = Schedule { delay_notice: None, ..Schedule::default() };
+    let (inbound, sending) = with_inbound_host(db.clone(), never).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    sending.step_after(60 * 24 * 4).await;
+    sending.step_after(60 * 24 * 4 + 1).await;
+    assert_eq!((notices(&sending).await, inbound.so_far().len()), (0, 0));
+
+    sqlx::raw_sql("truncate organization cascade").execute(&db).await.unwrap();
+    let soon = Schedule { delay_notice: Some(Duration::minutes(10)), ..Schedule::default() };
+    let (inbound, sending) = with_inbound_host(db, soon).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    sending.step_after(10).await;
+    sending.step_after(11).await;
+    assert_eq!(inbound.received(1).await.len(), 1);
+}
