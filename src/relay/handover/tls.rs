@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// Gateways with the revision that the connector is of.
+type OwnTrust = HashMap<(OrganizationId, GatewayId), (i64, TlsConnector)>;
+
 /// What connections are encrypted with. Each configuration keeps the sessions of its servers, so that the next
 /// connection to one costs less.
 #[derive(Clone)]
@@ -36,7 +39,7 @@ pub struct Tls {
     any: TlsConnector,
     verified: TlsConnector,
     /// Of the revision of each gateway that has a trust of its own.
-    own: Arc<Mutex<HashMap<(OrganizationId, GatewayId), (i64, TlsConnector)>>>,
+    own: Arc<Mutex<OwnTrust>>,
 }
 
 impl Tls {
