@@ -182,6 +182,8 @@ pub struct RelaySettings {
     /// Where Prometheus finds the relay's numbers, such as 127.0.0.1:9325 [default: nowhere]
     #[arg(long, env = "OUTGATE_METRICS_LISTEN", value_name = "ADDRESS", value_parser = listener)]
     pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub keys: SecretKeySettings,
     /// How long mail waits before it returns to its sender
     #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
     pub queue_lifetime: Duration,
@@ -197,6 +199,39 @@ pub struct RelaySettings {
     /// The longest between two attempts
     #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     pub retry_longest: Duration,
+}
+
+/// What passwords of gateways are opened with.
+#[derive(Debug, Clone, Args)]
+pub struct SecretKeySettings {
+    /// The file with the keys that open passwords of gateways, which only its owner may read [default: secret-key in the data directory, if it is there]
+    #[arg(long, env = "OUTGATE_SECRET_KEY_FILE", value_name = "FILE")]
+    pub secret_key_file: Option<PathBuf>,
+}
+
+impl SecretKeySettings {
+    /// Takes the file in the data directory, if it is there and no other is set.
+    ///
+    /// # Errors
+    /// If the data directory leads nowhere.
+    pub fn find(&mut self, store: &StoreSettings) -> anyhow::Result<()> {
+        let file = self.file(store)?;
+        if self.secret_key_file.is_none() && file.exists() {
+            self.secret_key_file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// As set, else in the data directory, whether it is there or not.
+    ///
+    /// # Errors
+    /// If the data directory leads nowhere.
+    pub fn file(&self, store: &StoreSettings) -> anyhow::Result<PathBuf> {
+        match &self.secret_key_file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(store.data_dir()?.join("secret-key")),
+        }
+    }
 }
 
 /// After how long a sender is told that mail waits; `None`: never.

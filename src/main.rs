@@ -5,15 +5,16 @@ mod command;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use outgate::{
-    config::{self, PlatformSettings, RelaySettings, StoreSettings, WebSettings},
+    config::{self, PlatformSettings, RelaySettings, SecretKeySettings, StoreSettings, WebSettings},
     telemetry,
 };
 
 use command::{
     accounts::Accounts, administrator::Administrator, credential::Credential, domain::Domain, gateway::Gateway,
-    organization::Organization, relay::RelayCommand, route::Route, store::Store, up::Up,
+    organization::Organization, relay::RelayCommand, route::Route, secret_key::SecretKey, store::Store, up::Up,
 };
 
 /// Says where an organization's outbound mail leaves, and relays it there.
@@ -78,6 +79,13 @@ enum Command {
         platform: PlatformSettings,
         #[command(subcommand)]
         command: Gateway,
+    },
+    /// Keys that relays open passwords of gateways with
+    SecretKey {
+        #[command(flatten)]
+        keys: SecretKeySettings,
+        #[command(subcommand)]
+        command: SecretKey,
     },
     /// Where mail goes
     Route {
@@ -155,6 +163,11 @@ fn run(mut cli: Cli) -> anyhow::Result<()> {
     if let Command::Accounts { command, .. } = &mut cli.command {
         command.open_file()?;
     }
+    match &mut cli.command {
+        Command::SecretKey { keys, .. } => keys.secret_key_file = Some(keys.file(&cli.store)?),
+        Command::Relay { relay, command: None, .. } => relay.keys.find(&cli.store)?,
+        _ => {}
+    }
     let store = Store::find(cli.store)?;
     let ended = command::runtime()?.block_on(run_on(&store, cli.command));
     store.leave()?;
@@ -193,6 +206,10 @@ async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
         Command::Credential(command) => command::credential::run(command, &owner().await?).await,
         Command::Gateway { platform, command } => {
             command::gateway::run(command, &owner().await?, &command::allowed(&platform)).await
+        }
+        Command::SecretKey { keys, command } => {
+            let file = keys.secret_key_file.context("OUTGATE_SECRET_KEY_FILE is not set")?;
+            command::secret_key::run(command, &file, &owner().await?).await
         }
         Command::Route { platform, command } => {
             command::route::run(command, &owner().await?, &platform.required_default_route()?).await

@@ -53,8 +53,18 @@ pub async fn run(command: Administrator, owner: &PgPool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line, at least as long as a password has to be (OWASP ASVS 5.0, 6.2.1).
+/// At least as long as a password has to be (OWASP ASVS 5.0, 6.2.1).
 fn read_password() -> anyhow::Result<String> {
+    let password = line_of_stdin()?;
+    match password.chars().count() {
+        0..12 => anyhow::bail!("the password must have at least 12 characters"),
+        _ if password.len() > 1024 => anyhow::bail!("the password must have at most 1,024 bytes"),
+        _ => Ok(password),
+    }
+}
+
+/// The one line that a password is.
+pub(super) fn line_of_stdin() -> anyhow::Result<String> {
     let mut typed = String::new();
     std::io::stdin().take(64 * 1024).read_to_string(&mut typed)?;
     let password = typed.strip_suffix('\n').unwrap_or(&typed);
@@ -62,9 +72,5 @@ fn read_password() -> anyhow::Result<String> {
     if password.contains('\n') {
         anyhow::bail!("the password on standard input has more than one line");
     }
-    match password.chars().count() {
-        0..12 => anyhow::bail!("the password must have at least 12 characters"),
-        _ if password.len() > 1024 => anyhow::bail!("the password must have at most 1,024 bytes"),
-        _ => Ok(password.to_owned()),
-    }
+    Ok(password.to_owned())
 }

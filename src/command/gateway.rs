@@ -15,6 +15,8 @@ use outgate::{
 };
 use sqlx::PgPool;
 
+use super::gateway_record::{self, Edit};
+
 #[derive(Debug, Subcommand)]
 pub enum Gateway {
     /// Send mail of all users, of one mail domain or of one user through a gateway
@@ -35,6 +37,20 @@ pub enum Gateway {
         /// What becomes of mail that waits for it
         #[arg(long, value_enum, default_value_t = Waiting::Keep)]
         waiting: Waiting,
+    },
+    /// Show what a gateway has besides its address
+    Show {
+        /// The organization's slug
+        slug: String,
+        address: GatewayAddress,
+    },
+    /// Change what a gateway has, as a new revision; what is not named stays
+    Edit {
+        /// The organization's slug
+        slug: String,
+        address: GatewayAddress,
+        #[command(flatten)]
+        edit: Box<Edit>,
     },
     /// Say whether mail must leave through a gateway: then a sender without one is held, never sent directly
     Require {
@@ -89,6 +105,10 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
             (slug, whose, Some(address), None)
         }
         Gateway::Delete { slug, whose, waiting } => (slug, whose, None, waiting.choice()),
+        Gateway::Show { slug, address } => return gateway_record::show(owner, &slug, &address).await,
+        Gateway::Edit { slug, address, edit } => {
+            return gateway_record::edit(owner, &slug, &address, &edit, allowed).await;
+        }
         Gateway::Require { slug, required } => return require(owner, &slug, required == YesNo::Yes).await,
     };
     let mut transaction = super::begin(owner, &slug).await?;

@@ -72,6 +72,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
     let defaults =
         relay::Settings::new(settings.relay_name(&hostname), hostname.to_string(), platform.required_default_route()?);
     Ok(relay::Settings {
+        secret_key_file: settings.keys.secret_key_file.clone(),
         smtp_listen: settings.smtp_listen.0.clone(),
         smtps_listen: settings.smtps_listen.0.clone(),
         tls: tls(settings)?,

@@ -10,6 +10,7 @@ use outgate::{
     mail::id::Revision,
     policy::{explanation::Told, routing::PlatformDefault},
     relay::{Relay, demonstration_gateway, routing_table::RoutingTable},
+    secret::key_file,
     store::{self, WebStore},
     web,
 };
@@ -44,7 +45,13 @@ pub struct Up {
 /// Runs until Ctrl-C. The private PostgreSQL is stopped last, when nobody needs it any more.
 pub fn run(mut up: Up, store: StoreSettings) -> anyhow::Result<()> {
     let gateways = up.demo.then(|| demo_gateways(&mut up)).transpose()?;
+    let secret_key_file = up.relay.keys.file(&store)?;
     let store = Store::find(store)?;
+    // The relay's own user makes it.
+    if up.relay.keys.secret_key_file.is_none() {
+        key_file::ensure_there(&secret_key_file)?;
+    }
+    up.relay.keys.secret_key_file = Some(secret_key_file);
     let ended = super::runtime()?.block_on(run_on(&store, up, gateways));
     store.leave()?;
     ended

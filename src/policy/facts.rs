@@ -8,14 +8,17 @@ use std::{
 };
 
 use super::{
-    gateway_settings::GatewaySettings,
+    gateway_settings::{GatewaySettings, secret_context},
     relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,
 };
-use crate::mail::{
-    DomainName, GatewayAddress, Mailbox,
-    id::{AccountId, CredentialId, GatewayId, OrganizationId},
+use crate::{
+    mail::{
+        DomainName, GatewayAddress, Mailbox,
+        id::{AccountId, CredentialId, GatewayId, OrganizationId},
+    },
+    secret::Context,
 };
 
 /// When a connection to a gateway is encrypted.
@@ -39,6 +42,14 @@ pub struct Gateway {
     pub tls: TlsMode,
     /// Everything else; shared by all that say nothing.
     pub settings: Arc<GatewaySettings>,
+}
+
+impl Gateway {
+    /// What the password is sealed for, where one is signed in with.
+    pub fn secret_context(&self) -> Option<Context> {
+        let user = &self.settings.sign_in.as_ref()?.user;
+        Some(secret_context(self.organization, self.id, &self.address, self.tls, user))
+    }
 }
 
 /// What routing needs to know of an organization.

@@ -14,6 +14,8 @@ pub enum Stage {
     Hello,
     /// STARTTLS and the handshake.
     Tls,
+    /// AUTH.
+    SignIn,
     Mail,
     Recipient,
     /// The answer to DATA itself.

@@ -5,9 +5,13 @@ use std::sync::{Arc, LazyLock};
 
 use ipnet::IpNet;
 
+use super::facts::TlsMode;
 use crate::{
-    mail::{DomainName, id::GatewayId},
-    secret::SealedSecret,
+    mail::{
+        DomainName, GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
+    secret::{Context, SealedSecret},
 };
 
 /// One revision's settings. The default is what a gateway has whose page nobody has filled in.
@@ -96,4 +100,23 @@ impl GatewaySettings {
         static DEFAULT: LazyLock<Arc<GatewaySettings>> = LazyLock::new(Arc::default);
         if self == **DEFAULT { DEFAULT.clone() } else { Arc::new(self) }
     }
+}
+
+/// What a password is sealed for: it opens for nothing else, whatever row it is put into.
+pub fn secret_context(
+    organization: OrganizationId,
+    gateway: GatewayId,
+    address: &GatewayAddress,
+    tls: TlsMode,
+    user: &str,
+) -> Context {
+    // The address is host and port in canonical form.
+    Context::new(&[
+        "gateway password",
+        &organization.to_string(),
+        &gateway.to_string(),
+        &address.to_string(),
+        &tls.to_string(),
+        user,
+    ])
 }

@@ -7,6 +7,7 @@ pub mod explanation;
 pub mod facts;
 pub mod fault;
 pub mod gateway_network;
+pub mod gateway_record;
 pub mod gateway_settings;
 pub mod pace;
 pub mod relay_credential;

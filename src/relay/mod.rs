@@ -12,6 +12,7 @@ pub mod notification;
 pub mod queue;
 pub mod resolver;
 pub mod routing_table;
+pub mod secret_keys;
 pub mod settings;
 pub mod sign_in_records;
 pub mod submission;
@@ -31,6 +32,7 @@ use self::{
     queue::{Queue, QueueSettings},
     resolver::Resolver,
     routing_table::RoutingTable,
+    secret_keys::SecretKeys,
     submission::{Accept, Listener, sign_in::SignIns},
     transfer::{Transfer, TransferSettings},
 };
@@ -70,11 +72,13 @@ impl Relay {
         listeners: impl IntoIterator<Item = impl Into<Listener>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let keys = Arc::new(SecretKeys::from_file(self.settings.secret_key_file.clone())?);
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
         let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok());
         let handover = Arc::new(Handover::new(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
             tls: Tls::new()?,
+            keys: Arc::clone(&keys),
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),
             limits: handover::connection::TimeLimits::default(),
@@ -114,7 +118,8 @@ impl Relay {
             self.deliver(id, handover, &begun, &stop, received.clone()).await;
             follow_stop.cancel();
         };
-        let (followed, (), ()) = tokio::join!(following, receiving, delivering);
+        let sealing = keys.follow(&self.pool, follow_stop.clone());
+        let (followed, (), (), ()) = tokio::join!(following, receiving, delivering, sealing);
         Ok(followed?)
     }
 

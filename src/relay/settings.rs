@@ -50,6 +50,8 @@ pub struct Settings {
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
     pub limits: SubmissionLimits,
+    /// `OUTGATE_SECRET_KEY_FILE`: the keys that passwords of gateways are opened with.
+    pub secret_key_file: Option<PathBuf>,
 }
 
 /// What one organization may have in the queue.
@@ -92,6 +94,7 @@ impl Settings {
             stop_within: Duration::from_secs(30),
             schedule: Schedule::default(),
             limits: SubmissionLimits::default(),
+            secret_key_file: None,
         }
     }
 

@@ -39,7 +39,7 @@ impl Subject {
 /// | organization | `outbound_gateway`, `must_use_gateway` |
 /// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
-/// | gateway | `address`, `revision` |
+/// | gateway | `address`, `revision`: what else it says stands in the revision |
 /// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |
 ///
 /// `outbound_gateway` is a gateway's id or null.

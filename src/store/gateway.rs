@@ -295,7 +295,7 @@ pub(super) async fn find_or_create(
 const LOOKS: usize = 10;
 
 /// The gateway with this address, which nobody can remove until the transaction has ended.
-async fn keep(
+pub async fn keep(
     db: &mut PgConnection,
     organization: OrganizationId,
     address: &GatewayAddress,
@@ -420,12 +420,14 @@ pub struct GatewayOverview {
     pub accounts: i64,
     /// How many messages wait for it, held ones included.
     pub waiting: i64,
+    /// The gateways that it stands in for, by address.
+    pub backup_of: Vec<GatewayAddress>,
 }
 
 impl GatewayOverview {
-    /// Whether no scope points at it.
+    /// Whether no scope points at it, and it stands in for no other gateway.
     pub fn is_unused(&self) -> bool {
-        !self.of_all && self.domains.is_empty() && self.accounts == 0
+        !self.of_all && self.domains.is_empty() && self.accounts == 0 && self.backup_of.is_empty()
     }
 }
 
@@ -441,7 +443,11 @@ pub async fn overview(
         select gateway.id as "id: GatewayId", gateway.address as "address: GatewayAddress", gateway.revision,
                coalesce(organization.outbound_gateway_id = gateway.id, false) as "of_all!",
                coalesce(of_domains.names, array[]::text[]) as "domains!",
-               coalesce(of_accounts.accounts, 0) as "accounts!", coalesce(queued.messages, 0) as "waiting!"
+               coalesce(of_accounts.accounts, 0) as "accounts!", coalesce(queued.messages, 0) as "waiting!",
+               array(select other.address from gateway_backup backup
+                     join gateway other on other.organization_id = $1 and other.id = backup.gateway_id
+                     where backup.organization_id = $1 and backup.backup_id = gateway.id
+                     order by other.address) as "backup_of!: Vec<GatewayAddress>"
         from gateway
         join organization on organization.id = gateway.organization_id
         left join (select outbound_gateway_id as id, array_agg(name order by name) as names from mail_domain

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::{Result, change::Subject};
+use super::{Result, change::Subject, gateway_record};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -16,7 +16,7 @@ use crate::{
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
-        gateway_settings::{GatewayLimits, GatewaySettings, OwnDomains, Returning, SignIn, Trust},
+        gateway_settings::{GatewaySettings, OwnDomains, Returning, SignIn},
         relay_credential::{RelayCredential, SecretHash},
         sender,
     },
@@ -105,24 +105,17 @@ struct GatewayRow {
 
 impl GatewayRow {
     fn into_gateway(self, secret: Option<SealedSecret>) -> Gateway {
-        let fingerprint = self.fingerprint.and_then(|bytes| bytes.try_into().ok());
-        let trust = match (self.authority, fingerprint) {
-            (Some(authority), _) => Trust::Authority(authority.into()),
-            (None, Some(fingerprint)) => Trust::Fingerprint(fingerprint),
-            (None, None) => Trust::Platform,
-        };
         let secret = secret.unwrap_or_else(SealedSecret::withheld);
         let settings = GatewaySettings {
             certificate_name: self.certificate_name,
-            trust,
+            trust: gateway_record::trust(self.authority, self.fingerprint),
             sign_in: self.sign_in_user.map(|user| SignIn { user, secret }),
-            // What the columns' checks allow fits.
-            limits: GatewayLimits {
-                connections: self.connections as u8,
-                messages_per_connection: self.messages_per_connection.map(|count| count as u32),
-                messages_per_minute: self.messages_per_minute.map(|count| count as u32),
-                largest_message: self.largest_message.map(|bytes| bytes as u64),
-            },
+            limits: gateway_record::limits(
+                self.connections,
+                self.messages_per_connection,
+                self.messages_per_minute,
+                self.largest_message,
+            ),
             backups: self.backups,
             returning: self.returning,
             returning_networks: self.returning_networks,

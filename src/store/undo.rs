@@ -37,7 +37,7 @@ pub struct Entry {
 /// What a change touched, as far as its items tell.
 #[derive(Debug, Clone, Default)]
 pub struct Extent {
-    /// How many pointers, accounts and removed gateways; those that were made are not counted, their records stay.
+    /// How many pointers, accounts, and gateways that were removed or changed; those that were made are not counted, their records stay.
     pub things: i64,
     /// The organization's own row.
     organization: bool,
@@ -47,7 +47,7 @@ pub struct Extent {
     whole_accounts: bool,
     addresses: bool,
     user_ids: bool,
-    /// Gateways that were removed.
+    /// Gateways that were removed, or whose record was changed.
     gateways: bool,
     /// Relay credentials.
     pub credentials: bool,
@@ -69,6 +69,8 @@ pub struct Thing {
     pub requirement_only: bool,
     /// Whether it was only about the inbound host of a mail domain.
     pub inbound_host_only: bool,
+    /// Whether it was the record of a gateway that stays.
+    pub record_only: bool,
 }
 
 impl Extent {
@@ -186,6 +188,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_and(both_there and fields - 'inbound_host' = '{}') filter (where is_thing),
                         false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
+               coalesce(bool_and(subject = 'gateway' and both_there) filter (where is_thing), false) as "record_only!",
                coalesce(bool_or(subject = 'credential'), false) as "credentials!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
@@ -201,7 +204,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                min(subject_key) filter (where is_thing) as key
         from (
             select subject, subject_key, before, before is not null and after is not null as both_there,
-                   subject <> 'gateway' or after is null as is_thing,
+                   subject <> 'gateway' or before is not null as is_thing,
                    coalesce(before, '{}') || coalesce(after, '{}') as fields
             from change_item where organization_id = $1 and change_id = $2
         ) item
@@ -212,7 +215,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     .fetch_one(db)
     .await?;
     let (pointer_only, requirement_only) = (!row.more_than_pointers, row.requirement_only);
-    let inbound_host_only = row.inbound_host_only;
+    let (inbound_host_only, record_only) = (row.inbound_host_only, row.record_only);
     let sole = row.subject.zip(row.key).filter(|_| row.things == 1);
     Ok(Extent {
         things: row.things,
@@ -224,7 +227,14 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
         user_ids: row.user_ids,
         gateways: row.gateways,
         credentials: row.credentials,
-        sole: sole.map(|(subject, key)| Thing { subject, key, pointer_only, requirement_only, inbound_host_only }),
+        sole: sole.map(|(subject, key)| Thing {
+            subject,
+            key,
+            pointer_only,
+            requirement_only,
+            inbound_host_only,
+            record_only,
+        }),
         restorable: row.restorable,
     })
 }
@@ -260,7 +270,7 @@ pub async fn undo(mut transaction: OrganizationTransaction, change: ChangeId, ac
     if obstacles.count > 0 {
         return Ok(Undo::InTheWay(obstacles));
     }
-    restore::restore(&mut transaction, organization, new.id, &entry.extent).await?;
+    restore::restore(&mut transaction, organization, change, new.id, &entry.extent).await?;
     transaction.finish_change(new, Some(change)).await.map(Undo::Done)
 }
 

@@ -68,6 +68,7 @@ fn did(action: &str) -> String {
         "gateway.set" => "set the gateway of",
         "gateway.delete" => "deleted the gateway of",
         "gateway.remove" => "removed the gateway",
+        "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
         "credential.create" => "made the relay credential",
         "credential.limit" => "limited the relay credential",

@@ -65,8 +65,11 @@ fn is_small_form(headers: &HeaderMap) -> bool {
     is_form && length.is_some_and(|length| length <= LIMIT)
 }
 
+/// Without passwords: those are never kept, nor shown again.
 fn as_text(sent: Bytes) -> String {
-    String::from_utf8(sent.into()).unwrap_or_default()
+    let form = String::from_utf8(sent.into()).unwrap_or_default();
+    let is_password = |field: &&str| field.split('=').next().is_some_and(|name| name.contains("password"));
+    form.split('&').filter(|field| !is_password(field)).collect::<Vec<_>>().join("&")
 }
 
 /// What a session keeps of it.

@@ -13,16 +13,23 @@ use super::{
     App, Route,
     console::Console,
     domain_manager,
+    draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
+    gateway_record::RecordView,
     gateways::{self, unicode},
     link::Link,
     page,
     session::InOrganization,
+    status::{self, Part, StatusLine},
+    undo,
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::{DomainName, id::GatewayId},
+    mail::{
+        DomainName, GatewayAddress,
+        id::{ChangeId, GatewayId},
+    },
     store::{
         self,
         gateway::{GatewayOverview, Removed, Revision},
@@ -42,7 +49,7 @@ pub fn link(slug: &str, gateway: GatewayId) -> Link {
 }
 
 /// The gateway that the path names. One that cannot be is not found, like one that is not there.
-struct Named(GatewayId);
+pub(super) struct Named(pub GatewayId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = PageError;
@@ -59,8 +66,11 @@ const NAMED_ACCOUNTS: i64 = 50;
 
 #[derive(Template)]
 #[template(path = "gateway.html")]
-struct GatewayPage {
+pub(super) struct GatewayPage {
     console: Console,
+    status: Option<StatusLine>,
+    pub(super) record: RecordView,
+    pub(super) mistakes: Vec<(&'static str, String)>,
     address: ShownAddress,
     gateway: GatewayOverview,
     revisions: Vec<Revision>,
@@ -71,7 +81,7 @@ struct GatewayPage {
     waiting: WaitingForGateway,
     /// When the oldest of it was accepted.
     since: Option<String>,
-    may_remove: bool,
+    may_edit: bool,
     /// Whether to ask for the removal to be confirmed.
     removing: bool,
     /// It is in use after all.
@@ -81,6 +91,10 @@ struct GatewayPage {
 }
 
 impl GatewayPage {
+    fn shown(&self, address: &GatewayAddress) -> ShownAddress {
+        address.into()
+    }
+
     fn can_be_removed(&self) -> bool {
         self.gateway.is_unused() && self.waiting.messages == 0
     }
@@ -98,6 +112,10 @@ impl GatewayPage {
 #[serde(default)]
 struct PageQuery {
     remove: String,
+    /// The change that was just saved.
+    change: String,
+    /// Whether the save changed nothing.
+    unchanged: String,
 }
 
 async fn show(
@@ -105,18 +123,45 @@ async fn show(
     inside: InOrganization,
     Named(gateway): Named,
     Query(query): Query<PageQuery>,
+    draft: Draft,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, gateway).await?;
-    look.removing = !query.remove.is_empty() && look.may_remove && look.can_be_removed();
+    look.removing = !query.remove.is_empty() && look.may_edit && look.can_be_removed();
+    look.status = match query.change.parse::<ChangeId>() {
+        Ok(change) => after_change(&app, &inside, gateway, change, &look.gateway.address).await?,
+        Err(_) => (!query.unchanged.is_empty()).then(status::unchanged_gateway),
+    };
+    if look.may_edit {
+        look.record.restore(&draft);
+    }
     page(&look)
 }
 
-async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> Result<GatewayPage, PageError> {
+/// What was just saved, for as long as it is worth saying.
+async fn after_change(
+    app: &App,
+    inside: &InOrganization,
+    gateway: GatewayId,
+    change: ChangeId,
+    address: &GatewayAddress,
+) -> Result<Option<StatusLine>, PageError> {
+    let organization = inside.access.organization();
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;
+    let Some(edit) = edit else { return Ok(None) };
+    let progress = store::change::progress(&mut transaction, edit.revision).await?;
+    let line = status::of_gateway(&edit, address, &progress);
+    let may = inside.access.role.may_set_organization_gateway();
+    Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
+}
+
+pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> Result<GatewayPage, PageError> {
     let organization = inside.access.organization();
     let slug = &inside.access.slug;
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::gateway::overview(&mut transaction, organization, Some(id)).await?.pop();
     let gateway = found.ok_or(PageError::NotFound)?;
+    let stored = store::gateway_record::stored(&mut transaction, organization, id).await?.ok_or(PageError::NotFound)?;
     let revisions = store::gateway::revisions(&mut transaction, organization, id).await?;
     let accounts = store::gateway::first_accounts(&mut transaction, organization, id, NAMED_ACCOUNTS).await?;
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
@@ -128,6 +173,9 @@ async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> Result<Gatew
     };
     Ok(GatewayPage {
         console: Console::new(inside, gateways::LABEL),
+        status: None,
+        record: RecordView::of(&stored),
+        mistakes: Vec::new(),
         address: (&gateway.address).into(),
         revisions,
         domains: gateway.domains.iter().map(of_domain).collect(),
@@ -135,7 +183,7 @@ async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> Result<Gatew
         since: waiting.since.map(wording::moment),
         waiting,
         gateway,
-        may_remove: inside.access.role.may_set_organization_gateway(),
+        may_edit: inside.access.role.may_set_organization_gateway(),
         removing: false,
         refused: false,
         list: gateways::link(slug).build(),

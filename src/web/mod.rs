@@ -15,6 +15,7 @@ pub mod explain_route;
 pub mod form;
 pub mod gateway;
 pub mod gateway_form;
+pub mod gateway_record;
 pub mod gateways;
 pub mod health;
 pub mod held_mail;
@@ -163,6 +164,7 @@ pub fn routes() -> Vec<Route> {
         inbound_host::routes(),
         gateways::routes(),
         gateway::routes(),
+        gateway_record::routes(),
         relay_credentials::routes(),
         relay_credential::routes(),
         explain_route::routes(),

@@ -22,6 +22,7 @@ use crate::{
         change::{Confirmation, Progress, RecentChange},
         domain::DomainOverview,
         gateway::RecentRemoval,
+        gateway_record::RecentEdit as RecentEditOfGateway,
         held_mail::RecentChoice,
         organization::Summary,
         relay_credential::Credential,
@@ -476,6 +477,23 @@ pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
             Choice::Return => format!("{}: on the way back to the senders.", chosen.subject),
         }),
     }
+}
+
+/// After a gateway's record was changed.
+pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress: &Progress) -> StatusLine {
+    let line = StatusLine::new(lead(&edit.action));
+    if edit.is_superseded {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    line.words("Mail for ")
+        .address(address)
+        .words(format!(" leaves by revision {} of its record.", wording::number(edit.to)))
+        .live(progress)
+}
+
+/// A save of a record that said what it said already.
+pub fn unchanged_gateway() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("The record said so already.")
 }
 
 /// After a relay credential was made, limited or revoked, or one of these was taken back.

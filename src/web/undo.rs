@@ -14,7 +14,7 @@ use super::{
     domain_manager,
     error::{PageError, see_other},
     form::Query,
-    gateways,
+    gateway, gateways,
     job::{self, Failed},
     link::Link,
     mail_account_manager::ListQuery,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     mail::{
         DomainName,
-        id::{AccountId, ChangeId, CredentialId},
+        id::{AccountId, ChangeId, CredentialId, GatewayId},
     },
     policy::Role,
     store::{
@@ -269,6 +269,12 @@ async fn way_back(
         Some(("organization", _, true)) => outbound_mail_gateway::here(slug).with("change", &id),
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.requirement_only) => {
             outbound_mail_gateway::here(slug).with("required", &id)
+        }
+        Some(("gateway", key, _))
+            if sole.is_some_and(|thing| thing.record_only)
+                && let Ok(gateway) = key.parse::<GatewayId>() =>
+        {
+            gateway::link(slug, gateway).with("change", &id)
         }
         Some(("gateway", _, _)) => gateways::link(slug).with("removed", &id),
         Some(("credential", key, _)) if let Ok(credential) = key.parse::<CredentialId>() => {

@@ -308,6 +308,46 @@ async fn the_operator_says_that_mail_must_leave_through_a_gateway_and_what_becom
 }
 
 #[sqlx::test]
+async fn the_operator_changes_the_record_of_a_gateway_and_the_keys_of_passwords(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    outgate.succeeds(&["gateway", "set", "acme", "mail.example.com"]).await;
+    let edit = ["gateway", "edit", "acme", "mail.example.com"];
+    let said = outgate.succeeds(&[&edit[..], &["--tls", "required", "--connections", "7"]].concat()).await;
+    let words = "Changed from TLS when offered, 50 connections to TLS required, 7 connections. Revision ";
+    assert!(said.starts_with(words), "{said}");
+    let shown = outgate.succeeds(&["gateway", "show", "acme", "mail.example.com"]).await;
+    assert!(shown.starts_with("Revision 2 of mail.example.com port 25:\n- TLS required\n"), "{shown}");
+    for (more, sentence) in [
+        (&["--connections", "70"][..], "connections: Enter a number of connections from 1 to 50."),
+        (&["--user", "acme", "--tls", "verified"], "the password is needed again, with --password-stdin"),
+        (&["--backups", "other.example.com"], "acme has no other gateway other.example.com port 25"),
+        (&["--authority", "/no/such/file"], "cannot read /no/such/file"),
+    ] {
+        let refused = outgate.run(&[&edit[..], more].concat()).await;
+        assert!(refused.refusal().starts_with(sentence), "{}", refused.error);
+    }
+    let password = [&edit[..], &["--user", "acme", "--tls", "verified", "--password-stdin"]].concat();
+    let refused = outgate.run_with_input(&password, "canary-4711\n").await;
+    assert!(refused.refusal().starts_with("no relay can keep passwords yet"), "{}", refused.error);
+    Installation::on(owner.clone()).secret_key().await;
+    let done = outgate.run_with_input(&password, "canary-4711\n").await;
+    assert!(done.output.contains("signing in as acme, a new password"), "{done:?}");
+    let stored = everything(&owner).await;
+    assert!(stored.iter().all(|row| !row.contains("canary-4711") && !row.contains("63616e6172792d34373131")));
+
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let outgate = outgate.with("OUTGATE_SECRET_KEY_FILE", folder.path().join("key").display());
+    let said = outgate.succeeds(&["secret-key", "create"]).await;
+    let first = said.split(" key ").nth(1).and_then(|rest| rest.split('.').next()).unwrap().to_owned();
+    assert!(outgate.run(&["secret-key", "remove", &first]).await.refusal().contains("seals new passwords"));
+    outgate.succeeds(&["secret-key", "rotate"]).await;
+    let removed = outgate.succeeds(&["secret-key", "remove", &first]).await;
+    assert!(removed.ends_with(&format!("has the key {first} no more.\n")), "{removed}");
+    let listed = outgate.succeeds(&["secret-key", "list"]).await;
+    assert!(listed.contains("\t1 passwords\tknown since "), "{listed}");
+}
+
+#[sqlx::test]
 async fn the_inbound_host_of_a_domain_is_set_and_deleted(owner: PgPool) {
     let outgate = populated(&owner).await;
     let set = ["domain", "set", "acme", "acme.example", "--inbound-host"];

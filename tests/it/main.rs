@@ -10,6 +10,7 @@ mod journeys;
 mod mail;
 mod private_postgres;
 mod relay;
+mod secret;
 mod store;
 mod support;
 mod web;

@@ -4,18 +4,18 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use rustls::pki_types::ServerName;
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     connection::{Connection, TimeLimits},
     peer::{Peer, PeerKey},
     reply_reader::{Extensions, parse_extensions},
-    tls::Tls,
+    sign_in::Credential,
+    tls::{self, Tls},
     trouble::{Answer, Failure, Trouble},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         fault::Stage,
         gateway_network::{self, AllowedNetworks},
     },
-    relay::resolver::Resolver,
+    relay::{resolver::Resolver, secret_keys::SecretKeys},
 };
 
 /// At most this many addresses of one name are tried: whoever has the name chooses how many there are.
@@ -42,6 +42,8 @@ const GREETING_AMONG_OTHERS: Duration = Duration::from_secs(10);
 pub struct Dialer {
     pub resolver: Resolver,
     pub tls: Tls,
+    /// What passwords of gateways are opened with.
+    pub keys: Arc<SecretKeys>,
     pub allowed: AllowedNetworks,
     /// Our name in EHLO.
     pub hostname: String,
@@ -97,6 +99,7 @@ impl Dialer {
     /// A connection on which MAIL can follow. The addresses of the name are tried in turn, the one that
     /// worked the last time first.
     pub async fn dial(&self, peer: &Peer) -> Result<Connection, Failure> {
+        let credential = Credential::of(peer.record.as_deref(), &self.keys)?;
         let mut untried = self.addresses(peer).await?;
         let mut last = Failure::trouble(Stage::Connect, Trouble::Closed);
         while !untried.is_empty() {
@@ -105,7 +108,10 @@ impl Dialer {
                 Err(trouble) => return Err(Failure::trouble(Stage::Connect, trouble)),
             };
             match self.open(peer, address, connection, !untried.is_empty()).await {
-                Ok(connection) => {
+                Ok(mut connection) => {
+                    if let Some(credential) = &credential {
+                        credential.sign_in(&mut connection, peer.tls).await?;
+                    }
                     let encrypted = connection.is_encrypted();
                     self.known.remember(peer, Last { ip: address.ip(), encrypted });
                     return Ok(connection);
@@ -271,12 +277,9 @@ impl Dialer {
         if !reply.is_positive() {
             return Err(Failure::reply(Stage::Tls, reply));
         }
-        let name = match peer.address.host() {
-            GatewayHost::Name(name) => ServerName::try_from(name.as_str().to_owned())
-                .map_err(|error| trouble(Trouble::Handshake(std::io::Error::other(error))))?,
-            GatewayHost::Ip(ip) => ServerName::from(*ip),
-        };
-        let mut connection = connection.encrypt(self.tls.connector(peer.tls), name).await.map_err(trouble)?;
+        let name = tls::expected_name(peer).map_err(trouble)?;
+        let connector = self.tls.connector(peer).map_err(trouble)?;
+        let mut connection = connection.encrypt(&connector, name).await.map_err(trouble)?;
         // RFC 3207 §4.2: what was offered in clear counts no more.
         self.hello(&mut connection, peer).await?;
         Ok(connection)

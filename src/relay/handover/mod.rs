@@ -7,6 +7,7 @@ pub mod health;
 pub mod peer;
 pub mod pool;
 mod reply_reader;
+mod sign_in;
 pub mod source;
 pub mod tls;
 pub mod transaction;

@@ -34,6 +34,8 @@ pub struct Peer {
     pub tls: TlsMode,
     /// The scope whose pointer led here; none leads to the platform's and the recipients' servers.
     pub set_by: Option<Scope>,
+    /// The record of a tenant's gateway: how its certificate is verified, whom to sign in as.
+    pub record: Option<Arc<Gateway>>,
     pub limits: Limits,
     /// The gateway that mail waits for when it goes here; another one if this is its backup.
     pub waits_for: Option<GatewayId>,
@@ -84,6 +86,7 @@ impl Peer {
             address: gateway.address.clone(),
             tls: gateway.tls,
             set_by: Some(set_by),
+            record: Some(gateway.clone()),
             limits: Limits::of(&gateway.settings.limits),
             waits_for: Some(gateway.id),
             backups: no_backups(),
@@ -125,7 +128,17 @@ impl Peer {
     fn of_platform(key: PeerKey, address: GatewayAddress, limits: Limits) -> Self {
         let tls = TlsMode::WhenOffered;
         let own_domains = OwnDomains::Gateway;
-        Self { key, address, tls, set_by: None, limits, waits_for: None, backups: no_backups(), own_domains }
+        Self {
+            key,
+            address,
+            tls,
+            set_by: None,
+            record: None,
+            limits,
+            waits_for: None,
+            backups: no_backups(),
+            own_domains,
+        }
     }
 
     /// The revision of a tenant's gateway.

@@ -3,8 +3,8 @@
 
 use bytes::{Buf, BytesMut};
 use smtp_proto::{
-    EXT_8BIT_MIME, EXT_DSN, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse,
-    response::parser::ResponseReceiver,
+    AUTH_LOGIN, AUTH_PLAIN, EXT_8BIT_MIME, EXT_DSN, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS,
+    EhloResponse, response::parser::ResponseReceiver,
 };
 
 use super::trouble::Trouble;
@@ -28,6 +28,14 @@ pub struct Extensions {
     pub starttls: bool,
     /// Whoever offers it tells the sender what was asked for (RFC 3461).
     pub dsn: bool,
+    pub sign_in: SignInMethods,
+}
+
+/// The ways to sign in that we know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SignInMethods {
+    pub plain: bool,
+    pub login: bool,
 }
 
 /// How far the whole reply reaches into `input`; `None` while it is not complete. A bare LF ends a
@@ -113,6 +121,8 @@ pub fn parse_extensions(bytes: &[u8]) -> Extensions {
         extensions.pipelining |= offered.has_capability(EXT_PIPELINING);
         extensions.eight_bit_mime |= offered.has_capability(EXT_8BIT_MIME);
         extensions.smtputf8 |= offered.has_capability(EXT_SMTP_UTF8);
+        extensions.sign_in.plain |= offered.auth_mechanisms & AUTH_PLAIN != 0;
+        extensions.sign_in.login |= offered.auth_mechanisms & AUTH_LOGIN != 0;
         if offered.has_capability(EXT_SIZE) {
             extensions.size = Some(offered.size as u64);
         }

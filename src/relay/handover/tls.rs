@@ -1,62 +1,135 @@
-//! TLS towards other servers: one configuration that takes any certificate, one that verifies.
-//! Used by the dialer when a gateway's mode or offer asks for it.
+//! TLS towards other servers: one configuration that takes any certificate, one that verifies against the roots that
+//! browsers trust, and one for each gateway whose record names its own authority or certificate.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    WantsVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
+use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
-use crate::policy::facts::TlsMode;
+use super::{peer::Peer, trouble::Trouble};
+use crate::{
+    mail::{
+        GatewayHost,
+        id::{GatewayId, OrganizationId},
+    },
+    policy::{
+        facts::{Gateway, TlsMode},
+        gateway_settings::Trust,
+    },
+};
 
-/// What connections are encrypted with.
+/// Gateways with the revision that the connector is of.
+type OwnTrust = HashMap<(OrganizationId, GatewayId), (i64, TlsConnector)>;
+
+/// What connections are encrypted with. Each configuration keeps the sessions of its servers, so that the next
+/// connection to one costs less.
 #[derive(Clone)]
 pub struct Tls {
+    provider: Arc<CryptoProvider>,
     any: TlsConnector,
     verified: TlsConnector,
+    /// Of the revision of each gateway that has a trust of its own.
+    own: Arc<Mutex<OwnTrust>>,
 }
 
 impl Tls {
     /// Verifies against the roots that browsers trust.
     pub fn new() -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
-        let builder = || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let any = builder()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider.clone())))
-            .with_no_client_auth();
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let verified = builder()?.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { any: Arc::new(any).into(), verified: Arc::new(verified).into() })
+        let verified = builder(&provider)?.with_root_certificates(roots).with_no_client_auth();
+        let any = pinned(&provider, None)?;
+        Ok(Self { any: any.into(), verified: Arc::new(verified).into(), own: Arc::default(), provider })
     }
 
-    pub fn connector(&self, mode: TlsMode) -> &TlsConnector {
-        match mode {
-            TlsMode::WhenOffered | TlsMode::Required => &self.any,
-            TlsMode::Verified => &self.verified,
+    /// What a connection to this server is encrypted with.
+    pub fn connector(&self, peer: &Peer) -> Result<TlsConnector, Trouble> {
+        match (peer.tls, peer.record.as_deref()) {
+            (TlsMode::WhenOffered | TlsMode::Required, _) => Ok(self.any.clone()),
+            (TlsMode::Verified, Some(gateway)) if gateway.settings.trust != Trust::Platform => self.own(gateway),
+            (TlsMode::Verified, _) => Ok(self.verified.clone()),
         }
+    }
+
+    fn own(&self, gateway: &Gateway) -> Result<TlsConnector, Trouble> {
+        let key = (gateway.organization, gateway.id);
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connector)) = own.get(&key).filter(|(revision, _)| *revision == gateway.revision) {
+            return Ok(connector.clone());
+        }
+        let connector: TlsConnector = match &gateway.settings.trust {
+            Trust::Platform => return Ok(self.verified.clone()),
+            Trust::Authority(authority) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+                    let certificate = certificate.map_err(|_| Trouble::Authority)?;
+                    roots.add(certificate).map_err(|_| Trouble::Authority)?;
+                }
+                let config = builder(&self.provider).map_err(|_| Trouble::Authority)?;
+                Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into()
+            }
+            Trust::Fingerprint(fingerprint) => {
+                pinned(&self.provider, Some(*fingerprint)).map_err(|_| Trouble::Authority)?.into()
+            }
+        };
+        own.insert(key, (gateway.revision, connector.clone()));
+        Ok(connector)
     }
 }
 
-/// Encrypts against listeners without asking who the server is (RFC 7435): most gateways inside a
-/// company have a certificate that nobody else knows.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+/// The name to expect in the certificate: what the record says, else the host.
+pub fn expected_name(peer: &Peer) -> Result<ServerName<'static>, Trouble> {
+    let named = peer.record.as_deref().and_then(|gateway| gateway.settings.certificate_name.as_ref());
+    match (named, peer.address.host()) {
+        (Some(name), _) | (None, GatewayHost::Name(name)) => ServerName::try_from(name.as_str().to_owned())
+            .map_err(|error| Trouble::Handshake(std::io::Error::other(error))),
+        (None, GatewayHost::Ip(ip)) => Ok(ServerName::from(*ip)),
+    }
+}
 
-impl ServerCertVerifier for AnyCertificate {
+fn builder(provider: &Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
+    ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()
+}
+
+fn pinned(provider: &Arc<CryptoProvider>, fingerprint: Option<[u8; 32]>) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = Arc::new(ByFingerprint { fingerprint, provider: provider.clone() });
+    Ok(Arc::new(builder(provider)?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// Takes the one certificate with this fingerprint, whatever name and dates are in it. Without a fingerprint it
+/// encrypts against listeners without asking who the server is (RFC 7435): most gateways inside a company have a
+/// certificate that nobody else knows.
+#[derive(Debug)]
+struct ByFingerprint {
+    fingerprint: Option<[u8; 32]>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ByFingerprint {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match self.fingerprint {
+            Some(fingerprint) if Sha256::digest(certificate)[..] != fingerprint => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -65,7 +138,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -74,10 +147,10 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

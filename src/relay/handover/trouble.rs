@@ -9,6 +9,7 @@ use crate::{
     mail::Reply,
     policy::{connections, fault::Stage, gateway_network::Refusal},
     relay::resolver::LookUpError,
+    secret::OpenError,
 };
 
 /// No usable answer, in words for whoever looks why mail waits.
@@ -33,6 +34,14 @@ pub enum Trouble {
     ReplyTooLong,
     #[error("TLS is required and not offered")]
     TlsNotOffered,
+    #[error("signing in is required, and neither PLAIN nor LOGIN is offered")]
+    SignInNotOffered,
+    /// Before anything was sent.
+    #[error("{0}")]
+    Secret(OpenError),
+    /// What its record says cannot be used.
+    #[error("the certificate authority in the gateway's record cannot be read: enter it again")]
+    Authority,
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
     /// Our own side: the message could not be read. Nothing of it was completed.

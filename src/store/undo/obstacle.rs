@@ -86,7 +86,7 @@ async fn changed(
                    lag(before) over pair as was_before, lag(after) over pair as was_after
             from change_item
             where organization_id = $1 and change_id in ($2, $3)
-              and (subject <> 'gateway' or change_id = $3 or after is null)
+              and (subject <> 'gateway' or change_id = $3 or before is not null)
             window pair as (partition by position order by change_id = $3)
         ) item
         where change_id = $3
@@ -180,6 +180,15 @@ async fn gone(
             select item.position, null from item
             where item.after ->> 'outbound_gateway' is not null
               and (item.after ->> 'outbound_gateway')::uuid not in (select id from gateway where organization_id = $1)
+            union
+            -- The backups of a record.
+            select item.position, null from item
+            join change_item undone on undone.organization_id = $1 and undone.change_id = $4
+                                   and undone.position = item.position and undone.subject = 'gateway'
+            join gateway_revision said on said.organization_id = $1 and said.gateway_id::text = item.subject_key
+                                      and said.revision = (undone.before ->> 'revision')::bigint
+            where exists (select from unnest(said.backups) backup
+                          where backup not in (select id from gateway where organization_id = $1))
         )
         select item.subject, item.subject_key as key, item.after ->> 'user_id' as user_id, missing.domain,
                count(*) over () as "count!"
@@ -189,6 +198,7 @@ async fn gone(
         organization as OrganizationId,
         new as ChangeId,
         NAMED,
+        change as ChangeId,
     )
     .fetch_all(&mut *db)
     .await?;
@@ -202,7 +212,7 @@ async fn gone(
     Ok(())
 }
 
-/// Gateways that were removed and that somebody has typed again since.
+/// Gateways that were removed, or got another address, and that somebody has typed again since.
 async fn made_anew(
     db: &mut PgConnection,
     organization: OrganizationId,
@@ -215,6 +225,7 @@ async fn made_anew(
         select gateway.id::text as "key!", gateway.address
         from change_item item
         join gateway on gateway.organization_id = $1 and gateway.address = item.after ->> 'address'
+                    and gateway.id::text <> item.subject_key
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'gateway'
         order by item.position
         "#,
@@ -242,6 +253,14 @@ async fn named(
 ) -> Result<Obstacle> {
     let name = match (subject, user_id) {
         ("organization", _) => "all users".to_owned(),
+        ("gateway", _) => sqlx::query_scalar!(
+            "select address from gateway where organization_id = $1 and id::text = $2",
+            organization as OrganizationId,
+            key,
+        )
+        .fetch_optional(&mut *db)
+        .await?
+        .unwrap_or_else(|| key.to_owned()),
         ("account", Some(user_id)) => user_id,
         ("credential", _) => credential_named(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         ("account", None) => change::user_id_of(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),

@@ -46,6 +46,22 @@ pub(super) async fn lock(
             .execute(&mut *db)
             .await?;
     }
+    if extent.gateways {
+        sqlx::query!(
+            r#"
+            select from gateway
+            where organization_id = $1 and id::text in (
+                select subject_key from change_item
+                where organization_id = $1 and change_id = $2 and subject = 'gateway'
+            )
+            order by id for no key update
+            "#,
+            organization as OrganizationId,
+            change as ChangeId,
+        )
+        .execute(&mut *db)
+        .await?;
+    }
     if extent.domains {
         sqlx::query!(
             r#"
@@ -114,9 +130,13 @@ pub(super) async fn mirror(
         select $1, $3, position, subject, subject_key,
                (select jsonb_object_agg(field, now_there -> field) from jsonb_object_keys(fields) as field
                 where now_there is not null),
-               before
+               -- The values of an earlier revision come back as a new one.
+               case when subject = 'gateway' and stays then before || jsonb_build_object('revision', (
+                   select max(revision) + 1 from gateway_revision
+                   where organization_id = $1 and gateway_id::text = subject_key))
+               else before end
         from (
-            select item.position, item.subject, item.subject_key, item.before, item.fields,
+            select item.position, item.subject, item.subject_key, item.before, item.fields, item.stays,
                    case item.subject
                    when 'organization' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id,
@@ -143,10 +163,10 @@ pub(super) async fn mirror(
                        ) credential)
                    end as now_there
             from (
-                select position, subject, subject_key, before,
+                select position, subject, subject_key, before, after is not null as stays,
                        coalesce(before, '{}') || coalesce(after, '{}') as fields
                 from change_item
-                where organization_id = $1 and change_id = $2 and (subject <> 'gateway' or after is null)
+                where organization_id = $1 and change_id = $2 and (subject <> 'gateway' or before is not null)
                 offset 0
             ) item
             offset 0
@@ -165,11 +185,13 @@ pub(super) async fn mirror(
 pub(super) async fn restore(
     db: &mut PgConnection,
     organization: OrganizationId,
+    change: ChangeId,
     new: ChangeId,
     extent: &Extent,
 ) -> Result<()> {
     if extent.gateways {
         insert_gateways(db, organization, new).await?;
+        records(db, organization, change, new).await?;
     }
     if extent.organization {
         organization_row(db, organization, new).await?;
@@ -213,13 +235,55 @@ async fn insert_gateways(db: &mut PgConnection, organization: OrganizationId, ne
         with item as (
             select subject_key::uuid as id, after ->> 'address' as address, (after ->> 'revision')::bigint as revision
             from change_item
-            where organization_id = $1 and change_id = $2 and subject = 'gateway' and after is not null
+            where organization_id = $1 and change_id = $2 and subject = 'gateway' and before is null
         ), made as (
             insert into gateway (organization_id, id, address, revision) select $1, id, address, revision from item
         )
         insert into gateway_revision (organization_id, gateway_id, revision, address)
         select $1, id, revision, address from item
         on conflict do nothing
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Those whose record the change had set: what the revision before it said is said by a new one, its password included.
+async fn records(db: &mut PgConnection, organization: OrganizationId, change: ChangeId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into gateway_revision (
+            organization_id, gateway_id, revision, address, tls, certificate_name, authority, fingerprint, sign_in_user,
+            sign_in_secret_id, connections, messages_per_connection, messages_per_minute, largest_message,
+            returning_mail, returning_networks, own_domains, backups)
+        select $1, said.gateway_id, (item.after ->> 'revision')::bigint, said.address, said.tls, said.certificate_name,
+               said.authority, said.fingerprint, said.sign_in_user, said.sign_in_secret_id, said.connections,
+               said.messages_per_connection, said.messages_per_minute, said.largest_message, said.returning_mail,
+               said.returning_networks, said.own_domains, said.backups
+        from change_item item
+        join change_item undone on undone.organization_id = $1 and undone.change_id = $2
+                               and undone.position = item.position
+        join gateway_revision said on said.organization_id = $1 and said.gateway_id::text = item.subject_key
+                                  and said.revision = (undone.before ->> 'revision')::bigint
+        where item.organization_id = $1 and item.change_id = $3 and item.subject = 'gateway'
+          and item.before is not null and item.after is not null
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        new as ChangeId,
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        r#"
+        update gateway set revision = (item.after ->> 'revision')::bigint, address = item.after ->> 'address'
+        from change_item item
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'gateway'
+          and item.before is not null and item.after is not null
+          and gateway.organization_id = $1 and gateway.id::text = item.subject_key
         "#,
         organization as OrganizationId,
         new as ChangeId,

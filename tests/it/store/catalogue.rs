@@ -6,8 +6,16 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 7] =
-    ["administrator", "installation", "organization", "relay", "relay_confirmation", "session", "sign_in_failure"];
+const INSTALLATION_WIDE: [&str; 8] = [
+    "administrator",
+    "installation",
+    "organization",
+    "relay",
+    "relay_confirmation",
+    "secret_key",
+    "session",
+    "sign_in_failure",
+];
 
 /// Unique keys that do not begin with the organization, each with its reason.
 const UNIQUE_ACROSS_TENANTS: [&str; 3] = [

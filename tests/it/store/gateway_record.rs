@@ -6,7 +6,7 @@ use outgate::{
         facts::{RoutingFacts, TlsMode},
         gateway_settings::{GatewayLimits, GatewaySettings, OwnDomains, Returning, SignIn, Trust},
     },
-    secret::SealedSecret,
+    secret::{Context, Password, SealedSecret},
     store::{
         OrganizationTransaction,
         change::{AuditEntry, ChangeItem, Subject},
@@ -21,12 +21,15 @@ use sqlx::PgPool;
 use crate::support::{Installation, Tenant};
 
 /// Fills in everything that a gateway's page can say, as revision 2.
-async fn fill_in(installation: &Installation, acme: &Tenant, address: &str, backup: &str) {
+async fn fill_in(installation: &Installation, acme: &Tenant, address: &str, backup: &str) -> SealedSecret {
     let id = installation.gateway_of(acme, address).await;
     let backup = installation.gateway_of(acme, backup).await;
+    let password = Password::new("secret".to_owned()).unwrap();
+    let sealed = installation.secret_key().await.public().seal(&password, &Context::new(&[])).unwrap();
     let mut transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
-    let secret = "insert into gateway_secret (organization_id, gateway_id, id, sealed) values ($1, $2, $2, 'sealed')";
-    sqlx::query(secret).bind(acme.id.0).bind(id.0).execute(&mut *transaction).await.unwrap();
+    let secret = "insert into gateway_secret (organization_id, gateway_id, id, sealed) values ($1, $2, $2, $3)";
+    let secret = sqlx::query(secret).bind(acme.id.0).bind(id.0).bind(sealed.as_bytes());
+    secret.execute(&mut *transaction).await.unwrap();
     let revision =
         "insert into gateway_revision (organization_id, gateway_id, revision, address, tls, certificate_name,
             fingerprint, sign_in_user, sign_in_secret_id, connections, messages_per_connection, messages_per_minute,
@@ -51,6 +54,7 @@ async fn fill_in(installation: &Installation, acme: &Tenant, address: &str, back
         after: None,
     };
     transaction.commit_change(&[item], audit).await.unwrap();
+    sealed
 }
 
 #[sqlx::test]
@@ -66,7 +70,7 @@ async fn everything_that_a_record_says_reaches_the_relays_and_its_password_nobod
     let (before, mut followed) = routing_facts::load_all_across_tenants(&mut relay).await.unwrap();
     let archive = installation.gateway_of(&acme, "archive.example.com").await;
     assert_eq!(*followed.gateway(archive).unwrap().settings, GatewaySettings::default());
-    fill_in(&installation, &acme, "archive.example.com", "backup.example.com").await;
+    let sealed = fill_in(&installation, &acme, "archive.example.com", "backup.example.com").await;
 
     let everything = |secret: SealedSecret| GatewaySettings {
         certificate_name: Some("mx.acme.example".parse().unwrap()),
@@ -90,9 +94,9 @@ async fn everything_that_a_record_says_reaches_the_relays_and_its_password_nobod
     };
     let (_, changes) = routing_facts::load_changes_across_tenants(&mut relay, before).await.unwrap();
     changes.apply(&mut followed);
-    check(&followed, SealedSecret::new(b"sealed"));
+    check(&followed, sealed.clone());
     let (_, loaded) = routing_facts::load_all_across_tenants(&mut relay).await.unwrap();
-    check(&loaded, SealedSecret::new(b"sealed"));
+    check(&loaded, sealed);
 
     // The pages explain routes and never see what is sealed.
     let web = installation.pool_as("outgate_web").await;

@@ -23,6 +23,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::certificates::Certified;
+
 /// How long a test waits for what has to happen.
 pub const HAPPENS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -39,6 +41,8 @@ pub struct Received {
     /// Transparency dots removed.
     pub content: Vec<u8>,
     pub encrypted: bool,
+    /// As whom the client has signed in.
+    pub user: Option<String>,
 }
 
 /// Where a fault happens.
@@ -51,6 +55,7 @@ pub enum At {
     Handshake,
     /// EHLO after the handshake.
     EhloInTls,
+    SignIn,
     Mail,
     Rcpt,
     Data,
@@ -86,6 +91,8 @@ pub struct Behaviour {
     pub tls: Option<TlsAcceptor>,
     /// 421 to the second message on a connection.
     pub one_message_only: bool,
+    /// Who may send mail here, and the password; `None`: everybody. What is offered is among the extensions.
+    pub sign_in: Option<(&'static str, &'static str)>,
     /// 421 to whoever connects while so many others are connected.
     pub most_connections: usize,
     /// 452 to the recipients beyond so many of one message.
@@ -102,6 +109,10 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     received: watch::Sender<Vec<Received>>,
     connections: AtomicUsize,
+    /// Of a session that was resumed.
+    resumed: AtomicUsize,
+    /// Every line that came before TLS.
+    clear: Mutex<String>,
     /// At this moment.
     connected: AtomicUsize,
     stalled: watch::Sender<usize>,
@@ -122,6 +133,7 @@ impl Gateway {
             extensions: vec!["PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
             tls: None,
             one_message_only: false,
+            sign_in: None,
             most_connections: usize::MAX,
             most_recipients: usize::MAX,
         };
@@ -129,6 +141,8 @@ impl Gateway {
             behaviour: Mutex::new(behaviour),
             received: watch::Sender::new(Vec::new()),
             connections: AtomicUsize::new(0),
+            resumed: AtomicUsize::new(0),
+            clear: Mutex::default(),
             connected: AtomicUsize::new(0),
             stalled: watch::Sender::new(0),
             go_on: Notify::new(),
@@ -171,7 +185,7 @@ impl Gateway {
     }
 
     pub fn offers_tls(&self) {
-        self.behave(|behaviour| behaviour.tls = Some(self_signed()));
+        self.behave(|behaviour| behaviour.tls = Some(Certified::by_itself("gateway.example").acceptor()));
     }
 
     pub fn offers(&self, extension: &'static str) {
@@ -205,6 +219,16 @@ impl Gateway {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// How many of them went on with the TLS session of an earlier one.
+    pub fn resumed(&self) -> usize {
+        self.shared.resumed.load(Ordering::SeqCst)
+    }
+
+    /// Everything that was sent in clear since this was last asked.
+    pub fn take_clear(&self) -> String {
+        std::mem::take(&mut self.shared.clear.lock().unwrap())
+    }
+
     /// Waits until this many conversations have stalled.
     pub async fn stalled(&self, count: usize) {
         let mut watched = self.shared.stalled.subscribe();
@@ -225,17 +249,9 @@ impl Gateway {
     }
 }
 
-fn self_signed() -> TlsAcceptor {
-    let certified = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
+fn decoded(text: &str) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    String::from_utf8(BASE64_STANDARD.decode(text).unwrap()).unwrap()
 }
 
 /// Whether the conversation goes on.
@@ -295,7 +311,7 @@ const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     stream.set_nodelay(true).unwrap();
     let line = Line { stream, crawls: false };
-    let mut session = Session { stream: BufReader::new(line), shared, encrypted: false, messages: 0 };
+    let mut session = Session { stream: BufReader::new(line), shared, encrypted: false, user: None, messages: 0 };
     if session.greet().await.is_none() {
         return;
     }
@@ -310,13 +326,16 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     line.crawls = matches!(shared.behaviour.lock().unwrap().fault, Some((At::Handshake, Fault::Slowly)));
     let Ok(mut stream) = acceptor.accept(line).await else { return };
     stream.line().crawls = false;
-    Session { stream: BufReader::new(stream), shared, encrypted: true, messages }.converse().await;
+    let is_resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    shared.resumed.fetch_add(usize::from(is_resumed), Ordering::SeqCst);
+    Session { stream: BufReader::new(stream), shared, encrypted: true, user: None, messages }.converse().await;
 }
 
 struct Session<S> {
     stream: BufReader<S>,
     shared: Arc<Shared>,
     encrypted: bool,
+    user: Option<String>,
     messages: usize,
 }
 
@@ -381,6 +400,9 @@ impl<S: OverLine> Session<S> {
     async fn line(&mut self) -> Option<Vec<u8>> {
         let mut line = Vec::new();
         let read = self.stream.read_until(b'\n', &mut line).await.ok()?;
+        if !self.encrypted {
+            self.shared.clear.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+        }
         (read > 0).then_some(line)
     }
 
@@ -415,8 +437,13 @@ impl<S: OverLine> Session<S> {
                         self.say("421 4.3.2 one message only").await?;
                         return None;
                     }
+                    if self.behaviour().sign_in.is_some() && self.user.is_none() {
+                        self.say("530 5.7.0 sign in first").await?;
+                        continue;
+                    }
                     envelope = self.answer(At::Mail, "250 2.1.0 sender ok").await?.then(|| self.mail(&line));
                 }
+                "AUTH" => self.auth(&line).await?,
                 "RCPT" => self.rcpt(&line, envelope.as_mut()).await?,
                 "DATA" => self.data(&mut envelope).await?,
                 "RSET" => {
@@ -432,6 +459,27 @@ impl<S: OverLine> Session<S> {
         }
     }
 
+    /// PLAIN with or without what it begins with, and LOGIN (RFC 4954).
+    async fn auth(&mut self, line: &str) -> Going {
+        let words: Vec<&str> = line.split(' ').collect();
+        let given = match (words[1], words.get(2)) {
+            ("PLAIN", Some(given)) => decoded(given),
+            ("PLAIN", None) => self.asked("").await?,
+            ("LOGIN", _) => format!("\0{}\0{}", self.asked("VXNlcm5hbWU6").await?, self.asked("UGFzc3dvcmQ6").await?),
+            _ => return self.say("504 5.5.4 no such way").await,
+        };
+        let wanted = self.behaviour().sign_in.map(|(user, password)| format!("\0{user}\0{password}"));
+        if self.answer(At::SignIn, "235 2.7.0 welcome").await? && wanted.as_ref() == Some(&given) {
+            self.user = given.split('\0').nth(1).map(str::to_owned);
+        }
+        Some(())
+    }
+
+    async fn asked(&mut self, challenge: &str) -> Option<String> {
+        self.say(&format!("334 {challenge}")).await?;
+        Some(decoded(String::from_utf8_lossy(&self.line().await?).trim_end()))
+    }
+
     fn mail(&self, line: &str) -> Received {
         let (reverse_path, parameters) = line[line.find('<').unwrap() + 1..].split_once('>').unwrap();
         Received {
@@ -441,6 +489,7 @@ impl<S: OverLine> Session<S> {
             wishes: vec![],
             content: vec![],
             encrypted: self.encrypted,
+            user: self.user.clone(),
         }
     }
 

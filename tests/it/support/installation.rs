@@ -11,6 +11,7 @@ use outgate::{
         gateway_network::AllowedNetworks,
         relay_credential::{self, Limits, SecretHash},
     },
+    secret::PrivateKey,
     store::{
         self, OrganizationTransaction, WebStore,
         account::NewAccount,
@@ -153,6 +154,13 @@ impl Installation {
     pub async fn administrator(&self, tenant: &Tenant, email: &str, password_hash: &str, role: Role) {
         let email: Mailbox = email.parse().unwrap();
         store::administrator::create(&self.owner, &email, password_hash, tenant.id, role).await.unwrap();
+    }
+
+    /// A key that passwords can be sealed with from now on, as a relay publishes it.
+    pub async fn secret_key(&self) -> PrivateKey {
+        let key = PrivateKey::generate();
+        store::secret_key::publish(&self.relay_pool().await, &[key.public()]).await.unwrap();
+        key
     }
 
     /// A relay credential: its user name and its secret.

@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod certificate;
+pub mod certificates;
 pub mod chromium;
 pub mod dns;
 pub mod exim;

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -31,6 +32,7 @@ use outgate::{
         queue::{Queue, QueueSettings},
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
+        secret_keys::SecretKeys,
         settings::QueueLimits,
         transfer::{Transfer, TransferSettings},
     },
@@ -57,6 +59,14 @@ pub struct Options {
     pub listeners: Vec<SocketAddr>,
     /// Instead of the table of names.
     pub dns: Option<SocketAddr>,
+    /// What passwords of gateways are opened with.
+    pub keys: Option<PathBuf>,
+}
+
+impl Options {
+    fn keys(&self) -> SecretKeys {
+        SecretKeys::from_file(self.keys.clone()).unwrap()
+    }
 }
 
 impl Default for Options {
@@ -72,6 +82,7 @@ impl Default for Options {
             limits_of_queue: QueueLimits::default(),
             // Tests that are about notices ask for them.
             schedule: Schedule { delay_notice: None, ..Schedule::default() },
+            keys: None,
             listeners: vec![],
             dns: None,
         }
@@ -168,6 +179,7 @@ impl Sending {
                 None => Resolver::Fixed(options.names.clone()),
             },
             tls: Tls::new().unwrap(),
+            keys: Arc::new(options.keys()),
             allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
             hostname: "relay.outgate.example".to_owned(),
             limits: options.limits,
@@ -217,6 +229,25 @@ impl Sending {
             );
         });
         id
+    }
+
+    /// Points the organization at revision `revision` of this gateway: what its record says, whole.
+    pub fn set_record(
+        &self,
+        id: GatewayId,
+        revision: i64,
+        address: &str,
+        tls: TlsMode,
+        settings: GatewaySettings,
+    ) -> Arc<GatewayFacts> {
+        let (organization, settings) = (self.organization, settings.shared());
+        let gateway = GatewayFacts { organization, id, revision, address: address.parse().unwrap(), tls, settings };
+        let facts = OrganizationFacts { suspended: false, gateway: Some(id), must_use_gateway: false };
+        self.table.change(|known| {
+            known.set_gateway(id, Some(gateway.clone()));
+            known.set_organization(organization, Some(facts));
+        });
+        Arc::new(gateway)
     }
 
     /// Points the organization at a gateway whose record says this.

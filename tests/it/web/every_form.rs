@@ -68,13 +68,14 @@ impl Scene {
         self.installation.waiting_message(&self.acme, Some(bob), "user", "bob.example.com").await;
         let (credential, ..) = self.installation.credential(&self.acme, Limits::default()).await;
         let new_change = uuid::Uuid::now_v7().to_string();
+        let record_change = uuid::Uuid::now_v7().to_string();
         let bulk_change = uuid::Uuid::now_v7().to_string();
         let manager = |page: &str| format!("mail-account-manager/{page}");
         let mut cases = Vec::new();
         let mut case = |may, route, path: String, fields: Vec<(&'static str, String)>| {
             cases.push(Case { route, path: page_of(&self.acme, &path), fields, may });
         };
-        let text = ToString::to_string;
+        let text = |text: &str| text.to_owned();
         use May::{Administrator, UserAdministrator};
         case(Administrator, "undo/{change}", format!("undo/{change}"), vec![]);
         case(
@@ -84,6 +85,9 @@ impl Scene {
             vec![("outbound_gateway", text("new.example.com")), ("seen", text("all.example.com"))],
         );
         case(Administrator, "/gateways/{gateway}", format!("gateways/{unused}"), vec![]);
+        let mut record: Vec<_> = super::gateway_record::FIELDS.map(|(name, value)| (name, text(value))).into();
+        record.extend([("seen", text("1")), ("change", record_change)]);
+        case(Administrator, "/gateways/{gateway}/record", format!("gateways/{of_bob}/record"), record);
         case(
             Administrator,
             "/must-use-gateway",

@@ -122,10 +122,16 @@ impl Theirs {
     }
 }
 
+/// The id of a change that nobody has made.
+const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
+
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
     if route.ends_with("/gateways/{gateway}") || route.ends_with("/revoke") {
         return vec![];
+    }
+    if route.ends_with("/record") {
+        return super::gateway_record::FIELDS.into_iter().chain([("seen", "1"), ("change", CHANGE)]).collect();
     }
     if route.ends_with("/relay-credentials/{credential}") {
         let fields = ["name", "senders", "networks", "messages_per_minute", "seen"];
