@@ -16,13 +16,13 @@ use crate::support::{
 const MOST_TABS: usize = 60;
 
 /// What is wrong with a place that has the focus, or nothing: it has to be in view, in front of
-/// everything else, and marked by an outline of its own (WCAG 2.2, 2.4.7 and 2.4.11). Behind the
-/// last place the focus is nowhere before it comes to the first again.
+/// everything else, and marked by an outline of its own (WCAG 2.2, 2.4.7 and 2.4.11). Of a field of
+/// several lines that is the first, where one types: the browser brings it into view. Behind the last place the focus is nowhere before it comes to the first again.
 const FOCUS: &str = "
     const wrongWith = place => {
         if (place === document.body) return '';
         const box = place.getClientRects()[0];
-        const x = box.left + Math.min(box.width / 2, 20), y = box.top + box.height / 2;
+        const x = box.left + Math.min(box.width / 2, 20), y = box.top + Math.min(box.height / 2, 20);
         if (x < 0 || y < 0 || x > innerWidth || y > innerHeight) return `out of view at ${x}, ${y}`;
         const front = document.elementFromPoint(x, y);
         if (!place.contains(front)) return `covered by ${front.outerHTML}`;
