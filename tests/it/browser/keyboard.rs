@@ -17,7 +17,8 @@ const MOST_TABS: usize = 60;
 
 /// What is wrong with a place that has the focus, or nothing: it has to be in view, in front of
 /// everything else, and marked by an outline of its own (WCAG 2.2, 2.4.7 and 2.4.11). Of a field of
-/// several lines that is the first, where one types: the browser brings it into view. Behind the last place the focus is nowhere before it comes to the first again.
+/// several lines that is the first, where one types: the browser brings it into view. Behind
+/// the last place the focus is nowhere before it comes to the first again.
 const FOCUS: &str = "
     const wrongWith = place => {
         if (place === document.body) return '';
