@@ -78,6 +78,8 @@ impl State {
 
 /// After so long without traffic a gateway is not shown any more.
 const QUIET: Duration = Duration::from_secs(60 * 60);
+/// As long as a message may take from its failed attempt into the queue, and a little more.
+const ON_ITS_WAY: time::Duration = time::Duration::seconds(30);
 
 /// A server that could not take mail.
 #[derive(Debug, Clone)]
@@ -249,11 +251,12 @@ impl Health {
         recent.collect()
     }
 
-    /// Nobody waits for it any more: its troubles are not worth knowing, unless mail goes to a backup because of
-    /// them. A probe that is under way ends first.
-    pub fn forget_failing(&self, key: &PeerKey) {
+    /// Nobody waits for it any more at `now`: its troubles are not worth knowing, unless mail goes to a backup because
+    /// of them. A probe that is under way ends first, and what has only just met the trouble may still be on its way
+    /// to the queue.
+    pub fn forget_failing(&self, key: &PeerKey, now: OffsetDateTime) {
         if let Some(state) = self.peers().get_mut(key).filter(|state| state.backup.is_none()) {
-            state.failing.take_if(|failing| !failing.probing);
+            state.failing.take_if(|failing| !failing.probing && (now - failing.since).abs() >= ON_ITS_WAY);
         }
     }
 

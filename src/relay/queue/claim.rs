@@ -135,7 +135,7 @@ impl Queue {
             store::queue::make_due(db, organization, gateway, Some(&elsewhere), i64::MAX, now).await?;
         }
         if !is_waited_for {
-            self.shared.handover.health().forget_failing(key);
+            self.shared.handover.health().forget_failing(key, now);
         }
         Ok(())
     }
