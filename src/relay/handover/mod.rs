@@ -121,6 +121,15 @@ pub struct Transaction {
     leave: Leave,
 }
 
+/// What came of opening a connection.
+enum Opened {
+    /// The second: it was used before.
+    Ready(Connection, bool),
+    /// To be begun anew, with another server or another connection.
+    Elsewhere,
+    Failed(Failed),
+}
+
 impl Handover {
     pub fn new(dialer: Dialer) -> Self {
         Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default() }
@@ -203,27 +212,12 @@ impl Handover {
                     false => return Begun::Failing(asked.first.clone(), failing),
                 },
             };
-            let warm = if fresh { None } else { slot.warm() };
-            let reused = warm.is_some();
-            let mut connection = match warm {
-                Some(connection) => connection,
-                None => match self.dialer.dial(peer).await {
-                    Ok(connection) => connection,
-                    // It is there, and has too many of ours: this one waits until another is free.
-                    Err(failure) if failure.asks_for_fewer() && slot.has_company() => {
-                        slot.pushed_back();
-                        continue;
-                    }
-                    Err(failure) => {
-                        let failed = self.failed(peer, failure, now);
-                        let is_out_of_reach = failed.fault == Fault::Gateway && failed.stage < Stage::Mail;
-                        if is_out_of_reach && self.has_another(asked, now) {
-                            continue;
-                        }
-                        return Begun::Failed(failed);
-                    }
-                },
+            let (mut connection, reused) = match self.open(asked, &slot, fresh, now).await {
+                Opened::Ready(connection, reused) => (connection, reused),
+                Opened::Elsewhere => continue,
+                Opened::Failed(failed) => return Begun::Failed(failed),
             };
+            let peer = asked.peer();
             *progress = Progress::Asking;
             match route() {
                 Ok(next) if next.key == asked.first.key && next.includes(&peer.key) => {}
@@ -256,6 +250,27 @@ impl Handover {
                         Transaction { peer: peer.clone(), recipients: vec![], connection, slot, health, leave };
                     return self.answered(transaction, answers, now);
                 }
+            }
+        }
+    }
+
+    /// A connection to who is asked: a warm one unless it has to be fresh.
+    async fn open(&self, asked: &mut Asked, slot: &Slot, fresh: bool, now: OffsetDateTime) -> Opened {
+        let warm = if fresh { None } else { slot.warm() };
+        if let Some(warm) = warm {
+            return Opened::Ready(warm, true);
+        }
+        match self.dialer.dial(asked.peer()).await {
+            Ok(connection) => Opened::Ready(connection, false),
+            // It is there, and has too many of ours: this one waits until another is free.
+            Err(failure) if failure.asks_for_fewer() && slot.has_company() => {
+                slot.pushed_back();
+                Opened::Elsewhere
+            }
+            Err(failure) => {
+                let failed = self.failed(asked.peer(), failure, now);
+                let is_out_of_reach = failed.fault == Fault::Gateway && failed.stage < Stage::Mail;
+                if is_out_of_reach && self.has_another(asked, now) { Opened::Elsewhere } else { Opened::Failed(failed) }
             }
         }
     }
