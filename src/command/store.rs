@@ -10,15 +10,12 @@ use outgate::{
     store::{self, roles},
 };
 use sqlx::{
-    Connection, PgPool,
+    PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 /// How long a page waits for a connection before it says that the store does not answer.
 const PATIENCE_OF_PAGES: Duration = Duration::from_secs(5);
-
-/// After how long a connection is asked whether it is still there before a page gets it.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// A store that can be connected to as each of its three roles.
 #[derive(Debug)]
@@ -76,19 +73,7 @@ impl Store {
     /// As the role of the pages.
     pub async fn web(&self) -> anyhow::Result<PgPool> {
         let options = self.role(roles::WEB, &self.settings.web_database_url, "OUTGATE_WEB_DATABASE_URL")?;
-        let pool = PgPoolOptions::new()
-            .max_connections(20)
-            .acquire_timeout(PATIENCE_OF_PAGES)
-            // A connection that was in use a moment ago is not asked whether it is still there.
-            .test_before_acquire(false)
-            .before_acquire(|connection, usage| {
-                Box::pin(async move {
-                    if usage.idle_for > IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            });
+        let pool = store::pool::options(20).acquire_timeout(PATIENCE_OF_PAGES);
         connect(pool, options, "OUTGATE_WEB_DATABASE_URL").await
     }
 

@@ -16,6 +16,7 @@ pub mod gateway_record;
 pub mod held_mail;
 pub mod job;
 pub mod organization;
+pub mod pool;
 pub mod queue;
 pub mod relay;
 pub mod relay_credential;

@@ -1,15 +1,10 @@
 //! Relays: who signed on, what each has confirmed, and the lock that keeps two running relays
 //! from having one name.
 
-use std::time::Duration;
-
-use sqlx::{
-    Connection, PgExecutor, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{PgExecutor, PgPool, postgres::PgConnectOptions};
 use time::OffsetDateTime;
 
-use super::Result;
+use super::{Result, pool};
 use crate::mail::id::{RelayId, Revision};
 
 /// A relay as pages and `outgate relay list` show it.
@@ -30,31 +25,16 @@ pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> 
         .await
 }
 
-/// After how long a connection is asked whether it is still there before it is used.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// Connections for a relay, made when they are needed. A queued message is answered 250, so on each of them a commit
 /// is on disk before it is answered, and on the synchronous standbys where there are any, whatever is set for the
 /// server, the database or the role.
 pub fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        // A connection that was in use a moment ago is not asked whether it is still there.
-        .test_before_acquire(false)
-        .before_acquire(|connection, usage| {
-            Box::pin(async move {
-                if usage.idle_for > IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(|connection, _| Box::pin(prepare(connection)))
-        .connect_lazy_with(options)
+    pool::options(connections).after_connect(|connection, _| Box::pin(prepare(connection))).connect_lazy_with(options)
 }
 
-/// What waits for more than `on` does stays as it is. The queue's statements are planned once for a connection, and
-/// then find their rows by an index: it is nearly empty at one moment and full at the next.
+/// A commit waits for the disk; a setting that waits for more stays as it is. Statements are planned once for a
+/// connection and find their rows by an index, whatever the queue holds when they are planned: it is nearly empty at
+/// one moment and full at the next.
 async fn prepare(db: impl PgExecutor<'_>) -> Result<()> {
     sqlx::query!(
         r#"
