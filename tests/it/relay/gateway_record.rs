@@ -17,7 +17,7 @@ use time::Duration;
 
 use crate::support::{
     Gateway, Sending,
-    certificates::{Authority, Certified},
+    authority::{Authority, Certified},
     gateway::{At, Received},
     sending::{Options, names},
 };

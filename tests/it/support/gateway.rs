@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::certificates::Certified;
+use super::authority::Certified;
 
 /// How long a test waits for what has to happen.
 pub const HAPPENS_WITHIN: Duration = Duration::from_secs(20);

@@ -1,9 +1,9 @@
 //! What every test stands on: an installation of its own with organizations in it.
 //! One file for each thing that tests handle: a browser, a gateway, a mail client, a machine.
 
+pub mod authority;
 pub mod browser;
 pub mod certificate;
-pub mod certificates;
 pub mod chromium;
 pub mod dns;
 pub mod exim;

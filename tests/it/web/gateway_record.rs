@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use sqlx::PgPool;
 
 use super::page_of;
-use crate::support::{Browser, Installation, Page, Pages, Tenant, browser::PASSWORD, certificates::Authority};
+use crate::support::{Browser, Installation, Page, Pages, Tenant, authority::Authority, browser::PASSWORD};
 
 /// A form that is filled in right, but for revision and change.
 pub const FIELDS: [(&str, &str); 16] = [
