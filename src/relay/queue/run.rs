@@ -157,7 +157,9 @@ impl Queue {
         let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
-        Ok(pause.clamp(SHORTEST, if failing { WHILE_FAILING } else { LONGEST }))
+        // What another relay has just committed is free when its lease ends.
+        let longest = if failing { WHILE_FAILING } else { LONGEST.min(self.shared.settings.lease) };
+        Ok(pause.clamp(SHORTEST, longest.max(SHORTEST)))
     }
 
     async fn upkeep(&self, stop: CancellationToken) {
