@@ -109,6 +109,7 @@ impl Queue {
             if outcome.is_ok() && !full.contains(&(organization, Some(gateway))) {
                 let db = &self.shared.db;
                 let made = store::queue::make_due(db, organization, gateway, None, MADE_DUE, now).await;
+                self.shared.handover.pool().promise_turns_anew(organization, gateway);
                 is_done = made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs());
                 outcome = made.map(drop);
                 if is_done {
