@@ -25,8 +25,10 @@ use crate::{
 const MADE_DUE: i64 = 1_000;
 
 impl Queue {
-    /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay.
+    /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay. What it
+    /// still attempts is not among them: where leases have ended meanwhile, they are renewed first.
     pub(super) async fn claim(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
+        self.renew(&self.shared.leases.ended(now), now).await?;
         self.make_due_what_changed(now).await?;
         let until = self.lease_end(now);
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());

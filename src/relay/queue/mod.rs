@@ -138,7 +138,7 @@ impl Queue {
         let mut attempts = JoinSet::new();
         for entry in claimed {
             let queue = self.clone();
-            let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
+            let held = self.hold(&entry.message);
             attempts.spawn(async move {
                 queue.work(entry, now).await;
                 drop(held);
@@ -170,11 +170,17 @@ impl Queue {
         self.shared.permits.take(lane)
     }
 
-    /// Leases a message that is about to be committed to this relay, held until the value is dropped.
-    pub(super) fn lease(&self, message: &mut QueuedMessage) -> HeldLease {
+    /// Leases a message that is about to be committed to this relay until then, or longer while the value is held.
+    pub(super) fn lease(&self, message: &mut QueuedMessage, until: OffsetDateTime) -> HeldLease {
         let token = Uuid::new_v4();
         message.lease = Some(Lease { relay: self.shared.settings.relay, token });
-        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token })
+        message.next_attempt_at = until;
+        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token }, until)
+    }
+
+    /// Holds the lease of a claimed message.
+    fn hold(&self, message: &QueuedMessage) -> Option<HeldLease> {
+        message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at))
     }
 
     /// When a lease that begins now ends, unless it is renewed.
@@ -182,10 +188,15 @@ impl Queue {
         now + self.shared.settings.lease
     }
 
-    /// Attempts a committed message that is leased to this relay, in the background.
-    pub(super) fn attempt_now(&self, entry: Entry, permit: AttemptPermit, now: OffsetDateTime) {
+    /// Attempts a committed message whose lease this relay holds, in the background.
+    pub(super) fn attempt_now(
+        &self,
+        entry: Entry,
+        held: Option<HeldLease>,
+        permit: AttemptPermit,
+        now: OffsetDateTime,
+    ) {
         let queue = self.clone();
-        let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
         self.shared.tasks.spawn(async move {
             queue.work(entry, now).await;
             drop((held, permit));

@@ -95,6 +95,7 @@ async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_i
     let short_lease =
         |outgate: crate::support::outgate::Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
     let paused = RelayProcess::start(&owner, "paused", short_lease).await;
+    let other = RelayProcess::start(&owner, "other", short_lease).await;
     gateway.fails(At::Dot, Fault::Stalls);
     let mut client = after_354(&paused).await;
     client.send(b"Subject: once\r\n\r\nx").await;
@@ -103,8 +104,7 @@ async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_i
 
     paused.signal(Signal::SIGSTOP);
     gateway.works_again();
-    // Another one takes the message over when its lease has ended.
-    let other = RelayProcess::start(&owner, "other", short_lease).await;
+    // Another one, which has nothing else to do, takes the message over when its lease has ended.
     gateway.received(1).await;
     let done = async { while queue(&owner).await.0 > 0 {} };
     timeout(HAPPENS_WITHIN, done).await.expect("it is recorded");
