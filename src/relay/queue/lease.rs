@@ -4,12 +4,15 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use time::OffsetDateTime;
 
 use crate::store::queue::Leased;
 
+/// Between two renewals, unless leases are short.
+const LONGEST_RENEWAL_PAUSE: Duration = Duration::from_secs(20);
 /// How long before its end a lease counts as ended: the store keeps times less exactly.
 const ENDING: time::Duration = time::Duration::MILLISECOND;
 
@@ -17,6 +20,37 @@ const ENDING: time::Duration = time::Duration::MILLISECOND;
 pub struct Leases {
     /// A std lock: held for a look-up only, never across an await.
     held: Mutex<HashMap<Leased, OffsetDateTime>>,
+}
+
+/// How this relay could reach the store of late. While nobody could, leases have ended whose messages are still under
+/// way: they are not taken over before their holders had the time to renew them.
+#[derive(Debug, Default, Clone, Copy)]
+pub enum Reach {
+    #[default]
+    Lost,
+    /// It answers again since then.
+    Back(OffsetDateTime),
+    /// It answered then, as often as it was asked.
+    Steady(Instant),
+}
+
+impl Reach {
+    /// To be called when the store is asked, at `asked` by the clock that never jumps and at `now` by the other.
+    /// Returns whether leases of others count as they stand.
+    pub fn is_steady(&mut self, lease: Duration, asked: Instant, now: OffsetDateTime) -> bool {
+        *self = match *self {
+            Self::Lost => Self::Back(now),
+            Self::Steady(last) if asked.saturating_duration_since(last) > lease / 4 * 3 => Self::Back(now),
+            Self::Back(since) if now - since < renewal_pause(lease) * 2 => Self::Back(since),
+            Self::Back(_) | Self::Steady(_) => Self::Steady(asked),
+        };
+        matches!(self, Self::Steady(_))
+    }
+}
+
+/// How often leases are renewed.
+pub fn renewal_pause(lease: Duration) -> Duration {
+    LONGEST_RENEWAL_PAUSE.min(lease / 4)
 }
 
 /// A lease that is renewed until this is dropped.

@@ -16,7 +16,7 @@ mod verdict;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Instant,
 };
 
@@ -38,7 +38,7 @@ pub use self::{
     verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
-    lease::{HeldLease, Leases},
+    lease::{HeldLease, Leases, Reach},
     permit::{AttemptPermit, Permits},
     room::Room,
 };
@@ -89,6 +89,8 @@ struct Shared {
     handover: Arc<Handover>,
     commits: mpsc::Sender<commit::Pending>,
     leases: Arc<Leases>,
+    /// A std lock: held for a look only, never across an await.
+    reach: Mutex<Reach>,
     permits: Arc<Permits>,
     room: Room,
     /// The facts by which it was last asked whose mail leads elsewhere now.
@@ -120,6 +122,7 @@ impl Queue {
             handover,
             commits,
             leases: Arc::default(),
+            reach: Mutex::default(),
             permits: Arc::new(Permits::new(ATTEMPTS)),
             room,
             asked_by: AtomicU64::default(),
@@ -181,6 +184,11 @@ impl Queue {
     /// Holds the lease of a claimed message.
     fn hold(&self, message: &QueuedMessage) -> Option<HeldLease> {
         message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at))
+    }
+
+    /// How the store could be reached of late.
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a lease that begins now ends, unless it is renewed.

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Jump, Queue};
+use super::{Jump, Queue, lease::renewal_pause};
 use crate::store::{self, queue::Leased};
 
 /// The longest sleep: what another relay committed is found without being told.
@@ -20,8 +20,6 @@ const WHILE_FAILING: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(200);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
-/// How often leases are renewed and idle connections closed, unless leases are short.
-const UPKEEP: Duration = Duration::from_secs(20);
 /// How long attempts under way may take to end when the relay stops.
 const GRACE: Duration = Duration::from_secs(25);
 /// How long each of the last steps may take then: what does not end ends with the process.
@@ -158,12 +156,12 @@ impl Queue {
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
         // What another relay has just committed is free when its lease ends.
-        let longest = if failing { WHILE_FAILING } else { LONGEST.min(self.shared.settings.lease) };
+        let longest = if failing { WHILE_FAILING } else { LONGEST.min(self.shared.settings.lease / 2) };
         Ok(pause.clamp(SHORTEST, longest.max(SHORTEST)))
     }
 
     async fn upkeep(&self, stop: CancellationToken) {
-        let mut ticks = interval(UPKEEP.min(self.shared.settings.lease / 4));
+        let mut ticks = interval(renewal_pause(self.shared.settings.lease));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;

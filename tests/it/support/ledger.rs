@@ -84,7 +84,7 @@ impl Ledger {
         self.deferring.store(deferring, Ordering::SeqCst);
     }
 
-    /// Notes that something was killed at this time, and that by now the relay has ended that was there then.
+    /// Notes that a relay was killed at this time, or paused, and that by now it has ended or goes on.
     pub fn killed(&self, at: Instant) {
         self.books().kills.push((at, Instant::now()));
     }

@@ -206,6 +206,15 @@ impl Machine {
         running
     }
 
+    /// Starts another relay on the private cluster, beside `outgate up`; returns when it takes mail.
+    pub async fn another_relay(&self) -> RelayProcess {
+        let submission = unused_address();
+        let outgate = self.outgate.clone().with("OUTGATE_RELAY_NAME", "another").with("RUST_LOG", "info");
+        let relay = RelayProcess::spawn(&outgate.with("OUTGATE_SMTP_LISTEN", submission), submission);
+        relay.greets("220 ").await;
+        relay
+    }
+
     /// Where the pages are.
     pub fn pages(&self) -> SocketAddr {
         self.outgate.variable("OUTGATE_HTTP_LISTEN").parse().unwrap()
@@ -343,6 +352,13 @@ pub struct RelayProcess {
 impl RelayProcess {
     /// Starts one under this name; returns when it takes mail. What else it is told is `outgate`'s.
     pub async fn start(owner: &PgPool, name: &str, outgate: impl FnOnce(Outgate) -> Outgate) -> Self {
+        let process = Self::starting(owner, name, outgate);
+        process.greets("220 ").await;
+        process
+    }
+
+    /// The same, but returns at once.
+    pub fn starting(owner: &PgPool, name: &str, outgate: impl FnOnce(Outgate) -> Outgate) -> Self {
         let store = Outgate::on(owner);
         let as_relay = store.variable("DATABASE_URL").replacen("outgate@", "outgate_relay@", 1);
         let submission = unused_address();
@@ -354,26 +370,32 @@ impl RelayProcess {
             .with("OUTGATE_DEFAULT_ROUTE", "mx")
             .with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "127.0.0.0/8")
             .with("RUST_LOG", "info");
-        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
-        let mut command = outgate(told).command(&["relay"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
-        let process = Self { submission, child: command.spawn().unwrap(), log };
-        if timeout(UP_WITHIN, process.greets()).await.is_err() {
-            panic!("it does not come up: {}", process.log());
-        }
-        process
+        Self::spawn(&outgate(told), submission)
     }
 
-    async fn greets(&self) {
-        loop {
-            let greeting = async {
-                let stream = tokio::net::TcpStream::connect(self.submission).await.ok()?;
-                BufReader::new(stream).lines().next_line().await.ok()?
-            };
-            if greeting.await.is_some_and(|line| line.starts_with("220 ")) {
-                return;
+    fn spawn(outgate: &Outgate, submission: SocketAddr) -> Self {
+        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        let mut command = outgate.command(&["relay"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
+        Self { submission, child: command.spawn().unwrap(), log }
+    }
+
+    /// Waits until it greets clients so.
+    pub async fn greets(&self, start: &str) {
+        let greets = async {
+            loop {
+                let greeting = async {
+                    let stream = tokio::net::TcpStream::connect(self.submission).await.ok()?;
+                    BufReader::new(stream).lines().next_line().await.ok()?
+                };
+                if greeting.await.is_some_and(|line| line.starts_with(start)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        if timeout(UP_WITHIN, greets).await.is_err() {
+            panic!("nobody is greeted with {start}: {}", self.log());
         }
     }
 
