@@ -37,6 +37,11 @@ impl Pace {
         Err(turn)
     }
 
+    /// Forgets what was promised: whoever waits is to ask anew, and before the turn that it was promised.
+    pub fn promise_anew(&mut self) {
+        self.promised = None;
+    }
+
     /// Whether nobody has to wait at `now`: then there is nothing to remember.
     pub fn is_over(&self, now: OffsetDateTime) -> bool {
         let is_past = |at: Option<OffsetDateTime>| at.is_none_or(|at| at <= now);

@@ -282,9 +282,8 @@ impl Transfer {
         let notifications = self.notifications(&recorded, &entry, now).await;
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
-        let next_attempt_at = self.queue.lease_end(now);
-        entry.message = QueuedMessage { attempts, next_attempt_at, ..recorded.message };
-        let held = self.queue.lease(&mut entry.message);
+        entry.message = QueuedMessage { attempts, ..recorded.message };
+        let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
         let entries = std::iter::once(entry.clone()).chain(notifications).collect();
         let reply = match self.store(entries, Some(&transaction.peer)).await {
             Ok(reply) => reply,
@@ -307,9 +306,8 @@ impl Transfer {
     /// The gateway has the whole message and does not answer: it is committed, and the same connection
     /// waits on. Trying again earlier would make duplicates.
     async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let held = self.queue.lease(&mut entry.message);
+        let held = self.queue.lease(&mut entry.message, now + retry::ANSWER_WAIT);
         entry.message.state = State::AnswerAwaited;
-        entry.message.next_attempt_at = now + retry::ANSWER_WAIT;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
         let reply = match self.store(vec![entry.clone()], Some(&transaction.peer)).await {
@@ -347,11 +345,10 @@ impl Transfer {
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
             return self.store(vec![entry], None).await.unwrap_or_else(|reply| reply);
         };
-        let _held = self.queue.lease(&mut entry.message);
-        entry.message.next_attempt_at = self.queue.lease_end(now);
+        let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
         match self.store(vec![entry.clone()], None).await {
             Ok(reply) => {
-                self.queue.attempt_now(entry, permit, now);
+                self.queue.attempt_now(entry, Some(held), permit, now);
                 reply
             }
             Err(reply) => reply,

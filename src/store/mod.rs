@@ -28,9 +28,18 @@ pub mod session;
 pub mod tenant;
 pub mod undo;
 
+use std::sync::LazyLock;
+
+use sqlx::migrate::Migrator;
+
 pub use tenant::{OrganizationTransaction, WebStore};
 
-/// All migrations, compiled into the program.
-pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+/// All migrations, compiled into the program. Those of a newer version, which this one does not know, are no
+/// hindrance: it works on a store that the next version has migrated, so that an upgrade can be taken back.
+pub static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!();
+    migrator.set_ignore_missing(true);
+    migrator
+});
 
 pub type Result<T, E = sqlx::Error> = std::result::Result<T, E>;

@@ -344,7 +344,7 @@ macro_rules! claim {
 }
 
 /// Takes up to `limit` messages that are due at `now` until `until`, the longest due first. What
-/// another relay has is passed over unless its lease has ended, and so are some lanes.
+/// another relay has is passed over unless its lease has ended and one `takes_over`, and so are some lanes.
 pub async fn claim_due_across_tenants(
     db: impl PgExecutor<'_>,
     relay: RelayId,
@@ -352,11 +352,12 @@ pub async fn claim_due_across_tenants(
     passed_over: &[Lane],
     now: OffsetDateTime,
     until: OffsetDateTime,
+    takes_over: bool,
 ) -> Result<Vec<QueuedMessage>> {
     let (gateways, defaults) = split(passed_over);
     claim!(
         "select organization_id, id from queued_message
-         where next_attempt_at <= $3
+         where next_attempt_at <= $3 and ($7 or lease_relay_id is null or lease_relay_id = $1)
            and case when waits_for is null then organization_id <> all($5) else waits_for <> all($4) end
          order by next_attempt_at
          limit $6",
@@ -366,22 +367,25 @@ pub async fn claim_due_across_tenants(
         now,
         &gateways as &[GatewayId],
         &defaults as &[OrganizationId],
-        limit
+        limit,
+        takes_over
     )
 }
 
-/// Takes one message that waits for a gateway, due or not: to see whether the gateway takes mail again.
+/// Takes one message that waits for a gateway, due or not: to see whether the gateway takes mail again. What
+/// another relay has is passed over unless its lease has ended and one `takes_over`.
 pub async fn claim_probe_across_tenants(
     db: impl PgExecutor<'_>,
     relay: RelayId,
     (organization, gateway): (OrganizationId, GatewayId),
     now: OffsetDateTime,
     until: OffsetDateTime,
+    takes_over: bool,
 ) -> Result<Vec<QueuedMessage>> {
     claim!(
         "select organization_id, id from queued_message
          where organization_id = $3 and waits_for = $4 and state = 'waiting'
-           and (lease_token is null or next_attempt_at <= $5)
+           and (lease_token is null or (next_attempt_at <= $5 and ($6 or lease_relay_id = $1)))
          order by next_attempt_at
          limit 1",
         db,
@@ -389,7 +393,8 @@ pub async fn claim_probe_across_tenants(
         until,
         organization as OrganizationId,
         gateway as GatewayId,
-        now
+        now,
+        takes_over
     )
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+mod canary;
 mod command_line;
 mod config;
 mod journeys;

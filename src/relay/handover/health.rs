@@ -228,7 +228,7 @@ impl Health {
         let state = peers.entry(peer.key.clone()).or_default();
         state.count(peer, |traffic| traffic.failures += 1);
         let failing = state.failing.get_or_insert_with(|| {
-            tracing::warn!(%peer, reason, "is failing");
+            tracing::warn!(%peer, reason, alert = "gateway failing", "is failing");
             Failing { since: now, failures: 0, until: now, reason: String::new(), stage, probing: false }
         });
         if failing.may_be_asked(now) {

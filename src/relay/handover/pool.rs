@@ -18,9 +18,12 @@ use super::{
     connection::Connection,
     peer::{Peer, PeerKey},
 };
-use crate::policy::{
-    connections::Window,
-    pace::{Pace, Turn},
+use crate::{
+    mail::id::{GatewayId, OrganizationId},
+    policy::{
+        connections::Window,
+        pace::{Pace, Turn},
+    },
 };
 
 /// Servers commonly close what was idle for longer.
@@ -106,6 +109,15 @@ impl Pool {
     pub fn take_turn(&self, peer: &Peer, turn: Turn, now: OffsetDateTime) -> Result<(), OffsetDateTime> {
         let Some(per_minute) = peer.limits.messages_per_minute else { return Ok(()) };
         lock(&self.of(peer).pace).take(per_minute, turn, now)
+    }
+
+    /// Mail that waits for this gateway asks for its turns anew: what it was promised would only leave gaps.
+    pub fn promise_turns_anew(&self, organization: OrganizationId, gateway: GatewayId) {
+        for (key, pool) in &*lock(&self.peers) {
+            if matches!(key, PeerKey::Gateway(of, id, _) if (*of, *id) == (organization, gateway)) {
+                lock(&pool.pace).promise_anew();
+            }
+        }
     }
 
     /// How many connections this server is given now.

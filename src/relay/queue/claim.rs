@@ -1,12 +1,12 @@
 //! Takes messages for this relay: what is due, and one message for each failing gateway that may be
 //! asked again.
 
-use std::{pin::pin, sync::atomic::Ordering};
+use std::{pin::pin, sync::atomic::Ordering, time::Instant};
 
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
-use super::{Entry, Queue};
+use super::{Entry, Queue, lease::Reach};
 use crate::{
     mail::id::{GatewayId, OrganizationId},
     policy::{
@@ -25,18 +25,30 @@ use crate::{
 const MADE_DUE: i64 = 1_000;
 
 impl Queue {
-    /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay.
+    /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay. What it
+    /// still attempts is not among them: where leases have ended meanwhile, they are renewed first.
     pub(super) async fn claim(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
+        let claimed = self.claim_due(limit, now).await;
+        if claimed.is_err() {
+            *self.reach() = Reach::Lost;
+        }
+        claimed
+    }
+
+    async fn claim_due(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
+        self.renew(&self.shared.leases.ended(now), now).await?;
         self.make_due_what_changed(now).await?;
         let until = self.lease_end(now);
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
-        let mut claimed = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until).await?;
+        let takes_over = self.reach().is_steady(self.shared.settings.lease, Instant::now(), now);
+        let due = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until, takes_over);
+        let mut claimed = due.await?;
         for (key, failing) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
             if failing.may_be_asked(now) && !has_one && claimed.len() < limit {
                 let waiting = (organization, gateway);
-                match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until).await {
+                match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until, takes_over).await {
                     Ok(probe) => claimed.extend(probe),
                     // What is claimed already is not given up for it.
                     Err(error) => tracing::warn!(%error, %gateway, "a failing gateway could not be probed"),
@@ -97,6 +109,7 @@ impl Queue {
             if outcome.is_ok() && !full.contains(&(organization, Some(gateway))) {
                 let db = &self.shared.db;
                 let made = store::queue::make_due(db, organization, gateway, None, MADE_DUE, now).await;
+                self.shared.handover.pool().promise_turns_anew(organization, gateway);
                 is_done = made.as_ref().is_ok_and(|made| *made < MADE_DUE.unsigned_abs());
                 outcome = made.map(drop);
                 if is_done {

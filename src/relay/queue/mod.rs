@@ -16,7 +16,7 @@ mod verdict;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Instant,
 };
 
@@ -38,7 +38,7 @@ pub use self::{
     verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
 use self::{
-    lease::{HeldLease, Leases},
+    lease::{HeldLease, Leases, Reach},
     permit::{AttemptPermit, Permits},
     room::Room,
 };
@@ -89,6 +89,8 @@ struct Shared {
     handover: Arc<Handover>,
     commits: mpsc::Sender<commit::Pending>,
     leases: Arc<Leases>,
+    /// A std lock: held for a look only, never across an await.
+    reach: Mutex<Reach>,
     permits: Arc<Permits>,
     room: Room,
     /// The facts by which it was last asked whose mail leads elsewhere now.
@@ -120,6 +122,7 @@ impl Queue {
             handover,
             commits,
             leases: Arc::default(),
+            reach: Mutex::default(),
             permits: Arc::new(Permits::new(ATTEMPTS)),
             room,
             asked_by: AtomicU64::default(),
@@ -138,7 +141,7 @@ impl Queue {
         let mut attempts = JoinSet::new();
         for entry in claimed {
             let queue = self.clone();
-            let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
+            let held = self.hold(&entry.message);
             attempts.spawn(async move {
                 queue.work(entry, now).await;
                 drop(held);
@@ -170,11 +173,22 @@ impl Queue {
         self.shared.permits.take(lane)
     }
 
-    /// Leases a message that is about to be committed to this relay, held until the value is dropped.
-    pub(super) fn lease(&self, message: &mut QueuedMessage) -> HeldLease {
+    /// Leases a message that is about to be committed to this relay until then, or longer while the value is held.
+    pub(super) fn lease(&self, message: &mut QueuedMessage, until: OffsetDateTime) -> HeldLease {
         let token = Uuid::new_v4();
         message.lease = Some(Lease { relay: self.shared.settings.relay, token });
-        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token })
+        message.next_attempt_at = until;
+        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token }, until)
+    }
+
+    /// Holds the lease of a claimed message.
+    fn hold(&self, message: &QueuedMessage) -> Option<HeldLease> {
+        message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at))
+    }
+
+    /// How the store could be reached of late.
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a lease that begins now ends, unless it is renewed.
@@ -182,10 +196,15 @@ impl Queue {
         now + self.shared.settings.lease
     }
 
-    /// Attempts a committed message that is leased to this relay, in the background.
-    pub(super) fn attempt_now(&self, entry: Entry, permit: AttemptPermit, now: OffsetDateTime) {
+    /// Attempts a committed message whose lease this relay holds, in the background.
+    pub(super) fn attempt_now(
+        &self,
+        entry: Entry,
+        held: Option<HeldLease>,
+        permit: AttemptPermit,
+        now: OffsetDateTime,
+    ) {
         let queue = self.clone();
-        let held = entry.message.leased().map(|leased| self.shared.leases.hold(leased));
         self.shared.tasks.spawn(async move {
             queue.work(entry, now).await;
             drop((held, permit));

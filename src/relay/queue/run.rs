@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Jump, Queue};
-use crate::store;
+use super::{Jump, Queue, lease::renewal_pause};
+use crate::store::{self, queue::Leased};
 
 /// The longest sleep: what another relay committed is found without being told.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -20,8 +20,6 @@ const WHILE_FAILING: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(200);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
-/// How often leases are renewed and idle connections closed, unless leases are short.
-const UPKEEP: Duration = Duration::from_secs(20);
 /// How long attempts under way may take to end when the relay stops.
 const GRACE: Duration = Duration::from_secs(25);
 /// How long each of the last steps may take then: what does not end ends with the process.
@@ -144,7 +142,8 @@ impl Queue {
         let is_all = claimed.len() < limit;
         for entry in claimed {
             let permit = permits.take_for_claimed((entry.message.organization, entry.message.waits_for));
-            self.attempt_now(entry, permit, now);
+            let held = self.hold(&entry.message);
+            self.attempt_now(entry, held, permit, now);
         }
         if !is_all {
             return Ok(Duration::ZERO);
@@ -156,23 +155,32 @@ impl Queue {
         let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
-        Ok(pause.clamp(SHORTEST, if failing { WHILE_FAILING } else { LONGEST }))
+        // What another relay has just committed is free when its lease ends.
+        let longest = if failing { WHILE_FAILING } else { LONGEST.min(self.shared.settings.lease / 2) };
+        Ok(pause.clamp(SHORTEST, longest.max(SHORTEST)))
     }
 
     async fn upkeep(&self, stop: CancellationToken) {
-        let mut ticks = interval(UPKEEP.min(self.shared.settings.lease / 4));
+        let mut ticks = interval(renewal_pause(self.shared.settings.lease));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
             let held = self.shared.leases.all();
-            if held.is_empty() {
-                continue;
-            }
-            let until = self.lease_end(OffsetDateTime::now_utc());
-            if let Err(error) = store::queue::renew_across_tenants(&self.shared.db, &held, until).await {
+            if let Err(error) = self.renew(&held, OffsetDateTime::now_utc()).await {
                 tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }
         }
+    }
+
+    /// Moves the end of leases. Where somebody else has taken the message meanwhile, nothing happens.
+    pub(super) async fn renew(&self, leases: &[Leased], now: OffsetDateTime) -> store::Result<()> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let until = self.lease_end(now);
+        store::queue::renew_across_tenants(&self.shared.db, leases, until).await?;
+        self.shared.leases.renewed(leases, until);
+        Ok(())
     }
 
     /// Gives back the leases of this relay's previous life. Returns whether the store has done it.

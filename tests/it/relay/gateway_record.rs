@@ -14,11 +14,13 @@ use outgate::{
 use sqlx::PgPool;
 use tempfile::TempDir;
 use time::Duration;
+use tokio::time::timeout;
 
 use crate::support::{
     Gateway, Sending,
     authority::{Authority, Certified},
-    gateway::{At, Received},
+    gateway::{At, HAPPENS_WITHIN, Received},
+    log::Log,
     sending::{Options, names},
 };
 
@@ -242,6 +244,40 @@ async fn a_refused_or_unopenable_password_holds_the_mail_and_shows_nothing(db: P
     // Put right, all of it goes.
     scene.signing_in(&ours, "acme", "acme");
     assert_eq!(scene.send().await, None);
+}
+
+#[sqlx::test]
+async fn the_backup_of_a_gateway_that_refuses_our_password_gets_the_mail_and_not_the_password(db: PgPool) {
+    let log = Log::capture();
+    let mut scene = scene(db).await;
+    let (ours, backup) = (Authority::new(), Gateway::start().await);
+    scene.shows(&ours.certify(NAME));
+    scene.offers("AUTH PLAIN");
+    backup.offers("AUTH PLAIN");
+    scene.gateway.says(At::SignIn, "535 5.7.8 go away");
+    scene.signing_in(&ours, "acme", "acme");
+    let (id, backups) = (scene.id, vec![scene.sending.add_gateway(backup.address)]);
+    scene.sending.table.change(|facts| {
+        let mut gateway = facts.gateway(id).unwrap().as_ref().clone();
+        gateway.settings = GatewaySettings { backups, ..gateway.settings.as_ref().clone() }.shared();
+        facts.set_gateway(id, Some(gateway));
+    });
+
+    assert_eq!(scene.sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+
+    assert_eq!((backup.so_far().len(), scene.gateway.so_far().len()), (1, 0));
+    assert!(!backup.take_clear().contains("AUTH"), "whose record has no user is not signed in to");
+    let alerts = log.with("alert=\"gateway backup in use\"");
+    assert!(alerts.len() == 1 && alerts[0].contains("535 5.7.8 go away"), "{alerts:?}");
+    // Back again, it gets its mail.
+    scene.gateway.works_again();
+    let mut message = scene.sending.message(&["bob@elsewhere.example"]);
+    message.accepted_at += Duration::seconds(20);
+    scene.sending.transfer.accept(message).await;
+    let recovered = timeout(HAPPENS_WITHIN, scene.sending.handover.health().recovery()).await;
+    recovered.expect("it is found out");
+    assert_eq!(scene.send().await, None);
+    assert_eq!((backup.so_far().len(), scene.last().user.as_deref()), (2, Some("acme")));
 }
 
 #[sqlx::test]

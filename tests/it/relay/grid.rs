@@ -6,8 +6,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use hickory_resolver::proto::op::ResponseCode;
 use outgate::{
     mail::id::GatewayId,
-    policy::facts::TlsMode,
+    policy::{
+        facts::TlsMode,
+        gateway_settings::{GatewaySettings, SignIn, Trust, secret_context},
+    },
     relay::handover::{connection::TimeLimits, peer::PeerKey},
+    secret::{Password, key_file},
 };
 use sqlx::PgPool;
 use tokio::{
@@ -18,12 +22,16 @@ use tokio::{
 
 use crate::support::{
     Gateway, Sending,
+    authority::Certified,
     dns::{Dns, DnsFault},
     gateway::{At, Fault, HAPPENS_WITHIN},
     sending::{Options, names},
 };
 
-/// What is expected, where TLS is required of the gateway:
+const USER: &str = "acme";
+const PASSWORD: &str = "canary-4711";
+
+/// What is expected, where TLS is required of the gateway, and in the row AUTH signing in as well:
 ///
 /// | word | the client hears | the message | whose fault | later mail |
 /// |---|---|---|---|---|
@@ -42,6 +50,7 @@ const GRID: &str = "
     STARTTLS      waits    waits    waits    waits    waits    waits    handed   waits
     handshake     -        -        waits    waits    waits    waits    handed   waits
     EHLO-in-TLS   waits    handed   waits    waits    waits    waits    handed   waits
+    AUTH          waits    waits    waits    waits    waits    waits    handed   waits
     MAIL          later    waits    waits    waits    waits    waits    handed   waits
     RCPT          later    refused  waits    waits    waits    waits    handed   waits
     DATA          later    refused  waits    waits    waits    waits    handed   waits
@@ -79,6 +88,7 @@ impl Cell {
             "STARTTLS" => At::StartTls,
             "handshake" => At::Handshake,
             "EHLO-in-TLS" => At::EhloInTls,
+            "AUTH" => At::SignIn,
             "MAIL" => At::Mail,
             "RCPT" => At::Rcpt,
             "DATA" => At::Data,
@@ -143,6 +153,8 @@ struct Server {
     address: SocketAddr,
     silent: Option<(TcpListener, TcpStream)>,
     dns: Option<Dns>,
+    /// Its certificate, where one has to sign in.
+    certified: Option<Certified>,
 }
 
 impl Server {
@@ -170,9 +182,16 @@ impl Server {
             "connect" => {}
             _ => gateway.as_ref().unwrap().fails(cell.at(), cell.fault()),
         }
-        let server = Self { gateway, address, silent, dns };
-        server.gateway.iter().for_each(Gateway::offers_tls);
-        server
+        gateway.iter().for_each(Gateway::offers_tls);
+        let certified = (cell.stage == "AUTH").then(|| Certified::by_itself("gateway.example"));
+        if let (Some(gateway), Some(certified)) = (&gateway, &certified) {
+            gateway.behave(|behaviour| {
+                behaviour.tls = Some(certified.acceptor());
+                behaviour.extensions.push("AUTH PLAIN");
+                behaviour.sign_in = Some((USER, PASSWORD));
+            });
+        }
+        Self { gateway, address, silent, dns, certified }
     }
 
     /// The gateway's address as an administrator gave it.
@@ -213,6 +232,21 @@ async fn full_listener() -> (TcpListener, TcpStream) {
     (listener, in_queue)
 }
 
+/// Gives a gateway's record a password, which goes to whoever has this certificate.
+fn sign_in(sending: &Sending, id: GatewayId, certified: &Certified) {
+    let key = key_file::read(sending.options.keys.as_ref().unwrap()).unwrap().0.pop().unwrap().public();
+    sending.table.change(|facts| {
+        let mut gateway = facts.gateway(id).unwrap().as_ref().clone();
+        gateway.tls = TlsMode::Verified;
+        let context = secret_context(gateway.organization, id, &gateway.address, gateway.tls, USER);
+        let secret = key.seal(&Password::new(PASSWORD.to_owned()).unwrap(), &context).unwrap();
+        let trust = Trust::Fingerprint(certified.fingerprint());
+        let sign_in = Some(SignIn { user: USER.to_owned(), secret });
+        gateway.settings = GatewaySettings { trust, sign_in, ..GatewaySettings::default() }.shared();
+        facts.set_gateway(id, Some(gateway));
+    });
+}
+
 /// A cell with its relay, sender and server.
 struct Case {
     cell: Cell,
@@ -227,9 +261,13 @@ impl Case {
         let server = Server::of(&cell).await;
         let nobody = Gateway::free_address().await;
         let dns = server.dns.as_ref().map(|dns| if cell.fault == "closes" { nobody } else { dns.address });
-        let sending = all.another_with(Options { limits: cell.limits(), dns, ..Options::default() });
+        let keys = all.options.keys.clone();
+        let sending = all.another_with(Options { limits: cell.limits(), dns, keys, ..Options::default() });
         let sender = format!("cell{number}@acme.example");
         let gateway = sending.give_account(&sender, &server.name(), TlsMode::Required);
+        if let Some(certified) = &server.certified {
+            sign_in(&sending, gateway, certified);
+        }
         Self { cell, server, sending, sender, gateway }
     }
 
@@ -281,7 +319,10 @@ fn is_queued(reply: &str) -> bool {
 #[sqlx::test]
 async fn whatever_a_gateway_does_at_any_stage_has_the_outcome_that_the_grid_says(db: PgPool) {
     let names = names(&[("gateway.elsewhere.example", "127.0.0.1")], &[]);
-    let all = Arc::new(Sending::with(db, Options { names, ..Options::default() }).await);
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let keys = folder.path().join("secret-key");
+    key_file::create(&keys).unwrap();
+    let all = Arc::new(Sending::with(db, Options { names, keys: Some(keys), ..Options::default() }).await);
     let mut walking = JoinSet::new();
     for (number, cell) in cells().into_iter().enumerate() {
         let all = all.clone();

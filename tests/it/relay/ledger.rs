@@ -1,15 +1,17 @@
-//! Nothing is lost: every 250 is counted against every arrival while the relay, PostgreSQL or both are killed at random
-//! moments, under load, with gateways that drop, delay and refuse at random. `benches/ledger` runs many rounds of it.
+//! Nothing is lost: every 250 is counted against every arrival while one of two relays, PostgreSQL or both are killed at
+//! random moments, or the other relay is paused for longer than its leases last; under load, with gateways that drop,
+//! delay and refuse at random. `benches/ledger` runs many rounds of it.
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rand::random;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::support::{
     ledger::{Balance, Ledger},
-    outgate::{Machine, Running, file_with, unused_address},
+    outgate::{Machine, RelayProcess, Running, file_with, unused_address},
 };
 
 /// In bin/test; `OUTGATE_LEDGER_ROUNDS` says otherwise.
@@ -28,22 +30,28 @@ enum Victim {
     Relay,
     Store,
     Both,
+    /// The second relay, which goes on after its messages were taken over.
+    Paused,
 }
+
+/// Rounds are short.
+const LEASE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_all_that_was_promised_nothing_is_lost_when_relay_and_store_are_killed() {
     let rounds = std::env::var("OUTGATE_LEDGER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS);
     let ledger = Ledger::new();
     let mut machine = Machine::new(ledger.gateway().await);
-    // Rounds are short.
-    machine.outgate = machine.outgate.clone().with("OUTGATE_LEASE", "10s").with("OUTGATE_STOP_WITHIN", "15s");
+    let lease = format!("{}s", LEASE.as_secs());
+    machine.outgate = machine.outgate.clone().with("OUTGATE_LEASE", lease).with("OUTGATE_STOP_WITHIN", "15s");
     let mut running = machine.up().await;
+    let second = machine.another_relay().await;
     set_up(&machine, &ledger).await;
 
     let mut balance = Balance::default();
     for round in 0..rounds {
-        let victim = [Victim::Relay, Victim::Store, Victim::Both][round % 3];
-        running = play(&mut machine, &ledger, running, victim).await;
+        let victim = [Victim::Relay, Victim::Store, Victim::Both, Victim::Paused][round % 4];
+        running = play(&machine, &ledger, running, &second, victim).await;
         drain(&machine, round).await;
         balance = ledger.balance();
         assert_eq!(balance.lost, [0u64; 0], "round {round}, {victim:?}: {balance:?}");
@@ -57,6 +65,8 @@ async fn of_all_that_was_promised_nothing_is_lost_when_relay_and_store_are_kille
     println!("{rounds} rounds: {}", said(&balance));
     assert!(balance.promised > rounds, "there was load: {balance:?}");
     running.stop().await;
+    second.signal(Signal::SIGTERM);
+    assert!(second.ended().await.success());
 }
 
 fn said(balance: &Balance) -> String {
@@ -88,15 +98,22 @@ async fn set_up(machine: &Machine, ledger: &std::sync::Arc<Ledger>) {
         let latest: i64 =
             sqlx::query_scalar("select revision from installation").fetch_one(&machine.owner()).await.unwrap();
         let expected = format!("\trevision {latest}\t");
-        while !outgate.succeeds(&["relay", "list"]).await.contains(&expected) {}
+        while outgate.succeeds(&["relay", "list"]).await.matches(&expected).count() < 2 {}
     };
-    timeout(FOLLOWS_WITHIN, live).await.expect("the relay follows");
+    timeout(FOLLOWS_WITHIN, live).await.expect("both relays follow");
 }
 
 /// Load, and somebody is killed in the middle of it. What has ended runs again then.
-async fn play(machine: &mut Machine, ledger: &std::sync::Arc<Ledger>, running: Running, victim: Victim) -> Running {
+async fn play(
+    machine: &Machine,
+    ledger: &std::sync::Arc<Ledger>,
+    running: Running,
+    second: &RelayProcess,
+    victim: Victim,
+) -> Running {
     ledger.set_wild(true);
-    let clients = ledger.open(CLIENTS, machine.submission, &SENDERS);
+    let mut clients = ledger.open(CLIENTS / 2, machine.submission, &SENDERS);
+    clients.extend(ledger.open(CLIENTS / 2, second.submission, &SENDERS));
     // The moment is what is tried out: any will do.
     tokio::time::sleep(Duration::from_millis(100 + random::<u64>() % 500)).await;
     let at = Instant::now();
@@ -110,6 +127,17 @@ async fn play(machine: &mut Machine, ledger: &std::sync::Arc<Ledger>, running: R
             machine.kill_relay(running).await;
             None
         }
+        Victim::Paused => {
+            second.signal(Signal::SIGSTOP);
+            ledger.killed(at);
+            // Clients of the first go on for a while.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            ledger.close();
+            tokio::time::sleep(LEASE + Duration::from_millis(random::<u64>() % 2000)).await;
+            second.signal(Signal::SIGCONT);
+            ledger.killed(at);
+            Some(running)
+        }
         Victim::Both => {
             machine.kill_everything(running).await;
             None
@@ -122,7 +150,7 @@ async fn play(machine: &mut Machine, ledger: &std::sync::Arc<Ledger>, running: R
     ledger.set_wild(false);
     match survivor {
         // It goes on with the store that comes back, or has to stop while that is away.
-        Some(running) if random() => return running,
+        Some(running) if victim == Victim::Paused || random() => return running,
         Some(running) => running.stop().await,
         None => {}
     }

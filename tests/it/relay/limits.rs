@@ -160,6 +160,30 @@ async fn waiting_for_a_turn_costs_no_attempt_and_new_mail_does_not_pass_it(db: P
 }
 
 #[sqlx::test]
+async fn what_waited_for_its_turn_when_the_gateway_failed_leaves_without_gaps_when_it_is_back(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    let limits = GatewayLimits { messages_per_minute: Some(6), ..GatewayLimits::default() };
+    sending.set_gateway_limited(gateway.address, limits);
+    let step_after = async |seconds| sending.queue.step(sending.now + time::Duration::seconds(seconds)).await.unwrap();
+    for _ in 0..12 {
+        sending.send().await;
+    }
+    gateway.says(At::Mail, "554 5.3.2 not today");
+    step_after(10).await;
+    assert_eq!((gateway.so_far().len(), sending.handover.health().failing_gateways().len()), (1, 1));
+
+    gateway.works_again();
+    step_after(20).await;
+    step_after(21).await;
+
+    for (seconds, arrived) in [(29, 2), (30, 3), (40, 4), (50, 5), (60, 6), (70, 7), (80, 8)] {
+        step_after(seconds).await;
+        assert_eq!(gateway.so_far().len(), arrived, "after {seconds} seconds");
+    }
+}
+
+#[sqlx::test]
 async fn a_message_that_is_larger_than_the_record_allows_is_returned_at_once_and_not_sent_there(db: PgPool) {
     let gateway = Gateway::start().await;
     let sending = Sending::on(db).await;

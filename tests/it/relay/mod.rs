@@ -9,6 +9,7 @@ mod delivery;
 mod demonstration_gateway;
 mod dkim;
 mod exim;
+mod failover;
 mod fairness;
 mod following;
 mod gateway_record;

@@ -3,14 +3,30 @@
 
 use std::{collections::HashSet, net::SocketAddr};
 
-use outgate::store::gateway::PointerScope;
+use outgate::{
+    mail::id::{ChangeId, GatewayId},
+    policy::{
+        facts::TlsMode,
+        gateway_record::GatewayRecord,
+        gateway_settings::{Trust, secret_context},
+    },
+    relay::secret_keys::SecretKeys,
+    secret::{Password, key_file},
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        gateway_record::{self, Saved},
+    },
+};
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use tokio::process::Command;
 
 use crate::support::{
-    Gateway, Installation, SmtpClient,
+    Gateway, Installation, SmtpClient, Tenant,
+    log::Log,
     postfix::{Postfix, program},
-    world::World,
+    world::{World, until_live},
 };
 
 /// Signed, with everything that servers like to tidy up.
@@ -120,6 +136,68 @@ async fn a_postfix_that_takes_mail_over_tls_only_gets_it_so(owner: PgPool) {
     assert!(content.contains("(using TLSv1.3 with cipher ") && content.contains(" with ESMTPS id "), "{content}");
     assert!(content.ends_with(&signed_message()), "{content}");
     world.stop().await;
+}
+
+/// The gateway's record says that one signs in there as `acme` with this password, to whoever shows this certificate.
+async fn sign_in(installation: &Installation, tenant: &Tenant, certificate: &[u8], password: &str) {
+    let web = installation.pool_as(store::roles::WEB).await;
+    let mut transaction = OrganizationTransaction::begin(&web, tenant.id).await.unwrap();
+    let id = sqlx::query_scalar("select id from gateway").fetch_one(&mut *transaction).await.map(GatewayId).unwrap();
+    let before = gateway_record::stored(&mut transaction, tenant.id, id).await.unwrap().unwrap();
+    let trust = Trust::Fingerprint(Sha256::digest(certificate).into());
+    let sign_in_user = Some("acme".to_owned());
+    let record = GatewayRecord { tls: TlsMode::Verified, trust, sign_in_user, ..before.record.clone() };
+    let key = store::secret_key::newest(&mut transaction).await.unwrap().unwrap();
+    let context = secret_context(tenant.id, id, &record.address, record.tls, "acme");
+    let sealed = key.seal(&Password::new(password.to_owned()).unwrap(), &context).unwrap();
+    let saved = gateway_record::save(transaction, id, ChangeId::new(), &record, Some(&sealed), "ann").await.unwrap();
+    assert!(matches!(saved, Saved::Changed(_)), "{saved:?}");
+}
+
+#[sqlx::test]
+async fn a_postfix_with_sasl_gets_the_right_password_and_with_a_wrong_one_mail_waits_with_an_alert(owner: PgPool) {
+    let log = Log::capture();
+    let behind = Gateway::start().await;
+    let certified = rcgen::generate_simple_self_signed(vec!["archive.example".to_owned()]).unwrap();
+    let chain_file = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    std::fs::write(chain_file.path(), certified.signing_key.serialize_pem() + &certified.cert.pem()).unwrap();
+    let chain = format!("smtpd_tls_chain_files = {}", chain_file.path().display());
+    let settings = ["smtpd_tls_security_level = encrypt", &chain];
+    let postfix = Postfix::relaying_for(("acme", "right"), behind.address, &settings).await;
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &postfix.address.to_string()).await;
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let key_file = folder.path().join("secret-key");
+    key_file::create(&key_file).unwrap();
+    let relay = installation.relay_pool().await;
+    SecretKeys::from_file(Some(key_file.clone())).unwrap().seal_anew(&relay).await.unwrap();
+    sign_in(&installation, &acme, certified.cert.der(), "wrong").await;
+    let world = World::with_settings(&installation, relay, |settings| settings.secret_key_file = Some(key_file)).await;
+
+    let reply = submit(&world, &signed_message()).await;
+
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    let said = format!("gateway {} said: 535 5.7.8 Error: authentication failed: ", postfix.address);
+    let queued = waiting(&owner).await;
+    assert_eq!((queued.len(), queued[0].1.as_str()), (1, "waiting"));
+    assert!(queued[0].2.as_ref().is_some_and(|reply| reply.starts_with(&said)), "{queued:?}");
+    let alerts = log.with("alert=\"gateway failing\"");
+    assert!(alerts.len() == 1 && alerts[0].contains(&said), "{alerts:?}");
+
+    sign_in(&installation, &acme, certified.cert.der(), "right").await;
+    until_live(&installation, installation.latest_revision().await).await;
+    let reply = submit(&world, &signed_message()).await;
+    assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "{reply}");
+    for received in behind.received(2).await {
+        let content = String::from_utf8(received.content).unwrap();
+        assert!(
+            content.contains("(Authenticated sender: acme@archive.example)") && content.ends_with(&signed_message()),
+            "{content}"
+        );
+    }
+    world.stop().await;
+    assert_eq!(waiting(&owner).await, []);
 }
 
 #[sqlx::test]

@@ -3,14 +3,15 @@
 
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
-use outgate::relay::settings::QueueLimits;
+use nix::sys::signal::Signal;
+use outgate::{relay::settings::QueueLimits, store::gateway::PointerScope};
 use sqlx::PgPool;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::support::{
-    Gateway, Sending, SmtpClient,
+    Gateway, Installation, Sending, SmtpClient,
     gateway::{At, Fault, HAPPENS_WITHIN},
-    outgate::Machine,
+    outgate::{Machine, RelayProcess},
     relay::{Reception, known_table, queued},
     sending::{Options, Pointers},
 };
@@ -178,6 +179,55 @@ async fn until(client: &mut SmtpClient, reply: &str) {
         }
     };
     timeout(HAPPENS_WITHIN, replied).await.unwrap_or_else(|_| panic!("nobody says {reply}"));
+}
+
+/// Waits until the relay has so many files of this folder open.
+async fn until_open(relay: &RelayProcess, folder: &Path, files: usize) {
+    let opened = async {
+        while relay.open_files_in(folder) != files {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, opened).await.unwrap_or_else(|_| panic!("{} are open", relay.open_files_in(folder)));
+}
+
+#[sqlx::test]
+async fn a_message_whose_spool_file_cannot_be_written_is_not_taken_and_the_file_is_given_up(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let spool = tempfile::tempdir_in("/tmp").unwrap();
+    let relay = RelayProcess::start(&owner, "one", |outgate| {
+        outgate.with("OUTGATE_SPOOL_DIR", spool.path().display()).limited_to_file_size(1024)
+    })
+    .await;
+    let of_size = |kib: usize| format!("Subject: {kib} KiB\r\n\r\n{}", "0123456789abcd\r\n".repeat(kib * 64));
+    let not_kept = "451 4.3.0 The message could not be written to disk here, try again later\r\n";
+    let mut client = SmtpClient::greeted(relay.submission).await;
+    for command in ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@elsewhere.example>", "DATA"] {
+        client.say(command).await;
+    }
+
+    client.send(of_size(700).as_bytes()).await;
+    until_open(&relay, spool.path(), 1).await;
+    // Here writing fails. What is written to the same file after that could be lost all the same, and nothing is.
+    client.send(of_size(700).as_bytes()).await;
+    until_open(&relay, spool.path(), 0).await;
+    client.send(of_size(700).as_bytes()).await;
+    assert_eq!(client.say("\r\n.").await, not_kept);
+    assert_eq!(relay.open_files_in(spool.path()), 0);
+
+    // The next one gets a file of its own, and one that fails with its last piece is not taken either.
+    let reply = client.submit("ann@acme.example", "bob@elsewhere.example", &of_size(700)).await;
+    assert_eq!(reply, "250 2.0.0 kept as 4711\r\n");
+    assert_eq!(client.submit("ann@acme.example", "bob@elsewhere.example", &of_size(1030)).await, not_kept);
+    let received = gateway.received(1).await;
+    assert!(received[0].content.ends_with(format!("{}\r\n", of_size(700)).as_bytes()), "it arrives whole");
+    let waiting: i64 = sqlx::query_scalar("select count(*) from queued_message").fetch_one(&owner).await.unwrap();
+    assert_eq!((gateway.so_far().len(), waiting, relay.open_files_in(spool.path())), (1, 0, 0));
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::support::{
     Gateway, Installation, Sending, SmtpClient, Tenant,
     gateway::{At, Fault, HAPPENS_WITHIN},
-    outgate::RelayProcess,
+    outgate::{Outgate, RelayProcess},
 };
 
 /// What the relay under test is told.
@@ -95,6 +95,7 @@ async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_i
     let short_lease =
         |outgate: crate::support::outgate::Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
     let paused = RelayProcess::start(&owner, "paused", short_lease).await;
+    let other = RelayProcess::start(&owner, "other", short_lease).await;
     gateway.fails(At::Dot, Fault::Stalls);
     let mut client = after_354(&paused).await;
     client.send(b"Subject: once\r\n\r\nx").await;
@@ -103,8 +104,7 @@ async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_i
 
     paused.signal(Signal::SIGSTOP);
     gateway.works_again();
-    // Another one takes the message over when its lease has ended.
-    let other = RelayProcess::start(&owner, "other", short_lease).await;
+    // Another one, which has nothing else to do, takes the message over when its lease has ended.
     gateway.received(1).await;
     let done = async { while queue(&owner).await.0 > 0 {} };
     timeout(HAPPENS_WITHIN, done).await.expect("it is recorded");
@@ -129,6 +129,60 @@ async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_i
         relay.signal(Signal::SIGTERM);
         assert!(relay.ended().await.success());
     }
+}
+
+#[sqlx::test]
+async fn a_relay_that_is_newer_than_its_store_takes_no_mail_until_that_is_migrated(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let (_installation, _acme) = acme_through(&owner, &gateway).await;
+    sqlx::query("alter table relay_credential rename to not_yet_made").execute(&owner).await.unwrap();
+    let relay = RelayProcess::starting(&owner, "newer", |outgate| outgate);
+    let found_out = async {
+        while !relay.log().contains("does not exist") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, found_out).await.expect("it finds out");
+    relay.greets("421 4.3.2 ").await;
+
+    sqlx::query("alter table not_yet_made rename to relay_credential").execute(&owner).await.unwrap();
+
+    relay.greets("220 ").await;
+    let mut client = after_354(&relay).await;
+    client.send(b"Subject: x\r\n\r\nx").await;
+    assert!(client.say("\r\n.").await.starts_with("250 "));
+    gateway.received(1).await;
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
+}
+
+#[sqlx::test]
+async fn an_older_version_goes_on_with_a_store_that_a_newer_one_has_migrated(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let (_installation, _acme) = acme_through(&owner, &gateway).await;
+    sqlx::raw_sql(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (29991231000000, 'newer', true, '', 0);
+         create table newer_than_this (organization_id uuid, id uuid);
+         alter table gateway_revision add column newer text not null default 'x'",
+    )
+    .execute(&owner)
+    .await
+    .unwrap();
+    let outgate = Outgate::on(&owner).with("OUTGATE_DEFAULT_ROUTE", "mx");
+
+    // As every start of `outgate up` does.
+    outgate.succeeds(&["migrate"]).await;
+    let explained = outgate.succeeds(&["route", "explain", "ann@acme.example"]).await;
+    assert!(explained.contains("127.0.0.1"), "{explained}");
+    let relay = RelayProcess::start(&owner, "older", |outgate| outgate).await;
+
+    let mut client = after_354(&relay).await;
+    client.send(b"Subject: x\r\n\r\nx").await;
+    assert!(client.say("\r\n.").await.starts_with("250 "));
+    gateway.received(1).await;
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
 }
 
 #[sqlx::test]

@@ -10,6 +10,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use crate::support::{
     Gateway, Installation, Sending,
     following::Following,
+    gateway::{At, Fault},
     sending::Options,
     store_door::{Fate, StoreDoor},
 };
@@ -80,6 +81,47 @@ async fn nobody_hears_250_before_the_store_has_answered_the_commit(owner: PgPool
     door.go_on();
     let said = reply(sent).await;
     assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+}
+
+#[sqlx::test]
+async fn what_a_relay_still_attempts_stays_its_own_when_the_store_was_away_for_longer_than_a_lease(owner: PgPool) {
+    let mut door = StoreDoor::before(&owner);
+    let options = Options { handover: false, ..Options::default() };
+    let sending = Arc::new(Sending::on_pool(owner, door.pool_as(store::roles::RELAY), options).await);
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    sending.queue.settled().await;
+    // Of two messages one was taken from the queue, the other from its client, and the gateway has both whole.
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let step = tokio::spawn({
+        let (queue, soon) = (sending.queue.clone(), sending.now + time::Duration::SECOND);
+        async move { queue.step(soon).await.unwrap() }
+    });
+    gateway.stalled(1).await;
+    sending.send().await;
+    gateway.stalled(2).await;
+
+    let after_leases = sending.now + time::Duration::minutes(5);
+    let other = sending.another();
+    door.shut().await;
+    for relay in [&*sending, &other] {
+        assert!(relay.queue.step(after_leases).await.is_err());
+    }
+    door.open();
+    assert_eq!(other.step_after(5).await, 0, "whoever is still at it may renew its leases first");
+    assert_eq!(sending.step_after(5).await, 0, "it takes nothing again that it has");
+    assert_eq!(other.step_after(6).await, 0, "which it has renewed");
+
+    for arrived in [1, 2] {
+        gateway.go_on();
+        gateway.received(arrived).await;
+    }
+    assert_eq!(step.await.unwrap(), 1);
+    sending.queue.settled().await;
+    assert!(sending.waiting().await.is_empty());
+    assert_eq!(gateway.so_far().len(), 2);
 }
 
 #[sqlx::test]

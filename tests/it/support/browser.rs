@@ -62,9 +62,7 @@ impl Pages {
 
     /// A browser that has not signed in.
     pub fn browser(&self) -> Browser {
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        let origin = format!("http://{}", self.address);
-        Browser { client, origin, cookie: Mutex::new(None), _served: Arc::clone(&self.stop) }
+        Browser { _served: Some(Arc::clone(&self.stop)), ..Browser::at(self.address) }
     }
 
     /// A browser in which a new administrator of this organization has signed in.
@@ -82,7 +80,8 @@ pub struct Browser {
     client: reqwest::Client,
     origin: String,
     cookie: Mutex<Option<String>>,
-    _served: Arc<DropGuard>,
+    /// `None` where somebody else serves the pages.
+    _served: Option<Arc<DropGuard>>,
 }
 
 /// What a browser shows in the end.
@@ -96,6 +95,12 @@ pub struct Page {
 }
 
 impl Browser {
+    /// One that has not signed in, for pages that are served there.
+    pub fn at(address: SocketAddr) -> Self {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { client, origin: format!("http://{address}"), cookie: Mutex::new(None), _served: None }
+    }
+
     pub async fn sign_in(&self, email: &str, password: &str) -> Page {
         self.submit("/sign-in", &[("email", email), ("password", password)]).await
     }

@@ -31,6 +31,8 @@ pub struct Ledger {
     books: Mutex<Books>,
     /// Gateways misbehave.
     wild: AtomicBool,
+    /// Gateways put every recipient off.
+    deferring: AtomicBool,
     /// Clients go on sending.
     open: AtomicBool,
 }
@@ -77,7 +79,12 @@ impl Ledger {
         self.wild.store(wild, Ordering::SeqCst);
     }
 
-    /// Notes that something was killed at this time, and that by now the relay has ended that was there then.
+    /// Lets gateways put everybody off, or not any more.
+    pub fn set_deferring(&self, deferring: bool) {
+        self.deferring.store(deferring, Ordering::SeqCst);
+    }
+
+    /// Notes that a relay was killed at this time, or paused, and that by now it has ended or goes on.
     pub fn killed(&self, at: Instant) {
         self.books().kills.push((at, Instant::now()));
     }
@@ -173,7 +180,9 @@ impl Ledger {
                     is_notification = line.contains("<>");
                     smtp.say("250 2.1.0 ok").await?;
                 }
-                "RCPT" if self.fate(3) => smtp.say("450 4.2.0 not now").await?,
+                "RCPT" if self.deferring.load(Ordering::SeqCst) || self.fate(3) => {
+                    smtp.say("450 4.2.0 not now").await?
+                }
                 "DATA" if self.fate(2) => return None,
                 "DATA" => {
                     smtp.say("354 go on").await?;

@@ -17,6 +17,7 @@ pub mod postfix;
 pub mod relay;
 pub mod sending;
 pub mod smtp_client;
+pub mod standby;
 pub mod store_door;
 pub mod world;
 

@@ -41,8 +41,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Outgate {
     environment: Vec<(&'static str, String)>,
-    /// How many files it may have open, connections included.
-    files: Option<u32>,
+    /// What a shell does first that becomes the program: limits for it.
+    limits: Vec<String>,
 }
 
 /// A command that has ended.
@@ -59,7 +59,7 @@ impl Outgate {
         let passed_on = ["PATH", "OUTGATE_PG_BIN"];
         let environment = passed_on.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect();
         // A busy machine makes warnings of slow statements.
-        Self { environment, files: None }.with("RUST_LOG", "error")
+        Self { environment, limits: Vec::new() }.with("RUST_LOG", "error")
     }
 
     /// On the test's own database, as its owner.
@@ -85,7 +85,13 @@ impl Outgate {
 
     /// With so many file descriptors and no more.
     pub fn limited_to_files(mut self, files: u32) -> Self {
-        self.files = Some(files);
+        self.limits.push(format!("ulimit -n {files}"));
+        self
+    }
+
+    /// Whose files may have so many KiB: what it writes beyond that fails, for another reason than that there is no room.
+    pub fn limited_to_file_size(mut self, kib: u32) -> Self {
+        self.limits.push(format!("trap '' XFSZ && ulimit -f {}", kib * 2));
         self
     }
 
@@ -97,11 +103,11 @@ impl Outgate {
 
     fn command(&self, words: &[&str]) -> Command {
         let program = env!("CARGO_BIN_EXE_outgate");
-        let mut command = match self.files {
-            None => Command::new(program),
-            Some(files) => {
+        let mut command = match &self.limits[..] {
+            [] => Command::new(program),
+            limits => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), program]);
+                shell.args(["-c", &format!("{} && exec \"$0\" \"$@\"", limits.join(" && ")), program]);
                 shell
             }
         };
@@ -173,9 +179,14 @@ impl Machine {
 
     /// Starts `outgate up`; returns when it says that it takes mail.
     pub async fn up(&self) -> Running {
+        self.up_logging("info").await
+    }
+
+    /// The same with another `RUST_LOG`.
+    pub async fn up_logging(&self, filter: &str) -> Running {
         let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
         let stderr = log.reopen().unwrap();
-        self.up_with(&self.outgate.clone().with("RUST_LOG", "info"), stderr.into(), log).await
+        self.up_with(&self.outgate.clone().with("RUST_LOG", filter), stderr.into(), log).await
     }
 
     /// The same, but nobody ever reads what it writes to standard error.
@@ -193,6 +204,25 @@ impl Machine {
         let greeting = greeted.ok().flatten().unwrap_or_else(|| panic!("it does not come up: {}", running.log()));
         assert!(greeting.contains(&self.submission.to_string()), "{greeting}");
         running
+    }
+
+    /// Starts another relay on the private cluster, beside `outgate up`; returns when it takes mail.
+    pub async fn another_relay(&self) -> RelayProcess {
+        let submission = unused_address();
+        let outgate = self.outgate.clone().with("OUTGATE_RELAY_NAME", "another").with("RUST_LOG", "info");
+        let relay = RelayProcess::spawn(&outgate.with("OUTGATE_SMTP_LISTEN", submission), submission);
+        relay.greets("220 ").await;
+        relay
+    }
+
+    /// Where the pages are.
+    pub fn pages(&self) -> SocketAddr {
+        self.outgate.variable("OUTGATE_HTTP_LISTEN").parse().unwrap()
+    }
+
+    /// What the private cluster's server has written.
+    pub fn postgres_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("postgresql.log")).unwrap()
     }
 
     /// The private cluster's server, as long as there is one.
@@ -220,7 +250,7 @@ impl Machine {
     /// Kills the private cluster's server.
     pub async fn kill_postgres(&self) {
         let Some(postgres) = self.postgres() else { return };
-        kill_all(&[vec![postgres], children_of(postgres)].concat(), None).await;
+        kill_server(postgres).await;
     }
 
     /// Kills the program alone.
@@ -290,6 +320,13 @@ impl Running {
         ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log())).unwrap()
     }
 
+    /// The same, and all that it has written to standard error.
+    pub async fn ended_saying(mut self) -> String {
+        let ended = timeout(DOWN_WITHIN, self.child.wait()).await;
+        assert!(ended.is_ok_and(|ended| ended.unwrap().success()), "it does not end well: {}", self.log());
+        self.log()
+    }
+
     /// Stops it in good order.
     pub async fn stop(self) {
         self.terminate();
@@ -315,6 +352,13 @@ pub struct RelayProcess {
 impl RelayProcess {
     /// Starts one under this name; returns when it takes mail. What else it is told is `outgate`'s.
     pub async fn start(owner: &PgPool, name: &str, outgate: impl FnOnce(Outgate) -> Outgate) -> Self {
+        let process = Self::starting(owner, name, outgate);
+        process.greets("220 ").await;
+        process
+    }
+
+    /// The same, but returns at once.
+    pub fn starting(owner: &PgPool, name: &str, outgate: impl FnOnce(Outgate) -> Outgate) -> Self {
         let store = Outgate::on(owner);
         let as_relay = store.variable("DATABASE_URL").replacen("outgate@", "outgate_relay@", 1);
         let submission = unused_address();
@@ -326,26 +370,32 @@ impl RelayProcess {
             .with("OUTGATE_DEFAULT_ROUTE", "mx")
             .with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "127.0.0.0/8")
             .with("RUST_LOG", "info");
-        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
-        let mut command = outgate(told).command(&["relay"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
-        let process = Self { submission, child: command.spawn().unwrap(), log };
-        if timeout(UP_WITHIN, process.greets()).await.is_err() {
-            panic!("it does not come up: {}", process.log());
-        }
-        process
+        Self::spawn(&outgate(told), submission)
     }
 
-    async fn greets(&self) {
-        loop {
-            let greeting = async {
-                let stream = tokio::net::TcpStream::connect(self.submission).await.ok()?;
-                BufReader::new(stream).lines().next_line().await.ok()?
-            };
-            if greeting.await.is_some_and(|line| line.starts_with("220 ")) {
-                return;
+    fn spawn(outgate: &Outgate, submission: SocketAddr) -> Self {
+        let log = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        let mut command = outgate.command(&["relay"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
+        Self { submission, child: command.spawn().unwrap(), log }
+    }
+
+    /// Waits until it greets clients so.
+    pub async fn greets(&self, start: &str) {
+        let greets = async {
+            loop {
+                let greeting = async {
+                    let stream = tokio::net::TcpStream::connect(self.submission).await.ok()?;
+                    BufReader::new(stream).lines().next_line().await.ok()?
+                };
+                if greeting.await.is_some_and(|line| line.starts_with(start)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        if timeout(UP_WITHIN, greets).await.is_err() {
+            panic!("nobody is greeted with {start}: {}", self.log());
         }
     }
 
@@ -356,6 +406,14 @@ impl RelayProcess {
     /// What it has written to standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// How many files of a folder it has open, with a name or without.
+    pub fn open_files_in(&self, folder: &Path) -> usize {
+        let folder = fs::canonicalize(folder).unwrap();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id().unwrap())).unwrap();
+        let opened = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+        opened.filter(|file| file.starts_with(&folder)).count()
     }
 
     pub async fn ended(mut self) -> ExitStatus {
@@ -372,8 +430,13 @@ impl Drop for RelayProcess {
     }
 }
 
+/// Kills a PostgreSQL server with all its processes.
+pub async fn kill_server(postgres: Pid) {
+    kill_all(&[vec![postgres], children_of(postgres)].concat(), None).await;
+}
+
 /// The server on the cluster of this data directory.
-fn server(data_dir: &Path) -> Option<Pid> {
+pub fn server(data_dir: &Path) -> Option<Pid> {
     let file = fs::read_to_string(data_dir.join("postgresql/postmaster.pid")).ok()?;
     let pid = Pid::from_raw(file.lines().next()?.parse().ok()?);
     is_alive(pid).then_some(pid)

@@ -57,10 +57,21 @@ pub struct Postfix {
 impl Postfix {
     /// One that passes everything on to `next`, with further lines of `main.cf`.
     pub async fn relaying_to(next: SocketAddr, settings: &[&str]) -> Self {
-        let (folder, address) = (spool(), unused_address());
+        Self::start(spool(), next, settings.join("\n")).await
+    }
+
+    /// The same for whoever signs in as this user.
+    pub async fn relaying_for((user, password): (&str, &str), next: SocketAddr, settings: &[&str]) -> Self {
+        let folder = spool();
+        let asking = ask_for_password(folder.path(), user, password);
+        Self::start(folder, next, asking + &settings.join("\n")).await
+    }
+
+    async fn start(folder: TempDir, next: SocketAddr, settings: String) -> Self {
+        let address = unused_address();
         let services = format!("{address} inet n - n - 100 smtpd\n{SERVICES}");
         fs::write(folder.path().join("etc/master.cf"), services).unwrap();
-        let main = format!("{}{}\n", settings_of(folder.path(), next), settings.join("\n"));
+        let main = format!("{}{}\n", settings_of(folder.path(), next), settings);
         fs::write(folder.path().join("etc/main.cf"), main).unwrap();
         let output = fs::File::create(folder.path().join("output")).unwrap();
         let mut command = program("usr/lib/postfix/sbin/master");
@@ -103,6 +114,49 @@ impl Drop for Postfix {
     }
 }
 
+/// Lets one user in who has this password, and nobody else: by Cyrus SASL, whose settings Debian's Postfix looks for
+/// beside its own, and a file of passwords. Returns what `main.cf` says about it.
+fn ask_for_password(folder: &Path, user: &str, password: &str) -> String {
+    let sasl = folder.join("etc/sasl");
+    fs::create_dir(&sasl).unwrap();
+    let passwords = sasl.join("passwords");
+    let said = format!(
+        "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\nsasldb_path: {}\n",
+        passwords.display()
+    );
+    fs::write(sasl.join("smtpd.conf"), said).unwrap();
+    let mut command = Command::new(sasl_root().join("usr/sbin/saslpasswd2"));
+    let libraries = std::env::join_paths(library_folders(&sasl_root())).unwrap();
+    command.env("LD_LIBRARY_PATH", libraries).env("SASL_PATH", sasl_plugins());
+    command.args(["-p", "-c", "-u", "archive.example", "-f"]).arg(&passwords).arg(user);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), password.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "saslpasswd2 makes a file of passwords");
+    let owner = User::from_name(OWNER).unwrap().unwrap();
+    nix::unistd::chown(&passwords, Some(owner.uid), None).unwrap();
+    format!(
+        "smtpd_sasl_auth_enable = yes
+smtpd_sasl_authenticated_header = yes
+smtpd_sasl_local_domain = archive.example
+smtpd_relay_restrictions = permit_sasl_authenticated, reject
+smtpd_tls_auth_only = yes
+import_environment = {} SASL_PATH={}
+",
+        environment(),
+        sasl_plugins().display()
+    )
+}
+
+fn sasl_root() -> PathBuf {
+    let root = std::env::var_os("OUTGATE_TEST_SASL");
+    PathBuf::from(root.expect("OUTGATE_TEST_SASL names the folder of an unpacked Cyrus SASL; bin/test makes it"))
+}
+
+fn sasl_plugins() -> PathBuf {
+    let mut folders = library_folders(&sasl_root()).into_iter().map(|folder| folder.join("sasl2"));
+    folders.find(|folder| folder.join("libsasldb.so").exists()).expect("Cyrus SASL has its plugins")
+}
+
 /// Its folders, as the installation of the package would make them.
 fn spool() -> TempDir {
     let owner = User::from_name(OWNER).unwrap().unwrap();
@@ -135,7 +189,7 @@ shlib_directory = {root}/usr/lib/postfix
 meta_directory = {folder}/etc
 maillog_file = {folder}/log
 maillog_file_prefixes = {folder}
-import_environment = MAIL_CONFIG LD_LIBRARY_PATH={libraries}
+import_environment = {environment}
 mail_owner = {OWNER}
 setgid_group = {GROUP}
 myhostname = archive.example
@@ -151,7 +205,7 @@ smtp_dns_support_level = disabled
 smtpd_peername_lookup = no
 in_flow_delay = 0
 ",
-        libraries = libraries().to_str().unwrap(),
+        environment = environment(),
         ip = next.ip(),
         port = next.port(),
     )
@@ -169,13 +223,24 @@ fn root() -> PathBuf {
     PathBuf::from(root.expect("OUTGATE_TEST_POSTFIX names the folder of an unpacked Postfix; bin/test makes it"))
 }
 
+/// What its daemons get of the environment.
+fn environment() -> String {
+    format!("MAIL_CONFIG LD_LIBRARY_PATH={}", libraries().to_str().unwrap())
+}
+
 /// Its own libraries, and those that the machine lacks.
 fn libraries() -> OsString {
-    let mut folders = vec![root().join("usr/lib/postfix")];
+    let own = std::iter::once(root().join("usr/lib/postfix"));
+    std::env::join_paths(own.chain(library_folders(&root()))).unwrap()
+}
+
+/// Where a package has its libraries that was unpacked here.
+fn library_folders(root: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
     for parent in ["usr/lib", "lib"] {
-        let Ok(entries) = fs::read_dir(root().join(parent)) else { continue };
+        let Ok(entries) = fs::read_dir(root.join(parent)) else { continue };
         let paths = entries.map(|entry| entry.unwrap().path());
         folders.extend(paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with("-linux-gnu"))));
     }
-    std::env::join_paths(folders).unwrap()
+    folders
 }

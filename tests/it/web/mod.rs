@@ -8,7 +8,7 @@ mod domain_manager;
 mod draft;
 mod every_form;
 mod explain_route;
-mod gateway_record;
+pub mod gateway_record;
 mod gateways;
 mod held_mail;
 mod inbound_host;
