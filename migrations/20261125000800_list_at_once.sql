@@ -1,8 +1,8 @@
 -- A page of accounts in one statement, and a search that costs less than the page around it.
 
 -- Sets the organization of this transaction, which is the statement's own where no other was begun, and returns it.
--- Whoever reads from tables of a tenant in the same statement asks them for what is returned, so that row level
--- security knows the organization by then.
+-- Whoever reads from tables of a tenant in the same statement asks them for what is returned, in subqueries that stay
+-- where they stand (offset 0), so that row level security knows the organization by then; else it shows nothing.
 create function in_organization(organization uuid) returns uuid
     language plpgsql
     as $$

@@ -283,7 +283,8 @@ impl Read {
 
 /// One row more than a page has, of the accounts that a query gives, with the three gateways that may apply to each.
 /// `o` is the organization. It is known, and so row level security shows something, when `in_organization` has been
-/// carried out: that each table is asked for `o.id` sees to it that this comes first.
+/// carried out: that each table is asked for `o.id` sees to it that this comes first, together with a limit or an
+/// `offset 0`, without which a join could begin with the table. It would then find nothing.
 macro_rules! page_of {
     ([$($accounts:tt)+], [$($beyond:tt)+], $order:tt, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
@@ -529,7 +530,7 @@ async fn add_trouble(db: &mut PgConnection, organization: OrganizationId, rows: 
                count(*) filter (where state = 'waiting') as "waiting!", count(*) filter (where state = 'held') as "held!"
         from in_organization($1) o (id)
         cross join lateral (select account_id, state from mail_in_trouble
-                            where organization_id = o.id and account_id = any ($2)) one
+                            where organization_id = o.id and account_id = any ($2) offset 0) one
         group by account_id
         "#,
         organization as OrganizationId,
