@@ -12,7 +12,7 @@ use crate::{
     store,
 };
 
-/// What is read of a spool file at a time.
+/// What is read of a message at a time.
 const CHUNK: u64 = 256 * 1024;
 
 /// A message's bytes. Reading begins at the front as often as wanted.
@@ -89,11 +89,11 @@ impl Reader {
             return Ok(None);
         }
         let mut pieces = 1;
+        let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
         let chunk = match &self.source {
-            Source::Content(Content::Memory(bytes)) => bytes.clone(),
-            Source::Content(Content::Spooled { file, size }) => {
+            Source::Content(Content::Memory(bytes)) => bytes.slice(offset as usize..offset as usize + length),
+            Source::Content(Content::Spooled { file, .. }) => {
                 let file = file.clone();
-                let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
                 tokio::task::spawn_blocking(move || {
                     let mut chunk = vec![0; length];
                     file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
