@@ -1,7 +1,10 @@
 //! The queue at work: claims when something is due, renews leases, and gives them back at the end.
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use time::OffsetDateTime;
 use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
@@ -130,6 +133,8 @@ impl Queue {
     /// Starts attempts at what is due. Returns how long there is nothing more to do.
     async fn turn(&self) -> store::Result<Duration> {
         let now = OffsetDateTime::now_utc();
+        // Until it is known that nothing has to wait for a place: attempts end meanwhile.
+        self.shared.wants_places.store(true, Ordering::SeqCst);
         self.look_at_clock(now).await?;
         let permits = &self.shared.permits;
         let free = permits.free();
@@ -152,6 +157,7 @@ impl Queue {
             // What is due may be just that which has to wait.
             return Ok(WHILE_FULL);
         }
+        self.shared.wants_places.store(false, Ordering::SeqCst);
         let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();
