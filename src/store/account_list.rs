@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use super::{Result, account::ListedAccount};
+use super::{Result, WebStore, account::ListedAccount, tenant::Access};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -101,27 +101,33 @@ pub struct AccountPage {
     pub accounts: i64,
 }
 
-/// One page of the organization's accounts.
+impl WebStore {
+    /// One page of the organization's accounts.
+    pub async fn accounts(&self, access: &Access, selection: &Selection<'_>) -> Result<AccountPage> {
+        let mut db = self.quick().acquire().await?;
+        page(&mut db, access.organization(), selection).await
+    }
+}
+
+/// One page of the organization's accounts. It is looked at so often that its statements set the organization by
+/// themselves: they need no transaction around them.
 pub async fn page(
     db: &mut PgConnection,
     organization: OrganizationId,
     selection: &Selection<'_>,
 ) -> Result<AccountPage> {
-    let state = state(db, organization).await?;
     let turned = Turned::of(selection);
-    let mut page = turned.read(db, organization, selection, &state).await?;
+    let mut page = turned.read(db, organization, selection).await?;
     // So close to the beginning, the first page is meant.
     if turned.backwards && page.rows.len() < PAGE_SIZE {
         let selection = Selection { position: Position::First, ..*selection };
-        page = Turned::of(&selection).read(db, organization, &selection, &state).await?;
-    }
-    if state.in_trouble {
-        add_trouble(db, organization, &mut page.rows).await?;
+        page = Turned::of(&selection).read(db, organization, &selection).await?;
     }
     Ok(page)
 }
 
 /// What holds for every row.
+#[derive(Clone, Copy)]
 struct State {
     accounts: i64,
     /// Whether any message of the organization is held or waits for a gateway that did not take it.
@@ -130,16 +136,18 @@ struct State {
     needs_gateway: bool,
 }
 
+/// The same where there is no row to say it.
 async fn state(db: &mut PgConnection, organization: OrganizationId) -> Result<State> {
     sqlx::query_as!(
         State,
         r#"
-        select (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = $1) as "accounts!",
+        select (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = o.id) as "accounts!",
                exists (select from queued_message
-                       where organization_id = $1 and (state = 'held' or (state = 'waiting' and last_reply is not null))
+                       where organization_id = o.id and (state = 'held' or (state = 'waiting' and last_reply is not null))
                       ) as "in_trouble!",
-               must_use_gateway and outbound_gateway_id is null as "needs_gateway!"
-        from organization where id = $1
+               one.must_use_gateway and one.outbound_gateway_id is null as "needs_gateway!"
+        from in_organization($1) o (id)
+        cross join lateral (select must_use_gateway, outbound_gateway_id from organization where id = o.id offset 0) one
         "#,
         organization as OrganizationId,
     )
@@ -177,20 +185,26 @@ impl<'a> Turned<'a> {
         db: &mut PgConnection,
         organization: OrganizationId,
         selection: &Selection<'_>,
-        state: &State,
     ) -> Result<AccountPage> {
         let search = selection.search.map(Search::new);
         let read = match (selection.show, &search) {
-            (Show::Attention, search) => self.in_need(db, organization, search.as_ref(), state).await?,
+            (Show::Attention, search) => {
+                let needs_gateway = state(db, organization).await?.needs_gateway;
+                self.in_need(db, organization, search.as_ref(), needs_gateway).await?
+            }
             (show, Some(search)) => self.found(db, organization, search, show == Show::Own).await?,
             (Show::All, None) => self.all(db, organization).await?,
             (Show::Own, None) => self.own(db, organization).await?,
+        };
+        let state = match read.first() {
+            Some(first) => first.state(),
+            None => state(db, organization).await?,
         };
         let is_more = read.len() > PAGE_SIZE;
         // What a search finds on the other side is asked for apart, and only where there is another side.
         let is_beyond = match (&search, read.first()) {
             (Some(search), Some(first)) if !self.user_id.is_empty() && selection.show != Show::Attention => {
-                self.is_found_beyond(db, search, selection.show == Show::Own, first).await?
+                self.is_found_beyond(db, organization, search, selection.show == Show::Own, first).await?
             }
             (_, first) => first.is_some_and(|first| first.is_beyond),
         };
@@ -199,6 +213,9 @@ impl<'a> Turned<'a> {
         let (has_previous, has_next) = if self.backwards { (is_more, is_beyond) } else { (is_beyond, is_more) };
         if self.backwards {
             rows.reverse();
+        }
+        if state.in_trouble {
+            add_trouble(db, organization, &mut rows).await?;
         }
         Ok(AccountPage { rows, has_previous, has_next, accounts: state.accounts })
     }
@@ -229,11 +246,20 @@ struct Read {
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
     must_use_gateway: bool,
+    /// How many accounts the organization has.
+    accounts: i64,
+    /// Whether any of its mail is held or waits for a gateway that did not take it.
+    in_trouble: bool,
     /// Whether a row stands on the other side of where the page begins.
     is_beyond: bool,
 }
 
 impl Read {
+    fn state(&self) -> State {
+        let needs_gateway = self.must_use_gateway && self.organization_gateway.is_none();
+        State { accounts: self.accounts, in_trouble: self.in_trouble, needs_gateway }
+    }
+
     fn into_row(self, needs_gateway: bool) -> Row {
         let gateways = SenderGateways {
             user: self.user_gateway,
@@ -256,30 +282,46 @@ impl Read {
 }
 
 /// One row more than a page has, of the accounts that a query gives, with the three gateways that may apply to each.
+/// `o` is the organization. It is known, and so row level security shows something, when `in_organization` has been
+/// carried out: that each table is asked for `o.id` sees to it that this comes first, together with a limit or an
+/// `offset 0`, without which a join could begin with the table. It would then find nothing.
 macro_rules! page_of {
     ([$($accounts:tt)+], [$($beyond:tt)+], $order:tt, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
             Read,
-            "with account as materialized (" + $($accounts)+ + "),
+            "with account as materialized (
+                 select o.id as organization_id, listed.* from in_organization($1) o (id)
+                 cross join lateral (" + $($accounts)+ + ") listed),
              -- Of the few domains on the page, and once for all: not for each row again.
              domain as materialized (
-                 select mail_domain.name, gateway.address from mail_domain
-                 left join gateway on gateway.organization_id = $1 and gateway.id = mail_domain.outbound_gateway_id
-                 where mail_domain.organization_id = $1 and mail_domain.name = any (array(select distinct domain from account))),
+                 select one.name, (select address from gateway
+                                   where organization_id = o.id and id = one.outbound_gateway_id) as address
+                 from (select distinct organization_id as id, domain from account) o
+                 cross join lateral (select name, outbound_gateway_id from mail_domain
+                                     where organization_id = o.id and name = o.domain offset 0) one),
              of_all as materialized (
-                 select gateway.address, organization.must_use_gateway from organization
-                 left join gateway on gateway.organization_id = $1 and gateway.id = organization.outbound_gateway_id
-                 where organization.id = $1)
+                 select one.must_use_gateway, (select address from gateway
+                                               where organization_id = o.id and id = one.outbound_gateway_id) as address,
+                        (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = o.id) as accounts,
+                        exists (select from queued_message
+                                where organization_id = o.id
+                                  and (state = 'held' or (state = 'waiting' and last_reply is not null))) as in_trouble,
+                        " + $($beyond)+ + " as is_beyond
+                 from (select organization_id as id from account limit 1) o
+                 cross join lateral (select must_use_gateway, outbound_gateway_id from organization
+                                     where id = o.id offset 0) one)
              select account.id as \"id!: AccountId\", account.user_id as \"user_id!: Mailbox\", account.name as \"name!\",
                     account.status = 'suspended' as \"suspended!\",
-                    own.address as \"user_gateway?: GatewayAddress\",
+                    case when account.outbound_gateway_id is not null then
+                        (select address from gateway where organization_id = account.organization_id
+                                                       and id = account.outbound_gateway_id)
+                    end as \"user_gateway?: GatewayAddress\",
                     domain.address as \"domain_gateway?: GatewayAddress\",
                     of_all.address as \"organization_gateway?: GatewayAddress\", of_all.must_use_gateway as \"must_use_gateway!\",
-                    " + $($beyond)+ + " as \"is_beyond!\"
+                    of_all.accounts as \"accounts!\", of_all.in_trouble as \"in_trouble!\", of_all.is_beyond as \"is_beyond!\"
              from account
              cross join of_all
              join domain on domain.name = account.domain
-             left join gateway own on own.organization_id = $1 and own.id = account.outbound_gateway_id
              order by " + $order,
             $($argument),+
         )
@@ -291,8 +333,8 @@ macro_rules! page_behind {
     ([$($filter:tt)+], $behind:tt, $not_behind:tt, $order:tt, $back:tt, $($argument:expr),+ $(,)?) => {
         page_of!(
             ["select id, user_id, name, sort_name, domain, status, outbound_gateway_id from mail_account
-              where organization_id = $1 and " + $($filter)+ + " and " + $behind + " order by " + $order + " limit 51"],
-            ["coalesce((select true from mail_account where organization_id = $1 and " + $($filter)+ + " and " + $not_behind
+              where organization_id = o.id and " + $($filter)+ + " and " + $behind + " order by " + $order + " limit 51"],
+            ["coalesce((select true from mail_account where organization_id = o.id and " + $($filter)+ + " and " + $not_behind
               + " order by " + $back + " limit 1), false)"],
             $order,
             $($argument),+
@@ -374,13 +416,13 @@ impl Turned<'_> {
         db: &mut PgConnection,
         organization: OrganizationId,
         search: Option<&Search>,
-        state: &State,
+        needs_gateway: bool,
     ) -> Result<Vec<Read>> {
         macro_rules! in_need {
             ($who:literal, $($of:tt)+) => {
                 page_behind!(
                     [$who + " and ($3 = '' or exists (select from mail_account_search searched
-                         where searched.organization_id = $1 and searched.account_id = mail_account.id
+                         where searched.organization_id = o.id and searched.account_id = mail_account.id
                            and (strpos(searched.haystack, lower($3)) > 0 or strpos(searched.haystack, $4) > 0)))"],
                     $($of)+,
                     organization as OrganizationId,
@@ -394,21 +436,21 @@ impl Turned<'_> {
         }
         macro_rules! in_trouble {
             ($($of:tt)+) => {
-                in_need!("id in (select account_id from mail_in_trouble where organization_id = $1)", $($of)+)
+                in_need!("id in (select account_id from mail_in_trouble where organization_id = o.id)", $($of)+)
             };
         }
         macro_rules! in_trouble_or_without {
             ($($of:tt)+) => {
                 in_need!(
-                    "(id in (select account_id from mail_in_trouble where organization_id = $1)
+                    "(id in (select account_id from mail_in_trouble where organization_id = o.id)
                       or status = 'active' and outbound_gateway_id is null
                          and domain in (select name from mail_domain
-                                        where organization_id = $1 and outbound_gateway_id is null))",
+                                        where organization_id = o.id and outbound_gateway_id is null))",
                     $($of)+
                 )
             };
         }
-        match (state.needs_gateway, self.order.is_descending()) {
+        match (needs_gateway, self.order.is_descending()) {
             (false, false) => in_trouble!("user_id > $2", "user_id <= $2", "user_id", "user_id desc"),
             (false, true) => in_trouble!("user_id < $2", "user_id >= $2", "user_id desc", "user_id"),
             (true, false) => in_trouble_or_without!("user_id > $2", "user_id <= $2", "user_id", "user_id desc"),
@@ -430,9 +472,9 @@ impl Turned<'_> {
                 page_of!(
                     // One by one: as a join it would be planned for a thousand accounts, in an organization that is
                     // taken for a small one.
-                    ["select one.* from find_accounts($2, $3, $4, $5, $6, 51) found
-                      cross join lateral (select * from mail_account
-                                          where organization_id = $1 and id = found.account_id offset 0) one"],
+                    ["select one.* from find_accounts(o.id, $2, $3, $4, $5, $6, 51) found
+                      cross join lateral (select id, user_id, name, domain, status, outbound_gateway_id from mail_account
+                                          where organization_id = o.id and id = found.account_id offset 0) one"],
                     ["false"],
                     $order,
                     organization as OrganizationId,
@@ -454,9 +496,20 @@ impl Turned<'_> {
     }
 
     /// Whether a search finds something on the other side of the first row that was read.
-    async fn is_found_beyond(&self, db: &mut PgConnection, search: &Search, own: bool, first: &Read) -> Result<bool> {
+    async fn is_found_beyond(
+        &self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        search: &Search,
+        own: bool,
+        first: &Read,
+    ) -> Result<bool> {
         sqlx::query_scalar!(
-            r#"select exists (select from find_accounts($1, $2, $3, $4, $5, 1)) as "found!""#,
+            r#"
+            select exists (select from in_organization($1) o (id)
+                           cross join lateral find_accounts(o.id, $2, $3, $4, $5, $6, 1)) as "found!"
+            "#,
+            organization as OrganizationId,
             search.part,
             search.address,
             first.user_id.to_string(),
@@ -475,8 +528,9 @@ async fn add_trouble(db: &mut PgConnection, organization: OrganizationId, rows: 
         r#"
         select account_id as "account!: AccountId",
                count(*) filter (where state = 'waiting') as "waiting!", count(*) filter (where state = 'held') as "held!"
-        from mail_in_trouble
-        where organization_id = $1 and account_id = any ($2)
+        from in_organization($1) o (id)
+        cross join lateral (select account_id, state from mail_in_trouble
+                            where organization_id = o.id and account_id = any ($2) offset 0) one
         group by account_id
         "#,
         organization as OrganizationId,

@@ -87,7 +87,7 @@ impl WebStore {
             stale |= row.stale;
             Access::to(row.organization, row.administrator, row.email, row.slug, row.name, row.role, row.suspended)
         })
-        .fetch_all(self.pool())
+        .fetch_all(self.quick())
         .await?;
         if stale {
             sqlx::query!("update session set touched_at = now() where id_hash = $1", hash).execute(self.pool()).await?;

@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct WebStore {
     pool: PgPool,
+    quick: PgPool,
 }
 
 /// One organization that an administrator may see, and as what. Made only by
@@ -51,8 +52,11 @@ impl Access {
 }
 
 impl WebStore {
+    /// Inside a runtime. What waits for nobody gets connections of its own, as `pool` has them.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        let options = pool.options().clone().min_connections(0).max_connections(quick_connections());
+        let quick = options.connect_lazy_with(pool.connect_options().as_ref().clone());
+        Self { pool, quick }
     }
 
     /// Every organization of an active administrator, by name; none if the administrator is
@@ -97,6 +101,18 @@ impl WebStore {
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
     }
+
+    /// For single statements that every page makes, and that wait for no lock.
+    pub(super) fn quick(&self) -> &PgPool {
+        &self.quick
+    }
+}
+
+/// As many as keep the cores busy. With more of them each statement takes up to twice the time: the pool gives the
+/// connections out in turn, and what each of their servers has in its caches is gone by the time it has its turn.
+fn quick_connections() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    2 + 2 * u32::try_from(cores).unwrap_or(2)
 }
 
 /// A transaction whose statements see one organization's rows. Dropped without

@@ -299,10 +299,8 @@ async fn show(
             (after, _) => Position::After(Place { user_id: after, name: &name }),
         },
     };
-    let mut transaction = app.store.begin(&inside.access).await?;
-    let found = account_list::page(&mut transaction, inside.access.organization(), &selection).await?;
-    let status = status(&app, &inside.access, &mut transaction, &query).await?;
-    drop(transaction);
+    let found = app.store.accounts(&inside.access, &selection).await?;
+    let status = status(&app, &inside.access, &query).await?;
     page(&table(&app, &inside, &query, found, status))
 }
 
@@ -323,6 +321,8 @@ fn table(
     let previous = turn("before", found.rows.first().filter(|_| found.has_previous));
     let next = turn("after", found.rows.last().filter(|_| found.has_next));
     let count = count(query, &found);
+    // The same for every row.
+    let place = query.link_below(Link::to("")).build();
     MailAccountManager {
         console: Console::new(inside, LABEL),
         status,
@@ -343,7 +343,7 @@ fn table(
         beginning: query.link(slug).build(),
         previous,
         next,
-        rows: found.rows.into_iter().map(|found| row(app, inside, query, found)).collect(),
+        rows: found.rows.into_iter().map(|found| row(app, inside, query, &place, found)).collect(),
     }
 }
 
@@ -404,11 +404,14 @@ fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
     ]
 }
 
-fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_list::Row) -> Row {
+/// `place` is the place in the list, as the query that leads back to it.
+fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found: account_list::Row) -> Row {
     let account = found.account;
     let may_delete = account.gateways.user.is_some() && inside.access.role.may_set_account_gateway();
     // From the list on: the page's own address says the rest, and not a hundred times.
-    let form = query.link_below(Link::to(format!("{LIST}/{}/outbound-gateway", account.id)));
+    let page = format!("{LIST}/{}", account.id);
+    let form = format!("{page}/outbound-gateway{place}");
+    let delete = if place.is_empty() { "?delete=1" } else { "&delete=1" };
     let (mark, status) = in_words(account.suspended, found.trouble);
     Row {
         id: account.id,
@@ -416,10 +419,10 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, found: account_lis
         name: account.name,
         status,
         mark,
-        marked: query.selected == account.id.to_string(),
-        account: query.link_below(Link::to(format!("{LIST}/{}", account.id))).build(),
-        delete: may_delete.then(|| form.clone().with("delete", "1").build()),
-        form: form.build(),
+        marked: !query.selected.is_empty() && query.selected == account.id.to_string(),
+        delete: may_delete.then(|| format!("{form}{delete}")),
+        account: page + place,
+        form,
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
     }
 }
@@ -448,15 +451,11 @@ fn in_words(suspended: bool, trouble: Trouble) -> (Option<&'static str>, String)
 }
 
 /// What was just saved for the marked account, or for many.
-async fn status(
-    app: &App,
-    access: &Access,
-    transaction: &mut OrganizationTransaction,
-    query: &ListQuery,
-) -> Result<Option<StatusLine>, PageError> {
+async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<StatusLine>, PageError> {
     if query.change.is_empty() && query.unchanged.is_empty() {
         return Ok(None);
     }
+    let transaction = &mut app.store.begin(access).await?;
     let organization = transaction.organization();
     let change = query.change.parse::<ChangeId>().ok();
     let Ok(selected) = query.selected.parse::<AccountId>() else {

@@ -13,7 +13,7 @@ use argon2::{
         phc::{Output, PasswordHash},
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 /// In bytes. More is refused before any work is done for it.
 pub const MAXIMUM_LENGTH: usize = 1024;
@@ -26,6 +26,10 @@ const WAITING_PER_CORE: usize = 16;
 
 /// Of how many sign-ins at once the working memory is kept.
 const KEPT: usize = 2;
+
+/// How far everything else comes before the check of a password where there are not enough cores for both: pages
+/// stay as fast as they are while very many sign in. On Linux this is a thread's own, in nice(2)'s measure.
+const NICENESS: i32 = 10;
 
 /// Why a password was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -112,9 +116,17 @@ impl Verifier {
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.cores).acquire_owned()).await;
         let Ok(Ok(core)) = turn else { return Err(Busy) };
         let (nobodys, kept) = (Arc::clone(&self.nobodys), Arc::clone(&self.memory));
-        // The permits go along: work goes on although the client may have gone.
-        let checked = tokio::task::spawn_blocking(move || {
+        let (answer, checked) = oneshot::channel();
+        // The permits go along: work goes on although the client may have gone. On a thread of its own, which can be
+        // made less urgent than all others and never has to be made as urgent again, for which one may lack the right.
+        let checking = std::thread::Builder::new().name("password".to_owned()).spawn(move || {
             let _held = (place, core);
+            // Elsewhere than on Linux it would be the whole process.
+            if cfg!(target_os = "linux")
+                && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
+            {
+                tracing::debug!(%error, "checking a password as urgently as everything else");
+            }
             let mut memory = lock(&kept).pop().unwrap_or_default();
             let right = verify_in(&mut memory, &password, hash.as_deref().unwrap_or(&nobodys));
             // What is kept tells nothing of the password.
@@ -123,8 +135,10 @@ impl Verifier {
             if kept.len() < KEPT {
                 kept.push(memory);
             }
-            right && hash.is_some()
+            // Whoever asked may have gone.
+            let _ = answer.send(right && hash.is_some());
         });
+        checking.map_err(|_| Busy)?;
         checked.await.map_err(|_| Busy)
     }
 }
