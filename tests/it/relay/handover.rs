@@ -401,6 +401,24 @@ async fn a_spooled_message_arrives_as_it_came(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_spooled_message_that_cannot_be_read_to_its_end_is_not_taken_and_never_sent_in_part(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&b"Half of it.\r\n".repeat(40_000)).unwrap();
+    let mut message = sending.message(&["bob@elsewhere.example"]);
+    message.content = Content::Spooled { file: Arc::new(file), size: 1_000_000 };
+
+    let reply = sending.transfer.accept(message).await;
+
+    assert_eq!(reply.to_string(), "451 4.3.0 the message could not be stored, try again later");
+    assert!(gateway.so_far().is_empty() && sending.waiting().await.is_empty());
+    assert!(sending.handover.health().failing_gateways().is_empty(), "it is not the gateway's fault");
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+}
+
+#[sqlx::test]
 async fn a_refusal_of_a_recipient_is_believed_once_the_gateway_has_taken_mail(db: PgPool) {
     let gateway = Gateway::start().await;
     let sending = Sending::on(db).await;

@@ -19,7 +19,10 @@ pub struct SmtpClient<S = TcpStream> {
 impl SmtpClient {
     /// Connects, and says nothing.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).await.unwrap())
+        let stream = TcpStream::connect(address).await.unwrap();
+        // Small pieces leave at once: else each waits for the answer to the one before.
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
     }
 
     /// Connects and goes as far as EHLO.
