@@ -33,13 +33,13 @@ use crate::{
         relay_credential::{RelayCredential, SecretHash},
     },
     relay::{
-        memory::{Held, Memory},
+        memory::{Held, Memory, Supply},
         message::Client,
         routing_table::{Knowledge, RoutingTable},
     },
 };
 
-/// How large a message may become that is kept in memory whole, in bytes, unless memory is scarce.
+/// How large a message may become that is kept in memory whole, in bytes, while there is plenty.
 const WHOLE_IN_MEMORY: usize = 2 * 1024 * 1024;
 /// How much is kept of a larger one. It goes to the spool in pieces of this size, and its header has to be in the first.
 pub const IN_MEMORY: usize = 256 * 1024;
@@ -670,7 +670,7 @@ impl Session {
         .to_field();
         let is_large = mail.size.is_some_and(|size| size > WHOLE_IN_MEMORY as u64);
         let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(usize::MAX));
-        let expected = expected.min(in_memory(self.terms.memory.is_scarce(), is_large));
+        let expected = expected.min(in_memory(self.terms.memory.supply(), is_large));
         let mut content = Vec::with_capacity(own_field.len() + expected);
         content.extend_from_slice(own_field.as_bytes());
         let mut held = self.terms.memory.hold();
@@ -694,11 +694,11 @@ impl Session {
     }
 
     fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
-        let is_scarce = self.terms.memory.is_scarce();
+        let supply = self.terms.memory.supply();
         let State::Content(receiving) = &mut self.state else { return None };
         let ended = receiving.read(input, self.terms.max_message_size);
         if !ended {
-            return receiving.piece_to_spool(is_scarce, &self.terms.hostname).map(Action::Spool);
+            return receiving.piece_to_spool(supply, &self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         match self.judge(*receiving) {
@@ -807,13 +807,13 @@ impl Receiving {
         ended
     }
 
-    fn piece_to_spool(&mut self, is_scarce: bool, hostname: &str) -> Option<Vec<u8>> {
-        if self.content.len() < in_memory(is_scarce, self.is_large || self.spooled > 0) {
+    fn piece_to_spool(&mut self, supply: Supply, hostname: &str) -> Option<Vec<u8>> {
+        if self.content.len() < in_memory(supply, self.is_large || self.spooled > 0) {
             return None;
         }
         self.look_at_header(hostname);
         self.spooled += self.content.len() as u64;
-        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory(is_scarce, true))))
+        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory(supply, true))))
     }
 
     fn take_header(&mut self, hostname: &str) -> HeaderFacts {
@@ -835,10 +835,10 @@ impl Receiving {
 }
 
 /// How much of one message is kept in memory.
-fn in_memory(is_scarce: bool, is_large: bool) -> usize {
-    match (is_scarce, is_large) {
-        (true, _) => IN_SCARCE_MEMORY,
-        (false, true) => IN_MEMORY,
-        (false, false) => WHOLE_IN_MEMORY,
+fn in_memory(supply: Supply, is_large: bool) -> usize {
+    match (supply, is_large) {
+        (Supply::Scarce, _) => IN_SCARCE_MEMORY,
+        (Supply::Plenty, false) => WHOLE_IN_MEMORY,
+        (Supply::Enough | Supply::Plenty, _) => IN_MEMORY,
     }
 }
