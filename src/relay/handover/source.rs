@@ -12,8 +12,8 @@ use crate::{
     store,
 };
 
-/// What is read of a message at a time.
-const CHUNK: u64 = 256 * 1024;
+/// What is read of a message at a time, in bytes: a whole number of the pieces that the queue keeps it in.
+const CHUNK: u64 = 32 * store::queue::PIECE as u64;
 
 /// A message's bytes. Reading begins at the front as often as wanted.
 #[derive(Debug, Clone)]
