@@ -21,7 +21,7 @@ pub struct Memory {
 /// What is left of the memory for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Supply {
-    /// More than two thirds.
+    /// More than three quarters.
     Plenty,
     Enough,
     /// Messages have all that they may have.
@@ -44,7 +44,7 @@ impl Memory {
     pub fn supply(&self) -> Supply {
         match self.taken() {
             taken if taken >= self.budget => Supply::Scarce,
-            taken if taken >= self.budget / 3 => Supply::Enough,
+            taken if taken >= self.budget / 4 => Supply::Enough,
             _ => Supply::Plenty,
         }
     }

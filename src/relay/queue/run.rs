@@ -21,6 +21,8 @@ const WHILE_FULL: Duration = Duration::from_secs(1);
 const WHILE_FAILING: Duration = Duration::from_secs(5);
 /// Between two looks at messages that another relay is just taking.
 const SHORTEST: Duration = Duration::from_millis(200);
+/// The same while places come free and the store answers at once.
+const WHILE_QUICK: Duration = Duration::from_millis(5);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
 /// How long attempts under way may take to end when the relay stops.
@@ -109,10 +111,12 @@ impl Queue {
         let mut facts = self.shared.table.applied();
         while !stop.is_cancelled() {
             facts.mark_unchanged();
+            let began = Instant::now();
             let pause = self.turn().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
                 STORE_AWAY
             });
+            let took = began.elapsed();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.shared.wake.notified() => {}
@@ -124,8 +128,9 @@ impl Queue {
                 () = sleep(pause) => {}
             }
             if !self.shared.permits.full().is_empty() {
-                // Whatever ends wakes us; all that is due in the full lanes is not passed over each time.
-                stop.run_until_cancelled(sleep(SHORTEST)).await;
+                // Whatever ends wakes us. Where much is due in the full lanes, to pass it over takes time, and is done
+                // the more seldom.
+                stop.run_until_cancelled(sleep((took * 4).clamp(WHILE_QUICK, SHORTEST))).await;
             }
         }
     }
