@@ -15,7 +15,9 @@ RUN useradd --system --user-group --no-create-home --home-dir /var/lib/outgate -
 COPY --from=build /usr/local/bin/outgate /usr/local/bin/outgate
 USER outgate
 WORKDIR /var/lib/outgate
-ENV OUTGATE_DATA_DIR=/var/lib/outgate \
+# With an arena of the allocator for each thread, what large messages leave behind in one is not used by another.
+ENV MALLOC_ARENA_MAX=2 \
+    OUTGATE_DATA_DIR=/var/lib/outgate \
     OUTGATE_HTTP_LISTEN=0.0.0.0:8080 \
     OUTGATE_SMTP_LISTEN=0.0.0.0:2525
 EXPOSE 8080 2525

@@ -17,5 +17,7 @@ start() {
     # The harness's gateways are on loopback, where the operator has to allow them.
     export OUTGATE_ALLOWED_GATEWAY_NETWORKS=127.0.0.0/8 OUTGATE_DEFAULT_ROUTE=mx OUTGATE_HOSTNAME=relay.example
     export OUTGATE_SMTP_LISTEN=127.0.0.1:$PORT
+    # As the image has it.
+    export MALLOC_ARENA_MAX=2
     DATABASE_URL=$(store "$PGUSER") OUTGATE_RELAY_DATABASE_URL=$(store outgate_relay) exec "$OUTGATE_BIN" relay
 }

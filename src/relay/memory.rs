@@ -18,6 +18,16 @@ pub struct Memory {
     taken: AtomicUsize,
 }
 
+/// What is left of the memory for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    /// More than three quarters.
+    Plenty,
+    Enough,
+    /// Messages have all that they may have.
+    Scarce,
+}
+
 /// Memory that a message takes, until this is dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -30,9 +40,13 @@ impl Memory {
         Arc::new(Self { budget, taken: AtomicUsize::new(0) })
     }
 
-    /// Whether messages have all that they may have.
-    pub fn is_scarce(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) >= self.budget
+    /// How much there is for one message more.
+    pub fn supply(&self) -> Supply {
+        match self.taken() {
+            taken if taken >= self.budget => Supply::Scarce,
+            taken if taken >= self.budget / 4 => Supply::Enough,
+            _ => Supply::Plenty,
+        }
     }
 
     /// In bytes.

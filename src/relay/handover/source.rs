@@ -12,8 +12,8 @@ use crate::{
     store,
 };
 
-/// What is read of a spool file at a time.
-const CHUNK: u64 = 256 * 1024;
+/// What is read of a message at a time, in bytes: a whole number of the pieces that the queue keeps it in.
+const CHUNK: u64 = 32 * store::queue::PIECE as u64;
 
 /// A message's bytes. Reading begins at the front as often as wanted.
 #[derive(Debug, Clone)]
@@ -89,11 +89,11 @@ impl Reader {
             return Ok(None);
         }
         let mut pieces = 1;
+        let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
         let chunk = match &self.source {
-            Source::Content(Content::Memory(bytes)) => bytes.clone(),
-            Source::Content(Content::Spooled { file, size }) => {
+            Source::Content(Content::Memory(bytes)) => bytes.slice(offset as usize..offset as usize + length),
+            Source::Content(Content::Spooled { file, .. }) => {
                 let file = file.clone();
-                let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
                 tokio::task::spawn_blocking(move || {
                     let mut chunk = vec![0; length];
                     file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))

@@ -27,6 +27,8 @@ const STATEMENTS: usize = 2;
 /// What goes into one statement, in messages and bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// How large a body may be that goes into it, in bytes.
+const SMALL: usize = 256 * 1024;
 /// How long a client waits for a commit before it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
@@ -200,7 +202,7 @@ async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<Que
     if entries.is_empty() && done.is_empty() {
         return Ok(Vec::new());
     }
-    if entries.iter().all(|entry| in_memory(entry).is_some()) {
+    if entries.iter().all(|entry| small(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
         return write(&mut connection, &entries, &done).await.map_err(after_commit);
     }
@@ -264,25 +266,23 @@ async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> st
     let key = |entry: &Entry| (entry.message.organization, entry.message.id);
     let written = Written {
         messages: entries.iter().map(|entry| &entry.message).collect(),
-        pieces: entries
-            .iter()
-            .filter_map(|entry| Some(Piece::cut(key(entry), 0, in_memory(entry)?)))
-            .flatten()
-            .collect(),
+        pieces: entries.iter().filter_map(|entry| Some(Piece::cut(key(entry), 0, small(entry)?))).flatten().collect(),
         done,
     };
     let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
     for entry in entries {
-        if in_memory(entry).is_none() {
+        if small(entry).is_none() {
             insert_body(db, entry).await?;
         }
     }
     Ok(removed)
 }
 
-fn in_memory(entry: &Entry) -> Option<&[u8]> {
+/// A body that goes into one statement with others. What is larger is written piece by piece, or all connections
+/// would have room for it.
+fn small(entry: &Entry) -> Option<&[u8]> {
     match &entry.source {
-        Source::Content(Content::Memory(bytes)) => Some(bytes),
+        Source::Content(Content::Memory(bytes)) if bytes.len() <= SMALL => Some(bytes),
         _ => None,
     }
 }

@@ -16,7 +16,10 @@ mod verdict;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -99,6 +102,8 @@ struct Shared {
     tasks: TaskTracker,
     /// Something may be due now.
     wake: Notify,
+    /// Something may be due for which there was no place: the end of an attempt makes one.
+    wants_places: AtomicBool,
 }
 
 /// A message with its bytes.
@@ -129,6 +134,7 @@ impl Queue {
             clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
+            wants_places: AtomicBool::new(true),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -208,7 +214,9 @@ impl Queue {
         self.shared.tasks.spawn(async move {
             queue.work(entry, now).await;
             drop((held, permit));
-            queue.shared.wake.notify_one();
+            if queue.shared.wants_places.load(Ordering::SeqCst) {
+                queue.shared.wake.notify_one();
+            }
         });
     }
 

@@ -120,17 +120,15 @@ impl Queue {
                 self.forget_notices(&mut transaction, waited_for).await?;
             }
         }
-        let notifies = !told.is_empty();
-        if notifies {
+        if !told.is_empty() {
             commit::insert_entries(&mut transaction, &told.iter().collect::<Vec<_>>()).await?;
         }
         transaction.commit().await?;
         if recorded.is_finished() {
             self.shared.room.give_back(message.organization, message.size);
         }
-        if notifies {
-            self.shared.wake.notify_one();
-        }
+        // The message itself, or what is told of it, is due at a time that nobody was waiting for.
+        self.shared.wake.notify_one();
         Ok(())
     }
 }

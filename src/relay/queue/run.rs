@@ -1,7 +1,10 @@
 //! The queue at work: claims when something is due, renews leases, and gives them back at the end.
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use time::OffsetDateTime;
 use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeout, timeout_at};
@@ -18,6 +21,8 @@ const WHILE_FULL: Duration = Duration::from_secs(1);
 const WHILE_FAILING: Duration = Duration::from_secs(5);
 /// Between two looks at messages that another relay is just taking.
 const SHORTEST: Duration = Duration::from_millis(200);
+/// The same while places come free and the store answers at once.
+const WHILE_QUICK: Duration = Duration::from_millis(5);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
 /// How long attempts under way may take to end when the relay stops.
@@ -106,10 +111,12 @@ impl Queue {
         let mut facts = self.shared.table.applied();
         while !stop.is_cancelled() {
             facts.mark_unchanged();
+            let began = Instant::now();
             let pause = self.turn().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
                 STORE_AWAY
             });
+            let took = began.elapsed();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.shared.wake.notified() => {}
@@ -121,8 +128,9 @@ impl Queue {
                 () = sleep(pause) => {}
             }
             if !self.shared.permits.full().is_empty() {
-                // Whatever ends wakes us; all that is due in the full lanes is not passed over each time.
-                stop.run_until_cancelled(sleep(SHORTEST)).await;
+                // Whatever ends wakes us. Where much is due in the full lanes, to pass it over takes time, and is done
+                // the more seldom.
+                stop.run_until_cancelled(sleep((took * 4).clamp(WHILE_QUICK, SHORTEST))).await;
             }
         }
     }
@@ -130,6 +138,8 @@ impl Queue {
     /// Starts attempts at what is due. Returns how long there is nothing more to do.
     async fn turn(&self) -> store::Result<Duration> {
         let now = OffsetDateTime::now_utc();
+        // Until it is known that nothing has to wait for a place: attempts end meanwhile.
+        self.shared.wants_places.store(true, Ordering::SeqCst);
         self.look_at_clock(now).await?;
         let permits = &self.shared.permits;
         let free = permits.free();
@@ -152,6 +162,7 @@ impl Queue {
             // What is due may be just that which has to wait.
             return Ok(WHILE_FULL);
         }
+        self.shared.wants_places.store(false, Ordering::SeqCst);
         let due = store::queue::next_due_across_tenants(&self.shared.db).await?;
         let pause = due.map_or(LONGEST, |due| (due - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO));
         let failing = !self.shared.handover.health().failing_gateways().is_empty();

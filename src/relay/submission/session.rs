@@ -33,14 +33,15 @@ use crate::{
         relay_credential::{RelayCredential, SecretHash},
     },
     relay::{
-        memory::{Held, Memory},
+        memory::{Held, Memory, Supply},
         message::Client,
         routing_table::{Knowledge, RoutingTable},
     },
 };
 
-/// How much of a message is kept in memory, in bytes. What is larger goes to the spool in pieces of
-/// this size, and its header has to be in the first.
+/// How large a message may become that is kept in memory whole, in bytes, while there is plenty.
+const WHOLE_IN_MEMORY: usize = 2 * 1024 * 1024;
+/// How much is kept of a larger one. It goes to the spool in pieces of this size, and its header has to be in the first.
 pub const IN_MEMORY: usize = 256 * 1024;
 /// The same while the memory for messages is scarce.
 const IN_SCARCE_MEMORY: usize = 32 * 1024;
@@ -200,6 +201,8 @@ struct Receiving {
     held: Held,
     /// The length of our own field, which stands at the start of `content` until that is spooled.
     own_field: usize,
+    /// The client has said that it is larger than what is kept in memory whole.
+    is_large: bool,
     /// In bytes, our own field included.
     spooled: u64,
     header: Option<HeaderFacts>,
@@ -665,7 +668,9 @@ impl Session {
             at: now,
         }
         .to_field();
-        let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(IN_MEMORY)).min(self.in_memory());
+        let is_large = mail.size.is_some_and(|size| size > WHOLE_IN_MEMORY as u64);
+        let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        let expected = expected.min(in_memory(self.terms.memory.supply(), is_large));
         let mut content = Vec::with_capacity(own_field.len() + expected);
         content.extend_from_slice(own_field.as_bytes());
         let mut held = self.terms.memory.hold();
@@ -682,22 +687,18 @@ impl Session {
             content,
             held,
             own_field: own_field.len(),
+            is_large,
             spooled: 0,
             header: None,
         }
     }
 
-    /// How much of one message is kept in memory now.
-    fn in_memory(&self) -> usize {
-        if self.terms.memory.is_scarce() { IN_SCARCE_MEMORY } else { IN_MEMORY }
-    }
-
     fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
-        let in_memory = self.in_memory();
+        let supply = self.terms.memory.supply();
         let State::Content(receiving) = &mut self.state else { return None };
         let ended = receiving.read(input, self.terms.max_message_size);
         if !ended {
-            return receiving.piece_to_spool(in_memory, &self.terms.hostname).map(Action::Spool);
+            return receiving.piece_to_spool(supply, &self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         match self.judge(*receiving) {
@@ -806,13 +807,13 @@ impl Receiving {
         ended
     }
 
-    fn piece_to_spool(&mut self, in_memory: usize, hostname: &str) -> Option<Vec<u8>> {
-        if self.content.len() < in_memory {
+    fn piece_to_spool(&mut self, supply: Supply, hostname: &str) -> Option<Vec<u8>> {
+        if self.content.len() < in_memory(supply, self.is_large || self.spooled > 0) {
             return None;
         }
         self.look_at_header(hostname);
         self.spooled += self.content.len() as u64;
-        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory)))
+        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory(supply, true))))
     }
 
     fn take_header(&mut self, hostname: &str) -> HeaderFacts {
@@ -830,5 +831,14 @@ impl Receiving {
             false => Vec::new(),
         };
         self.header = Some(HeaderFacts { trace: Trace::of(as_sent, hostname), senders });
+    }
+}
+
+/// How much of one message is kept in memory.
+fn in_memory(supply: Supply, is_large: bool) -> usize {
+    match (supply, is_large) {
+        (Supply::Scarce, _) => IN_SCARCE_MEMORY,
+        (Supply::Plenty, false) => WHOLE_IN_MEMORY,
+        (Supply::Enough | Supply::Plenty, _) => IN_MEMORY,
     }
 }
