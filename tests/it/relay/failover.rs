@@ -1,10 +1,9 @@
 //! The store fails over: its primary is killed under load, the standby takes over, and the relay goes on with it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 use outgate::store::gateway::PointerScope;
-use tokio::time::{sleep, timeout};
 
 use crate::support::{Installation, ledger::Ledger, outgate::RelayProcess, standby::Replicated};
 
@@ -12,17 +11,6 @@ const CLIENTS: usize = 8;
 const SENDERS: [&str; 1] = ["ann@acme.example"];
 /// Promised before it fails over, and after that.
 const MESSAGES: usize = 100;
-const HAPPENS_WITHIN: Duration = Duration::from_secs(60);
-
-/// Waits until the books say so.
-async fn until(ledger: &Arc<Ledger>, what: &str, is_so: impl Fn(&crate::support::ledger::Balance) -> bool) {
-    let so = async {
-        while !is_so(&ledger.balance()) {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(HAPPENS_WITHIN, so).await.unwrap_or_else(|_| panic!("{what}: {:?}", ledger.balance()));
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_promised_outlives_the_primary_and_the_relay_goes_on_with_the_standby() {
@@ -37,10 +25,10 @@ async fn what_was_promised_outlives_the_primary_and_the_relay_goes_on_with_the_s
     let relay = RelayProcess::start(&store.owner(), "one", |outgate| outgate.with("OUTGATE_HANDOVER", "off")).await;
 
     let clients = ledger.open(CLIENTS, relay.submission, &SENDERS);
-    until(&ledger, "mail is taken", |balance| balance.promised >= MESSAGES).await;
+    ledger.until("mail is taken", |balance| balance.promised >= MESSAGES).await;
     store.fail_over().await;
     let before = ledger.balance().promised;
-    until(&ledger, "mail is taken again", |balance| balance.promised >= before + MESSAGES).await;
+    ledger.until("mail is taken again", |balance| balance.promised >= before + MESSAGES).await;
     ledger.close();
     for client in clients {
         client.await.unwrap();
@@ -54,7 +42,7 @@ async fn what_was_promised_outlives_the_primary_and_the_relay_goes_on_with_the_s
     let due = sqlx::query("update queued_message set next_attempt_at = now()").execute(&installation.owner).await;
     assert!(due.unwrap().rows_affected() >= (before + MESSAGES) as u64);
     let other = RelayProcess::start(&store.owner(), "two", |outgate| outgate).await;
-    until(&ledger, "it arrives", |balance| balance.arrived >= balance.promised).await;
+    ledger.until("it arrives", |balance| balance.arrived >= balance.promised).await;
     other.signal(Signal::SIGTERM);
     assert!(other.ended().await.success());
 

@@ -130,8 +130,8 @@ async fn play(
         Victim::Paused => {
             second.signal(Signal::SIGSTOP);
             ledger.killed(at);
-            // Clients of the first go on for a while.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            let before = ledger.balance().promised;
+            ledger.until("clients of the first go on", |balance| balance.promised >= before + CLIENTS).await;
             ledger.close();
             tokio::time::sleep(LEASE + Duration::from_millis(random::<u64>() % 2000)).await;
             second.signal(Signal::SIGCONT);

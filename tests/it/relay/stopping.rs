@@ -36,6 +36,16 @@ async fn after_354(relay: &RelayProcess) -> SmtpClient {
     client
 }
 
+/// A message passes through it to a gateway that has none yet, and it ends as it is told.
+async fn does_its_work(relay: RelayProcess, gateway: &Gateway) {
+    let mut client = after_354(&relay).await;
+    client.send(b"Subject: x\r\n\r\nx").await;
+    assert!(client.say("\r\n.").await.starts_with("250 "));
+    gateway.received(1).await;
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
+}
+
 /// How many messages wait, and how many of them a relay has.
 async fn queue(owner: &PgPool) -> (i64, i64) {
     sqlx::query_as("select count(*), count(lease_token) from queued_message").fetch_one(owner).await.unwrap()
@@ -148,12 +158,7 @@ async fn a_relay_that_is_newer_than_its_store_takes_no_mail_until_that_is_migrat
     sqlx::query("alter table not_yet_made rename to relay_credential").execute(&owner).await.unwrap();
 
     relay.greets("220 ").await;
-    let mut client = after_354(&relay).await;
-    client.send(b"Subject: x\r\n\r\nx").await;
-    assert!(client.say("\r\n.").await.starts_with("250 "));
-    gateway.received(1).await;
-    relay.signal(Signal::SIGTERM);
-    assert!(relay.ended().await.success());
+    does_its_work(relay, &gateway).await;
 }
 
 #[sqlx::test]
@@ -177,12 +182,7 @@ async fn an_older_version_goes_on_with_a_store_that_a_newer_one_has_migrated(own
     assert!(explained.contains("127.0.0.1"), "{explained}");
     let relay = RelayProcess::start(&owner, "older", |outgate| outgate).await;
 
-    let mut client = after_354(&relay).await;
-    client.send(b"Subject: x\r\n\r\nx").await;
-    assert!(client.say("\r\n.").await.starts_with("250 "));
-    gateway.received(1).await;
-    relay.signal(Signal::SIGTERM);
-    assert!(relay.ended().await.success());
+    does_its_work(relay, &gateway).await;
 }
 
 #[sqlx::test]

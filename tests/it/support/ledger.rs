@@ -19,6 +19,7 @@ use tokio::{
     time::timeout,
 };
 
+const HAPPENS_WITHIN: Duration = Duration::from_secs(60);
 /// After this a client counts its message as not answered.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long before a kill a message may have arrived that was still in flight there: its outcome is recorded a moment
@@ -225,6 +226,16 @@ impl Ledger {
             }
         }
         if is_dropped { None } else { smtp.say("250 2.0.0 kept").await }
+    }
+
+    /// Waits until the books say so.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Balance) -> bool) {
+        let so = async {
+            while !is_so(&self.balance()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(HAPPENS_WITHIN, so).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.balance()));
     }
 
     /// What the books say now.
