@@ -1,9 +1,17 @@
 //! How both front doors keep connections to the store.
 //! What else a relay's connections need is `relay`'s.
 
-use std::time::Duration;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use sqlx::{Connection, postgres::PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 /// After how long a connection is asked whether it is still there before it is used.
 const IDLE: Duration = Duration::from_secs(1);
@@ -18,4 +26,80 @@ pub fn options(connections: u32) -> PgPoolOptions {
             Ok(true)
         })
     })
+}
+
+/// A few connections that go from one statement to the next without a question in between: before sqlx gives one out
+/// again it has the server answer that all is well, which takes as long as a small statement does.
+#[derive(Debug, Clone)]
+pub struct Quick {
+    pool: PgPool,
+    ready: Arc<Mutex<Vec<Ready>>>,
+    turns: Arc<Semaphore>,
+}
+
+/// One that has answered all that it was asked.
+#[derive(Debug)]
+struct Ready {
+    connection: PoolConnection<Postgres>,
+    since: Instant,
+    /// How many times it has been given out since sqlx had it.
+    uses: u32,
+}
+
+/// After so many uses sqlx gets a connection back, to see whether it has become too old.
+const USES: u32 = 1000;
+
+impl Quick {
+    /// With connections like those of this pool, opened when they are needed. Inside a runtime.
+    pub fn like(pool: &PgPool, connections: u32) -> Self {
+        let options = pool.options().clone().min_connections(0).max_connections(connections);
+        let pool = options.connect_lazy_with(pool.connect_options().as_ref().clone());
+        Self { pool, ready: Arc::default(), turns: Arc::new(Semaphore::new(connections as usize)) }
+    }
+
+    /// A connection, in the order in which they were asked for. The error is that none came in time.
+    pub async fn acquire(&self) -> sqlx::Result<Lent> {
+        let patience = self.pool.options().get_acquire_timeout();
+        let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (connection, uses) = match ready.filter(|ready| ready.since.elapsed() < IDLE && ready.uses < USES) {
+            Some(ready) => (ready.connection, ready.uses),
+            None => (self.pool.acquire().await?, 0),
+        };
+        Ok(Lent { connection, uses, ready: self.ready.clone(), _turn: turn })
+    }
+}
+
+/// Dropped without [`keep`](Self::keep), as after an error or where nobody waits for the answer any more, it goes
+/// back to sqlx, which sees whether it is still of use.
+#[derive(Debug)]
+pub struct Lent {
+    connection: PoolConnection<Postgres>,
+    uses: u32,
+    ready: Arc<Mutex<Vec<Ready>>>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    /// Gives it back after statements that have all been answered.
+    pub fn keep(self) {
+        let Self { connection, uses, ready, _turn } = self;
+        let ready_again = Ready { connection, since: Instant::now(), uses: uses + 1 };
+        ready.lock().unwrap_or_else(PoisonError::into_inner).push(ready_again);
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
 }

@@ -74,6 +74,7 @@ impl WebStore {
     pub async fn signed_in(&self, id: SessionId) -> Result<Vec<Access>> {
         let hash = id.hash();
         let mut stale = false;
+        let mut db = self.quick().acquire().await?;
         let found = sqlx::query!(
             r#"
             select administrator_id as "administrator!: AdministratorId", email as "email!",
@@ -87,8 +88,9 @@ impl WebStore {
             stale |= row.stale;
             Access::to(row.organization, row.administrator, row.email, row.slug, row.name, row.role, row.suspended)
         })
-        .fetch_all(self.quick())
+        .fetch_all(&mut *db)
         .await?;
+        db.keep();
         if stale {
             sqlx::query!("update session set touched_at = now() where id_hash = $1", hash).execute(self.pool()).await?;
         }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use super::Result;
+use super::{Result, pool::Quick};
 use crate::{
     mail::id::{AdministratorId, OrganizationId},
     policy::Role,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct WebStore {
     pool: PgPool,
-    quick: PgPool,
+    quick: Quick,
 }
 
 /// One organization that an administrator may see, and as what. Made only by
@@ -54,8 +54,7 @@ impl Access {
 impl WebStore {
     /// Inside a runtime. What waits for nobody gets connections of its own, as `pool` has them.
     pub fn new(pool: PgPool) -> Self {
-        let options = pool.options().clone().min_connections(0).max_connections(quick_connections());
-        let quick = options.connect_lazy_with(pool.connect_options().as_ref().clone());
+        let quick = Quick::like(&pool, quick_connections());
         Self { pool, quick }
     }
 
@@ -103,7 +102,7 @@ impl WebStore {
     }
 
     /// For single statements that every page makes, and that wait for no lock.
-    pub(super) fn quick(&self) -> &PgPool {
+    pub(super) fn quick(&self) -> &Quick {
         &self.quick
     }
 }

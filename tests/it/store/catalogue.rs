@@ -29,7 +29,7 @@ const UNIQUE_ACROSS_TENANTS: [&str; 3] = [
 
 /// Functions that run as the owner: the reads before an organization is known, and the search, whose index is not
 /// used behind row level security.
-const SECURITY_DEFINER: [&str; 4] = ["administrator_access", "administrator_signing_in", "find_accounts", "signed_in"];
+const SECURITY_DEFINER: [&str; 4] = ["accounts_found", "administrator_access", "administrator_signing_in", "signed_in"];
 
 #[sqlx::test]
 async fn every_table_view_function_and_foreign_key_keeps_the_rule(owner: PgPool) {
