@@ -4,6 +4,8 @@ size.py MESSAGES PAIRS ACCOUNTS:PORT:PID-FILE ACCOUNTS:PORT:PID-FILE"""
 import pathlib, random, socket, statistics, sys, threading, time
 
 CLIENTS = 16
+# Turns of each relay in a pair.
+TURNS = 20
 BODY = b"Subject: measured\r\n\r\n" + b"A line of mail as lines of mail are.\r\n" * 100 + b".\r\n"
 
 
@@ -11,6 +13,8 @@ class Relay:
     def __init__(self, accounts, port, pid_file):
         self.accounts, self.port = int(accounts), int(port)
         self.pid = pathlib.Path(pid_file).read_text().strip()
+        self.sessions = []
+        self.numbers = random.Random(1)
 
     def connect(self):
         """A session that has been greeted."""
@@ -24,7 +28,7 @@ class Relay:
         while True:
             try:
                 session = self.connect()
-                self.send(session, 1, random.Random(1))
+                self.send(session, 1, self.numbers)
                 return
             except (OSError, ValueError):
                 time.sleep(0.5)
@@ -42,13 +46,13 @@ class Relay:
         tasks = pathlib.Path(f"/proc/{self.pid}/task").glob("*/schedstat")
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
-    def cost(self, messages, seed):
+    def cost(self, messages):
         """Microseconds of processor time for each message."""
-        sessions = [self.connect() for _ in range(CLIENTS)]
+        self.sessions = self.sessions or [self.connect() for _ in range(CLIENTS)]
         before = self.cpu()
         threads = [
-            threading.Thread(target=self.send, args=(session, messages // CLIENTS, random.Random(seed * CLIENTS + n)))
-            for n, session in enumerate(sessions)
+            threading.Thread(target=self.send, args=(session, messages // CLIENTS, self.numbers))
+            for session in self.sessions
         ]
         for thread in threads:
             thread.start()
@@ -76,11 +80,14 @@ messages, pairs = int(sys.argv[1]), int(sys.argv[2])
 few, many = (Relay(*argument.split(":")) for argument in sys.argv[3:])
 for relay in (few, many):
     relay.wait()
-    relay.cost(messages, 0)
+    relay.cost(messages)
 ratios = []
-for pair in range(1, pairs + 1):
-    turns = [few, many] if pair % 2 else [many, few]
-    costs = {relay.accounts: relay.cost(messages, pair) for relay in turns}
-    ratios.append(costs[many.accounts] / costs[few.accounts])
-    print(*(f"{costs[relay.accounts]:.1f} us with {relay.accounts}" for relay in (few, many)), f"ratio {ratios[-1]:.3f}")
+for pair in range(pairs):
+    # In many short turns, so that both meet the machine in the same moods.
+    costs = {few: 0.0, many: 0.0}
+    for turn in range(TURNS):
+        for relay in (few, many) if turn % 2 else (many, few):
+            costs[relay] += relay.cost(messages // TURNS) / TURNS
+    ratios.append(costs[many] / costs[few])
+    print(*(f"{cost:.1f} us with {relay.accounts}" for relay, cost in costs.items()), f"ratio {ratios[-1]:.3f}", flush=True)
 print(f"median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
