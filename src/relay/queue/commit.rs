@@ -18,13 +18,12 @@ use crate::{
     relay::{handover::source::Source, message::Content},
     store::{
         self,
-        pool::Quick,
         queue::{Leased, Piece, Written},
     },
 };
 
 /// Statements at once: one is carried out while the other reaches the disk.
-const STATEMENTS: u32 = 2;
+const STATEMENTS: usize = 2;
 /// What goes into one statement, in messages and bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
@@ -86,13 +85,12 @@ impl Queue {
 pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
     let (sender, mut receiver) = mpsc::channel::<Pending>(BATCH * 4);
     tokio::spawn(async move {
-        let quick = Quick::like(&db, STATEMENTS);
-        let statements = Arc::new(Semaphore::new(STATEMENTS as usize));
+        let statements = Arc::new(Semaphore::new(STATEMENTS));
         // Gathering goes on until a statement may begin.
         while let Ok(permit) = statements.clone().acquire_owned().await {
             let Some(batch) = gather(&mut receiver).await else { break };
-            let (db, quick) = (db.clone(), quick.clone());
-            tokio::spawn(async move { write_batch(&db, &quick, batch, permit).await });
+            let db = db.clone();
+            tokio::spawn(async move { write_batch(&db, batch, permit).await });
         }
     });
     sender
@@ -165,14 +163,14 @@ enum Removed {
     WhatHeld,
 }
 
-async fn write_batch(db: &PgPool, quick: &Quick, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
-    match write_together(quick, &mut batch).await {
+async fn write_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
+    match write_together(db, &mut batch).await {
         // One bad row fails its statement, but not the others' messages.
         Err(Unwritten::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
             tracing::warn!(%error, messages = batch.len(), "messages were refused together, trying them one by one");
             for pending in batch {
                 let mut alone = vec![pending];
-                let written = write_together(quick, &mut alone).await;
+                let written = write_together(db, &mut alone).await;
                 end(db, alone, written).await;
             }
         }
@@ -196,25 +194,21 @@ async fn end(db: &PgPool, batch: Vec<Pending>, written: Result<Vec<QueueId>, Unw
 }
 
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn write_together(quick: &Quick, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
-    let mut connection = quick.acquire().await?;
+async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
+    let mut connection = db.acquire().await?;
     batch.retain(|pending| !pending.written.is_closed());
     let entries: Vec<&Entry> = batch.iter().flat_map(Pending::entries).collect();
     let done: Vec<Leased> = batch.iter().filter_map(Pending::done).collect();
     if entries.is_empty() && done.is_empty() {
-        connection.keep();
         return Ok(Vec::new());
     }
-    let removed = if entries.iter().all(|entry| small(entry).is_some()) {
+    if entries.iter().all(|entry| small(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
-        write(&mut connection, &entries, &done).await.map_err(after_commit)?
-    } else {
-        let mut transaction = connection.begin().await?;
-        let removed = write(&mut transaction, &entries, &done).await?;
-        transaction.commit().await.map_err(after_commit)?;
-        removed
-    };
-    connection.keep();
+        return write(&mut connection, &entries, &done).await.map_err(after_commit);
+    }
+    let mut transaction = connection.begin().await?;
+    let removed = write(&mut transaction, &entries, &done).await?;
+    transaction.commit().await.map_err(after_commit)?;
     Ok(removed)
 }
 
