@@ -1,5 +1,5 @@
-//! Administrators' passwords: hashed with argon2id off the async threads, never more at once than
-//! there are cores. Used by sign-in, and by the operator's commands for a new hash.
+//! Administrators' passwords: hashed with argon2id off the async threads, never so many at once that
+//! no core is left for the pages. Used by sign-in, and by the operator's commands for a new hash.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -95,9 +95,11 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// One check per core at a time.
+    /// One check per core at a time, but for one core, which stays for the pages: a thread that computes, however
+    /// little urgent, is put aside for others only after a while.
     pub fn new() -> Result<Self, PasswordError> {
-        Self::with_cores(std::thread::available_parallelism().map_or(1, usize::from))
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_cores(cores.saturating_sub(1).max(1))
     }
 
     /// `cores` checks at a time.
