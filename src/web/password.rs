@@ -22,7 +22,7 @@ pub const MAXIMUM_LENGTH: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many sign-ins wait for each core before further ones are turned away at once.
-const WAITING_PER_CORE: usize = 16;
+const WAITING_PER_CORE: usize = 32;
 
 /// Of how many sign-ins at once the working memory is kept.
 const KEPT: usize = 2;
