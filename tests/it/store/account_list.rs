@@ -312,21 +312,29 @@ async fn nobody_finds_accounts_of_another_organization_by_the_function(owner: Pg
     let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
     installation.account(&other, "secret@other.example", &[]).await;
     let web = installation.pool_as("outgate_web").await;
-    let search = "select cardinality(accounts_found($1, 'secret', 'secret', null, '', false, false, 51))::bigint";
-    for (tenant, found) in [(None, 0_i64), (Some(&acme), 0), (Some(&other), 1)] {
-        let mut transaction = web.begin().await.unwrap();
-        if let Some(tenant) = tenant {
-            sqlx::query("select set_config('outgate.organization', $1, true)")
-                .bind(tenant.id.to_string())
-                .execute(&mut *transaction)
-                .await
-                .unwrap();
-        }
-        let seen: i64 = sqlx::query_scalar(search).bind(other.id).fetch_one(&mut *transaction).await.unwrap();
-        assert_eq!(seen, found);
-    }
     let relay = installation.relay_pool().await;
-    assert!(sqlx::query(search).bind(other.id).execute(&relay).await.is_err(), "the relay searches for nobody");
+    let of_other = format!("'{}', 'secret', 'secret'", other.id);
+    // The last two are for pages of the versions before.
+    for search in [
+        format!("unnest(accounts_found({of_other}, null, '', false, false, 51))"),
+        format!("find_accounts({of_other}, '', false, false, 51)"),
+        "find_accounts('secret', 'secret', '', false, false, 51)".to_owned(),
+    ] {
+        let search = || AssertSqlSafe(format!("select count(*) from {search}"));
+        for (tenant, found) in [(None, 0_i64), (Some(&acme), 0), (Some(&other), 1)] {
+            let mut transaction = web.begin().await.unwrap();
+            if let Some(tenant) = tenant {
+                sqlx::query("select set_config('outgate.organization', $1, true)")
+                    .bind(tenant.id.to_string())
+                    .execute(&mut *transaction)
+                    .await
+                    .unwrap();
+            }
+            let seen: i64 = sqlx::query_scalar(search()).fetch_one(&mut *transaction).await.unwrap();
+            assert_eq!(seen, found, "{}", search().0);
+        }
+        assert!(sqlx::query(search()).execute(&relay).await.is_err(), "the relay searches for nobody");
+    }
 }
 
 /// How long the second of two may take to come to the row that the first has locked.
