@@ -1,4 +1,5 @@
--- Searching for one account among very many costs little more than the page that shows it.
+-- Searching for one account among very many costs little more than the page that shows it, and the policies of the
+-- small tables that this page reads cost less.
 
 -- As find_accounts before, with the part in lower case, with its pieces where they have been chosen already, and what
 -- is found as an array. A long part that stands in no mail domain, which very many addresses have, is likely to be

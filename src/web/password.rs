@@ -21,7 +21,8 @@ pub const MAXIMUM_LENGTH: usize = 1024;
 /// How long a sign-in waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many sign-ins wait for each core before further ones are turned away at once.
+/// How many sign-ins wait for each core that checks them, and are checked there, before further ones are turned away
+/// at once.
 const WAITING_PER_CORE: usize = 32;
 
 /// Of how many sign-ins at once the working memory is kept.
