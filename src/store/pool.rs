@@ -57,6 +57,24 @@ impl Quick {
         Self { pool, ready: Arc::default(), turns: Arc::new(Semaphore::new(connections as usize)) }
     }
 
+    /// With so many connections of this pool itself, which has them back when it is closed. Inside a runtime.
+    pub fn of(pool: &PgPool, connections: usize) -> Self {
+        let ready: Arc<Mutex<Vec<Ready>>> = Arc::default();
+        let (closing, kept) = (pool.close_event(), Arc::downgrade(&ready));
+        tokio::spawn(async move {
+            closing.await;
+            if let Some(kept) = kept.upgrade() {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+        });
+        Self { pool: pool.clone(), ready, turns: Arc::new(Semaphore::new(connections)) }
+    }
+
+    /// For statements that are not in a hurry.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// A connection, in the order in which they were asked for. The error is that none came in time.
     pub async fn acquire(&self) -> sqlx::Result<Lent> {
         let patience = self.pool.options().get_acquire_timeout();
@@ -67,7 +85,16 @@ impl Quick {
             Some(ready) => (ready.connection, ready.uses),
             None => (self.pool.acquire().await?, 0),
         };
-        Ok(Lent { connection, uses, ready: self.ready.clone(), _turn: turn })
+        Ok(Lent { connection, uses, quick: self.clone(), _turn: turn })
+    }
+
+    /// Unless the pool is closed, or being closed: then sqlx gets it.
+    fn keep(&self, connection: Ready) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: whoever closes the pool after that finds the connection here.
+        if !self.pool.is_closed() {
+            ready.push(connection);
+        }
     }
 }
 
@@ -77,16 +104,15 @@ impl Quick {
 pub struct Lent {
     connection: PoolConnection<Postgres>,
     uses: u32,
-    ready: Arc<Mutex<Vec<Ready>>>,
+    quick: Quick,
     _turn: OwnedSemaphorePermit,
 }
 
 impl Lent {
     /// Gives it back after statements that have all been answered.
     pub fn keep(self) {
-        let Self { connection, uses, ready, _turn } = self;
-        let ready_again = Ready { connection, since: Instant::now(), uses: uses + 1 };
-        ready.lock().unwrap_or_else(PoisonError::into_inner).push(ready_again);
+        let Self { connection, uses, quick, _turn } = self;
+        quick.keep(Ready { connection, since: Instant::now(), uses: uses + 1 });
     }
 }
 

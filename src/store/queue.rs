@@ -155,55 +155,145 @@ pub struct Written<'a> {
     pub done: &'a [Leased],
 }
 
+/// Messages as a statement takes them: the values of each column together.
+struct MessageColumns<'a> {
+    organizations: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    states: Vec<&'a str>,
+    senders: Vec<Option<&'a str>>,
+    accounts: Vec<Option<Uuid>>,
+    domains: Vec<Option<&'a str>>,
+    waits_by: Vec<Option<String>>,
+    held_because: Vec<Option<String>>,
+    reverse_paths: Vec<&'a str>,
+    recipients: Vec<Value>,
+    parameters: Vec<Value>,
+    sizes: Vec<i64>,
+    waits_for: Vec<Option<Uuid>>,
+    attempts: Vec<i32>,
+    last_replies: Vec<Option<&'a str>>,
+    accepted_at: Vec<OffsetDateTime>,
+    next_attempt_at: Vec<OffsetDateTime>,
+    expires_at: Vec<OffsetDateTime>,
+    relays: Vec<Option<Uuid>>,
+    tokens: Vec<Option<Uuid>>,
+}
+
+impl<'a> MessageColumns<'a> {
+    fn of(messages: &[&'a QueuedMessage]) -> Self {
+        fn column<'a, T>(messages: &[&'a QueuedMessage], value: impl Fn(&'a QueuedMessage) -> T) -> Vec<T> {
+            messages.iter().map(|message| value(message)).collect()
+        }
+        Self {
+            organizations: column(messages, |message| message.organization.0),
+            ids: column(messages, |message| message.id.0),
+            states: column(messages, |message| message.state.as_str()),
+            senders: column(messages, |message| message.sender.as_deref()),
+            accounts: column(messages, |message| message.sender_account.map(|id| id.0)),
+            domains: column(messages, |message| message.sender_domain.as_ref().map(DomainName::as_str)),
+            waits_by: column(messages, |message| message.waits_by.map(|scope| scope.to_string())),
+            held_because: column(messages, |message| message.held_because.map(|because| because.to_string())),
+            reverse_paths: column(messages, |message| message.reverse_path.as_str()),
+            recipients: column(messages, |message| serde_json::to_value(&message.recipients).unwrap_or_default()),
+            parameters: column(messages, |message| serde_json::to_value(&message.parameters).unwrap_or_default()),
+            sizes: column(messages, |message| message.size),
+            waits_for: column(messages, |message| message.waits_for.map(|id| id.0)),
+            attempts: column(messages, |message| message.attempts),
+            last_replies: column(messages, |message| message.last_reply.as_deref()),
+            accepted_at: column(messages, |message| message.accepted_at),
+            next_attempt_at: column(messages, |message| message.next_attempt_at),
+            expires_at: column(messages, |message| message.expires_at),
+            relays: column(messages, |message| message.lease.map(|lease| lease.relay.0)),
+            tokens: column(messages, |message| message.lease.map(|lease| lease.token)),
+        }
+    }
+}
+
+/// Pieces of bodies in the same way.
+struct PieceColumns<'a> {
+    organizations: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    numbers: Vec<i32>,
+    contents: Vec<&'a [u8]>,
+}
+
+impl<'a> PieceColumns<'a> {
+    fn of(pieces: &[Piece<'a>]) -> Self {
+        Self {
+            organizations: pieces.iter().map(|piece| piece.organization.0).collect(),
+            ids: pieces.iter().map(|piece| piece.id.0).collect(),
+            numbers: pieces.iter().map(|piece| piece.number).collect(),
+            contents: pieces.iter().map(|piece| piece.content).collect(),
+        }
+    }
+}
+
+/// New messages and bodies, and in the same statement whatever follows.
+macro_rules! write_and {
+    ($then:tt, $messages:expr, $pieces:expr $(, $argument:expr)*) => {
+        sqlx::query_scalar!(
+            r#"
+            with message as (
+                insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters,
+                                            size, waits_for, attempts, last_reply, accepted_at, next_attempt_at,
+                                            expires_at, lease_relay_id, lease_token, sender_account, sender_domain,
+                                            waits_by, held_because)
+                select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
+                                     $7::jsonb[], $8::bigint[], $9::uuid[], $10::integer[], $11::text[],
+                                     $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::uuid[],
+                                     $16::uuid[], $17::uuid[], $18::text[], $19::text[], $20::text[])
+            ), body as (
+                insert into queued_body (organization_id, message_id, piece, content)
+                select * from unnest($21::uuid[], $22::uuid[], $23::integer[], $24::bytea[])
+            )"# + $then,
+            &$messages.organizations,
+            &$messages.ids,
+            &$messages.states as &[&str],
+            &$messages.senders as &[Option<&str>],
+            &$messages.reverse_paths as &[&str],
+            &$messages.recipients,
+            &$messages.parameters,
+            &$messages.sizes,
+            &$messages.waits_for as &[Option<Uuid>],
+            &$messages.attempts,
+            &$messages.last_replies as &[Option<&str>],
+            &$messages.accepted_at,
+            &$messages.next_attempt_at,
+            &$messages.expires_at,
+            &$messages.relays as &[Option<Uuid>],
+            &$messages.tokens as &[Option<Uuid>],
+            &$messages.accounts as &[Option<Uuid>],
+            &$messages.domains as &[Option<&str>],
+            &$messages.waits_by as &[Option<String>],
+            &$messages.held_because as &[Option<String>],
+            &$pieces.organizations,
+            &$pieces.ids,
+            &$pieces.numbers,
+            &$pieces.contents as &[&[u8]]
+            $(, $argument)*
+        )
+    };
+}
+
 /// Writes what changed. Returns which of the messages that are done with were removed: where the lease
 /// did not hold any more, nothing was.
 pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>) -> Result<Vec<QueueId>> {
-    let messages = &written.messages;
-    let column = |value: fn(&QueuedMessage) -> Value| messages.iter().map(|message| value(message)).collect::<Vec<_>>();
-    let organizations: Vec<Uuid> = messages.iter().map(|message| message.organization.0).collect();
-    let ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
-    let states: Vec<&str> = messages.iter().map(|message| message.state.as_str()).collect();
-    let senders: Vec<Option<&str>> = messages.iter().map(|message| message.sender.as_deref()).collect();
-    let accounts: Vec<Option<Uuid>> = messages.iter().map(|message| message.sender_account.map(|id| id.0)).collect();
-    let domains: Vec<Option<&str>> =
-        messages.iter().map(|message| message.sender_domain.as_ref().map(DomainName::as_str)).collect();
-    let word = |value: fn(&QueuedMessage) -> Option<String>| messages.iter().map(|message| value(message)).collect();
-    let waits_by: Vec<Option<String>> = word(|message| message.waits_by.map(|scope| scope.to_string()));
-    let held_because: Vec<Option<String>> = word(|message| message.held_because.map(|because| because.to_string()));
-    let reverse_paths: Vec<&str> = messages.iter().map(|message| message.reverse_path.as_str()).collect();
-    let recipients = column(|message| serde_json::to_value(&message.recipients).unwrap_or_default());
-    let parameters = column(|message| serde_json::to_value(&message.parameters).unwrap_or_default());
-    let sizes: Vec<i64> = messages.iter().map(|message| message.size).collect();
-    let waits_for: Vec<Option<Uuid>> = messages.iter().map(|message| message.waits_for.map(|id| id.0)).collect();
-    let attempts: Vec<i32> = messages.iter().map(|message| message.attempts).collect();
-    let last_replies: Vec<Option<&str>> = messages.iter().map(|message| message.last_reply.as_deref()).collect();
-    let accepted_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.accepted_at).collect();
-    let next_attempt_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.next_attempt_at).collect();
-    let expires_at: Vec<OffsetDateTime> = messages.iter().map(|message| message.expires_at).collect();
-    let relays: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.relay.0)).collect();
-    let tokens: Vec<Option<Uuid>> = messages.iter().map(|message| message.lease.map(|lease| lease.token)).collect();
-    let body_organizations: Vec<Uuid> = written.pieces.iter().map(|piece| piece.organization.0).collect();
-    let body_ids: Vec<Uuid> = written.pieces.iter().map(|piece| piece.id.0).collect();
-    let numbers: Vec<i32> = written.pieces.iter().map(|piece| piece.number).collect();
-    let contents: Vec<&[u8]> = written.pieces.iter().map(|piece| piece.content).collect();
+    let (messages, pieces) = (MessageColumns::of(&written.messages), PieceColumns::of(&written.pieces));
+    if written.done.is_empty() {
+        // What a statement has in it is made ready each time, also for nothing.
+        return write_and!(
+            r#"select id as "id!: QueueId" from (values (null::uuid)) as removed (id) where false"#,
+            messages,
+            pieces
+        )
+        .fetch_all(db)
+        .await;
+    }
     let (done_organizations, done_ids, done_tokens) = columns(written.done);
-    sqlx::query_scalar!(
-        r#"
-        with message as (
-            insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
-                                        waits_for, attempts, last_reply, accepted_at, next_attempt_at, expires_at,
-                                        lease_relay_id, lease_token, sender_account, sender_domain, waits_by,
-                                        held_because)
-            select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[],
-                                 $8::bigint[], $9::uuid[], $10::integer[], $11::text[], $12::timestamptz[],
-                                 $13::timestamptz[], $14::timestamptz[], $15::uuid[], $16::uuid[], $17::uuid[],
-                                 $18::text[], $19::text[], $20::text[])
-        ), body as (
-            insert into queued_body (organization_id, message_id, piece, content)
-            select * from unnest($21::uuid[], $22::uuid[], $27::integer[], $23::bytea[])
-        ), removed as (
+    write_and!(
+        r#", removed as (
             delete from queued_message message
-            using unnest($24::uuid[], $25::uuid[], $26::uuid[]) as done (organization_id, id, token)
+            using unnest($25::uuid[], $26::uuid[], $27::uuid[]) as done (organization_id, id, token)
             where message.organization_id = done.organization_id and message.id = done.id
               and message.lease_token = done.token
             returning message.organization_id, message.id
@@ -213,33 +303,11 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
         )
         select id as "id!: QueueId" from removed
         "#,
-        &organizations,
-        &ids,
-        &states as &[&str],
-        &senders as &[Option<&str>],
-        &reverse_paths as &[&str],
-        &recipients,
-        &parameters,
-        &sizes,
-        &waits_for as &[Option<Uuid>],
-        &attempts,
-        &last_replies as &[Option<&str>],
-        &accepted_at,
-        &next_attempt_at,
-        &expires_at,
-        &relays as &[Option<Uuid>],
-        &tokens as &[Option<Uuid>],
-        &accounts as &[Option<Uuid>],
-        &domains as &[Option<&str>],
-        &waits_by as &[Option<String>],
-        &held_because as &[Option<String>],
-        &body_organizations,
-        &body_ids,
-        &contents as &[&[u8]],
+        messages,
+        pieces,
         &done_organizations,
         &done_ids,
-        &done_tokens,
-        &numbers,
+        &done_tokens
     )
     .fetch_all(db)
     .await
@@ -268,19 +336,16 @@ pub async fn is_any_stored_across_tenants(
 
 /// Adds pieces of bodies.
 pub async fn insert_pieces_across_tenants(db: impl PgExecutor<'_>, pieces: &[Piece<'_>]) -> Result<()> {
-    let organizations: Vec<Uuid> = pieces.iter().map(|piece| piece.organization.0).collect();
-    let ids: Vec<Uuid> = pieces.iter().map(|piece| piece.id.0).collect();
-    let numbers: Vec<i32> = pieces.iter().map(|piece| piece.number).collect();
-    let contents: Vec<&[u8]> = pieces.iter().map(|piece| piece.content).collect();
+    let pieces = PieceColumns::of(pieces);
     sqlx::query!(
         r#"
         insert into queued_body (organization_id, message_id, piece, content)
         select * from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::bytea[])
         "#,
-        &organizations,
-        &ids,
-        &numbers,
-        &contents as &[&[u8]],
+        &pieces.organizations,
+        &pieces.ids,
+        &pieces.numbers,
+        &pieces.contents as &[&[u8]],
     )
     .execute(db)
     .await

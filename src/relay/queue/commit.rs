@@ -18,6 +18,7 @@ use crate::{
     relay::{handover::source::Source, message::Content},
     store::{
         self,
+        pool::Quick,
         queue::{Leased, Piece, Written},
     },
 };
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
 /// meanwhile, these messages arrive twice.
 const COMPANY: Duration = Duration::from_millis(5);
+/// How many removals have to be there before that: a few make new messages wait for longer, one by one.
+const WORTH_TAKING_ALONG: usize = 8;
 
 /// How long one look for messages may take whose answer to COMMIT got lost.
 const LOOK: Duration = Duration::from_secs(5);
@@ -83,12 +86,14 @@ impl Queue {
 
 /// Starts the task that gathers what is to be written; it ends when the last sender is gone.
 pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
-    let (sender, mut receiver) = mpsc::channel::<Pending>(BATCH * 4);
+    let (sender, receiver) = mpsc::channel::<Pending>(BATCH * 4);
     tokio::spawn(async move {
+        let db = Quick::of(&db, STATEMENTS);
         let statements = Arc::new(Semaphore::new(STATEMENTS));
+        let mut gathering = Gathering { receiver, done: Vec::new(), since: Instant::now() };
         // Gathering goes on until a statement may begin.
         while let Ok(permit) = statements.clone().acquire_owned().await {
-            let Some(batch) = gather(&mut receiver).await else { break };
+            let Some(batch) = gathering.next().await else { break };
             let db = db.clone();
             tokio::spawn(async move { write_batch(&db, batch, permit).await });
         }
@@ -96,26 +101,61 @@ pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
     sender
 }
 
-/// What there is to write, as soon as there is something that somebody waits for; `None` at the end.
-async fn gather(receiver: &mut mpsc::Receiver<Pending>) -> Option<Vec<Pending>> {
-    let mut batch = vec![receiver.recv().await?];
-    let mut bytes = batch[0].bytes();
-    let mut is_urgent = batch[0].is_urgent();
-    let company_until = Instant::now() + COMPANY;
-    while batch.len() < BATCH && bytes < BATCH_BYTES {
-        let next = match receiver.try_recv() {
-            Ok(pending) => pending,
-            Err(_) if is_urgent => break,
-            Err(_) => match timeout_at(company_until, receiver.recv()).await {
-                Ok(Some(pending)) => pending,
-                Ok(None) | Err(_) => break,
-            },
-        };
-        bytes += next.bytes();
-        is_urgent |= next.is_urgent();
-        batch.push(next);
+/// What there is to write, put together to batches.
+struct Gathering {
+    receiver: mpsc::Receiver<Pending>,
+    /// Removals that have come, and go with what is next.
+    done: Vec<Pending>,
+    /// When the first of them came.
+    since: Instant,
+}
+
+impl Gathering {
+    /// As soon as there is something that somebody waits for; `None` at the end.
+    async fn next(&mut self) -> Option<Vec<Pending>> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        loop {
+            while batch.len() + self.done.len() < BATCH && bytes < BATCH_BYTES {
+                let Ok(pending) = self.receiver.try_recv() else { break };
+                bytes += pending.bytes();
+                self.sort(pending, &mut batch);
+            }
+            let due = self.since + COMPANY;
+            let is_due = !self.done.is_empty() && due <= Instant::now();
+            if !batch.is_empty() || is_due || self.done.len() >= BATCH {
+                if is_due || self.done.len() >= WORTH_TAKING_ALONG {
+                    batch.append(&mut self.done);
+                }
+                return Some(batch);
+            }
+            let next = match self.done.is_empty() {
+                true => self.receiver.recv().await,
+                false => match timeout_at(due, self.receiver.recv()).await {
+                    Ok(next) => next,
+                    Err(_) => continue,
+                },
+            };
+            match next {
+                Some(pending) => {
+                    bytes += pending.bytes();
+                    self.sort(pending, &mut batch);
+                }
+                None if self.done.is_empty() => return None,
+                None => return Some(std::mem::take(&mut self.done)),
+            }
+        }
     }
-    Some(batch)
+
+    fn sort(&mut self, pending: Pending, batch: &mut Vec<Pending>) {
+        if pending.is_urgent() {
+            batch.push(pending);
+            return;
+        }
+        if self.done.is_empty() {
+            self.since = Instant::now();
+        }
+        self.done.push(pending);
+    }
 }
 
 impl Pending {
@@ -163,7 +203,7 @@ enum Removed {
     WhatHeld,
 }
 
-async fn write_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
+async fn write_batch(db: &Quick, mut batch: Vec<Pending>, permit: OwnedSemaphorePermit) {
     match write_together(db, &mut batch).await {
         // One bad row fails its statement, but not the others' messages.
         Err(Unwritten::Refused(error @ (sqlx::Error::Database(_) | sqlx::Error::Encode(_)))) if batch.len() > 1 => {
@@ -181,34 +221,36 @@ async fn write_batch(db: &PgPool, mut batch: Vec<Pending>, permit: OwnedSemaphor
     }
 }
 
-async fn end(db: &PgPool, batch: Vec<Pending>, written: Result<Vec<QueueId>, Unwritten>) {
+async fn end(db: &Quick, batch: Vec<Pending>, written: Result<Vec<QueueId>, Unwritten>) {
     let written = match written {
         Ok(removed) => Ok(Removed::These(removed.into_iter().collect())),
         Err(Unwritten::Refused(error)) => Err(error),
         Err(Unwritten::Unknown(error)) => {
             tracing::warn!(%error, messages = batch.len(), "the answer to a COMMIT got lost, looking for its messages");
-            if are_stored(db, &batch).await { Ok(Removed::WhatHeld) } else { Err(error) }
+            if are_stored(db.pool(), &batch).await { Ok(Removed::WhatHeld) } else { Err(error) }
         }
     };
     answer(batch, written);
 }
 
 /// Whoever does not wait any more has told its client to try again: its messages are left out.
-async fn write_together(db: &PgPool, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
+async fn write_together(db: &Quick, batch: &mut Vec<Pending>) -> Result<Vec<QueueId>, Unwritten> {
     let mut connection = db.acquire().await?;
     batch.retain(|pending| !pending.written.is_closed());
     let entries: Vec<&Entry> = batch.iter().flat_map(Pending::entries).collect();
     let done: Vec<Leased> = batch.iter().filter_map(Pending::done).collect();
-    if entries.is_empty() && done.is_empty() {
-        return Ok(Vec::new());
-    }
-    if entries.iter().all(|entry| small(entry).is_some()) {
+    let removed = if entries.is_empty() && done.is_empty() {
+        Vec::new()
+    } else if entries.iter().all(|entry| small(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
-        return write(&mut connection, &entries, &done).await.map_err(after_commit);
-    }
-    let mut transaction = connection.begin().await?;
-    let removed = write(&mut transaction, &entries, &done).await?;
-    transaction.commit().await.map_err(after_commit)?;
+        write(&mut connection, &entries, &done).await.map_err(after_commit)?
+    } else {
+        let mut transaction = connection.begin().await?;
+        let removed = write(&mut transaction, &entries, &done).await?;
+        transaction.commit().await.map_err(after_commit)?;
+        removed
+    };
+    connection.keep();
     Ok(removed)
 }
 
