@@ -20,6 +20,8 @@ pub struct Explanation {
     /// What is asked about, nearest first. Empty if the domain is nobody's.
     pub layers: Vec<Layer>,
     must_use: bool,
+    /// No account has the address, and the organization takes mail of accounts only.
+    is_unknown: bool,
 }
 
 /// One scope that may decide where mail goes.
@@ -80,19 +82,20 @@ impl RoutingFacts {
             _ => Vec::new(),
         };
         let decision = self.decide(sender, default);
-        Explanation { sender: sender.to_owned(), decision, found, layers, must_use }
+        let is_unknown = self.refuses_unknown(sender);
+        Explanation { sender: sender.to_owned(), decision, found, layers, must_use, is_unknown }
     }
 }
 
 impl Explanation {
     /// Whether mail of this sender is taken and leaves.
     pub fn leaves(&self) -> bool {
-        matches!(&self.decision, Decision::Route(found) if found.route.next_hop != NextHop::Nowhere)
+        !self.is_unknown && matches!(&self.decision, Decision::Route(found) if found.route.next_hop != NextHop::Nowhere)
     }
 
     /// Whether mail of this sender is taken, though it may be held.
     pub fn is_taken(&self) -> bool {
-        matches!(self.decision, Decision::Route(_))
+        !self.is_unknown && matches!(self.decision, Decision::Route(_))
     }
 
     /// What becomes of the mail, then why, in one sentence.
@@ -110,6 +113,9 @@ impl Explanation {
                 return format!("Mail from {sender} is refused: the organization is suspended.");
             }
             Decision::AccountSuspended => return format!("Mail from {sender} is refused: the account is suspended."),
+            Decision::Route(_) if self.is_unknown => {
+                return format!("Mail from {sender} is refused: no account has this address.");
+            }
             Decision::Route(found) => found,
         };
         let whose = match found.route.set_by {
@@ -141,7 +147,9 @@ impl Explanation {
         let mut notes = Vec::new();
         let Some(found) = &self.found else { return notes };
         let given = self.sender.parse::<Mailbox>().ok();
-        if found.account.is_none() {
+        if self.is_unknown {
+            notes.push("This organization takes mail of its accounts only.".to_owned());
+        } else if found.account.is_none() {
             notes.push("No account has this address; it follows its domain.".to_owned());
         } else if given.as_ref() != Some(&found.sender) {
             notes.push(format!("It is an address of {} with something added to it.", shown(&found.sender)));

@@ -53,12 +53,14 @@ impl Gateway {
 }
 
 /// What routing needs to know of an organization.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OrganizationFacts {
     pub suspended: bool,
     pub gateway: Option<GatewayId>,
     /// A sender without a gateway is held instead of following the platform's default.
     pub must_use_gateway: bool,
+    /// New mail from an address that no account has is refused instead of following its domain.
+    pub refuse_unknown_senders: bool,
 }
 
 /// What routing needs to know of a mail domain.
@@ -295,6 +297,17 @@ impl RoutingFacts {
     /// A gateway as it is now.
     pub fn gateway(&self, id: GatewayId) -> Option<&Arc<Gateway>> {
         self.gateways.get(&id)
+    }
+
+    /// Whether new mail with this reverse-path is refused because no account has the address: its organization
+    /// chose so. What was accepted before goes its way.
+    pub fn refuses_unknown(&self, reverse_path: &str) -> bool {
+        let refuses = |found: Found| found.account.is_none() && self.takes_accounts_only(found.organization);
+        self.find(reverse_path).is_some_and(refuses)
+    }
+
+    fn takes_accounts_only(&self, organization: OrganizationId) -> bool {
+        self.organizations.get(&organization).is_some_and(|facts| facts.refuse_unknown_senders)
     }
 
     /// Whether an organization sends nothing. One that is unknown does not either.

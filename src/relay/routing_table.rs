@@ -91,7 +91,12 @@ impl RoutingTable {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).decide(sender, &self.default)
     }
 
-    /// The same with its reasons.
+    /// See [`RoutingFacts::refuses_unknown`].
+    pub fn refuses_unknown(&self, reverse_path: &str) -> bool {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).refuses_unknown(reverse_path)
+    }
+
+    /// What [`decide`](Self::decide) says, with its reasons.
     pub fn explain(&self, sender: &str) -> Explanation {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).explain(sender, &self.default)
     }

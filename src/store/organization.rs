@@ -147,6 +147,8 @@ pub struct Summary {
     pub gateway: Option<GatewayAddress>,
     /// A sender without a gateway is held instead of following the platform's default.
     pub must_use_gateway: bool,
+    /// New mail from an address that no account has is refused.
+    pub refuse_unknown_senders: bool,
 }
 
 impl Summary {
@@ -179,7 +181,8 @@ pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Res
                 join gateway on gateway.organization_id = organization.id
                             and gateway.id = organization.outbound_gateway_id
                 where organization.id = $1) as "gateway: GatewayAddress",
-               (select must_use_gateway from organization where id = $1) as "must_use_gateway!"
+               (select must_use_gateway from organization where id = $1) as "must_use_gateway!",
+               (select refuse_unknown_senders from organization where id = $1) as "refuse_unknown_senders!"
         from account_count counted
         join mail_domain domain on domain.organization_id = counted.organization_id and domain.name = counted.domain
         where counted.organization_id = $1

@@ -35,6 +35,8 @@ pub struct Quick {
     pool: PgPool,
     ready: Arc<Mutex<Vec<Ready>>>,
     turns: Arc<Semaphore>,
+    /// Whether others take connections from the same pool.
+    is_shared: bool,
 }
 
 /// One that has answered all that it was asked.
@@ -54,20 +56,25 @@ impl Quick {
     pub fn like(pool: &PgPool, connections: u32) -> Self {
         let options = pool.options().clone().min_connections(0).max_connections(connections);
         let pool = options.connect_lazy_with(pool.connect_options().as_ref().clone());
-        Self { pool, ready: Arc::default(), turns: Arc::new(Semaphore::new(connections as usize)) }
+        let turns = Arc::new(Semaphore::new(connections as usize));
+        Self { pool, ready: Arc::default(), turns, is_shared: false }
     }
 
-    /// With so many connections of this pool itself, which has them back when it is closed. Inside a runtime.
+    /// With so many connections of this pool itself, which has them back soon after their last use, and when it is
+    /// closed. Inside a runtime.
     pub fn of(pool: &PgPool, connections: usize) -> Self {
         let ready: Arc<Mutex<Vec<Ready>>> = Arc::default();
-        let (closing, kept) = (pool.close_event(), Arc::downgrade(&ready));
+        let (mut closing, kept) = (pool.close_event(), Arc::downgrade(&ready));
         tokio::spawn(async move {
-            closing.await;
-            if let Some(kept) = kept.upgrade() {
-                kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let mut is_closed = false;
+            while !is_closed {
+                is_closed = timeout(IDLE, &mut closing).await.is_ok();
+                let Some(kept) = kept.upgrade() else { return };
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.retain(|ready| !is_closed && ready.since.elapsed() < IDLE);
             }
         });
-        Self { pool: pool.clone(), ready, turns: Arc::new(Semaphore::new(connections)) }
+        Self { pool: pool.clone(), ready, turns: Arc::new(Semaphore::new(connections)), is_shared: true }
     }
 
     /// For statements that are not in a hurry.
@@ -88,11 +95,12 @@ impl Quick {
         Ok(Lent { connection, uses, quick: self.clone(), _turn: turn })
     }
 
-    /// Unless the pool is closed, or being closed: then sqlx gets it.
+    /// Unless the pool is closed, or being closed, or others may be waiting for a connection: then sqlx gets it.
     fn keep(&self, connection: Ready) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_needed = self.is_shared && self.pool.size() >= self.pool.options().get_max_connections();
         // Asked under the lock: whoever closes the pool after that finds the connection here.
-        if !self.pool.is_closed() {
+        if !self.pool.is_closed() && (!is_needed || self.pool.num_idle() > 0) {
             ready.push(connection);
         }
     }

@@ -54,14 +54,19 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
     let mut rows = sqlx::query!(
         r#"
         select id as "id: OrganizationId", status = 'suspended' as "suspended!",
-               outbound_gateway_id as "gateway: GatewayId", must_use_gateway
+               outbound_gateway_id as "gateway: GatewayId", must_use_gateway, refuse_unknown_senders
         from organization
         "#,
     )
     .fetch(db);
     while let Some(row) = rows.try_next().await? {
-        let (suspended, gateway, must_use_gateway) = (row.suspended, row.gateway, row.must_use_gateway);
-        facts.set_organization(row.id, Some(OrganizationFacts { suspended, gateway, must_use_gateway }));
+        let of_organization = OrganizationFacts {
+            suspended: row.suspended,
+            gateway: row.gateway,
+            must_use_gateway: row.must_use_gateway,
+            refuse_unknown_senders: row.refuse_unknown_senders,
+        };
+        facts.set_organization(row.id, Some(of_organization));
     }
     Ok(())
 }
@@ -386,15 +391,19 @@ async fn read_organizations(
         r#"
         select touched.id as "touched!: OrganizationId", organization.id as "found?: OrganizationId",
                status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId",
-               must_use_gateway as "must_use_gateway?"
+               must_use_gateway as "must_use_gateway?", refuse_unknown_senders as "refuse_unknown_senders?"
         from unnest($1::uuid[]) as touched (id) left join organization using (id)
         "#,
         &ids as &[OrganizationId],
     )
     .map(|row| {
-        let suspended = row.suspended.unwrap_or_default();
-        let must_use_gateway = row.must_use_gateway.unwrap_or_default();
-        (row.touched, row.found.map(|_| OrganizationFacts { suspended, gateway: row.gateway, must_use_gateway }))
+        let of_organization = OrganizationFacts {
+            suspended: row.suspended.unwrap_or_default(),
+            gateway: row.gateway,
+            must_use_gateway: row.must_use_gateway.unwrap_or_default(),
+            refuse_unknown_senders: row.refuse_unknown_senders.unwrap_or_default(),
+        };
+        (row.touched, row.found.map(|_| of_organization))
     })
     .fetch_all(db)
     .await

@@ -67,6 +67,8 @@ pub struct Thing {
     pub pointer_only: bool,
     /// Whether it was only about whether mail must leave through a gateway.
     pub requirement_only: bool,
+    /// Whether it was only about senders that no account has.
+    pub unknown_senders_only: bool,
     /// Whether it was only about the inbound host of a mail domain.
     pub inbound_host_only: bool,
     /// Whether it was the record of a gateway that stays.
@@ -185,6 +187,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                         false) as "more_than_pointers!",
                coalesce(bool_and(both_there and fields - 'must_use_gateway' = '{}') filter (where is_thing),
                         false) as "requirement_only!",
+               coalesce(bool_and(both_there and fields - 'refuse_unknown_senders' = '{}') filter (where is_thing),
+                        false) as "unknown_senders_only!",
                coalesce(bool_and(both_there and fields - 'inbound_host' = '{}') filter (where is_thing),
                         false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
@@ -193,7 +197,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
-                   when 'organization' then both_there and fields - '{outbound_gateway,must_use_gateway}'::text[] = '{}'
+                   when 'organization' then
+                       both_there and fields - '{outbound_gateway,must_use_gateway,refuse_unknown_senders}'::text[] = '{}'
                    when 'domain' then both_there and fields - '{outbound_gateway,inbound_host}'::text[] = '{}'
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
@@ -232,6 +237,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
             key,
             pointer_only,
             requirement_only,
+            unknown_senders_only: row.unknown_senders_only,
             inbound_host_only,
             record_only,
         }),

@@ -70,6 +70,7 @@ fn did(action: &str) -> String {
         "gateway.remove" => "removed the gateway",
         "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
+        "senders.unknown" => "said whether senders that no account has are refused, for",
         "credential.create" => "made the relay credential",
         "credential.limit" => "limited the relay credential",
         "credential.revoke" => "revoked the relay credential",
@@ -428,12 +429,13 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 15] = [
+const FIELDS: [(&str, &str); 16] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
     ("outbound_gateway", "Outbound Gateway"),
     ("must_use_gateway", "Mail must leave through a gateway"),
+    ("refuse_unknown_senders", "Refuse senders that no account has"),
     ("inbound_host", "Inbound Host"),
     ("addresses", "Addresses"),
     ("external_id", "External id"),

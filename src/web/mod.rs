@@ -41,6 +41,7 @@ pub mod sign_in;
 pub mod status;
 pub mod text_field;
 pub mod undo;
+pub mod unknown_senders;
 pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;
@@ -157,6 +158,7 @@ pub fn routes() -> Vec<Route> {
         mail_account::routes(),
         outbound_gateway::routes(),
         must_use_gateway::routes(),
+        unknown_senders::routes(),
         held_mail::routes(),
         waiting_mail::routes(),
         domain_manager::routes(),

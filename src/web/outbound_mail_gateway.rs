@@ -69,6 +69,8 @@ struct AfterSave {
     unchanged: Option<String>,
     /// The change of the choice that mail must leave through a gateway.
     required: Option<String>,
+    /// The change of the choice that senders that no account has are refused.
+    senders: Option<String>,
     /// The decision about held mail; `nothing` where there was none.
     decided: Option<String>,
     /// One of the offered gateways, to stand in the field.
@@ -136,6 +138,7 @@ async fn status(
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
     match after.unchanged.as_deref() {
+        Some("unknown-senders") => return Ok(Some(status::unchanged_unknown_senders(summary))),
         Some("must-use") => return Ok(Some(status::unchanged_must_use(summary))),
         Some(_) => return Ok(Some(status::unchanged_organization(summary))),
         None => {}
@@ -148,7 +151,7 @@ async fn status(
             Err(_) => Some(status::of_held_mail(None)),
         });
     }
-    let change = after.required.as_deref().or(after.change.as_deref());
+    let change = after.required.as_deref().or(after.senders.as_deref()).or(after.change.as_deref());
     let Some(change) = change.and_then(|change| change.parse::<ChangeId>().ok()) else { return Ok(None) };
     let key = organization.to_string();
     let Some(change) = store::change::recent(transaction, organization, change, Subject::Organization, &key).await?
@@ -158,6 +161,7 @@ async fn status(
     let progress = store::change::progress(transaction, change.revision).await?;
     let undo = undo::link(&access.slug, change.id);
     let line = match (&after.required, &summary.gateway) {
+        (None, _) if after.senders.is_some() => status::of_unknown_senders(&change, summary, &progress),
         (Some(_), _) => status::of_must_use(&change, summary, default, &progress),
         (None, None) if summary.must_use_gateway && change.after.is_none() => {
             status::of_organization_that_must_use_one(&change, summary, &progress)

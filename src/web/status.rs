@@ -468,6 +468,27 @@ pub fn unchanged_must_use(summary: &Summary) -> StatusLine {
     })
 }
 
+/// After it was said whether senders that no account has are refused.
+pub fn of_unknown_senders(change: &RecentChange, summary: &Summary, progress: &Progress) -> StatusLine {
+    let line = StatusLine::new(lead(&change.action));
+    if (change.after.as_deref() == Some("yes")) != summary.refuse_unknown_senders {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    let words = match summary.refuse_unknown_senders {
+        true => "New mail from an address that no account has is refused.",
+        false => "Mail from an address that no account has follows its mail domain.",
+    };
+    line.words(words).live(progress)
+}
+
+/// The choice was so already.
+pub fn unchanged_unknown_senders(summary: &Summary) -> StatusLine {
+    StatusLine::new("Nothing changed.").words(match summary.refuse_unknown_senders {
+        true => "Senders that no account has are refused already.",
+        false => "Senders that no account has are taken already.",
+    })
+}
+
 /// After a decision about held mail, or one that came too late for any.
 pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
     match chosen {

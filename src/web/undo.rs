@@ -270,6 +270,9 @@ async fn way_back(
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.requirement_only) => {
             outbound_mail_gateway::here(slug).with("required", &id)
         }
+        Some(("organization", _, _)) if sole.is_some_and(|thing| thing.unknown_senders_only) => {
+            outbound_mail_gateway::here(slug).with("senders", &id)
+        }
         Some(("gateway", key, _))
             if sole.is_some_and(|thing| thing.record_only)
                 && let Ok(gateway) = key.parse::<GatewayId>() =>

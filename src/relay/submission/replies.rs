@@ -385,6 +385,16 @@ pub(super) fn undecidable_sender() -> Reply {
     )
 }
 
+/// Its organization takes mail of accounts only.
+pub(super) fn unknown_sender(sender: &str) -> Reply {
+    let text = format!(
+        "No mail account has the address {}, and its organization takes mail of accounts only; correct the sender, or \
+         ask an administrator to add the address",
+        shown(sender)
+    );
+    reply(550, (5, 7, 1), text)
+}
+
 /// Why mail of a sender is not accepted; `None` if it has a route.
 pub(super) fn refusal(decision: &Decision, sender: &str) -> Option<Reply> {
     let mailbox = sender.parse::<Mailbox>().ok();

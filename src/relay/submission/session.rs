@@ -571,7 +571,10 @@ impl Session {
             let refusal = credential
                 .as_deref()
                 .and_then(|credential| self.refuse_sender_to(credential, &mail.reverse_path))
-                .or_else(|| replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path));
+                .or_else(|| replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path))
+                .or_else(|| {
+                    terms.table.refuses_unknown(&mail.reverse_path).then(|| replies::unknown_sender(&mail.reverse_path))
+                });
             if refusal.is_some() {
                 return refusal;
             }

@@ -140,7 +140,8 @@ pub(super) async fn mirror(
                    case item.subject
                    when 'organization' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id,
-                                                 'must_use_gateway', must_use_gateway)
+                                                 'must_use_gateway', must_use_gateway,
+                                                 'refuse_unknown_senders', refuse_unknown_senders)
                        from organization where id = $1 and id::text = item.subject_key)
                    when 'domain' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id, 'inbound_host', inbound_host)
@@ -300,7 +301,10 @@ async fn organization_row(db: &mut PgConnection, organization: OrganizationId, n
         set outbound_gateway_id = case when item.after ? 'outbound_gateway' then (item.after ->> 'outbound_gateway')::uuid
                                        else organization.outbound_gateway_id end,
             must_use_gateway = case when item.after ? 'must_use_gateway' then (item.after ->> 'must_use_gateway')::boolean
-                                    else organization.must_use_gateway end
+                                    else organization.must_use_gateway end,
+            refuse_unknown_senders = case when item.after ? 'refuse_unknown_senders'
+                                          then (item.after ->> 'refuse_unknown_senders')::boolean
+                                          else organization.refuse_unknown_senders end
         from change_item item
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'organization' and organization.id = $1
         "#,

@@ -109,10 +109,14 @@ fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &st
     let settings = GatewaySettings { returning, returning_networks, ..GatewaySettings::default() }.shared();
     let (address, tls) = ("screen.elsewhere.example".parse().unwrap(), TlsMode::WhenOffered);
     facts.set_gateway(gateway, Some(GatewayFacts { organization, id: gateway, revision: 1, address, tls, settings }));
-    let of_all = OrganizationFacts { suspended: false, gateway: Some(gateway), must_use_gateway: false };
+    let of_all =
+        OrganizationFacts { suspended: false, gateway: Some(gateway), must_use_gateway: false, ..Default::default() };
     facts.set_organization(organization, Some(of_all));
     let other = OrganizationId::new();
-    facts.set_organization(other, Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }));
+    facts.set_organization(
+        other,
+        Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false, ..Default::default() }),
+    );
     for (name, organization) in [("acme.example", organization), ("other.example", other)] {
         let domain = DomainFacts { organization, gateway: None, inbound_host: None };
         facts.set_domain(name.parse().unwrap(), Some(domain));

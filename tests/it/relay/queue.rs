@@ -108,7 +108,7 @@ async fn mail_of_a_removed_domain_or_a_suspended_organization_is_held(db: PgPool
     sending.table.change(|facts| {
         facts.set_organization(
             sending.organization,
-            Some(OrganizationFacts { suspended: true, gateway: None, must_use_gateway: false }),
+            Some(OrganizationFacts { suspended: true, gateway: None, must_use_gateway: false, ..Default::default() }),
         );
     });
     sending.step_after(2).await;

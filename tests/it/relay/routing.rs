@@ -178,7 +178,10 @@ impl World {
             };
             let own = organization.gateway.then(|| gateway(&mut facts, "organization".into()));
             let Organization { suspended, must_use: must_use_gateway, .. } = *organization;
-            facts.set_organization(id, Some(OrganizationFacts { suspended, gateway: own, must_use_gateway }));
+            facts.set_organization(
+                id,
+                Some(OrganizationFacts { suspended, gateway: own, must_use_gateway, ..Default::default() }),
+            );
             for (place, with_gateway) in organization.domains.iter().enumerate() {
                 let own = with_gateway.then(|| gateway(&mut facts, format!("domain-{place}")));
                 let name = DOMAINS[number][place].parse().unwrap();

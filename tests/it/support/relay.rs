@@ -52,13 +52,16 @@ fn limited_to(user_name: &str) -> Limits {
     }
 }
 
-/// Whom the dialogs know: the organizations of acme.example (and acme.test), other.example and, suspended,
-/// closed.example, with a few relay credentials; ann@acme.example, who is also ann.lee@; carl@acme.example, suspended.
+/// Whom the dialogs know: the organizations of acme.example (and acme.test), other.example, strict.example, which takes
+/// mail of its accounts only, and, suspended, closed.example, with a few relay credentials; ann@acme.example, who is also ann.lee@; carl@acme.example, suspended.
 pub fn known_facts() -> RoutingFacts {
     let mut facts = RoutingFacts::default();
-    for (domains, suspended) in
-        [(&["acme.example", "acme.test"][..], false), (&["other.example"], false), (&["closed.example"], true)]
-    {
+    for (domains, suspended) in [
+        (&["acme.example", "acme.test"][..], false),
+        (&["other.example"], false),
+        (&["strict.example"], false),
+        (&["closed.example"], true),
+    ] {
         let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
         facts.set_gateway(
             gateway,
@@ -73,7 +76,12 @@ pub fn known_facts() -> RoutingFacts {
         );
         facts.set_organization(
             organization,
-            Some(OrganizationFacts { suspended, gateway: Some(gateway), must_use_gateway: false }),
+            Some(OrganizationFacts {
+                suspended,
+                gateway: Some(gateway),
+                must_use_gateway: false,
+                refuse_unknown_senders: domains[0] == "strict.example",
+            }),
         );
         let credentials = match domains[0] {
             "acme.example" => {
@@ -100,6 +108,7 @@ pub fn known_facts() -> RoutingFacts {
             );
         }
     }
+    facts.set_address("eve@strict.example", Some(AccountId::new()));
     let (ann, carl) = (AccountId::new(), AccountId::new());
     facts.set_address("ann@acme.example", Some(ann));
     facts.set_address("ann.lee@acme.example", Some(ann));

@@ -143,7 +143,7 @@ impl Sending {
         let mut facts = RoutingFacts::default();
         facts.set_organization(
             organization,
-            Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false }),
+            Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false, ..Default::default() }),
         );
         facts.set_domain(
             "acme.example".parse().unwrap(),
@@ -225,7 +225,12 @@ impl Sending {
             }
             facts.set_organization(
                 organization,
-                Some(OrganizationFacts { suspended: false, gateway: id, must_use_gateway: false }),
+                Some(OrganizationFacts {
+                    suspended: false,
+                    gateway: id,
+                    must_use_gateway: false,
+                    ..Default::default()
+                }),
             );
         });
         id
@@ -242,7 +247,8 @@ impl Sending {
     ) -> Arc<GatewayFacts> {
         let (organization, settings) = (self.organization, settings.shared());
         let gateway = GatewayFacts { organization, id, revision, address: address.parse().unwrap(), tls, settings };
-        let facts = OrganizationFacts { suspended: false, gateway: Some(id), must_use_gateway: false };
+        let facts =
+            OrganizationFacts { suspended: false, gateway: Some(id), must_use_gateway: false, ..Default::default() };
         self.table.change(|known| {
             known.set_gateway(id, Some(gateway.clone()));
             known.set_organization(organization, Some(facts));
@@ -297,7 +303,8 @@ impl Sending {
             if let Some(gateway) = gateway {
                 facts.set_gateway(gateway.id, Some(gateway));
             }
-            let of_all = OrganizationFacts { suspended: false, gateway: id, must_use_gateway: true };
+            let of_all =
+                OrganizationFacts { suspended: false, gateway: id, must_use_gateway: true, ..Default::default() };
             facts.set_organization(organization, Some(of_all));
             let domain = DomainFacts { organization, gateway: None, inbound_host: None };
             facts.set_domain("other.example".parse().unwrap(), Some(domain));
@@ -322,7 +329,7 @@ impl Sending {
         let Pointers { user, domain, all, must_use_gateway, suspended } = pointers;
         let (organization, account) = (self.organization, self.account);
         self.table.change(|facts| {
-            let of_all = OrganizationFacts { suspended: false, gateway: all, must_use_gateway };
+            let of_all = OrganizationFacts { suspended: false, gateway: all, must_use_gateway, ..Default::default() };
             facts.set_organization(organization, Some(of_all));
             facts.set_domain(
                 "acme.example".parse().unwrap(),

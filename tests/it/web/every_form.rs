@@ -96,6 +96,12 @@ impl Scene {
         );
         case(
             Administrator,
+            "/unknown-senders",
+            "outbound-mail-gateway/unknown-senders".to_owned(),
+            vec![("refuse_unknown_senders", text("1")), ("seen", text("no"))],
+        );
+        case(
+            Administrator,
             "/held-mail",
             "outbound-mail-gateway/held-mail".to_owned(),
             vec![

@@ -27,6 +27,7 @@ mod sign_in;
 mod tenants;
 mod two_administrators;
 mod undo;
+mod unknown_senders;
 mod waiting_mail;
 mod web_mail_cloud;
 

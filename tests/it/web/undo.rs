@@ -200,6 +200,12 @@ async fn the_undo_of_many_accounts_and_of_a_requirement_is_reported_where_it_was
     let page = admin.submit(&undo(&saved), &[]).await;
     assert!(page.path.starts_with(&format!("{of_all}?required=")), "{}", page.path);
     assert!(page.text().contains("Taken back. Mail without a gateway leaves"), "{}", page.text());
+
+    let senders = format!("{of_all}/unknown-senders");
+    let saved = admin.submit(&senders, &[("refuse_unknown_senders", "1"), ("seen", "no")]).await;
+    let page = admin.submit(&undo(&saved), &[]).await;
+    assert!(page.path.starts_with(&format!("{of_all}?senders=")), "{}", page.path);
+    assert!(page.text().contains("Taken back. Mail from an address that no account has follows"), "{}", page.text());
 }
 
 #[sqlx::test]
