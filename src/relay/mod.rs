@@ -3,6 +3,7 @@
 
 pub mod demonstration_gateway;
 pub mod follow;
+pub mod gateway_health;
 pub mod handover;
 pub mod memory;
 pub mod message;
@@ -85,8 +86,10 @@ impl Relay {
             listeners: own.collect(),
             known: handover::dialer::Known::default(),
         }));
-        METRICS.show_gateways(handover.health());
+        let health = Arc::clone(handover.health());
+        METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);
+        let known_as = id.clone();
         let (begun, transfer) = watch::channel(None);
         let (received, follow_stop) = (CancellationToken::new(), CancellationToken::new());
         // The follower ends last; if it ends early, nothing may go on under this name or on this store.
@@ -119,7 +122,8 @@ impl Relay {
             follow_stop.cancel();
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
-        let (followed, (), (), ()) = tokio::join!(following, receiving, delivering, sealing);
+        let telling = gateway_health::run(&self.pool, health, known_as, follow_stop.clone());
+        let (followed, (), (), (), ()) = tokio::join!(following, receiving, delivering, sealing, telling);
         Ok(followed?)
     }
 

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
@@ -17,6 +18,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     gateway_record::RecordView,
+    gateway_state::ShownState,
     gateways::{self, unicode},
     link::Link,
     page,
@@ -78,6 +80,8 @@ pub(super) struct GatewayPage {
     domains: Vec<(String, String)>,
     /// User ID and form of the first accounts that have it as their own.
     accounts: Vec<(String, String)>,
+    /// What its mail says.
+    state: ShownState,
     waiting: WaitingForGateway,
     /// When the oldest of it was accepted.
     since: Option<String>,
@@ -165,6 +169,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     let revisions = store::gateway::revisions(&mut transaction, organization, id).await?;
     let accounts = store::gateway::first_accounts(&mut transaction, organization, id, NAMED_ACCOUNTS).await?;
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
+    let health = store::gateway_health::of(&mut transaction, organization, Some(id)).await?;
     drop(transaction);
     let of_account = |account| format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
     let of_domain = |name: &String| {
@@ -180,6 +185,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         revisions,
         domains: gateway.domains.iter().map(of_domain).collect(),
         accounts: accounts.iter().map(|(account, user_id)| (wording::user_id(user_id), of_account(account))).collect(),
+        state: ShownState::among(&health, id, OffsetDateTime::now_utc()),
         since: waiting.since.map(wording::moment),
         waiting,
         gateway,

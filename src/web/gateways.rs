@@ -4,12 +4,14 @@
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
     console::Console,
     error::PageError,
     form::Query,
+    gateway_state::ShownState,
     link::Link,
     page,
     session::InOrganization,
@@ -46,6 +48,7 @@ struct Gateways {
 struct Row {
     address: ShownAddress,
     page: String,
+    state: ShownState,
     used_by: String,
     waiting: i64,
 }
@@ -95,6 +98,8 @@ async fn show(
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
+    let health = store::gateway_health::of(&mut transaction, organization, None).await?;
+    let now = OffsetDateTime::now_utc();
     let status = match after.removed.parse::<ChangeId>() {
         Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?.map(|removed| {
             let may_undo = inside.access.role.may_set_organization_gateway() && !removed.is_undo && !removed.is_there;
@@ -111,6 +116,7 @@ async fn show(
             .map(|gateway| Row {
                 address: (&gateway.address).into(),
                 page: super::gateway::link(&inside.access.slug, gateway.id).build(),
+                state: ShownState::among(&health, gateway.id, now),
                 used_by: used_by(gateway),
                 waiting: gateway.waiting,
             })

@@ -16,6 +16,7 @@ pub mod form;
 pub mod gateway;
 pub mod gateway_form;
 pub mod gateway_record;
+pub mod gateway_state;
 pub mod gateways;
 pub mod health;
 pub mod held_mail;

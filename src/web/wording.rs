@@ -44,6 +44,17 @@ pub fn second(moment: OffsetDateTime) -> String {
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
 }
 
+/// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.
+pub fn ago(moment_then: OffsetDateTime, now: OffsetDateTime) -> String {
+    match (now - moment_then).whole_seconds() {
+        ..1 => "just now".to_owned(),
+        seconds @ 1..60 => format!("{seconds} s ago"),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => moment(moment_then),
+    }
+}
+
 /// A User ID for people: its domain in its own script.
 pub fn user_id(mailbox: &Mailbox) -> String {
     format!("{}@{}", mailbox.local_part(), mailbox.domain().to_unicode())

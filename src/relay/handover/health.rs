@@ -17,6 +17,7 @@ use crate::{
         id::{GatewayId, OrganizationId},
     },
     policy::{fault::Stage, retry},
+    store::gateway_health::Seen,
 };
 
 /// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
@@ -31,8 +32,10 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct State {
-    has_accepted: bool,
+    /// When it last took a message since its last change, as far as this relay has seen.
+    accepted_at: Option<Instant>,
     failing: Option<Failing>,
+    last_failure: Option<(OffsetDateTime, String)>,
     /// The backup that its mail goes to while it is failing.
     backup: Option<PeerKey>,
     /// `None` as long as nothing was counted.
@@ -158,7 +161,7 @@ impl Health {
 
     /// Whether it has taken a message since its last change, as far as this relay has seen.
     pub fn has_accepted(&self, key: &PeerKey) -> bool {
-        self.peers().get(key).is_some_and(|state| state.has_accepted)
+        self.peers().get(key).is_some_and(|state| state.accepted_at.is_some())
     }
 
     /// It has taken a message: whatever was wrong is over.
@@ -171,7 +174,7 @@ impl Health {
             Some(state) => state,
             None => peers.entry(peer.key.clone()).or_default(),
         };
-        state.has_accepted = true;
+        state.accepted_at = Some(Instant::now());
         state.count(peer, |traffic| traffic.accepted += 1);
         if state.failing.is_some() {
             self.recover(peer, state);
@@ -237,7 +240,9 @@ impl Health {
         }
         reason.clone_into(&mut failing.reason);
         failing.stage = stage;
-        failing.until
+        let until = failing.until;
+        state.last_failure = Some((now, reason.to_owned()));
+        until
     }
 
     /// What the tenants' gateways have done of late, at `now`.
@@ -249,6 +254,32 @@ impl Health {
             is_recent.then(|| Traffic { is_failing: state.failing.is_some(), ..traffic.clone() })
         });
         recent.collect()
+    }
+
+    /// What there is to write down of the tenants' gateways, each in the latest revision that mail has gone to.
+    pub fn seen(&self, now: OffsetDateTime) -> Vec<Seen> {
+        let mut seen: HashMap<(OrganizationId, GatewayId), Seen> = HashMap::new();
+        for (key, state) in &*self.peers() {
+            let PeerKey::Gateway(organization, gateway, revision) = *key else { continue };
+            if seen.get(&(organization, gateway)).is_some_and(|other| other.revision > revision) {
+                continue;
+            }
+            let backup = state.backup.as_ref().and_then(|backup| match backup {
+                PeerKey::Gateway(_, backup, _) => Some(*backup),
+                PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+            });
+            let of_this = Seen {
+                organization,
+                gateway,
+                revision,
+                last_accepted_at: state.accepted_at.map(|at| now - at.elapsed()),
+                last_failure: state.last_failure.clone(),
+                failing_since: state.failing.as_ref().map(|failing| failing.since),
+                backup,
+            };
+            seen.insert((organization, gateway), of_this);
+        }
+        seen.into_values().collect()
     }
 
     /// Nobody waits for it any more at `now`: its troubles are not worth knowing, unless mail goes to a backup because

@@ -9,6 +9,7 @@ mod draft;
 mod every_form;
 mod explain_route;
 pub mod gateway_record;
+mod gateway_state;
 mod gateways;
 mod held_mail;
 mod inbound_host;

@@ -1,0 +1,128 @@
+//! How gateways do, as the relays that use them see it: written by relays, shown by pages.
+//! What a relay knows itself, and decides by, is its own `handover::health`.
+
+use sqlx::{PgConnection, PgExecutor};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Result;
+use crate::mail::{
+    GatewayAddress,
+    id::{GatewayId, OrganizationId, RelayId},
+};
+
+/// What one relay has seen of one gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub organization: OrganizationId,
+    pub gateway: GatewayId,
+    /// Of the gateway.
+    pub revision: i64,
+    pub last_accepted_at: Option<OffsetDateTime>,
+    pub last_failure: Option<(OffsetDateTime, String)>,
+    pub failing_since: Option<OffsetDateTime>,
+    /// The gateway that its mail goes to meanwhile.
+    pub backup: Option<GatewayId>,
+}
+
+/// Writes down what changed. What was seen of gateways that are gone is left out.
+pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen: &[Seen]) -> Result<()> {
+    let organizations: Vec<Uuid> = seen.iter().map(|seen| seen.organization.0).collect();
+    let gateways: Vec<Uuid> = seen.iter().map(|seen| seen.gateway.0).collect();
+    let revisions: Vec<i64> = seen.iter().map(|seen| seen.revision).collect();
+    let accepted: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.last_accepted_at).collect();
+    let failed: Vec<Option<OffsetDateTime>> =
+        seen.iter().map(|seen| seen.last_failure.as_ref().map(|(at, _)| *at)).collect();
+    let failures: Vec<Option<&str>> =
+        seen.iter().map(|seen| seen.last_failure.as_ref().map(|(_, words)| words.as_str())).collect();
+    let failing: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.failing_since).collect();
+    let backups: Vec<Option<Uuid>> = seen.iter().map(|seen| seen.backup.map(|backup| backup.0)).collect();
+    sqlx::query!(
+        r#"
+        insert into gateway_health (organization_id, gateway_id, relay_id, revision, last_accepted_at, last_failed_at,
+                                    last_failure, failing_since, backup_id)
+        select seen.organization, seen.gateway, $1, seen.revision, seen.accepted, seen.failed, seen.failure,
+               seen.failing, seen.backup
+        from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::text[],
+                    $8::timestamptz[], $9::uuid[])
+             as seen (organization, gateway, revision, accepted, failed, failure, failing, backup)
+        join gateway on gateway.organization_id = seen.organization and gateway.id = seen.gateway
+        on conflict (organization_id, gateway_id, relay_id) do update
+        set revision = excluded.revision,
+            -- A relay that has begun anew has seen less than it has written down.
+            last_accepted_at = coalesce(excluded.last_accepted_at, case when gateway_health.revision = excluded.revision
+                                                                   then gateway_health.last_accepted_at end),
+            last_failed_at = coalesce(excluded.last_failed_at, case when gateway_health.revision = excluded.revision
+                                                               then gateway_health.last_failed_at end),
+            last_failure = coalesce(excluded.last_failure, case when gateway_health.revision = excluded.revision
+                                                           then gateway_health.last_failure end),
+            failing_since = excluded.failing_since, backup_id = excluded.backup_id
+        "#,
+        relay as RelayId,
+        &organizations,
+        &gateways,
+        &revisions,
+        &accepted as &[Option<OffsetDateTime>],
+        &failed as &[Option<OffsetDateTime>],
+        &failures as &[Option<&str>],
+        &failing as &[Option<OffsetDateTime>],
+        &backups as &[Option<Uuid>],
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// A relay begins anew, and knows of no trouble.
+pub async fn forget_across_tenants(db: impl PgExecutor<'_>, relay: RelayId) -> Result<()> {
+    sqlx::query!(
+        "update gateway_health set failing_since = null, backup_id = null
+         where relay_id = $1 and (failing_since is not null or backup_id is not null)",
+        relay as RelayId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// How a gateway does, as all relays see it together. Only what was seen of its present revision counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub gateway: GatewayId,
+    pub last_accepted_at: Option<OffsetDateTime>,
+    /// The latest.
+    pub last_failed_at: Option<OffsetDateTime>,
+    pub last_failure: Option<String>,
+    /// A relay that runs cannot pass mail to it.
+    pub failing_since: Option<OffsetDateTime>,
+    /// Where mail goes meanwhile.
+    pub backup: Option<GatewayAddress>,
+}
+
+/// Of the organization's gateways that had mail; only of one if it is named. What a relay says that has stopped, or
+/// was not heard from for a minute, tells of no trouble.
+pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Option<GatewayId>) -> Result<Vec<Health>> {
+    sqlx::query_as!(
+        Health,
+        r#"
+        select seen.gateway_id as "gateway!: GatewayId", max(seen.last_accepted_at) as last_accepted_at,
+               max(seen.last_failed_at) as last_failed_at,
+               (array_agg(seen.last_failure order by relay.id is null, seen.last_failed_at desc nulls last))[1]
+                   as last_failure,
+               min(seen.failing_since) filter (where relay.id is not null) as failing_since,
+               min(backup.address) filter (where relay.id is not null) as "backup: GatewayAddress"
+        from gateway_health seen
+        join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
+                    and gateway.revision = seen.revision
+        left join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                       and relay.last_seen_at > now() - interval '60 seconds'
+        left join gateway backup on backup.organization_id = seen.organization_id and backup.id = seen.backup_id
+        where seen.organization_id = $1 and ($2::uuid is null or seen.gateway_id = $2)
+        group by seen.gateway_id
+        "#,
+        organization as OrganizationId,
+        only as Option<GatewayId>,
+    )
+    .fetch_all(db)
+    .await
+}

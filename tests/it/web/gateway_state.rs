@@ -1,0 +1,98 @@
+//! How a gateway does, as its mail says: from the relay that carries it to the pages.
+//! Shown by `gateways`, `gateway` and `web_mail_cloud` in `src/web`.
+
+use std::time::Duration;
+
+use outgate::{
+    mail::id::{GatewayId, RelayId, Revision},
+    policy::Role,
+    store::{self, gateway::PointerScope, gateway_health::Seen},
+};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+use super::page_of;
+use crate::support::{Browser, Gateway, Installation, Pages, gateway::HAPPENS_WITHIN, world::World};
+
+/// Looks until the page says so.
+async fn until(browser: &Browser, path: &str, words: &str) {
+    let mut text = String::new();
+    let says_so = async {
+        loop {
+            text = browser.get(path).await.text();
+            if text.contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(HAPPENS_WITHIN, says_so).await.is_err() {
+        panic!("{words} in {text}");
+    }
+}
+
+#[sqlx::test]
+async fn what_mail_says_of_a_gateway_stands_on_the_pages_within_seconds(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let world = World::start(&installation).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let of_gateway = installation.gateway_of(&acme, &gateway.address.to_string()).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let (list, page) = (page_of(&acme, "gateways"), page_of(&acme, &format!("gateways/{of_gateway}")));
+    assert!(admin.get(&list).await.text().contains("No mail since its last change"));
+
+    world.send("ann@acme.example", "one").await;
+    for path in [&list, &page] {
+        until(&admin, path, "Last accepted mail").await;
+    }
+    gateway.says(crate::support::gateway::At::Mail, "550 5.7.1 we do not know you");
+    world.send("ann@acme.example", "two").await;
+    for path in [&list, &page] {
+        until(&admin, path, "Failing since").await;
+        until(&admin, path, "said: 550 5.7.1 we do not know you").await;
+    }
+    until(&admin, &page_of(&acme, ""), "1 gateway is failing").await;
+
+    gateway.works_again();
+    until(&admin, &list, "Last accepted mail").await;
+    assert!(!admin.get(&page_of(&acme, "")).await.text().contains("failing"));
+}
+
+#[sqlx::test]
+async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_nothing(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relays = installation.relay_pool().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+    let gateway = installation.gateway_of(&acme, "archive.example.com").await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let list = page_of(&acme, "gateways");
+    let now = OffsetDateTime::now_utc();
+    let seen = |revision, gateway| Seen {
+        organization: acme.id,
+        gateway,
+        revision,
+        last_accepted_at: Some(now - time::Duration::hours(2)),
+        last_failure: Some((now, "it said no".to_owned())),
+        failing_since: Some(now),
+        backup: None,
+    };
+    let one = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let of_nobody = seen(1, GatewayId::new());
+    store::gateway_health::record_across_tenants(&relays, one, &[seen(1, gateway), of_nobody]).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("Failing since"));
+
+    store::relay::sign_off(&relays, one).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("Last accepted mail 2 h ago"));
+    store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("Failing since"));
+    store::gateway_health::forget_across_tenants(&relays, one).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("Last accepted mail 2 h ago"));
+    store::gateway_health::record_across_tenants(&relays, one, &[seen(2, gateway)]).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("No mail since its last change"));
+}
