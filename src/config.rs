@@ -19,7 +19,7 @@ use nix::unistd::{geteuid, gethostname};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
-    mail::DomainName,
+    mail::{DomainName, Mailbox},
     policy::{retry::Schedule, routing::PlatformDefault},
 };
 
@@ -161,6 +161,9 @@ pub struct RelaySettings {
     /// How long a relay that cannot reach the store goes on with what it knows
     #[arg(long, env = "OUTGATE_MAX_STALENESS", value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_staleness: Duration,
+    /// An address outside, which a verification asks gateways to take mail for [default: postmaster at the host name]
+    #[arg(long, env = "OUTGATE_PROBE_RECIPIENT", value_name = "ADDRESS")]
+    pub probe_recipient: Option<Mailbox>,
     /// How many messages one organization may have waiting
     #[arg(long, env = "OUTGATE_QUEUE_MESSAGES", value_name = "COUNT", default_value = "200000")]
     pub queue_messages: u64,

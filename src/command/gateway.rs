@@ -15,7 +15,10 @@ use outgate::{
 };
 use sqlx::PgPool;
 
-use super::gateway_record::{self, Edit};
+use super::{
+    gateway_record::{self, Edit},
+    verify,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Gateway {
@@ -37,6 +40,21 @@ pub enum Gateway {
         /// What becomes of mail that waits for it
         #[arg(long, value_enum, default_value_t = Waiting::Keep)]
         waiting: Waiting,
+    },
+    /// Find out whether a gateway accepts our mail: every relay tries, and nothing is sent. Exit status 0 only if it does
+    Verify {
+        /// The organization's slug
+        slug: String,
+        #[command(flatten)]
+        whose: Whose,
+        /// Instead of the gateway that is set: a host name or IP address, with a port if it is not 25
+        address: Option<GatewayAddress>,
+        /// The sender [default: the user, else the postmaster of a mail domain]
+        #[arg(long, value_name = "SENDER")]
+        from: Option<Mailbox>,
+        /// The recipient, outside [default: as the relays are set]
+        #[arg(long, value_name = "RECIPIENT")]
+        to: Option<Mailbox>,
     },
     /// Show what a gateway has besides its address
     Show {
@@ -105,6 +123,12 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
             (slug, whose, Some(address), None)
         }
         Gateway::Delete { slug, whose, waiting } => (slug, whose, None, waiting.choice()),
+        Gateway::Verify { slug, whose, address, from, to } => {
+            let mut transaction = super::begin(owner, &slug).await?;
+            let scope = scope(&mut transaction, &slug, &whose).await?;
+            let from = from.or(whose.user);
+            return verify::run(transaction, owner, &scope, address, from.as_ref(), to.as_ref()).await;
+        }
         Gateway::Show { slug, address } => return gateway_record::show(owner, &slug, &address).await,
         Gateway::Edit { slug, address, edit } => {
             return gateway_record::edit(owner, &slug, &address, &edit, allowed).await;

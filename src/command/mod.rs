@@ -16,6 +16,7 @@ pub mod secret_key;
 pub mod serve;
 pub mod store;
 pub mod up;
+pub mod verify;
 
 use anyhow::Context;
 use outgate::{

@@ -82,6 +82,10 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         handover_wait: settings.handover_wait,
         allowed: super::allowed(platform),
         max_staleness: settings.max_staleness,
+        probe_recipient: settings
+            .probe_recipient
+            .as_ref()
+            .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),
         spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),

@@ -56,6 +56,8 @@ id! {
     JobId
     /// A file of accounts on its way in.
     ImportId
+    /// One question whether a gateway accepts our mail.
+    VerificationId
     /// One relay worker.
     RelayId
     /// One waiting message. What `250 2.0.0 queued as …` says.

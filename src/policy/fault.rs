@@ -4,7 +4,8 @@
 use crate::mail::{EnhancedStatus, Reply};
 
 /// How far a transfer came, in the order in which it goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Finding the server's addresses.
     LookUp,

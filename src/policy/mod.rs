@@ -16,6 +16,7 @@ pub mod role;
 pub mod routing;
 pub mod sender;
 pub mod sign_in_limit;
+pub mod verification;
 pub mod waiting;
 
 pub use role::Role;

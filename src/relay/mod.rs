@@ -18,8 +18,9 @@ pub mod settings;
 pub mod sign_in_records;
 pub mod submission;
 pub mod transfer;
+pub mod verification;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
@@ -36,6 +37,7 @@ use self::{
     secret_keys::SecretKeys,
     submission::{Accept, Listener, sign_in::SignIns},
     transfer::{Transfer, TransferSettings},
+    verification::Verifier,
 };
 use crate::mail::{EnhancedStatus, Reply, id::RelayId};
 
@@ -75,17 +77,15 @@ impl Relay {
     ) -> anyhow::Result<()> {
         let keys = Arc::new(SecretKeys::from_file(self.settings.secret_key_file.clone())?);
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
-        let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok());
-        let handover = Arc::new(Handover::new(Dialer {
-            resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
-            tls: Tls::new()?,
-            keys: Arc::clone(&keys),
-            allowed: self.settings.allowed.clone(),
-            hostname: self.settings.hostname.clone(),
-            limits: handover::connection::TimeLimits::default(),
-            listeners: own.collect(),
-            known: handover::dialer::Known::default(),
-        }));
+        let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
+        let dialer = self.dialer(&keys, own)?;
+        let verifier = Verifier {
+            dialer: Dialer { limits: verification::LIMITS, ..self.dialer(&keys, dialer.listeners.clone())? },
+            table: self.table(),
+            recipient: self.settings.probe_recipient.clone(),
+            relay_name: self.settings.name.clone(),
+        };
+        let handover = Arc::new(Handover::new(dialer));
         let health = Arc::clone(handover.health());
         METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);
@@ -122,9 +122,24 @@ impl Relay {
             follow_stop.cancel();
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
-        let telling = gateway_health::run(&self.pool, health, known_as, follow_stop.clone());
-        let (followed, (), (), (), ()) = tokio::join!(following, receiving, delivering, sealing, telling);
+        let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
+        let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
+        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, verifying);
         Ok(followed?)
+    }
+
+    /// What makes connections: one for mail, and one for who asks whether mail would be accepted.
+    fn dialer(&self, keys: &Arc<SecretKeys>, listeners: Vec<SocketAddr>) -> anyhow::Result<Dialer> {
+        Ok(Dialer {
+            resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
+            tls: Tls::new()?,
+            keys: Arc::clone(keys),
+            allowed: self.settings.allowed.clone(),
+            hostname: self.settings.hostname.clone(),
+            limits: handover::connection::TimeLimits::default(),
+            listeners,
+            known: handover::dialer::Known::default(),
+        })
     }
 
     /// Waits for the relay to sign on and to know the facts, then works on the queue: takes messages from it until

@@ -16,7 +16,7 @@ use crate::{
     mail::{
         DomainName, Mailbox,
         envelope::domain_of,
-        id::{CredentialId, OrganizationId, Revision},
+        id::{CredentialId, GatewayId, OrganizationId, Revision},
     },
     policy::{
         explanation::Explanation,
@@ -134,6 +134,11 @@ impl RoutingTable {
     /// The gateway of an organization that hands mail back from this address.
     pub fn hands_back(&self, organization: OrganizationId, client: IpAddr) -> Option<Arc<Gateway>> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).hands_back(organization, client).cloned()
+    }
+
+    /// A gateway as it is now.
+    pub fn gateway(&self, id: GatewayId) -> Option<Arc<Gateway>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).gateway(id).cloned()
     }
 
     /// Whether a forward-path is one inside the organization.

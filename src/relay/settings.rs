@@ -47,6 +47,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long the relay may take to stop: mail in flight has all of it but the last five seconds.
     pub stop_within: Duration,
+    /// `OUTGATE_PROBE_RECIPIENT`: an outside address that a verification asks gateways to take mail for.
+    pub probe_recipient: String,
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
     pub limits: SubmissionLimits,
@@ -73,9 +75,11 @@ const LAST_STEPS: Duration = Duration::from_secs(5);
 impl Settings {
     /// A relay on the default port of the loopback interface, with the default of everything.
     pub fn new(name: impl Into<String>, hostname: impl Into<String>, default: PlatformDefault) -> Self {
+        let hostname = hostname.into();
         Self {
             name: name.into(),
-            hostname: hostname.into(),
+            probe_recipient: format!("postmaster@{hostname}"),
+            hostname,
             smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
             smtps_listen: Vec::new(),
             tls: None,

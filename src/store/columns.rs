@@ -14,7 +14,7 @@ use crate::{
         DomainName, GatewayAddress, Mailbox,
         id::{
             AccountId, AdministratorId, ChangeId, CredentialId, GatewayId, ImportId, JobId, OrganizationId, QueueId,
-            RelayId, Revision,
+            RelayId, Revision, VerificationId,
         },
     },
     policy::{
@@ -97,6 +97,7 @@ wrapped_column!(
     GatewayId(Uuid),
     ImportId(Uuid),
     JobId(Uuid),
+    VerificationId(Uuid),
     OrganizationId(Uuid),
     QueueId(Uuid),
     RelayId(Uuid),

@@ -364,6 +364,21 @@ pub(super) async fn keep_all(db: &mut PgConnection, organization: OrganizationId
     .map(drop)
 }
 
+/// The organization's gateway with this address.
+pub async fn with_address(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+) -> Result<Option<GatewayId>> {
+    sqlx::query_scalar!(
+        r#"select id as "id: GatewayId" from gateway where organization_id = $1 and address = $2"#,
+        organization as OrganizationId,
+        address as &GatewayAddress,
+    )
+    .fetch_optional(db)
+    .await
+}
+
 /// The addresses of the organization's gateways, for the field's suggestions.
 pub async fn known_addresses(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<GatewayAddress>> {
     sqlx::query_scalar!(

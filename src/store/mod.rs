@@ -28,6 +28,7 @@ pub mod selected_accounts;
 pub mod session;
 pub mod tenant;
 pub mod undo;
+pub mod verification;
 
 use std::sync::LazyLock;
 

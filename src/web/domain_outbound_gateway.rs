@@ -107,6 +107,7 @@ async fn look(
         own,
         "Host name or IP address of the server that mail of this domain leaves through. Leave empty for none.",
         (!may_save).then_some("Only an Administrator may change the gateway of a mail domain. You can see it."),
+        &inside.access.slug,
     )
     .await?
     .offering(&link_to_form(&inside.access.slug, name), Some(query.gateway.as_str()));

@@ -18,7 +18,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     gateway_record::RecordView,
-    gateway_state::ShownState,
+    gateway_state::{ShownCheck, ShownState},
     gateways::{self, unicode},
     link::Link,
     page,
@@ -82,6 +82,11 @@ pub(super) struct GatewayPage {
     accounts: Vec<(String, String)>,
     /// What its mail says.
     state: ShownState,
+    /// What the last verification said.
+    check: ShownCheck,
+    may_verify: bool,
+    /// So many are under way that no more can be asked for.
+    verifications_under_way: bool,
     waiting: WaitingForGateway,
     /// When the oldest of it was accepted.
     since: Option<String>,
@@ -95,6 +100,10 @@ pub(super) struct GatewayPage {
 }
 
 impl GatewayPage {
+    pub(super) fn with_verifications_under_way(self) -> Self {
+        Self { verifications_under_way: true, ..self }
+    }
+
     fn shown(&self, address: &GatewayAddress) -> ShownAddress {
         address.into()
     }
@@ -170,6 +179,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     let accounts = store::gateway::first_accounts(&mut transaction, organization, id, NAMED_ACCOUNTS).await?;
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
     let health = store::gateway_health::of(&mut transaction, organization, Some(id)).await?;
+    let checked = store::verification::checked(&mut transaction, organization, Some(id)).await?;
     drop(transaction);
     let of_account = |account| format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
     let of_domain = |name: &String| {
@@ -186,6 +196,9 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         domains: gateway.domains.iter().map(of_domain).collect(),
         accounts: accounts.iter().map(|(account, user_id)| (wording::user_id(user_id), of_account(account))).collect(),
         state: ShownState::among(&health, id, OffsetDateTime::now_utc()),
+        check: ShownCheck::among(&checked, id, slug),
+        may_verify: inside.access.role.may_set_account_gateway(),
+        verifications_under_way: false,
         since: waiting.since.map(wording::moment),
         waiting,
         gateway,

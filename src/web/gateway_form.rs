@@ -23,8 +23,9 @@ use super::{
     App,
     draft::Draft,
     error::{PageError, see_other},
+    gateway_state::{self, ShownCheck, ShownState},
     link::Link,
-    status, waiting_mail,
+    status, verification, waiting_mail,
     wording::{self, ShownAddress},
 };
 
@@ -96,6 +97,9 @@ pub async fn point(
         Set::NotFound => Err(PageError::NotFound),
         Set::Unchanged => Ok(Pointed::Answer(see_other(&back.with("unchanged", "1").build()))),
         Set::Changed(committed) => {
+            if let Some(address) = address {
+                verification::begin(app, access, address);
+            }
             status::wait_until_live(app, access, committed.revision).await;
             Ok(Pointed::Answer(see_other(&back.with("change", &committed.id.to_string()).build())))
         }
@@ -151,6 +155,8 @@ pub struct GatewayField {
     pub read_only: Option<&'static str>,
     /// Where to go without saving; empty if there is nowhere to go.
     pub way_back: String,
+    /// What its mail and the last check say of the gateway that is set.
+    pub facts: Option<(ShownState, ShownCheck)>,
 }
 
 /// A gateway that is one click away from standing in the field.
@@ -172,8 +178,14 @@ impl GatewayField {
         present: Option<&GatewayAddress>,
         hint: &'static str,
         read_only: Option<&'static str>,
+        slug: &str,
     ) -> store::Result<Self> {
+        let facts = match present {
+            Some(address) => gateway_state::facts(db, organization, address, slug).await?,
+            None => None,
+        };
         Ok(Self {
+            facts,
             typed: present.map(ToString::to_string).unwrap_or_default(),
             seen: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,

@@ -18,7 +18,7 @@ use super::{
     session::InOrganization,
     status,
     text_field::TextField,
-    wording,
+    verification, wording,
 };
 use crate::{
     mail::id::{ChangeId, GatewayId},
@@ -390,6 +390,7 @@ async fn save(
         Saved::Unchanged => return Ok(see_other(&here.with("unchanged", "1").build())),
         Saved::Already => return Ok(see_other(&here.with("change", &change.to_string()).build())),
         Saved::Changed(committed) => {
+            verification::begin(&app, &inside.access, &record.address);
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             return Ok(see_other(&here.with("change", &committed.id.to_string()).build()));
         }

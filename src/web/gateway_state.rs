@@ -1,10 +1,20 @@
-//! How a gateway does, in the words that all pages use: what its mail says.
-//! Filled from `store::gateway_health`; shown by `_gateway_state.html`.
+//! How a gateway does, in the words that all pages use: what its mail says, and what the last check.
+//! Filled from `store::gateway_health` and `store::verification`; shown by `_gateway_state.html`.
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::wording::{self, ShownAddress};
-use crate::{mail::id::GatewayId, store::gateway_health::Health};
+use super::{
+    verification,
+    wording::{self, ShownAddress},
+};
+use crate::{
+    mail::{
+        GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
+    store::{self, gateway_health::Health, verification::Checked},
+};
 
 /// What the mail says of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,5 +51,55 @@ impl ShownState {
     /// That of one among those of an organization.
     pub fn among(all: &[Health], gateway: GatewayId, now: OffsetDateTime) -> Self {
         Self::of(all.iter().find(|health| health.gateway == gateway), now)
+    }
+}
+
+/// Both facts of a gateway that a form is about.
+pub async fn facts(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+    slug: &str,
+) -> store::Result<Option<(ShownState, ShownCheck)>> {
+    let Some(id) = store::gateway::with_address(db, organization, address).await? else { return Ok(None) };
+    let health = store::gateway_health::of(db, organization, Some(id)).await?;
+    let checked = store::verification::checked(db, organization, Some(id)).await?;
+    Ok(Some((ShownState::among(&health, id, OffsetDateTime::now_utc()), ShownCheck::among(&checked, id, slug))))
+}
+
+/// What the last verification says of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownCheck {
+    /// `Checked 3 November 2026, 14:02 UTC, revision 12`.
+    pub words: String,
+    /// Whether it was found that the gateway does not accept.
+    pub is_failed: bool,
+    pub is_passed: bool,
+    /// The page of what was found.
+    pub page: Option<String>,
+}
+
+impl ShownCheck {
+    pub fn of(checked: Option<&Checked>, slug: &str) -> Self {
+        let Some(checked) = checked else {
+            let words = "Not checked since the last change".to_owned();
+            return Self { words, is_failed: false, is_passed: false, page: None };
+        };
+        let (at, revision) = (wording::moment(checked.at), wording::number(checked.revision));
+        Self {
+            words: match checked.accepts {
+                Some(true) => format!("Checked {at}, revision {revision}: it accepts our mail"),
+                Some(false) => format!("Checked {at}, revision {revision}: it does not accept our mail"),
+                None => "A check is under way".to_owned(),
+            },
+            is_failed: checked.accepts == Some(false),
+            is_passed: checked.accepts == Some(true),
+            page: Some(verification::link(slug, checked.id).build()),
+        }
+    }
+
+    /// That of one among those of an organization.
+    pub fn among(all: &[Checked], gateway: GatewayId, slug: &str) -> Self {
+        Self::of(all.iter().find(|checked| checked.gateway == gateway), slug)
     }
 }

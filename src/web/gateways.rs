@@ -11,7 +11,7 @@ use super::{
     console::Console,
     error::PageError,
     form::Query,
-    gateway_state::ShownState,
+    gateway_state::{ShownCheck, ShownState},
     link::Link,
     page,
     session::InOrganization,
@@ -49,6 +49,7 @@ struct Row {
     address: ShownAddress,
     page: String,
     state: ShownState,
+    check: ShownCheck,
     used_by: String,
     waiting: i64,
 }
@@ -99,6 +100,7 @@ async fn show(
     let mut transaction = app.store.begin(&inside.access).await?;
     let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
     let health = store::gateway_health::of(&mut transaction, organization, None).await?;
+    let checked = store::verification::checked(&mut transaction, organization, None).await?;
     let now = OffsetDateTime::now_utc();
     let status = match after.removed.parse::<ChangeId>() {
         Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?.map(|removed| {
@@ -117,6 +119,7 @@ async fn show(
                 address: (&gateway.address).into(),
                 page: super::gateway::link(&inside.access.slug, gateway.id).build(),
                 state: ShownState::among(&health, gateway.id, now),
+                check: ShownCheck::among(&checked, gateway.id, &inside.access.slug),
                 used_by: used_by(gateway),
                 waiting: gateway.waiting,
             })

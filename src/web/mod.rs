@@ -43,6 +43,7 @@ pub mod status;
 pub mod text_field;
 pub mod undo;
 pub mod unknown_senders;
+pub mod verification;
 pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;
@@ -168,6 +169,7 @@ pub fn routes() -> Vec<Route> {
         gateways::routes(),
         gateway::routes(),
         gateway_record::routes(),
+        verification::routes(),
         relay_credentials::routes(),
         relay_credential::routes(),
         explain_route::routes(),

@@ -105,6 +105,7 @@ async fn look(
         account.gateways.user.as_ref(),
         "Host name or IP address of the server that this user's mail leaves through. Leave empty for none.",
         (!may_save).then_some("Your role reads only. An Administrator or a User Administrator may change this."),
+        &inside.access.slug,
     )
     .await?
     .offering(&query.list.link_to_form(&inside.access.slug, account.id), query.gateway.as_deref());

@@ -110,6 +110,7 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
         summary.gateway.as_ref(),
         "Host name or IP address of the server that all users' mail leaves through. Leave empty for none.",
         read_only,
+        &inside.access.slug,
     )
     .await?
     .offering(&here(&inside.access.slug), after.gateway.as_deref());

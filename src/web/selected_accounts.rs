@@ -228,6 +228,7 @@ async fn look(app: &App, inside: &InOrganization, form: &SelectedForm) -> Result
         None,
         "Host name or IP address of the server that these users' mail leaves through.",
         None,
+        &inside.access.slug,
     )
     .await?;
     drop(transaction);

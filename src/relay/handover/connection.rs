@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -173,6 +173,33 @@ impl Connection {
             Ok(count) => count > 0 && encrypted,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
+    }
+
+    /// Where it comes from, as this machine sees it.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        stream.local_addr().ok()
+    }
+
+    /// What was agreed with the server; `None` in clear.
+    pub fn tls_session(&self) -> Option<&ClientConnection> {
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => Some(stream.get_ref().1),
+        }
+    }
+
+    /// One command and its answer.
+    pub async fn ask(&mut self, command: &str) -> Result<Reply, Trouble> {
+        self.output.clear();
+        self.output.extend_from_slice(command.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        let limit = self.limits.command;
+        self.flush(limit).await?;
+        self.reply(limit).await
     }
 
     pub fn is_encrypted(&self) -> bool {

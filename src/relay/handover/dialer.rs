@@ -17,6 +17,7 @@ use super::{
     sign_in::Credential,
     tls::{self, Tls},
     trouble::{Answer, Failure, Trouble},
+    witness::{Nobody, Sight, Witness},
 };
 use crate::{
     mail::{EnhancedStatus, GatewayHost, Reply},
@@ -99,17 +100,27 @@ impl Dialer {
     /// A connection on which MAIL can follow. The addresses of the name are tried in turn, the one that
     /// worked the last time first.
     pub async fn dial(&self, peer: &Peer) -> Result<Connection, Failure> {
+        self.dial_before(peer, &Nobody).await
+    }
+
+    /// The same before somebody's eyes.
+    pub async fn dial_before(&self, peer: &Peer, witness: &dyn Witness) -> Result<Connection, Failure> {
         let credential = Credential::of(peer.record.as_deref(), &self.keys)?;
+        witness.begins(Stage::LookUp);
         let mut untried = self.addresses(peer).await?;
+        witness.sees(Sight::Addresses(&untried));
         let mut last = Failure::trouble(Stage::Connect, Trouble::Closed);
         while !untried.is_empty() {
+            witness.begins(Stage::Connect);
             let (address, connection) = match self.connect_to_one_of(&mut untried).await {
                 Ok(connected) => connected,
                 Err(trouble) => return Err(Failure::trouble(Stage::Connect, trouble)),
             };
-            match self.open(peer, address, connection, !untried.is_empty()).await {
+            witness.sees(Sight::Connected(address, &connection));
+            match self.open(peer, address, connection, !untried.is_empty(), witness).await {
                 Ok(mut connection) => {
                     if let Some(credential) = &credential {
+                        witness.begins(Stage::SignIn);
                         credential.sign_in(&mut connection, peer.tls).await?;
                     }
                     let encrypted = connection.is_encrypted();
@@ -203,14 +214,18 @@ impl Dialer {
         address: SocketAddr,
         connection: Connection,
         has_others: bool,
+        witness: &dyn Witness,
     ) -> Result<Connection, Failure> {
-        match self.open_with(peer, connection, Encryption::Tried, has_others).await {
+        match self.open_with(peer, connection, Encryption::Tried, has_others, witness).await {
             // RFC 7435 §3: a failed handshake is no reason to wait where clear text is allowed.
             Err(failure) if failure.stage == Stage::Tls && peer.tls == TlsMode::WhenOffered => {
                 tracing::info!(%peer, reason = ?failure.answer, "TLS failed, trying without");
+                witness.sees(Sight::GoesOnInClear);
+                witness.begins(Stage::Connect);
                 let again = Connection::connect(address, self.limits).await;
                 let again = again.map_err(|trouble| Failure::trouble(Stage::Connect, trouble))?;
-                self.open_with(peer, again, Encryption::GivenUp, has_others).await
+                witness.sees(Sight::Connected(address, &again));
+                self.open_with(peer, again, Encryption::GivenUp, has_others, witness).await
             }
             opened => opened,
         }
@@ -222,17 +237,21 @@ impl Dialer {
         mut connection: Connection,
         wish: Encryption,
         has_others: bool,
+        witness: &dyn Witness,
     ) -> Result<Connection, Failure> {
         let limit = self.limits.command;
         let limit = if has_others { limit.min(GREETING_AMONG_OTHERS) } else { limit };
+        witness.begins(Stage::Greeting);
         let greeting = connection.reply(limit).await;
         let greeting = greeting.map_err(|trouble| Failure::trouble(Stage::Greeting, trouble))?;
+        witness.sees(Sight::Reply(&greeting));
         if !greeting.is_positive() {
             return Err(Failure::reply(Stage::Greeting, greeting));
         }
-        self.hello(&mut connection, peer).await?;
+        witness.begins(Stage::Hello);
+        witness.sees(Sight::Reply(&self.hello(&mut connection, peer).await?));
         match (connection.extensions.starttls, wish, peer.tls) {
-            (true, Encryption::Tried, _) => self.encrypt(connection, peer).await,
+            (true, Encryption::Tried, _) => self.encrypt(connection, peer, witness).await,
             (_, _, TlsMode::WhenOffered) => Ok(connection),
             _ => Err(Failure::trouble(Stage::Tls, Trouble::TlsNotOffered)),
         }
@@ -250,14 +269,14 @@ impl Dialer {
     }
 
     /// EHLO, or HELO to a server that does not know it (RFC 5321 §3.2).
-    async fn hello(&self, connection: &mut Connection, peer: &Peer) -> Result<(), Failure> {
+    async fn hello(&self, connection: &mut Connection, peer: &Peer) -> Result<Reply, Failure> {
         let trouble = |trouble| Failure::trouble(Stage::Hello, trouble);
         connection.output.extend_from_slice(format!("EHLO {}\r\n", self.hostname).as_bytes());
         connection.flush(self.limits.command).await.map_err(trouble)?;
         let (reply, raw) = connection.raw_reply(self.limits.command).await.map_err(trouble)?;
         if reply.is_positive() {
             connection.extensions = parse_extensions(&raw);
-            return self.unless_ourselves(&reply, peer);
+            return self.unless_ourselves(&reply, peer).map(|()| reply);
         }
         if !reply.is_permanent() {
             return Err(Failure::reply(Stage::Hello, reply));
@@ -266,11 +285,17 @@ impl Dialer {
         connection.output.extend_from_slice(format!("HELO {}\r\n", self.hostname).as_bytes());
         connection.flush(self.limits.command).await.map_err(trouble)?;
         let reply = connection.reply(self.limits.command).await.map_err(trouble)?;
-        if reply.is_positive() { Ok(()) } else { Err(Failure::reply(Stage::Hello, reply)) }
+        if reply.is_positive() { Ok(reply) } else { Err(Failure::reply(Stage::Hello, reply)) }
     }
 
-    async fn encrypt(&self, mut connection: Connection, peer: &Peer) -> Result<Connection, Failure> {
+    async fn encrypt(
+        &self,
+        mut connection: Connection,
+        peer: &Peer,
+        witness: &dyn Witness,
+    ) -> Result<Connection, Failure> {
         let trouble = |trouble| Failure::trouble(Stage::Tls, trouble);
+        witness.begins(Stage::Tls);
         connection.output.extend_from_slice(b"STARTTLS\r\n");
         connection.flush(self.limits.command).await.map_err(trouble)?;
         let reply = connection.reply(self.limits.command).await.map_err(trouble)?;
@@ -280,6 +305,7 @@ impl Dialer {
         let name = tls::expected_name(peer).map_err(trouble)?;
         let connector = self.tls.connector(peer).map_err(trouble)?;
         let mut connection = connection.encrypt(&connector, name).await.map_err(trouble)?;
+        witness.sees(Sight::Encrypted(&connection));
         // RFC 3207 §4.2: what was offered in clear counts no more.
         self.hello(&mut connection, peer).await?;
         Ok(connection)

@@ -13,6 +13,7 @@ pub mod tls;
 pub mod transaction;
 mod transparency;
 pub mod trouble;
+pub mod witness;
 
 use std::{
     sync::Arc,

@@ -54,6 +54,10 @@ pub fn complete_reply(input: &[u8]) -> Result<Option<usize>, Trouble> {
         if line.get(3) != Some(&b'-') {
             return Ok(Some(start));
         }
+        // `SSH-2.0` is not followed by anything: waiting for it would be in vain.
+        if !line[..3].iter().all(u8::is_ascii_digit) {
+            return Err(Trouble::Garbage);
+        }
     }
     Err(Trouble::ReplyTooLong)
 }

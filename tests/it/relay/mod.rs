@@ -42,3 +42,4 @@ mod submission_proxy;
 mod submission_session;
 mod submission_tls;
 mod swaks;
+mod verification;

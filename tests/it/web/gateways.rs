@@ -48,9 +48,9 @@ async fn every_gateway_says_who_uses_it_and_what_waits_for_it(db: PgPool) {
     assert_eq!(
         page.rows(),
         [
-            "2001:db8::7 port 587 2 messages wait No mail since its last change 1 account",
-            "archive.example.com port 25 no mail waits No mail since its last change all users, acme.example and 1 account",
-            "mistyped.example.com port 25 no mail waits No mail since its last change nobody",
+            "2001:db8::7 port 587 2 messages wait No mail since its last change Not checked since the last change 1 account",
+            "archive.example.com port 25 no mail waits No mail since its last change Not checked since the last change all users, acme.example and 1 account",
+            "mistyped.example.com port 25 no mail waits No mail since its last change Not checked since the last change nobody",
         ]
     );
     let gateway = admin.get(&page.link("2001:db8::7 port 587")).await;

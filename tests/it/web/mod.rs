@@ -29,6 +29,7 @@ mod tenants;
 mod two_administrators;
 mod undo;
 mod unknown_senders;
+mod verification;
 mod waiting_mail;
 mod web_mail_cloud;
 

@@ -2,9 +2,13 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId},
+    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, VerificationId},
     policy::{Role, relay_credential::Limits},
-    store::{self, OrganizationTransaction, gateway::PointerScope},
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        verification::{Asked, Wanted},
+    },
     web,
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
@@ -38,7 +42,13 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let import = installation.staged_import(&other, "user_id\nnew@other.example\n").await;
     let (credential, ..) = installation.credential(&other, Limits::default()).await;
     let (account, job, domain) = (theirs, JobId::new(), other.domain.clone());
-    let theirs = Theirs { account, job, domain, gateway, change, import, credential };
+    let address = "canary.other.example".parse().unwrap();
+    let wanted = Wanted { gateway: Some(gateway), address: &address, sender: None, recipient: None, by: "operator" };
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
+    let asked = store::verification::ask(&mut transaction, other.id, &wanted).await.unwrap();
+    let Asked::Asked(verification) = asked else { panic!("{asked:?}") };
+    transaction.commit().await.unwrap();
+    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
     transaction.commit().await.unwrap();
@@ -105,6 +115,7 @@ struct Theirs {
     change: ChangeId,
     import: ImportId,
     credential: CredentialId,
+    verification: VerificationId,
 }
 
 impl Theirs {
@@ -117,6 +128,7 @@ impl Theirs {
             "change" => self.change.to_string(),
             "import" => self.import.to_string(),
             "credential" => self.credential.to_string(),
+            "verification" => self.verification.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
@@ -127,7 +139,7 @@ const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
 
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
-    if route.ends_with("/gateways/{gateway}") || route.ends_with("/revoke") {
+    if ["/gateways/{gateway}", "/revoke", "/verify"].iter().any(|end| route.ends_with(end)) {
         return vec![];
     }
     if route.ends_with("/record") {

@@ -1,0 +1,96 @@
+//! `outgate gateway verify`: asks all relays whether a gateway accepts our mail, and prints each step as it ends.
+//! What the page Verification shows; called by `gateway`.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::Context;
+use outgate::{
+    mail::{GatewayAddress, Mailbox, id::GatewayId},
+    policy::verification::{Outcome, Step, title},
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        verification::{Asked, Verification, Wanted},
+    },
+};
+use sqlx::PgPool;
+
+/// How often it is looked for what is new.
+const EVERY: Duration = Duration::from_millis(300);
+
+pub async fn run(
+    mut transaction: OrganizationTransaction,
+    owner: &PgPool,
+    scope: &PointerScope,
+    address: Option<GatewayAddress>,
+    from: Option<&Mailbox>,
+    to: Option<&Mailbox>,
+) -> anyhow::Result<()> {
+    let organization = transaction.organization();
+    let (gateway, address) = gateway(&mut transaction, scope, address).await?;
+    let (sender, recipient) = (from.map(ToString::to_string), to.map(ToString::to_string));
+    let wanted = Wanted {
+        gateway,
+        address: &address,
+        sender: sender.as_deref(),
+        recipient: recipient.as_deref(),
+        by: super::OPERATOR,
+    };
+    let id = match store::verification::ask(&mut transaction, organization, &wanted).await? {
+        Asked::Asked(id) => id,
+        Asked::NotFound => anyhow::bail!("the organization has no mail domain to send from"),
+        Asked::TooMany => anyhow::bail!("several verifications are under way: try again in half a minute"),
+    };
+    transaction.commit().await?;
+    let mut printed = HashMap::new();
+    loop {
+        let mut transaction = OrganizationTransaction::begin(owner, organization).await?;
+        let found = store::verification::by_id(&mut transaction, organization, id).await?;
+        drop(transaction);
+        let found = found.context("the gateway was removed meanwhile")?;
+        print(&found, &mut printed);
+        if found.has_ended() {
+            anyhow::ensure!(!found.answers.is_empty(), "no relay has answered: is one running?");
+            anyhow::ensure!(found.accepts(), "{} does not accept our mail", address.with_port_in_words());
+            println!("{} accepts our mail.", address.with_port_in_words());
+            return Ok(());
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// The gateway that is asked about: a saved one wherever there is one.
+async fn gateway(
+    transaction: &mut OrganizationTransaction,
+    scope: &PointerScope,
+    address: Option<GatewayAddress>,
+) -> anyhow::Result<(Option<GatewayId>, GatewayAddress)> {
+    let organization = transaction.organization();
+    let all = store::gateway::overview(transaction, organization, None).await?;
+    let wanted = match address {
+        Some(address) => address,
+        None => {
+            let pointer = store::gateway::pointer(transaction, organization, scope).await?;
+            let address = pointer.and_then(|pointer| pointer.address);
+            address.context("no gateway is set there: name an address")?
+        }
+    };
+    let saved = all.iter().find(|gateway| gateway.address == wanted);
+    Ok((saved.map(|gateway| gateway.id), wanted))
+}
+
+/// What has ended since the last time.
+fn print(found: &Verification, printed: &mut HashMap<String, usize>) {
+    for answer in &found.answers {
+        let ended: Vec<&Step> = answer.steps.iter().filter(|step| step.outcome != Outcome::UnderWay).collect();
+        let already = printed.entry(answer.relay.clone()).or_default();
+        for step in ended.iter().skip(*already) {
+            let outcome = if step.outcome == Outcome::Passed { "ok" } else { "FAILED" };
+            println!("{}: {}: {outcome} ({} ms) {}", answer.relay, title(step.stage), step.took, step.saw.join("; "));
+            if let Some(advice) = &step.advice {
+                println!("{}:   {advice}", answer.relay);
+            }
+        }
+        *already = (*already).max(ended.len());
+    }
+}

@@ -1,0 +1,391 @@
+//! Finds out whether a gateway accepts our mail, with the code that carries it: asked by pages and command through the
+//! store, answered by every relay. Beside the mail, and never in its way.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::PgPool;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::certificate::Certificate;
+use super::{
+    handover::{
+        connection::{Connection, TimeLimits},
+        dialer::Dialer,
+        peer::Peer,
+        tls,
+        trouble::{Answer, Failure, Trouble},
+        witness::{Sight, Witness},
+    },
+    resolver::LookUpError,
+    routing_table::RoutingTable,
+};
+use crate::{
+    mail::id::{GatewayId, RelayId},
+    policy::{
+        facts::{Gateway, TlsMode},
+        fault::Stage,
+        gateway_settings::GatewaySettings,
+        routing::Scope,
+        verification::{self, About, Failing, Outcome, Probe, Step},
+    },
+    store::{self, verification::Taken},
+};
+
+mod certificate;
+
+/// How often it is looked whether somebody asks.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often it is told how far a verification is.
+const TOLD: Duration = Duration::from_millis(300);
+/// After so long there is an answer, whatever the server does.
+const PATIENCE: Duration = Duration::from_secs(28);
+/// Verifications at a time.
+const AT_A_TIME: usize = 8;
+/// How long the store may take.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// Shorter than those of mail: somebody is waiting.
+pub const LIMITS: TimeLimits = TimeLimits {
+    connect: Duration::from_secs(8),
+    command: Duration::from_secs(12),
+    data: Duration::from_secs(12),
+    block: Duration::from_secs(12),
+    dot: Duration::from_secs(12),
+};
+/// How long a server that says nothing is given to begin TLS.
+const TLS_AT_ONCE: Duration = Duration::from_secs(5);
+/// Below this port only those of mail are connected to.
+const FIRST_FREE_PORT: u16 = 1024;
+
+/// Verifies what it is asked to.
+pub struct Verifier {
+    /// With [`LIMITS`].
+    pub dialer: Dialer,
+    pub table: Arc<RoutingTable>,
+    /// An outside address, for whom nobody names one.
+    pub recipient: String,
+    pub relay_name: String,
+}
+
+impl Verifier {
+    /// From when the relay has signed on until `stop`.
+    pub async fn run(self, pool: &PgPool, id: watch::Receiver<Option<RelayId>>, stop: CancellationToken) {
+        let (verifier, places) = (Arc::new(self), Arc::new(Semaphore::new(AT_A_TIME)));
+        while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
+            let Some(relay) = *id.borrow() else { continue };
+            let taking = store::verification::take_across_tenants(pool, relay, &verifier.relay_name);
+            let Ok(Ok(taken)) = timeout(STORE_PATIENCE, taking).await else { continue };
+            for taken in taken {
+                let (verifier, places, pool) = (Arc::clone(&verifier), Arc::clone(&places), pool.clone());
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    let _place = places.acquire_owned().await;
+                    stop.run_until_cancelled(verifier.answer(&pool, relay, &taken)).await
+                });
+            }
+        }
+    }
+
+    /// Verifies, and tells meanwhile how far it is.
+    async fn answer(&self, pool: &PgPool, relay: RelayId, taken: &Taken) {
+        let watched = Watched::default();
+        let mut told = Vec::new();
+        let mut verifying = std::pin::pin!(self.verify(taken, &watched));
+        let accepts = loop {
+            match timeout(TOLD, &mut verifying).await {
+                Ok(accepts) => break accepts,
+                Err(_) => {
+                    let steps = watched.steps();
+                    if steps.len() != told.len() {
+                        tell(pool, relay, taken, &steps, None).await;
+                        told = steps;
+                    }
+                }
+            }
+        };
+        tell(pool, relay, taken, &watched.steps(), Some(accepts)).await;
+    }
+
+    /// Whether the gateway accepts.
+    pub async fn verify(&self, taken: &Taken, watched: &Watched) -> bool {
+        let peer = self.peer(taken);
+        let recipient = taken.recipient.clone().unwrap_or_else(|| self.recipient.clone());
+        let probe = Probe { sender: taken.sender.clone(), recipient };
+        watched.begins(Stage::LookUp);
+        let port = peer.address.port();
+        if port < FIRST_FREE_PORT && ![25, 465, 587].contains(&port) {
+            let sentence = format!("Port {port} is not one for mail: enter the gateway's port, usually 25 or 587.");
+            return self.explain(&peer, &probe, watched, Stage::LookUp, &Failing::Ours(sentence));
+        }
+        let (stage, failing) = match timeout(PATIENCE, self.walk(&peer, &probe, watched)).await {
+            Ok(Ok(())) => {
+                watched.ends(Outcome::Passed);
+                return true;
+            }
+            Ok(Err(failure)) => self.failing(&peer, failure, watched).await,
+            Err(_) => (watched.stage(), Failing::TimedOut),
+        };
+        self.explain(&peer, &probe, watched, stage, &failing)
+    }
+
+    fn explain(&self, peer: &Peer, probe: &Probe, watched: &Watched, stage: Stage, failing: &Failing) -> bool {
+        let about = About {
+            address: &peer.address,
+            from: watched.from(),
+            hostname: &self.dialer.hostname,
+            probe,
+            signs_in: peer.record.as_ref().is_some_and(|gateway| gateway.settings.sign_in.is_some()),
+            is_encrypted: watched.lock().is_encrypted,
+        };
+        if watched.stage() != stage {
+            watched.begins(stage);
+        }
+        watched.advises(verification::advice(stage, failing, &about));
+        watched.ends(Outcome::Failed);
+        false
+    }
+
+    /// The gateway as mail would use it, or one that nobody has saved yet.
+    fn peer(&self, taken: &Taken) -> Peer {
+        let saved = taken.gateway.and_then(|gateway| self.table.gateway(gateway));
+        let gateway = saved.filter(|gateway| gateway.organization == taken.organization).unwrap_or_else(|| {
+            Arc::new(Gateway {
+                organization: taken.organization,
+                id: GatewayId::new(),
+                revision: 0,
+                address: taken.address.clone(),
+                tls: TlsMode::WhenOffered,
+                settings: GatewaySettings::default().shared(),
+            })
+        });
+        Peer::gateway(&gateway, Scope::Organization)
+    }
+
+    async fn walk(&self, peer: &Peer, probe: &Probe, watched: &Watched) -> Result<(), Failure> {
+        let mut connection = self.dialer.dial_before(peer, watched).await?;
+        match connection.tls_session() {
+            None => watched.advises("Mail goes to it in clear: turn TLS on at the server.".to_owned()),
+            Some(session) if peer.tls != TlsMode::Verified && self.dialer.tls.would_verify(session, peer) => {
+                let remark = "Its certificate is valid: you can choose “required and verified” on the gateway's page.";
+                watched.remarks(Stage::Tls, remark.to_owned());
+            }
+            Some(_) => {}
+        }
+        ask(&mut connection, probe, watched).await?;
+        connection.quit().await;
+        if let Some(without) = without_sign_in(peer)
+            && let Ok(mut connection) = self.dialer.dial(&without).await
+            && ask(&mut connection, probe, &Unseen).await.is_ok()
+        {
+            watched.remarks(Stage::SignIn, "It accepts us without the user name and the password as well.".to_owned());
+            connection.quit().await;
+        }
+        Ok(())
+    }
+
+    async fn failing(&self, peer: &Peer, failure: Failure, watched: &Watched) -> (Stage, Failing) {
+        let stage = failure.stage;
+        let failing = match failure.answer {
+            Answer::Reply(reply) => Failing::Said(reply),
+            Answer::Ours(reply) => Failing::Ours(sentence(&reply.lines.join(" "))),
+            Answer::Trouble(trouble) => self.of_trouble(peer, trouble).await,
+        };
+        let is_silent = matches!(failing, Failing::TimedOut | Failing::Closed | Failing::NotSmtp);
+        let connected = watched.lock().connected.filter(|_| stage == Stage::Greeting && is_silent);
+        match connected {
+            Some(address) if self.speaks_tls_at_once(peer, address).await => (stage, Failing::SpeaksTlsAtOnce),
+            _ => (stage, failing),
+        }
+    }
+
+    async fn of_trouble(&self, peer: &Peer, trouble: Trouble) -> Failing {
+        match trouble {
+            Trouble::LookUp(LookUpError::NotFound(_)) => Failing::NoSuchName,
+            Trouble::LookUp(LookUpError::Unavailable(_, why)) => Failing::NameNotAnswered(why),
+            Trouble::Forbidden(refusal) => Failing::Ours(refusal.to_string()),
+            Trouble::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Failing::PortClosed,
+            Trouble::TimedOut(_) => Failing::TimedOut,
+            Trouble::Closed | Trouble::Broken(_) => Failing::Closed,
+            Trouble::Garbage | Trouble::ReplyTooLong => Failing::NotSmtp,
+            Trouble::TlsNotOffered => Failing::TlsNotOffered,
+            Trouble::SignInNotOffered => Failing::SignInNotOffered,
+            Trouble::Secret(error) => Failing::Ours(sentence(&error.to_string())),
+            Trouble::Authority => Failing::Ours(sentence(&Trouble::Authority.to_string())),
+            Trouble::Handshake(error) => match certificate::error_of(&error) {
+                Some(fault) => Failing::Certificate(certificate::fault(fault, self.certificate(peer).await.as_ref())),
+                None => Failing::Other(format!("the TLS handshake failed: {error}")),
+            },
+            Trouble::Connect(error) | Trouble::Unreadable(error) => Failing::Other(error.to_string()),
+        }
+    }
+
+    /// The certificate that was not accepted, seen by a connection that accepts any, on which nothing is sent.
+    async fn certificate(&self, peer: &Peer) -> Option<Certificate> {
+        let any = Peer { tls: TlsMode::Required, record: None, ..peer.clone() };
+        let connection = timeout(LIMITS.command, self.dialer.dial(&any)).await.ok()?.ok()?;
+        let certificate = Certificate::of(connection.tls_session()?);
+        connection.quit().await;
+        certificate
+    }
+
+    /// On the address that was just connected to: nothing is looked up again.
+    async fn speaks_tls_at_once(&self, peer: &Peer, address: SocketAddr) -> bool {
+        let any = Peer { tls: TlsMode::Required, record: None, ..peer.clone() };
+        let (Ok(connector), Ok(name)) = (self.dialer.tls.connector(&any), tls::expected_name(&any)) else {
+            return false;
+        };
+        let handshake = async { Connection::connect(address, LIMITS).await?.encrypt(&connector, name).await };
+        matches!(timeout(TLS_AT_ONCE, handshake).await, Ok(Ok(_)))
+    }
+}
+
+/// MAIL and RCPT, and back: nothing is sent.
+async fn ask(connection: &mut Connection, probe: &Probe, witness: &dyn Witness) -> Result<(), Failure> {
+    let commands = [
+        (Stage::Mail, format!("MAIL FROM:<{}>", probe.sender)),
+        (Stage::Recipient, format!("RCPT TO:<{}>", probe.recipient)),
+    ];
+    for (stage, command) in commands {
+        witness.begins(stage);
+        let reply = connection.ask(&command).await.map_err(|trouble| Failure::trouble(stage, trouble))?;
+        witness.sees(Sight::Reply(&reply));
+        if !reply.is_positive() {
+            return Err(Failure::reply(stage, reply));
+        }
+    }
+    // What it answers is of no interest any more.
+    let _ = connection.ask("RSET").await;
+    Ok(())
+}
+
+/// The same gateway without its sign-in, if it has one.
+fn without_sign_in(peer: &Peer) -> Option<Peer> {
+    let gateway = peer.record.as_ref()?;
+    gateway.settings.sign_in.as_ref()?;
+    let settings = GatewaySettings { sign_in: None, ..(*gateway.settings).clone() }.shared();
+    Some(Peer { record: Some(Arc::new(Gateway { settings, ..(**gateway).clone() })), ..peer.clone() })
+}
+
+async fn tell(pool: &PgPool, relay: RelayId, taken: &Taken, steps: &[Step], accepts: Option<bool>) {
+    let telling = store::verification::report_across_tenants(pool, relay, taken, steps, accepts);
+    match timeout(STORE_PATIENCE, telling).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "what a verification found could not be told"),
+        Err(_) => tracing::warn!("what a verification found could not be told in time"),
+    }
+}
+
+/// What was said in the middle of a sentence, as one.
+fn sentence(words: &str) -> String {
+    let mut characters = words.chars();
+    let first: String = characters.next().into_iter().flat_map(char::to_uppercase).collect();
+    format!("{first}{}{}", characters.as_str(), if words.ends_with('.') { "" } else { "." })
+}
+
+struct Unseen;
+
+impl Witness for Unseen {
+    fn begins(&self, _: Stage) {}
+
+    fn sees(&self, _: Sight<'_>) {}
+}
+
+/// The steps of a verification that is under way.
+#[derive(Debug, Default)]
+pub struct Watched(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    steps: Vec<Step>,
+    begun: Option<Instant>,
+    connected: Option<SocketAddr>,
+    from: Option<IpAddr>,
+    is_encrypted: bool,
+}
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So far.
+    pub fn steps(&self) -> Vec<Step> {
+        self.lock().steps.clone()
+    }
+
+    fn stage(&self) -> Stage {
+        self.lock().steps.last().map_or(Stage::LookUp, |step| step.stage)
+    }
+
+    fn from(&self) -> Option<IpAddr> {
+        self.lock().from
+    }
+
+    fn advises(&self, advice: String) {
+        if let Some(step) = self.lock().steps.last_mut() {
+            step.advice = Some(advice);
+        }
+    }
+
+    fn remarks(&self, stage: Stage, remark: String) {
+        if let Some(step) = self.lock().steps.iter_mut().find(|step| step.stage == stage) {
+            step.advice = Some(remark);
+        }
+    }
+
+    fn ends(&self, outcome: Outcome) {
+        let mut seen = self.lock();
+        let took = seen.begun.take().map_or(0, |begun| u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX));
+        if let Some(step) = seen.steps.last_mut().filter(|step| step.outcome == Outcome::UnderWay) {
+            (step.outcome, step.took) = (outcome, took);
+        }
+    }
+}
+
+impl Witness for Watched {
+    fn begins(&self, stage: Stage) {
+        let is_same = self.lock().steps.last().is_some_and(|step| step.stage == stage);
+        if is_same {
+            return;
+        }
+        self.ends(Outcome::Passed);
+        let mut seen = self.lock();
+        seen.begun = Some(Instant::now());
+        seen.steps.push(Step { stage, outcome: Outcome::UnderWay, took: 0, saw: Vec::new(), advice: None });
+    }
+
+    fn sees(&self, sight: Sight<'_>) {
+        let mut seen = self.lock();
+        let (mut saw, mut advice) = (Vec::new(), None);
+        match sight {
+            Sight::Addresses(addresses) => saw.extend(addresses.iter().map(|address| address.ip().to_string())),
+            Sight::Connected(address, connection) => {
+                seen.connected = Some(address);
+                seen.from = connection.local_address().map(|from| from.ip());
+                saw.push(match seen.from {
+                    Some(from) => format!("{address} from {from}"),
+                    None => address.to_string(),
+                });
+            }
+            Sight::Reply(reply) => saw.push(reply.to_string()),
+            Sight::Encrypted(connection) => {
+                seen.is_encrypted = true;
+                saw = certificate::seen(connection);
+            }
+            Sight::GoesOnInClear => {
+                advice =
+                    Some("The TLS handshake fails, and mail goes in clear: look into the server's log.".to_owned());
+            }
+        }
+        let Some(step) = seen.steps.last_mut() else { return };
+        step.saw.extend(saw);
+        step.advice = advice.or(step.advice.take());
+    }
+}

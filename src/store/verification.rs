@@ -1,0 +1,314 @@
+//! Questions whether a gateway accepts our mail: asked by pages and command, answered by every relay.
+//! What is found is `policy::verification`'s.
+
+use sqlx::{PgConnection, PgExecutor, types::Json};
+use time::OffsetDateTime;
+
+use super::Result;
+use crate::{
+    mail::{
+        GatewayAddress,
+        id::{GatewayId, OrganizationId, RelayId, VerificationId},
+    },
+    policy::verification::Step,
+};
+
+/// How many questions of one organization may be unanswered at a time.
+const AT_A_TIME: usize = 5;
+
+/// What is to be verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// A saved gateway, or else an address alone.
+    pub gateway: Option<GatewayId>,
+    pub address: &'a GatewayAddress,
+    /// `None`: the postmaster of a mail domain of the organization.
+    pub sender: Option<&'a str>,
+    /// `None`: as the operator set.
+    pub recipient: Option<&'a str>,
+    pub by: &'a str,
+}
+
+/// What became of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Asked(VerificationId),
+    /// There is no such gateway, or no mail domain to send from.
+    NotFound,
+    /// Others are under way.
+    TooMany,
+}
+
+/// Asks every relay. Of a gateway that is saved the revision counts that is in use now. What is older than 30 days is
+/// forgotten.
+pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &Wanted<'_>) -> Result<Asked> {
+    sqlx::query!(
+        "delete from verification where organization_id = $1 and requested_at < now() - interval '30 days'",
+        organization as OrganizationId,
+    )
+    .execute(&mut *db)
+    .await?;
+    let under_way = sqlx::query!(
+        r#"
+        select id as "id: VerificationId", recipient is not distinct from $4 and ($3::text is null or sender = $3)
+               and (gateway_id is not distinct from $2 and (gateway_id is null or revision = (
+                        select revision from gateway where organization_id = $1 and id = $2))) and address = $5
+               as "is_same!"
+        from verification asked
+        where organization_id = $1 and requested_at > now() - interval '40 seconds'
+          and not exists (select from verification_result result
+                          where result.organization_id = asked.organization_id and result.verification_id = asked.id
+                            and ended_at is not null)
+        "#,
+        organization as OrganizationId,
+        wanted.gateway as Option<GatewayId>,
+        wanted.sender,
+        wanted.recipient,
+        wanted.address as &GatewayAddress,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    // Asked twice, as by two clicks: both hear the same answer.
+    if let Some(same) = under_way.iter().find(|asked| asked.is_same) {
+        return Ok(Asked::Asked(same.id));
+    }
+    if under_way.len() >= AT_A_TIME {
+        return Ok(Asked::TooMany);
+    }
+    let id = VerificationId::new();
+    let asked = sqlx::query!(
+        r#"
+        insert into verification (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by)
+        select $1, $2, gateway.id, gateway.revision, coalesce(gateway.address, $4),
+               coalesce($5, 'postmaster@' || domain.name), $6, $7
+        from (select min(name) as name from mail_domain where organization_id = $1) domain
+        left join gateway on gateway.organization_id = $1 and gateway.id = $3
+        where ($3::uuid is null or gateway.id is not null) and coalesce($5, domain.name) is not null
+        "#,
+        organization as OrganizationId,
+        id as VerificationId,
+        wanted.gateway as Option<GatewayId>,
+        wanted.address as &GatewayAddress,
+        wanted.sender,
+        wanted.recipient,
+        wanted.by,
+    )
+    .execute(db)
+    .await?;
+    Ok(if asked.rows_affected() == 1 { Asked::Asked(id) } else { Asked::NotFound })
+}
+
+/// Asks about a gateway that was just set, unless its present revision was verified already or several are under way.
+pub async fn ask_unless_checked(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+    by: &str,
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into verification (organization_id, id, gateway_id, revision, address, sender, requested_by)
+        select $1, $2, gateway.id, gateway.revision, gateway.address, 'postmaster@' || domain.name, $4
+        from gateway, (select min(name) as name from mail_domain where organization_id = $1) domain
+        where gateway.organization_id = $1 and gateway.address = $3 and domain.name is not null
+          and not exists (select from verification other
+                          where other.organization_id = $1 and other.gateway_id = gateway.id
+                            and other.revision = gateway.revision)
+          and (select count(*) from verification other
+               where other.organization_id = $1 and other.requested_at > now() - interval '40 seconds') < $5
+        "#,
+        organization as OrganizationId,
+        VerificationId::new() as VerificationId,
+        address as &GatewayAddress,
+        by,
+        AT_A_TIME as i64,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// A question that a relay has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    pub organization: OrganizationId,
+    pub id: VerificationId,
+    pub gateway: Option<GatewayId>,
+    pub address: GatewayAddress,
+    pub sender: String,
+    pub recipient: Option<String>,
+}
+
+/// Takes what this relay has not yet been asked. What is older than a minute nobody waits for.
+pub async fn take_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, name: &str) -> Result<Vec<Taken>> {
+    sqlx::query_as!(
+        Taken,
+        r#"
+        with taken as (
+            insert into verification_result (organization_id, verification_id, relay_id, relay)
+            select organization_id, id, $1, $2 from verification where requested_at > now() - interval '1 minute'
+            on conflict do nothing
+            returning organization_id, verification_id
+        )
+        select asked.organization_id as "organization: OrganizationId", asked.id as "id: VerificationId",
+               asked.gateway_id as "gateway: GatewayId", asked.address as "address: GatewayAddress", asked.sender,
+               asked.recipient
+        from taken
+        join verification asked on asked.organization_id = taken.organization_id and asked.id = taken.verification_id
+        "#,
+        relay as RelayId,
+        name,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Tells how far a relay is; with `accepts` that it has ended.
+pub async fn report_across_tenants(
+    db: impl PgExecutor<'_>,
+    relay: RelayId,
+    taken: &Taken,
+    steps: &[Step],
+    accepts: Option<bool>,
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update verification_result
+        set steps = $4, accepts = $5::boolean, ended_at = case when $5::boolean is not null then clock_timestamp() end
+        where organization_id = $1 and verification_id = $2 and relay_id = $3 and ended_at is null
+        "#,
+        taken.organization as OrganizationId,
+        taken.id as VerificationId,
+        relay as RelayId,
+        Json(steps) as Json<&[Step]>,
+        accepts,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// A question and its answers.
+#[derive(Debug, Clone)]
+pub struct Verification {
+    pub gateway: Option<GatewayId>,
+    pub revision: Option<i64>,
+    pub address: GatewayAddress,
+    pub sender: String,
+    pub by: String,
+    pub at: OffsetDateTime,
+    /// By the relays' names.
+    pub answers: Vec<Answer>,
+    /// Relays that run and have not taken it.
+    pub silent: i64,
+    /// Nobody waits any more for those that have not answered.
+    pub is_over: bool,
+}
+
+/// What one relay found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub relay: String,
+    pub steps: Vec<Step>,
+    /// `None`: it has not ended.
+    pub accepts: Option<bool>,
+}
+
+impl Verification {
+    /// Whether there is nothing more to come.
+    pub fn has_ended(&self) -> bool {
+        self.is_over
+            || (self.silent == 0
+                && !self.answers.is_empty()
+                && self.answers.iter().all(|answer| answer.accepts.is_some()))
+    }
+
+    /// Whether every relay that runs has found that the gateway accepts.
+    pub fn accepts(&self) -> bool {
+        self.silent == 0 && !self.answers.is_empty() && self.answers.iter().all(|answer| answer.accepts == Some(true))
+    }
+}
+
+/// One question of the organization.
+pub async fn by_id(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    id: VerificationId,
+) -> Result<Option<Verification>> {
+    let asked = sqlx::query!(
+        r#"
+        select gateway_id as "gateway: GatewayId", revision, address as "address: GatewayAddress", sender, requested_by,
+               requested_at, requested_at < now() - interval '45 seconds' as "is_over!",
+               (select count(*) from relay
+                where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
+                  and not exists (select from verification_result taken
+                                  where taken.organization_id = $1 and taken.verification_id = $2
+                                    and taken.relay_id = relay.id)) as "silent!"
+        from verification where organization_id = $1 and id = $2
+        "#,
+        organization as OrganizationId,
+        id as VerificationId,
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(asked) = asked else { return Ok(None) };
+    let answers = sqlx::query!(
+        r#"
+        select relay, steps as "steps: Json<Vec<Step>>", accepts from verification_result
+        where organization_id = $1 and verification_id = $2 order by relay
+        "#,
+        organization as OrganizationId,
+        id as VerificationId,
+    )
+    .map(|row| Answer { relay: row.relay, steps: row.steps.0, accepts: row.accepts })
+    .fetch_all(db)
+    .await?;
+    Ok(Some(Verification {
+        gateway: asked.gateway,
+        revision: asked.revision,
+        address: asked.address,
+        sender: asked.sender,
+        by: asked.requested_by,
+        at: asked.requested_at,
+        answers,
+        silent: asked.silent,
+        is_over: asked.is_over,
+    }))
+}
+
+/// The last verification of a gateway's present revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    pub gateway: GatewayId,
+    pub id: VerificationId,
+    pub revision: i64,
+    pub at: OffsetDateTime,
+    /// What all relays that answered found together; `None`: it is under way, or no relay has answered.
+    pub accepts: Option<bool>,
+}
+
+/// Of each gateway of the organization, or of one, that was verified since its last change.
+pub async fn checked(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    only: Option<GatewayId>,
+) -> Result<Vec<Checked>> {
+    sqlx::query_as!(
+        Checked,
+        r#"
+        select distinct on (asked.gateway_id) asked.gateway_id as "gateway!: GatewayId", asked.id as "id: VerificationId",
+               asked.revision as "revision!", asked.requested_at as at,
+               (select bool_and(accepts) from verification_result result
+                where result.organization_id = $1 and result.verification_id = asked.id) as accepts
+        from verification asked
+        join gateway on gateway.organization_id = $1 and gateway.id = asked.gateway_id
+                    and gateway.revision = asked.revision
+        where asked.organization_id = $1 and ($2::uuid is null or asked.gateway_id = $2)
+        order by asked.gateway_id, asked.requested_at desc
+        "#,
+        organization as OrganizationId,
+        only as Option<GatewayId>,
+    )
+    .fetch_all(db)
+    .await
+}

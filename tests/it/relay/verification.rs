@@ -1,0 +1,242 @@
+//! Verification: what a relay finds out about a gateway, set up right and in every wrong way, and what it says to do.
+//! `relay::verification`, without the store.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use outgate::{
+    mail::id::{GatewayId, OrganizationId, VerificationId},
+    policy::{
+        facts::{Gateway as Record, RoutingFacts, TlsMode},
+        fault::Stage,
+        gateway_network::AllowedNetworks,
+        gateway_settings::{GatewaySettings, Trust},
+        routing::PlatformDefault,
+        verification::{Outcome, Step},
+    },
+    relay::{
+        handover::{connection::TimeLimits, dialer::Dialer, tls::Tls},
+        resolver::{FixedNames, Resolver},
+        routing_table::RoutingTable,
+        secret_keys::SecretKeys,
+        verification::{LIMITS, Verifier, Watched},
+    },
+    store::verification::Taken,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use crate::support::{
+    Gateway,
+    authority::{Authority, Certified},
+    gateway::{At, Fault},
+};
+
+/// What a verification of one gateway found.
+struct Found {
+    accepts: bool,
+    steps: Vec<Step>,
+}
+
+impl Found {
+    fn last(&self) -> (Stage, &str) {
+        let step = self.steps.last().unwrap();
+        (step.stage, step.advice.as_deref().unwrap_or_default())
+    }
+
+    fn all(&self) -> String {
+        format!("{:#?}", self.steps)
+    }
+}
+
+/// Of this address under the name `gateway.example`, with this TLS mode and settings.
+async fn verify(address: SocketAddr, tls: TlsMode, settings: GatewaySettings) -> Found {
+    verify_at(&format!("gateway.example:{}", address.port()), tls, settings).await
+}
+
+async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Found {
+    let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
+    let mut facts = RoutingFacts::default();
+    let settings = settings.shared();
+    let record = Record { organization, id: gateway, revision: 1, address: address.parse().unwrap(), tls, settings };
+    facts.set_gateway(gateway, Some(record));
+    let addresses = HashMap::from([("gateway.example".to_owned(), vec!["127.0.0.1".parse().unwrap()])]);
+    let dialer = Dialer {
+        resolver: Resolver::Fixed(FixedNames { addresses, exchanges: HashMap::new() }),
+        tls: Tls::new().unwrap(),
+        keys: Arc::new(SecretKeys::from_file(None).unwrap()),
+        allowed: AllowedNetworks { networks: vec!["127.0.0.0/8".parse().unwrap()], listeners: Vec::new() },
+        hostname: "relay.example".to_owned(),
+        // Nothing is waited for that does not come.
+        limits: TimeLimits { command: Duration::from_millis(500), connect: Duration::from_secs(2), ..LIMITS },
+        listeners: Vec::new(),
+        known: Default::default(),
+    };
+    let verifier = Verifier {
+        dialer,
+        table: Arc::new(RoutingTable::new(facts, PlatformDefault::Mx)),
+        recipient: "postmaster@relay.example".to_owned(),
+        relay_name: "one".to_owned(),
+    };
+    let taken = Taken {
+        organization,
+        id: VerificationId::new(),
+        gateway: Some(gateway),
+        address: address.parse().unwrap(),
+        sender: "postmaster@acme.example".to_owned(),
+        recipient: None,
+    };
+    let watched = Watched::default();
+    let accepts = verifier.verify(&taken, &watched).await;
+    let found = Found { accepts, steps: watched.steps() };
+    let (last, before) = found.steps.split_last().unwrap();
+    let expected = if accepts { Outcome::Passed } else { Outcome::Failed };
+    assert_eq!(last.outcome, expected, "{}", found.all());
+    assert!(before.iter().all(|step| step.outcome == Outcome::Passed), "{}", found.all());
+    assert!(accepts || last.advice.is_some(), "{}", found.all());
+    found
+}
+
+#[tokio::test]
+async fn a_gateway_that_accepts_us_passes_every_step_and_gets_no_message() {
+    let gateway = Gateway::start().await;
+    gateway.offers_tls();
+    let found = verify(gateway.address, TlsMode::Required, GatewaySettings::default()).await;
+    assert!(found.accepts);
+    let stages: Vec<Stage> = found.steps.iter().map(|step| step.stage).collect();
+    use Stage::{Connect, Greeting, Hello, LookUp, Mail, Recipient};
+    assert_eq!(stages, [LookUp, Connect, Greeting, Hello, Stage::Tls, Mail, Recipient]);
+    let all = found.all();
+    for words in ["127.0.0.1", "from 127.0.0.1", "TLS 1.3", "certificate for gateway.example, valid until", "250 2.1"] {
+        assert!(all.contains(words), "{words} in {all}");
+    }
+    assert!(gateway.so_far().is_empty());
+}
+
+#[tokio::test]
+async fn what_could_be_better_is_said_of_a_gateway_that_accepts_us() {
+    let gateway = Gateway::start().await;
+    let found = verify(gateway.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    assert!(found.accepts && found.all().contains("Mail goes to it in clear"), "{}", found.all());
+}
+
+#[tokio::test]
+async fn every_wrong_setup_gets_its_sentence() {
+    use Stage::{Connect, Greeting, Hello, LookUp, Mail, Recipient, SignIn};
+    let check = |found: &Found, stage: Stage, words: &str| {
+        assert!(!found.accepts, "{words}");
+        let (at, advice) = found.last();
+        assert!(at == stage && advice.contains(words), "{stage:?}, {words}: {}", found.all());
+    };
+    let plain = GatewaySettings::default;
+    let when = TlsMode::WhenOffered;
+
+    let closed = Gateway::free_address().await;
+    check(&verify(closed, when, plain()).await, Connect, "is closed");
+    check(&verify_at("nobody.example", when, plain()).await, LookUp, "The name nobody.example has no address");
+    check(&verify_at("127.0.0.1:22", when, plain()).await, LookUp, "Port 22 is not one for mail");
+    check(&verify_at("10.0.0.1", when, plain()).await, Connect, "is a private address");
+
+    for (at, line, stage, words) in [
+        (At::Greeting, "554 5.7.1 go away", Greeting, "It refuses connections from 127.0.0.1"),
+        (At::Ehlo, "421 4.7.0 no", Hello, "It refuses our name relay.example"),
+        (At::Mail, "530 5.7.0 Authentication required", Mail, "It wants us to sign in"),
+        (At::Mail, "530 5.7.0 Must issue a STARTTLS command first", Mail, "It wants TLS first"),
+        (At::Mail, "550 5.7.1 not you", Mail, "It refuses the sender postmaster@acme.example"),
+        (At::Rcpt, "554 5.7.1 Relay access denied", Recipient, "let the server relay for 127.0.0.1"),
+        (At::Rcpt, "451 4.7.1 greylisted", Recipient, "exempt 127.0.0.1 from greylisting"),
+        (At::Rcpt, "550 5.1.1 nobody", Recipient, "It refuses the recipient postmaster@relay.example"),
+    ] {
+        let gateway = Gateway::start().await;
+        gateway.says(at, line);
+        check(&verify(gateway.address, when, plain()).await, stage, words);
+    }
+    for (at, fault, stage, words) in [
+        (At::Greeting, Fault::Closes, Greeting, "let it accept connections from 127.0.0.1"),
+        (At::Greeting, Fault::NeverEnds, Greeting, "is not a mail server"),
+        (At::Greeting, Fault::Stalls, Greeting, "It stopped answering"),
+        (At::Mail, Fault::Stalls, Mail, "It stopped answering"),
+        (At::Rcpt, Fault::Closes, Recipient, "It closed the connection"),
+    ] {
+        let gateway = Gateway::start().await;
+        gateway.fails(at, fault);
+        check(&verify(gateway.address, when, plain()).await, stage, words);
+    }
+
+    let gateway = Gateway::start().await;
+    check(&verify(gateway.address, TlsMode::Required, plain()).await, Stage::Tls, "does not offer TLS");
+    let authority = Authority::new();
+    let own =
+        || GatewaySettings { trust: Trust::Authority(authority.pem.as_str().into()), ..GatewaySettings::default() };
+    let day = time::Duration::days(1);
+    for (certified, settings, words) in [
+        (Certified::by_itself("gateway.example"), plain(), "or this one's fingerprint"),
+        (authority.certify("gateway.example"), plain(), "Nobody who is trusted vouches for its certificate"),
+        (authority.certify("other.example"), own(), "for another name (other.example)"),
+        (authority.certify_until("gateway.example", -day), own(), "Its certificate has expired on"),
+    ] {
+        let gateway = Gateway::start().await;
+        gateway.behave(|behaviour| behaviour.tls = Some(certified.acceptor()));
+        check(&verify(gateway.address, TlsMode::Verified, settings).await, Stage::Tls, words);
+    }
+    let gateway = Gateway::start().await;
+    gateway.behave(|behaviour| behaviour.tls = Some(authority.certify("gateway.example").acceptor()));
+    assert!(verify(gateway.address, TlsMode::Verified, own()).await.accepts);
+    // A stored password that this relay has no key for.
+    let sign_in = outgate::policy::gateway_settings::SignIn {
+        user: "acme".to_owned(),
+        secret: outgate::secret::SealedSecret::withheld(),
+    };
+    let found = verify(gateway.address, TlsMode::Verified, GatewaySettings { sign_in: Some(sign_in), ..own() }).await;
+    check(&found, SignIn, "OUTGATE_SECRET_KEY_FILE");
+}
+
+/// Something that is no mail server: says these bytes to whoever connects, and echoes what it hears if it is to.
+async fn no_mail_server(says: &'static str, echoes: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(says.as_bytes()).await;
+                let mut heard = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut heard).await {
+                    if echoes {
+                        let _ = stream.write_all(&heard[..count]).await;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_no_mail_server_gets_its_sentence_and_nothing_of_it_is_shown() {
+    for (says, echoes, words) in [
+        ("HTTP/1.1 400 Bad Request\r\nServer: secret\r\n\r\n", false, "is not a mail server"),
+        ("SSH-2.0-secret\r\n", false, "is not a mail server"),
+        ("secret\r\n", true, "is not a mail server"),
+        ("", false, "It stopped answering"),
+    ] {
+        let found = verify(no_mail_server(says, echoes).await, TlsMode::WhenOffered, GatewaySettings::default()).await;
+        assert!(found.last().1.contains(words) && !found.all().contains("secret"), "{says:?}: {}", found.all());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = Certified::by_itself("gateway.example").acceptor();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    let _ = stream.write_all(b"220 gateway.example\r\n").await;
+                    let _ = stream.read(&mut [0; 64]).await;
+                }
+            });
+        }
+    });
+    let found = verify(address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    assert!(found.last().1.contains("speaks TLS from the start"), "{}", found.all());
+}
