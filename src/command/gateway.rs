@@ -126,8 +126,8 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
         Gateway::Verify { slug, whose, address, from, to } => {
             let mut transaction = super::begin(owner, &slug).await?;
             let scope = scope(&mut transaction, &slug, &whose).await?;
-            let from = from.or(whose.user);
-            return verify::run(transaction, owner, &scope, address, from.as_ref(), to.as_ref()).await;
+            let (user, from, to) = (whose.user.as_ref(), from.as_ref(), to.as_ref());
+            return verify::run(transaction, owner, &scope, address, user, from, to).await;
         }
         Gateway::Show { slug, address } => return gateway_record::show(owner, &slug, &address).await,
         Gateway::Edit { slug, address, edit } => {

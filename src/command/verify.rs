@@ -23,12 +23,13 @@ pub async fn run(
     owner: &PgPool,
     scope: &PointerScope,
     address: Option<GatewayAddress>,
+    user: Option<&Mailbox>,
     from: Option<&Mailbox>,
     to: Option<&Mailbox>,
 ) -> anyhow::Result<()> {
     let organization = transaction.organization();
-    let (gateway, address) = gateway(&mut transaction, scope, address).await?;
-    let (sender, recipient) = (from.map(ToString::to_string), to.map(ToString::to_string));
+    let (gateway, address) = gateway(&mut transaction, scope, address, user).await?;
+    let (sender, recipient) = (from.or(user).map(ToString::to_string), to.map(ToString::to_string));
     let wanted = Wanted {
         gateway,
         address: &address,
@@ -64,19 +65,33 @@ async fn gateway(
     transaction: &mut OrganizationTransaction,
     scope: &PointerScope,
     address: Option<GatewayAddress>,
+    user: Option<&Mailbox>,
 ) -> anyhow::Result<(Option<GatewayId>, GatewayAddress)> {
     let organization = transaction.organization();
     let all = store::gateway::overview(transaction, organization, None).await?;
     let wanted = match address {
         Some(address) => address,
-        None => {
-            let pointer = store::gateway::pointer(transaction, organization, scope).await?;
-            let address = pointer.and_then(|pointer| pointer.address);
-            address.context("no gateway is set there: name an address")?
-        }
+        None => applying(transaction, scope, user).await?.context("no gateway applies there: name an address")?,
     };
     let saved = all.iter().find(|gateway| gateway.address == wanted);
     Ok((saved.map(|gateway| gateway.id), wanted))
+}
+
+/// The address that mail goes to, nearest scope first.
+async fn applying(
+    transaction: &mut OrganizationTransaction,
+    scope: &PointerScope,
+    user: Option<&Mailbox>,
+) -> anyhow::Result<Option<GatewayAddress>> {
+    let organization = transaction.organization();
+    let domain = user.map(|user| PointerScope::Domain(user.domain().clone()));
+    for scope in [Some(scope), domain.as_ref(), Some(&PointerScope::Organization)].into_iter().flatten() {
+        let pointer = store::gateway::pointer(transaction, organization, scope).await?;
+        if let Some(address) = pointer.and_then(|pointer| pointer.address) {
+            return Ok(Some(address));
+        }
+    }
+    Ok(None)
 }
 
 /// What has ended since the last time.

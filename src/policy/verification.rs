@@ -194,7 +194,8 @@ fn of_reply(stage: Stage, reply: &Reply, about: &About<'_>) -> String {
             "It refuses the sender {}: let the server take mail from your mail domains from {from}.",
             about.probe.sender
         ),
-        Stage::Recipient if reply.is_transient() => format!(
+        // Postfix says so with 454 unless it is told otherwise.
+        Stage::Recipient if reply.is_transient() && !says_relay_denied(reply) => format!(
             "It puts us off for now: try again in some minutes, and exempt {from} from greylisting at the server."
         ),
         Stage::Recipient if is_relay_denied(reply) => format!(
@@ -215,8 +216,16 @@ fn wants_sign_in(reply: &Reply) -> bool {
 }
 
 fn is_relay_denied(reply: &Reply) -> bool {
-    matches!(reply.enhanced, Some(EnhancedStatus(_, 7, _)))
-        || reply.lines.iter().any(|line| line.to_ascii_lowercase().contains("relay"))
+    says_relay_denied(reply) || matches!(reply.enhanced, Some(EnhancedStatus(_, 7, _)))
+}
+
+/// In the words of Postfix, Exim, Sendmail and Exchange. The recipient, which stands beside them, may have the word in
+/// its own name.
+fn says_relay_denied(reply: &Reply) -> bool {
+    let words =
+        ["relay access denied", "relay not permitted", "relaying denied", "unable to relay", "not permitted to relay"];
+    let says = |line: &String| words.iter().any(|words| line.to_ascii_lowercase().contains(words));
+    reply.lines.iter().any(says)
 }
 
 fn from(about: &About<'_>) -> String {

@@ -81,7 +81,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         insert into verification (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by)
         select $1, $2, gateway.id, gateway.revision, coalesce(gateway.address, $4),
                coalesce($5, 'postmaster@' || domain.name), $6, $7
-        from (select min(name) as name from mail_domain where organization_id = $1) domain
+        from (select name from mail_domain where organization_id = $1 order by length(name), name limit 1) domain
         left join gateway on gateway.organization_id = $1 and gateway.id = $3
         where ($3::uuid is null or gateway.id is not null) and coalesce($5, domain.name) is not null
         "#,
@@ -109,7 +109,7 @@ pub async fn ask_unless_checked(
         r#"
         insert into verification (organization_id, id, gateway_id, revision, address, sender, requested_by)
         select $1, $2, gateway.id, gateway.revision, gateway.address, 'postmaster@' || domain.name, $4
-        from gateway, (select min(name) as name from mail_domain where organization_id = $1) domain
+        from gateway, (select name from mail_domain where organization_id = $1 order by length(name), name limit 1) domain
         where gateway.organization_id = $1 and gateway.address = $3 and domain.name is not null
           and not exists (select from verification other
                           where other.organization_id = $1 and other.gateway_id = gateway.id

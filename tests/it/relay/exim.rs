@@ -1,8 +1,12 @@
 //! Exim as a gateway, a mail server that others have written, and not Postfix. `bin/test` unpacks it beside the tests.
 
-use outgate::store::gateway::PointerScope;
+use outgate::{
+    policy::{facts::TlsMode, gateway_settings::GatewaySettings},
+    store::gateway::PointerScope,
+};
 use sqlx::PgPool;
 
+use super::verification::verify;
 use crate::support::{Gateway, Installation, SmtpClient, exim::Exim, world::World};
 
 async fn submit(world: &World, content: &str) -> String {
@@ -61,4 +65,22 @@ async fn mail_for_an_exim_that_does_not_relay_for_us_waits(owner: PgPool) {
     assert_eq!(waiting, [(Some("ann@acme.example".to_owned()), said)]);
     assert!(behind.so_far().is_empty());
     world.stop().await;
+}
+
+#[tokio::test]
+async fn an_exim_set_up_right_is_verified_and_one_set_up_wrong_gets_its_sentence() {
+    let behind = Gateway::start().await;
+    for (settings, words) in [
+        ("", ""),
+        ("acl_smtp_rcpt = deny message = relay not permitted", "let the server relay for 127.0.0.1"),
+        ("acl_smtp_mail = deny message = 5.7.1 not you", "It refuses the sender postmaster@acme.example"),
+        ("acl_smtp_connect = drop message = go away", "It refuses connections from 127.0.0.1"),
+        ("acl_smtp_helo = deny message = who is that", "It refuses our name relay.example"),
+    ] {
+        let exim = Exim::relaying_to(behind.address, settings).await;
+        let found = verify(exim.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+        assert_eq!(found.accepts, words.is_empty(), "{settings}: {}", found.all());
+        assert!(words.is_empty() || found.last().1.contains(words), "{settings}: {}", found.all());
+    }
+    assert!(behind.so_far().is_empty());
 }

@@ -8,7 +8,7 @@ use outgate::{
     policy::{
         facts::TlsMode,
         gateway_record::GatewayRecord,
-        gateway_settings::{Trust, secret_context},
+        gateway_settings::{GatewaySettings, Trust, secret_context},
     },
     relay::secret_keys::SecretKeys,
     secret::{Password, key_file},
@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use tokio::process::Command;
 
+use super::verification::verify;
 use crate::support::{
     Gateway, Installation, SmtpClient, Tenant,
     log::Log,
@@ -225,6 +226,16 @@ async fn mail_for_a_postfix_that_does_not_relay_for_us_waits(owner: PgPool) {
         assert!(queued.iter().all(|(of, ..)| of.is_some()), "nothing is returned to the sender: {queued:?}");
         world.stop().await;
     }
+    let certified = rcgen::generate_simple_self_signed(vec!["archive.example".to_owned()]).unwrap();
+    let chain_file = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    std::fs::write(chain_file.path(), certified.signing_key.serialize_pem() + &certified.cert.pem()).unwrap();
+    let chain = format!("smtpd_tls_chain_files = {}", chain_file.path().display());
+    let settings = ["smtpd_tls_security_level = encrypt", &chain];
+    let postfix = Postfix::relaying_for(("acme", "right"), behind.address, &settings).await;
+    let self_signed = verify(postfix.address, TlsMode::Verified, GatewaySettings::default()).await;
+    assert!(self_signed.last().1.contains("or this one's fingerprint"), "{}", self_signed.all());
+    let wants_sign_in = verify(postfix.address, TlsMode::Required, GatewaySettings::default()).await;
+    assert!(wants_sign_in.last().1.contains("give the gateway a user name"), "{}", wants_sign_in.all());
     assert!(behind.so_far().is_empty());
 }
 
@@ -244,4 +255,35 @@ async fn two_hundred_messages_of_postfix_over_eight_connections_all_arrive(owner
         received.iter().flat_map(|message| &message.recipients).map(String::as_str).collect();
     assert_eq!((received.len(), recipients.len()), (200, 200));
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_postfix_set_up_right_is_verified_and_one_set_up_wrong_gets_its_sentence() {
+    let behind = Gateway::start().await;
+    for (settings, tls, words) in [
+        (vec![], TlsMode::WhenOffered, ""),
+        (
+            vec!["mynetworks = 192.0.2.0/24"],
+            TlsMode::WhenOffered,
+            "let the server relay for 127.0.0.1 (in Postfix: mynetworks)",
+        ),
+        (vec![], TlsMode::Required, "It does not offer TLS"),
+        (
+            vec!["smtpd_client_restrictions = reject", "smtpd_delay_reject = no"],
+            TlsMode::WhenOffered,
+            "It refuses connections from 127.0.0.1",
+        ),
+        (vec!["smtpd_sender_restrictions = reject"], TlsMode::WhenOffered, "let the server"),
+        (
+            vec!["smtpd_helo_restrictions = reject", "smtpd_delay_reject = no"],
+            TlsMode::WhenOffered,
+            "our name relay.example",
+        ),
+    ] {
+        let postfix = Postfix::relaying_to(behind.address, &settings).await;
+        let found = verify(postfix.address, tls, GatewaySettings::default()).await;
+        assert_eq!(found.accepts, words.is_empty(), "{settings:?}: {}", found.all());
+        assert!(words.is_empty() || found.last().1.contains(words), "{settings:?}: {}", found.all());
+    }
+    assert!(behind.so_far().is_empty());
 }

@@ -34,24 +34,24 @@ use crate::support::{
 };
 
 /// What a verification of one gateway found.
-struct Found {
-    accepts: bool,
+pub struct Found {
+    pub accepts: bool,
     steps: Vec<Step>,
 }
 
 impl Found {
-    fn last(&self) -> (Stage, &str) {
+    pub fn last(&self) -> (Stage, &str) {
         let step = self.steps.last().unwrap();
         (step.stage, step.advice.as_deref().unwrap_or_default())
     }
 
-    fn all(&self) -> String {
+    pub fn all(&self) -> String {
         format!("{:#?}", self.steps)
     }
 }
 
 /// Of this address under the name `gateway.example`, with this TLS mode and settings.
-async fn verify(address: SocketAddr, tls: TlsMode, settings: GatewaySettings) -> Found {
+pub async fn verify(address: SocketAddr, tls: TlsMode, settings: GatewaySettings) -> Found {
     verify_at(&format!("gateway.example:{}", address.port()), tls, settings).await
 }
 
@@ -69,7 +69,7 @@ async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Fo
         allowed: AllowedNetworks { networks: vec!["127.0.0.0/8".parse().unwrap()], listeners: Vec::new() },
         hostname: "relay.example".to_owned(),
         // Nothing is waited for that does not come.
-        limits: TimeLimits { command: Duration::from_millis(500), connect: Duration::from_secs(2), ..LIMITS },
+        limits: TimeLimits { command: Duration::from_secs(1), connect: Duration::from_secs(2), ..LIMITS },
         listeners: Vec::new(),
         known: Default::default(),
     };
