@@ -437,7 +437,7 @@ fn only_ascii(text: &str) -> String {
 }
 
 /// Nothing in it ends a line or moves a cursor.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
@@ -514,6 +514,6 @@ fn folded(text: &str) -> String {
     folded
 }
 
-fn rfc2822(at: OffsetDateTime) -> String {
+pub(super) fn rfc2822(at: OffsetDateTime) -> String {
     at.format(&Rfc2822).unwrap_or_default()
 }

@@ -5,6 +5,7 @@ pub mod domain_name;
 pub mod dsn;
 pub mod envelope;
 pub mod gateway_address;
+pub mod gateway_notice;
 pub mod id;
 pub mod mailbox;
 pub mod notify;

@@ -13,6 +13,7 @@ pub mod delay_notice;
 pub mod domain;
 pub mod gateway;
 pub mod gateway_health;
+pub mod gateway_notice;
 pub mod gateway_record;
 pub mod held_mail;
 pub mod job;

@@ -10,14 +10,22 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    App, Route, console::Console, error::PageError, form::Query, page, route_steps::verdict, session::InOrganization,
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    gateway_state::{self, ShownCheck, ShownState},
+    page,
+    route_steps::verdict,
+    session::InOrganization,
     wording::ShownAddress,
 };
 use crate::{
     mail::{Mailbox, mailbox::MailboxError},
     policy::{
         explanation::{Explanation, Layer, Leads, Told},
-        routing::Scope,
+        facts::Decision,
+        routing::{NextHop, Scope},
     },
     store,
 };
@@ -51,6 +59,8 @@ struct Answer {
     notes: Vec<String>,
     /// What is said of the layer that decides.
     verdict: &'static str,
+    /// What the gateway's mail and its last check say.
+    facts: Option<(ShownState, ShownCheck)>,
     layers: Vec<ShownLayer>,
 }
 
@@ -87,8 +97,21 @@ async fn show(
             let mut transaction = app.store.begin(&inside.access).await?;
             let organization = inside.access.organization();
             let facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
+            let explanation = facts.explain(typed, &app.settings.platform_default);
+            let gateway = match (explanation.leaves(), &explanation.decision) {
+                (true, Decision::Route(found)) => match &found.route.next_hop {
+                    NextHop::Gateway(gateway) => Some(gateway),
+                    NextHop::Platform(_) | NextHop::Nowhere => None,
+                },
+                _ => None,
+            };
+            let slug = &inside.access.slug;
+            let facts = match gateway {
+                Some(gateway) => gateway_state::facts(&mut transaction, organization, &gateway.address, slug).await?,
+                None => None,
+            };
             drop(transaction);
-            Some(answer(&facts.explain(typed, &app.settings.platform_default), recipient.as_ref()))
+            Some(Answer { facts, ..answer(&explanation, recipient.as_ref()) })
         }
         _ => None,
     };
@@ -108,6 +131,7 @@ fn answer(explanation: &Explanation, recipient: Option<&Mailbox>) -> Answer {
         is_refused: !explanation.leaves(),
         notes: explanation.notes(recipient),
         verdict: verdict(explanation.is_taken()),
+        facts: None,
         layers: explanation.layers.iter().map(shown).collect(),
     }
 }

@@ -6,6 +6,7 @@ mod claim;
 mod clock;
 mod commit;
 mod direct;
+mod gateway_notice;
 mod lease;
 mod permit;
 mod record;

@@ -43,8 +43,13 @@ impl Queue {
             stop.cancelled().await;
             Moment::now() + grace
         };
-        let (grace_ends, (), (), ()) =
-            tokio::join!(told, self.deliver(stop.clone()), self.keep_count(stop.clone()), self.upkeep(received),);
+        let (grace_ends, ..) = tokio::join!(
+            told,
+            self.deliver(stop.clone()),
+            self.keep_count(stop.clone()),
+            self.keep_telling(stop.clone()),
+            self.upkeep(received),
+        );
         self.shared.tasks.close();
         if timeout_at(grace_ends.max(Moment::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");

@@ -12,6 +12,7 @@ mod exim;
 mod failover;
 mod fairness;
 mod following;
+mod gateway_notice;
 mod gateway_record;
 mod grid;
 mod handed_back;

@@ -56,10 +56,15 @@ async fn what_mail_says_of_a_gateway_stands_on_the_pages_within_seconds(db: PgPo
         until(&admin, path, "said: 550 5.7.1 we do not know you").await;
     }
     until(&admin, &page_of(&acme, ""), "1 gateway is failing").await;
+    let explain = page_of(&acme, "explain-route?sender=ann@acme.example");
+    let explained = admin.get(&explain).await.text();
+    let words = "A message now would wait in the queue until the gateway takes mail again.";
+    assert!(explained.contains(words) && explained.contains("said: 550 5.7.1 we do not know you"), "{explained}");
 
     gateway.works_again();
     until(&admin, &list, "Last accepted mail").await;
     assert!(!admin.get(&page_of(&acme, "")).await.text().contains("failing"));
+    assert!(admin.get(&explain).await.text().contains("A message now would go to the gateway at once."));
 }
 
 #[sqlx::test]

@@ -1,0 +1,94 @@
+//! What administrators are told of a gateway: that it does not take mail, and that it does again.
+//! Text alone; sent by the relay's queue, like notifications.
+
+use std::fmt::Write;
+
+use mail_builder::{
+    MessageBuilder,
+    headers::{content_type::ContentType, raw::Raw},
+    mime::MimePart,
+};
+use time::OffsetDateTime;
+
+use super::{
+    GatewayAddress,
+    dsn::{one_line, rfc2822},
+};
+
+/// One message to one administrator.
+#[derive(Debug, Clone)]
+pub struct GatewayNotice<'a> {
+    /// Our own name.
+    pub hostname: &'a str,
+    pub own_id: &'a str,
+    pub to: &'a str,
+    /// The organization's name.
+    pub organization: &'a str,
+    pub gateway: &'a GatewayAddress,
+    /// Since when it does not take mail, and in whose words; `None`: it does again.
+    pub trouble: Option<(OffsetDateTime, &'a str)>,
+    /// Where mail goes meanwhile.
+    pub backup: Option<&'a GatewayAddress>,
+    pub now: OffsetDateTime,
+}
+
+impl GatewayNotice<'_> {
+    /// The message, ready to be sent with a null reverse-path.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        MessageBuilder::new()
+            .header("From", Raw::new(format!("Outgate <MAILER-DAEMON@{}>", self.hostname)))
+            .header("To", Raw::new(format!("<{}>", one_line(self.to))))
+            .subject(self.subject())
+            .header("Date", Raw::new(rfc2822(self.now)))
+            .message_id(format!("{}@{}", self.own_id, self.hostname))
+            // RFC 3834 §5: nobody's automatic answer answers this.
+            .header("Auto-Submitted", Raw::new("auto-generated"))
+            .body(MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), self.text()))
+            .serialize(&mut bytes);
+        bytes
+    }
+
+    fn subject(&self) -> String {
+        match self.trouble {
+            Some(_) => format!("Gateway {} does not take mail", self.gateway),
+            None => format!("Gateway {} takes mail again", self.gateway),
+        }
+    }
+
+    fn text(&self) -> String {
+        let (gateway, organization) = (self.gateway.with_port_in_words(), one_line(self.organization));
+        let mut text = String::new();
+        match self.trouble {
+            Some((since, words)) => {
+                let _ = write!(
+                    text,
+                    "The outbound gateway {gateway} of {organization} has not taken mail since {}.\r\n\r\n    {}\r\n\r\n",
+                    rfc2822(since),
+                    one_line(words)
+                );
+                let _ = match self.backup {
+                    Some(backup) => write!(
+                        text,
+                        "Mail goes to its backup {} meanwhile; what the backup cannot take waits.\r\n\r\n",
+                        backup.with_port_in_words()
+                    ),
+                    None => write!(text, "Mail for it waits and is not lost. It is not sent another way.\r\n\r\n"),
+                };
+                text.push_str(
+                    "What to do: open Administration > Manage Organization > Web Mail Cloud > Gateways, and press \
+                     Verify on the gateway's page: each step says what is wrong. You hear from us again when the \
+                     gateway takes mail.\r\n",
+                );
+            }
+            None => {
+                let _ = write!(
+                    text,
+                    "The outbound gateway {gateway} of {organization} takes mail again. What has waited for it is on \
+                     its way.\r\n"
+                );
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,109 @@
+//! Tells administrators of gateways that do not take mail, and when they do again: one message an outage and
+//! administrator, queued in the transaction that notes that they were told.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Entry, Queue, commit};
+use crate::{
+    mail::{
+        envelope::{MailParameters, Recipient},
+        gateway_notice::GatewayNotice,
+        id::QueueId,
+    },
+    relay::{handover::source::Source, message::Content},
+    store::{
+        self,
+        gateway_notice::ToTell,
+        queue::{QueuedMessage, State},
+    },
+};
+
+/// How often it is looked whether there is something to tell.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long the store may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What is over sooner is not told: servers are restarted.
+const LASTS: time::Duration = time::Duration::minutes(1);
+
+impl Queue {
+    /// Until `stop`.
+    pub(super) async fn keep_telling(&self, stop: CancellationToken) {
+        while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
+            match timeout(PATIENCE, self.tell_of_gateways(OffsetDateTime::now_utc())).await {
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told how gateways do"),
+            }
+        }
+    }
+
+    /// Tells what there is to tell at `now`. Returns how many messages that takes.
+    pub async fn tell_of_gateways(&self, now: OffsetDateTime) -> store::Result<usize> {
+        let db = &self.shared.db;
+        let mut to_tell = store::gateway_notice::failing_across_tenants(db, now - LASTS).await?;
+        to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
+        let mut messages = 0;
+        for told in &to_tell {
+            let mut transaction = db.begin().await?;
+            if !store::gateway_notice::note_across_tenants(&mut *transaction, told, now).await? {
+                continue;
+            }
+            let whom =
+                store::gateway_notice::administrators_across_tenants(&mut *transaction, told.organization).await?;
+            let entries: Vec<Entry> = whom.iter().map(|whom| self.notice(told, whom, now)).collect();
+            if !entries.is_empty() {
+                commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
+            }
+            transaction.commit().await?;
+            messages += entries.len();
+        }
+        if messages > 0 {
+            self.shared.wake.notify_one();
+        }
+        Ok(messages)
+    }
+
+    fn notice(&self, told: &ToTell, whom: &str, now: OffsetDateTime) -> Entry {
+        let (settings, id) = (&self.shared.settings, QueueId::new());
+        let bytes = GatewayNotice {
+            hostname: &settings.hostname,
+            own_id: &id.to_string(),
+            to: whom,
+            organization: &told.name,
+            gateway: &told.address,
+            trouble: told.trouble.as_ref().map(|trouble| (trouble.since, trouble.words.as_str())),
+            backup: told.trouble.as_ref().and_then(|trouble| trouble.backup.as_ref()),
+            now,
+        }
+        .to_bytes();
+        let parameters =
+            MailParameters { eight_bit: !bytes.is_ascii(), smtputf8: !whom.is_ascii(), ..MailParameters::default() };
+        let message = QueuedMessage {
+            organization: told.organization,
+            id,
+            state: State::Waiting,
+            sender: None,
+            sender_account: None,
+            sender_domain: None,
+            reverse_path: String::new(),
+            recipients: vec![Recipient::waiting(whom.to_owned())],
+            parameters,
+            size: bytes.len() as i64,
+            waits_for: None,
+            waits_by: None,
+            held_because: None,
+            choice: None,
+            attempts: 0,
+            last_reply: None,
+            delay_noticed: false,
+            accepted_at: now,
+            next_attempt_at: now,
+            expires_at: now + settings.schedule.lifetime,
+            lease: None,
+        };
+        Entry { message, source: Source::Content(Content::Memory(bytes.into())), client: None }
+    }
+}

@@ -1,0 +1,138 @@
+//! Which gateways' troubles administrators know of: told once when one begins that lasts, and once when it is over.
+//! Written by relays, in the transaction that queues what they tell.
+
+use sqlx::PgExecutor;
+use time::OffsetDateTime;
+
+use super::Result;
+use crate::mail::{
+    GatewayAddress,
+    id::{GatewayId, OrganizationId},
+};
+
+/// A gateway that there is something to tell of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToTell {
+    pub organization: OrganizationId,
+    /// The organization's name for people.
+    pub name: String,
+    pub gateway: GatewayId,
+    pub address: GatewayAddress,
+    /// The trouble, or `None`: it takes mail again.
+    pub trouble: Option<Trouble>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub since: OffsetDateTime,
+    pub words: String,
+    /// Where mail goes meanwhile.
+    pub backup: Option<GatewayAddress>,
+}
+
+/// Gateways that have been failing since before `lasting` and nobody was told of.
+pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
+    let rows = sqlx::query!(
+        r#"
+        select distinct on (seen.organization_id, seen.gateway_id)
+               seen.organization_id as "organization: OrganizationId", organization.name,
+               seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
+               seen.failing_since as "since!", coalesce(seen.last_failure, '') as "words!",
+               backup.address as "backup?: GatewayAddress"
+        from gateway_health seen
+        join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
+                    and gateway.revision = seen.revision
+        join organization on organization.id = seen.organization_id
+        join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                  and relay.last_seen_at > now() - interval '60 seconds'
+        left join gateway backup on backup.organization_id = seen.organization_id and backup.id = seen.backup_id
+        where seen.failing_since is not null and seen.failing_since <= $1
+          and not exists (select from gateway_notice told
+                          where told.organization_id = seen.organization_id and told.gateway_id = seen.gateway_id)
+        order by seen.organization_id, seen.gateway_id, seen.failing_since
+        limit 100
+        "#,
+        lasting,
+    )
+    .fetch_all(db)
+    .await?;
+    let to_tell = rows.into_iter().map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        gateway: row.gateway,
+        address: row.address,
+        trouble: Some(Trouble { since: row.since, words: row.words, backup: row.backup }),
+    });
+    Ok(to_tell.collect())
+}
+
+/// Gateways whose trouble administrators know of, and which have taken mail since and fail nowhere.
+pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>> {
+    sqlx::query!(
+        r#"
+        select told.organization_id as "organization: OrganizationId", organization.name,
+               told.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress"
+        from gateway_notice told
+        join gateway on gateway.organization_id = told.organization_id and gateway.id = told.gateway_id
+        join organization on organization.id = told.organization_id
+        where exists (select from gateway_health seen
+                      where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
+                        and seen.revision = gateway.revision and seen.last_accepted_at > told.noticed_at)
+          and not exists (select from gateway_health seen
+                          join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                                    and relay.last_seen_at > now() - interval '60 seconds'
+                          where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
+                            and seen.revision = gateway.revision and seen.failing_since is not null)
+        limit 100
+        "#,
+    )
+    .map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        gateway: row.gateway,
+        address: row.address,
+        trouble: None,
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// Notes that administrators are told at `now`. Returns whether they have not been: another relay may be faster.
+pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
+    let done = match told.trouble {
+        Some(_) => {
+            sqlx::query!(
+                "insert into gateway_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)
+                 on conflict do nothing",
+                told.organization as OrganizationId,
+                told.gateway as GatewayId,
+                now,
+            )
+            .execute(db)
+            .await?
+        }
+        None => {
+            sqlx::query!(
+                "delete from gateway_notice where organization_id = $1 and gateway_id = $2",
+                told.organization as OrganizationId,
+                told.gateway as GatewayId,
+            )
+            .execute(db)
+            .await?
+        }
+    };
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whom to tell: the active Administrators of the organization.
+pub async fn administrators_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+) -> Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"select email as "email!" from administrators_to_tell($1) as email"#,
+        organization as OrganizationId
+    )
+    .fetch_all(db)
+    .await
+}

@@ -1,0 +1,88 @@
+//! Administrators hear once that a gateway does not take mail, and once that it does again.
+//! The queue is given the time; what relays have seen is written as they write it.
+
+use outgate::{
+    mail::id::{RelayId, Revision},
+    policy::{Role, routing::PlatformDefault},
+    store::{self, gateway::PointerScope, gateway_health::Seen},
+};
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime};
+
+use crate::support::{Gateway, Installation, Sending, gateway::Received, sending::Options};
+
+fn text_of(notice: &Received) -> String {
+    let text = String::from_utf8_lossy(&notice.content).replace("=\r\n", "");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[sqlx::test]
+async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_over(db: PgPool) {
+    let inbound = Gateway::start().await;
+    let installation = Installation::on(db.clone());
+    let works = installation.organization("works").await;
+    for (email, role) in [
+        ("bea@works.example", Role::Administrator),
+        ("cy@works.example", Role::Administrator),
+        ("dan@works.example", Role::UserAdministrator),
+    ] {
+        installation.administrator(&works, email, "not a hash", role).await;
+    }
+    let suspended = "update administrator set status = 'suspended' where email = 'cy@works.example'";
+    sqlx::query(suspended).execute(&installation.owner).await.unwrap();
+    installation.set_gateway(&works, &PointerScope::Organization, "archive.example.com:587").await;
+    let gateway = installation.gateway_of(&works, "archive.example.com:587").await;
+    let default = PlatformDefault::Smarthost(inbound.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    let one = store::relay::sign_on(&sending.db, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let now = OffsetDateTime::now_utc();
+    let see = async |failing_since: Option<OffsetDateTime>, accepted: Option<OffsetDateTime>| {
+        let seen = Seen {
+            organization: works.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: accepted,
+            last_failure: failing_since.map(|since| (since, "gateway said: 554 5.7.1 go away".to_owned())),
+            failing_since,
+            backup: None,
+        };
+        store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
+    };
+    let tell = async |minutes: i64| sending.queue.tell_of_gateways(now + Duration::minutes(minutes)).await.unwrap();
+
+    see(Some(now), None).await;
+    assert_eq!(tell(0).await, 0, "it may be over in a moment");
+    assert_eq!(tell(2).await, 1, "the one active Administrator");
+    assert_eq!(
+        (tell(3).await, sending.another().queue.tell_of_gateways(now + Duration::minutes(3)).await.unwrap()),
+        (0, 0)
+    );
+    sending.queue.step(now + Duration::minutes(4)).await.unwrap();
+    let notice = inbound.received(1).await.remove(0);
+    assert_eq!(
+        (notice.reverse_path.as_str(), notice.recipients.as_slice()),
+        ("", &["bea@works.example".to_owned()][..])
+    );
+    let text = text_of(&notice);
+    for words in [
+        "Subject: Gateway archive.example.com:587 does not take mail",
+        "The outbound gateway archive.example.com port 587 of",
+        "has not taken mail since",
+        "gateway said: 554 5.7.1 go away",
+        "Mail for it waits and is not lost. It is not sent another way.",
+        "Auto-Submitted: auto-generated",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+
+    see(None, None).await;
+    assert_eq!(tell(5).await, 0, "nobody has seen it take mail");
+    see(None, Some(now + Duration::minutes(6))).await;
+    assert_eq!((tell(7).await, tell(8).await), (1, 0));
+    sending.queue.step(now + Duration::minutes(9)).await.unwrap();
+    let text = text_of(&inbound.received(2).await[1]);
+    assert!(text.contains("takes mail again. What has waited for it is on its way."), "{text}");
+
+    see(Some(now + Duration::minutes(10)), None).await;
+    assert_eq!(tell(12).await, 1, "the next outage is another one");
+}
