@@ -29,6 +29,10 @@ pub enum Administrator {
         #[arg(long, required = true)]
         password_stdin: bool,
     },
+    /// Let an administrator sign in no more, and end all of their sessions
+    Suspend { email: Mailbox },
+    /// Let a suspended administrator sign in again
+    Resume { email: Mailbox },
 }
 
 pub async fn run(command: Administrator, owner: &PgPool) -> anyhow::Result<()> {
@@ -49,6 +53,18 @@ pub async fn run(command: Administrator, owner: &PgPool) -> anyhow::Result<()> {
             }
             println!("{email} has a new password, and all their sessions have ended.");
         }
+        Administrator::Suspend { email } => set_suspended(owner, &email, true).await?,
+        Administrator::Resume { email } => set_suspended(owner, &email, false).await?,
+    }
+    Ok(())
+}
+
+async fn set_suspended(owner: &PgPool, email: &Mailbox, suspended: bool) -> anyhow::Result<()> {
+    match store::administrator::set_suspended(owner, email, suspended).await? {
+        None => anyhow::bail!("there is no administrator {email}"),
+        Some(false) => println!("Nothing changed: it was so already."),
+        Some(true) if suspended => println!("{email} signs in no more, and all their sessions have ended."),
+        Some(true) => println!("{email} may sign in again."),
     }
     Ok(())
 }

@@ -103,6 +103,55 @@ pub async fn set_password(owner: &PgPool, email: &Mailbox, password_hash: &str) 
     Ok(changed == 1)
 }
 
+/// Suspends an administrator and ends all their sessions, or lets them sign in again: what they have done and what
+/// they may do stays. Their organizations' histories say so. Returns whether that changed anything; `None`: there is no
+/// such administrator. For the operator.
+pub async fn set_suspended(owner: &PgPool, email: &Mailbox, suspended: bool) -> Result<Option<bool>> {
+    let (email, word) = (email.to_string(), if suspended { "suspended" } else { "active" });
+    let organizations = sqlx::query_scalar!(
+        r#"
+        select r.organization_id as "organization: OrganizationId" from administrator_role r
+        join administrator who on who.id = r.administrator_id where who.email = $1
+        "#,
+        email,
+    )
+    .fetch_all(owner)
+    .await?;
+    let mut transaction = owner.begin().await?;
+    let before = sqlx::query_scalar!("select status from administrator where email = $1 for update", email)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let Some(before) = before else { return Ok(None) };
+    if before == word {
+        return Ok(Some(false));
+    }
+    sqlx::query!("update administrator set status = $2 where email = $1", email, word)
+        .execute(&mut *transaction)
+        .await?;
+    if suspended {
+        sqlx::query!(
+            "delete from session using administrator who where who.id = session.administrator_id and who.email = $1",
+            email,
+        )
+        .execute(&mut *transaction)
+        .await?;
+    }
+    transaction.commit().await?;
+    for organization in organizations {
+        let transaction = OrganizationTransaction::begin(owner, organization).await?;
+        let audit = AuditEntry {
+            actor: "operator".to_owned(),
+            action: if suspended { "administrator.suspend" } else { "administrator.resume" },
+            subject: email.clone(),
+            before: Some(before.clone()),
+            after: Some(word.to_owned()),
+        };
+        // No item: what relays route by is as it was.
+        transaction.commit_change(&[], audit).await?;
+    }
+    Ok(Some(true))
+}
+
 /// Whether anybody has this address. For the operator.
 pub async fn exists_across_tenants(db: impl PgExecutor<'_>, email: &Mailbox) -> Result<bool> {
     sqlx::query_scalar!(r#"select exists (select from administrator where email = $1) as "exists!""#, email.to_string())

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{
     OrganizationTransaction, Result,
-    change::{AuditEntry, ChangeItem, Subject},
+    change::{AuditEntry, ChangeItem, Committed, Subject},
 };
 use crate::{
     mail::{DomainName, GatewayAddress, id::OrganizationId},
@@ -122,6 +122,41 @@ pub async fn create(
     };
     transaction.commit_change(&items, audit).await?;
     Ok(id)
+}
+
+/// Suspends an organization, or lets it go on: while it is suspended its mail is refused, what waits is held, and
+/// nobody signs in to it. Returns the change, or `None` if it was so already. For the operator.
+pub async fn set_suspended(
+    mut transaction: OrganizationTransaction,
+    suspended: bool,
+    actor: &str,
+) -> Result<Option<Committed>> {
+    let organization = transaction.organization();
+    let word = |suspended: bool| if suspended { "suspended" } else { "active" };
+    let changed = sqlx::query!(
+        "update organization set status = $2 where id = $1 and status <> $2",
+        organization as OrganizationId,
+        word(suspended),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let item = ChangeItem {
+        subject: Subject::Organization,
+        key: organization.to_string(),
+        before: Some(json!({ "status": word(!suspended) })),
+        after: Some(json!({ "status": word(suspended) })),
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: if suspended { "organization.suspend" } else { "organization.resume" },
+        subject: "the organization".to_owned(),
+        before: Some(word(!suspended).to_owned()),
+        after: Some(word(suspended).to_owned()),
+    };
+    transaction.commit_change(&[item], audit).await.map(Some)
 }
 
 /// The organization with this slug. For the operator's commands, which name one.

@@ -63,6 +63,10 @@ pub fn entry_link(slug: &str, change: ChangeId) -> Link {
 fn did(action: &str) -> String {
     let words = match action {
         "organization.create" => "created the organization",
+        "organization.suspend" => "suspended",
+        "organization.resume" => "let go on",
+        "administrator.suspend" => "suspended the administrator",
+        "administrator.resume" => "let sign in again the administrator",
         "domain.add" => "added the mail domain",
         "administrator.create" => "added the administrator",
         "gateway.set" => "set the gateway of",

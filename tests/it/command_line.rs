@@ -71,6 +71,9 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         (&create, &["new", "--name", "New"], "", "--domain <DOMAINS>"),
         (&["domain", "add"], &["nobody", "new.example"], "", "there is no organization “nobody”"),
         (&["domain", "add"], &["acme", "birch.example"], "", "birch.example belongs to an organization already"),
+        (&["organization", "suspend"], &["nobody"], "", "there is no organization “nobody”"),
+        (&["administrator", "suspend"], &["nobody@acme.example"], "", "there is no administrator nobody@acme.example"),
+        (&["gateway", "verify"], &["acme"], "", "no gateway applies there: name an address"),
         (&administrator, &["nobody", "--role", "administrator"], long_enough, "there is no organization “nobody”"),
         (&administrator, &["acme", "--role", "king"], long_enough, "--role: “king” is not a role"),
         (&administrator, &["acme", "--role", "administrator"], "short\n", "at least 12 characters"),
@@ -357,6 +360,37 @@ async fn the_inbound_host_of_a_domain_is_set_and_deleted(owner: PgPool) {
     assert_eq!(again, "Nothing changed: it was so already.\n");
     let said = outgate.succeeds(&[&set[..], &["-"]].concat()).await;
     assert!(said.starts_with("Mail to acme.example now goes to the servers that its MX records name."), "{said}");
+}
+
+#[sqlx::test]
+async fn an_organization_and_an_administrator_are_suspended_and_go_on(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let explain = ["route", "explain", "ann@acme.example"];
+    let suspended = outgate.succeeds(&["organization", "suspend", "acme"]).await;
+    assert!(suspended.starts_with("acme is suspended: its mail is refused, what waits is held"), "{suspended}");
+    assert!(outgate.succeeds(&explain).await.contains("is refused: the organization is suspended."));
+    assert!(outgate.succeeds(&["route", "explain", "bea@birch.example"]).await.contains("leaves directly"));
+    assert!(outgate.succeeds(&["organization", "suspend", "acme"]).await.starts_with("Nothing changed"));
+    let goes_on = outgate.succeeds(&["organization", "resume", "acme"]).await;
+    assert!(goes_on.starts_with("acme goes on, and so does mail"), "{goes_on}");
+    assert!(outgate.succeeds(&explain).await.contains("leaves directly"));
+
+    for (verb, words, status) in [
+        ("suspend", "signs in no more, and all their sessions have ended.", "suspended"),
+        ("suspend", "Nothing changed", "suspended"),
+        ("resume", "may sign in again.", "active"),
+    ] {
+        let said = outgate.succeeds(&["administrator", verb, "admin@acme.example"]).await;
+        assert!(said.contains(words), "{verb}: {said}");
+        let now: String = sqlx::query_scalar("select status from administrator").fetch_one(&owner).await.unwrap();
+        assert_eq!(now, status, "{verb}");
+    }
+    let actions = "select array_agg(action order by revision) from audit_entry join change on change.id = change_id where action ~ '(suspend|resume)$'";
+    let actions: Vec<String> = sqlx::query_scalar(actions).fetch_one(&owner).await.unwrap();
+    assert_eq!(
+        actions,
+        ["organization.suspend", "organization.resume", "administrator.suspend", "administrator.resume"]
+    );
 }
 
 #[sqlx::test]
