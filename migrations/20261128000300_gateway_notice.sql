@@ -11,6 +11,7 @@ alter table gateway_notice enable row level security, force row level security;
 create policy owner on gateway_notice to current_user using (true) with check (true);
 create policy web on gateway_notice for select to outgate_web using (organization_id = current_organization());
 create policy relay on gateway_notice to outgate_relay using (true) with check (true);
+grant select on gateway_notice to outgate_web;
 grant select, insert, delete on gateway_notice to outgate_relay;
 
 create index gateway_health_failing on gateway_health (failing_since) where failing_since is not null;

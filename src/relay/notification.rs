@@ -5,17 +5,15 @@ use time::OffsetDateTime;
 
 use super::{
     handover::source::Source,
-    message::Content,
     queue::{Entry, QueueSettings},
 };
 use crate::{
     mail::{
         dsn::{Action, Notification, Original, Report},
-        envelope::{MailParameters, Recipient},
         id::QueueId,
         notify::Ret,
     },
-    store::queue::{QueuedMessage, State},
+    store::queue::QueuedMessage,
 };
 
 /// What of a header section is returned with a notification.
@@ -70,33 +68,8 @@ async fn notification(
         reports,
         original: if is_whole { Original::Whole(&returned) } else { Original::Header(&returned) },
     };
-    let bytes = report.to_bytes();
-    let parameters =
-        MailParameters { eight_bit: !bytes.is_ascii(), smtputf8: !report.is_ascii(), ..MailParameters::default() };
-    let message = QueuedMessage {
-        organization: message.organization,
-        id,
-        state: State::Waiting,
-        sender: None,
-        sender_account: None,
-        sender_domain: None,
-        reverse_path: String::new(),
-        recipients: vec![Recipient::waiting(message.reverse_path.clone())],
-        parameters,
-        size: bytes.len() as i64,
-        waits_for: None,
-        waits_by: None,
-        held_because: None,
-        choice: None,
-        attempts: 0,
-        last_reply: None,
-        delay_noticed: false,
-        accepted_at: now,
-        next_attempt_at: now,
-        expires_at: now + settings.schedule.lifetime,
-        lease: None,
-    };
-    Entry { message, source: Source::Content(Content::Memory(bytes.into())), client: None }
+    let ends = (now, now + settings.schedule.lifetime);
+    Entry::of_ours(message.organization, id, message.reverse_path.clone(), report.to_bytes(), !report.is_ascii(), ends)
 }
 
 async fn header(source: &Source, id: &QueueId) -> Vec<u8> {

@@ -59,6 +59,12 @@ pub const LIMITS: TimeLimits = TimeLimits {
     block: Duration::from_secs(12),
     dot: Duration::from_secs(12),
 };
+/// How long a relay takes at most to hear of a gateway that was saved a moment ago.
+const HEARS_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const LOOKS: Duration = Duration::from_millis(50);
+/// How much of a server's answer is shown, in characters.
+const SHOWN: usize = 512;
 /// How long a server that says nothing is given to begin TLS.
 const TLS_AT_ONCE: Duration = Duration::from_secs(5);
 /// Below this port only those of mail are connected to.
@@ -115,22 +121,29 @@ impl Verifier {
 
     /// Whether the gateway accepts.
     pub async fn verify(&self, taken: &Taken, watched: &Watched) -> bool {
-        let peer = self.peer(taken);
+        watched.begins(Stage::LookUp);
+        let Some(peer) = self.peer(taken).await else {
+            watched.advises("This relay does not know the gateway yet: try again in a moment.".to_owned());
+            watched.ends(Outcome::Failed);
+            return false;
+        };
         let recipient = taken.recipient.clone().unwrap_or_else(|| self.recipient.clone());
         let probe = Probe { sender: taken.sender.clone(), recipient };
-        watched.begins(Stage::LookUp);
         let port = peer.address.port();
         if port < FIRST_FREE_PORT && ![25, 465, 587].contains(&port) {
             let sentence = format!("Port {port} is not one for mail: enter the gateway's port, usually 25 or 587.");
             return self.explain(&peer, &probe, watched, Stage::LookUp, &Failing::Ours(sentence));
         }
-        let (stage, failing) = match timeout(PATIENCE, self.walk(&peer, &probe, watched)).await {
-            Ok(Ok(())) => {
-                watched.ends(Outcome::Passed);
-                return true;
+        let walking = async {
+            match self.walk(&peer, &probe, watched).await {
+                Ok(()) => None,
+                Err(failure) => Some(self.failing(&peer, failure, watched).await),
             }
-            Ok(Err(failure)) => self.failing(&peer, failure, watched).await,
-            Err(_) => (watched.stage(), Failing::TimedOut),
+        };
+        let failed = timeout(PATIENCE, walking).await.unwrap_or_else(|_| Some((watched.stage(), Failing::TimedOut)));
+        let Some((stage, failing)) = failed else {
+            watched.ends(Outcome::Passed);
+            return true;
         };
         self.explain(&peer, &probe, watched, stage, &failing)
     }
@@ -152,20 +165,33 @@ impl Verifier {
         false
     }
 
-    /// The gateway as mail would use it, or one that nobody has saved yet.
-    fn peer(&self, taken: &Taken) -> Peer {
-        let saved = taken.gateway.and_then(|gateway| self.table.gateway(gateway));
-        let gateway = saved.filter(|gateway| gateway.organization == taken.organization).unwrap_or_else(|| {
-            Arc::new(Gateway {
+    /// The gateway as mail would use it, or one that nobody has saved; `None`: this relay has not heard of it.
+    async fn peer(&self, taken: &Taken) -> Option<Peer> {
+        let gateway = match taken.gateway {
+            Some(id) => {
+                let wanted = taken.revision.unwrap_or_default();
+                let is_wanted =
+                    |saved: &Arc<Gateway>| saved.organization == taken.organization && saved.revision >= wanted;
+                let known = async {
+                    loop {
+                        match self.table.gateway(id).filter(is_wanted) {
+                            Some(gateway) => return gateway,
+                            None => sleep(LOOKS).await,
+                        }
+                    }
+                };
+                timeout(HEARS_WITHIN, known).await.ok()?
+            }
+            None => Arc::new(Gateway {
                 organization: taken.organization,
                 id: GatewayId::new(),
                 revision: 0,
                 address: taken.address.clone(),
                 tls: TlsMode::WhenOffered,
                 settings: GatewaySettings::default().shared(),
-            })
-        });
-        Peer::gateway(&gateway, Scope::Organization)
+            }),
+        };
+        Some(Peer::gateway(&gateway, Scope::Organization))
     }
 
     async fn walk(&self, peer: &Peer, probe: &Probe, watched: &Watched) -> Result<(), Failure> {
@@ -374,7 +400,7 @@ impl Witness for Watched {
                     None => address.to_string(),
                 });
             }
-            Sight::Reply(reply) => saw.push(reply.to_string()),
+            Sight::Reply(reply) => saw.push(reply.to_string().chars().take(SHOWN).collect()),
             Sight::Encrypted(connection) => {
                 seen.is_encrypted = true;
                 saw = certificate::seen(connection);

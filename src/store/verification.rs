@@ -134,6 +134,8 @@ pub struct Taken {
     pub organization: OrganizationId,
     pub id: VerificationId,
     pub gateway: Option<GatewayId>,
+    /// Of the gateway, when it was asked.
+    pub revision: Option<i64>,
     pub address: GatewayAddress,
     pub sender: String,
     pub recipient: Option<String>,
@@ -151,7 +153,7 @@ pub async fn take_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, name: 
             returning organization_id, verification_id
         )
         select asked.organization_id as "organization: OrganizationId", asked.id as "id: VerificationId",
-               asked.gateway_id as "gateway: GatewayId", asked.address as "address: GatewayAddress", asked.sender,
+               asked.gateway_id as "gateway: GatewayId", asked.revision, asked.address as "address: GatewayAddress", asked.sender,
                asked.recipient
         from taken
         join verification asked on asked.organization_id = taken.organization_id and asked.id = taken.verification_id
@@ -221,6 +223,11 @@ impl Verification {
             || (self.silent == 0
                 && !self.answers.is_empty()
                 && self.answers.iter().all(|answer| answer.accepts.is_some()))
+    }
+
+    /// Whether a relay has found that it does not.
+    pub fn refuses(&self) -> bool {
+        self.answers.iter().any(|answer| answer.accepts == Some(false))
     }
 
     /// Whether every relay that runs has found that the gateway accepts.

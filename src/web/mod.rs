@@ -5,6 +5,7 @@ pub mod account_file;
 pub mod administration;
 pub mod assets;
 pub mod audit_log;
+pub mod choice;
 pub mod client_address;
 pub mod console;
 pub mod domain_manager;

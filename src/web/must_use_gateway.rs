@@ -6,15 +6,21 @@ use serde::Deserialize;
 
 use super::{
     App, Route,
+    choice::Choice,
     error::{PageError, see_other},
     form::Form,
     outbound_mail_gateway,
     session::InOrganization,
-    status,
 };
-use crate::store::{self, gateway::Set};
+use crate::store;
 
 const PATH: &str = "/{organization}/web-mail-cloud/outbound-mail-gateway/must-use-gateway";
+
+const CHOICE: Choice = Choice {
+    forbidden: "Only an Administrator may say that mail must leave through a gateway. Ask one of your organization.",
+    unchanged: "must-use",
+    changed: "required",
+};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get(PATH, show), Route::post(PATH, save)]
@@ -25,7 +31,7 @@ pub fn routes() -> Vec<Route> {
 #[serde(deny_unknown_fields)]
 struct MustUseForm {
     must_use_gateway: Option<String>,
-    /// How it stood when the form was shown: who did not change it does not undo what another has changed since.
+    /// How it stood when the form was shown.
     seen: String,
 }
 
@@ -39,23 +45,6 @@ async fn save(
     inside: InOrganization,
     Form(form): Form<MustUseForm>,
 ) -> Result<Response, PageError> {
-    if !inside.access.role.may_set_organization_gateway() {
-        return Err(PageError::Forbidden(
-            "Only an Administrator may say that mail must leave through a gateway. Ask one of your organization.",
-        ));
-    }
-    let back = outbound_mail_gateway::here(&inside.access.slug);
-    let wanted = form.must_use_gateway.is_some();
-    if wanted == (form.seen == "yes") {
-        return Ok(see_other(&back.with("unchanged", "must-use").build()));
-    }
-    let transaction = app.store.begin(&inside.access).await?;
-    match store::gateway::set_must_use(transaction, wanted, &inside.access.email).await? {
-        Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(see_other(&back.with("unchanged", "must-use").build())),
-        Set::Changed(committed) => {
-            status::wait_until_live(&app, &inside.access, committed.revision).await;
-            Ok(see_other(&back.with("required", &committed.id.to_string()).build()))
-        }
-    }
+    let chosen = (form.must_use_gateway.is_some(), form.seen.as_str());
+    CHOICE.save(&app, &inside, chosen, store::gateway::set_must_use).await
 }

@@ -6,15 +6,21 @@ use serde::Deserialize;
 
 use super::{
     App, Route,
+    choice::Choice,
     error::{PageError, see_other},
     form::Form,
     outbound_mail_gateway,
     session::InOrganization,
-    status,
 };
-use crate::store::{self, gateway::Set};
+use crate::store;
 
 const PATH: &str = "/{organization}/web-mail-cloud/outbound-mail-gateway/unknown-senders";
+
+const CHOICE: Choice = Choice {
+    forbidden: "Only an Administrator may say whose mail is taken. Ask one of your organization.",
+    unchanged: "unknown-senders",
+    changed: "senders",
+};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get(PATH, show), Route::post(PATH, save)]
@@ -25,7 +31,7 @@ pub fn routes() -> Vec<Route> {
 #[serde(deny_unknown_fields)]
 struct UnknownSendersForm {
     refuse_unknown_senders: Option<String>,
-    /// How it stood when the form was shown: who did not change it does not undo what another has changed since.
+    /// How it stood when the form was shown.
     seen: String,
 }
 
@@ -39,23 +45,6 @@ async fn save(
     inside: InOrganization,
     Form(form): Form<UnknownSendersForm>,
 ) -> Result<Response, PageError> {
-    if !inside.access.role.may_set_organization_gateway() {
-        return Err(PageError::Forbidden(
-            "Only an Administrator may say whose mail is taken. Ask one of your organization.",
-        ));
-    }
-    let back = outbound_mail_gateway::here(&inside.access.slug);
-    let wanted = form.refuse_unknown_senders.is_some();
-    if wanted == (form.seen == "yes") {
-        return Ok(see_other(&back.with("unchanged", "unknown-senders").build()));
-    }
-    let transaction = app.store.begin(&inside.access).await?;
-    match store::gateway::set_unknown_senders(transaction, wanted, &inside.access.email).await? {
-        Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(see_other(&back.with("unchanged", "unknown-senders").build())),
-        Set::Changed(committed) => {
-            status::wait_until_live(&app, &inside.access, committed.revision).await;
-            Ok(see_other(&back.with("senders", &committed.id.to_string()).build()))
-        }
-    }
+    let chosen = (form.refuse_unknown_senders.is_some(), form.seen.as_str());
+    CHOICE.save(&app, &inside, chosen, store::gateway::set_unknown_senders).await
 }

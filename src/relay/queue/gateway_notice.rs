@@ -9,17 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue, commit};
 use crate::{
-    mail::{
-        envelope::{MailParameters, Recipient},
-        gateway_notice::GatewayNotice,
-        id::QueueId,
-    },
-    relay::{handover::source::Source, message::Content},
-    store::{
-        self,
-        gateway_notice::ToTell,
-        queue::{QueuedMessage, State},
-    },
+    mail::{gateway_notice::GatewayNotice, id::QueueId},
+    store::{self, gateway_notice::ToTell},
 };
 
 /// How often it is looked whether there is something to tell.
@@ -79,31 +70,7 @@ impl Queue {
             now,
         }
         .to_bytes();
-        let parameters =
-            MailParameters { eight_bit: !bytes.is_ascii(), smtputf8: !whom.is_ascii(), ..MailParameters::default() };
-        let message = QueuedMessage {
-            organization: told.organization,
-            id,
-            state: State::Waiting,
-            sender: None,
-            sender_account: None,
-            sender_domain: None,
-            reverse_path: String::new(),
-            recipients: vec![Recipient::waiting(whom.to_owned())],
-            parameters,
-            size: bytes.len() as i64,
-            waits_for: None,
-            waits_by: None,
-            held_because: None,
-            choice: None,
-            attempts: 0,
-            last_reply: None,
-            delay_noticed: false,
-            accepted_at: now,
-            next_attempt_at: now,
-            expires_at: now + settings.schedule.lifetime,
-            lease: None,
-        };
-        Entry { message, source: Source::Content(Content::Memory(bytes.into())), client: None }
+        let ends = (now, now + settings.schedule.lifetime);
+        Entry::of_ours(told.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
     }
 }

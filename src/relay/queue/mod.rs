@@ -48,15 +48,19 @@ use self::{
 };
 use super::{
     handover::{Handover, source::Source},
+    message::Content,
     routing_table::RoutingTable,
     settings::QueueLimits,
 };
 use crate::{
-    mail::id::RelayId,
+    mail::{
+        envelope::{MailParameters, Recipient},
+        id::{OrganizationId, QueueId, RelayId},
+    },
     policy::{retry::Schedule, routing::PlatformDefault},
     store::{
         self,
-        queue::{Lane, Lease, Leased, QueuedMessage},
+        queue::{Lane, Lease, Leased, QueuedMessage, State},
     },
 };
 
@@ -114,6 +118,44 @@ pub struct Entry {
     pub source: Source,
     /// Who submitted it; not known any more of what is taken up from the queue.
     pub client: Option<IpAddr>,
+}
+
+impl Entry {
+    /// A message of our own to one recipient, with a null reverse-path: nobody answers it (RFC 5321 §4.5.5).
+    pub(super) fn of_ours(
+        organization: OrganizationId,
+        id: QueueId,
+        to: String,
+        content: Vec<u8>,
+        smtputf8: bool,
+        (now, expires_at): (OffsetDateTime, OffsetDateTime),
+    ) -> Self {
+        let parameters = MailParameters { eight_bit: !content.is_ascii(), smtputf8, ..MailParameters::default() };
+        let message = QueuedMessage {
+            organization,
+            id,
+            state: State::Waiting,
+            sender: None,
+            sender_account: None,
+            sender_domain: None,
+            reverse_path: String::new(),
+            recipients: vec![Recipient::waiting(to)],
+            parameters,
+            size: content.len() as i64,
+            waits_for: None,
+            waits_by: None,
+            held_because: None,
+            choice: None,
+            attempts: 0,
+            last_reply: None,
+            delay_noticed: false,
+            accepted_at: now,
+            next_attempt_at: now,
+            expires_at,
+            lease: None,
+        };
+        Self { message, source: Source::Content(Content::Memory(content.into())), client: None }
+    }
 }
 
 impl Queue {

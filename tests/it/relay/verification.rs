@@ -83,6 +83,7 @@ async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Fo
         organization,
         id: VerificationId::new(),
         gateway: Some(gateway),
+        revision: Some(1),
         address: address.parse().unwrap(),
         sender: "postmaster@acme.example".to_owned(),
         recipient: None,
@@ -239,4 +240,13 @@ async fn what_is_no_mail_server_gets_its_sentence_and_nothing_of_it_is_shown() {
     });
     let found = verify(address, TlsMode::WhenOffered, GatewaySettings::default()).await;
     assert!(found.last().1.contains("speaks TLS from the start"), "{}", found.all());
+}
+
+#[tokio::test]
+async fn what_a_server_says_is_shown_in_part_when_it_says_very_much() {
+    let gateway = Gateway::start().await;
+    gateway.says(At::Mail, &format!("550 5.7.1 {}", "long ".repeat(300)));
+    let found = verify(gateway.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    let said = found.steps.last().unwrap().saw.last().unwrap();
+    assert!(said.starts_with("550 5.7.1 long") && said.len() == 512, "{said}");
 }

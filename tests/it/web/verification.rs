@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use outgate::{policy::Role, store::gateway::PointerScope};
+use outgate::{
+    mail::id::{RelayId, Revision},
+    policy::Role,
+    store::{self, gateway::PointerScope},
+};
 use reqwest::StatusCode;
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -96,6 +100,21 @@ async fn without_a_relay_it_is_under_way_and_several_at_a_time_are_enough(db: Pg
     let theirs = page_of(&other, last.split("web-mail-cloud/").last().unwrap());
     assert_eq!(stranger.get(&theirs).await.status, StatusCode::NOT_FOUND);
 
+    let relays = installation.relay_pool().await;
+    for name in ["one", "two"] {
+        store::relay::sign_on(&relays, name, RelayId::new(), Revision(0)).await.unwrap();
+    }
+    let one = RelayId::new();
+    for taken in store::verification::take_across_tenants(&relays, one, "one").await.unwrap() {
+        store::verification::report_across_tenants(&relays, one, &taken, &[], Some(true)).await.unwrap();
+    }
+    let partly = admin.get(&last).await;
+    assert!(partly.text().contains("Under way.") && partly.text().contains("2 relays have not answered yet."));
+    let later = sqlx::query("update verification set requested_at = now() - interval '46 seconds'");
+    later.execute(&installation.owner).await.unwrap();
+    assert!(admin.get(&last).await.text().contains("Not every relay has answered."));
+
+    sqlx::query("delete from verification_result").execute(&installation.owner).await.unwrap();
     let aged = sqlx::query("update verification set requested_at = now() - interval '1 hour'");
     aged.execute(&installation.owner).await.unwrap();
     assert!(admin.get(&last).await.text().contains("No relay has answered."));
