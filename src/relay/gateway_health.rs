@@ -18,6 +18,9 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// How much later a gateway has to have taken mail for that alone to be written.
 const LATER: time::Duration = time::Duration::seconds(10);
+/// Of which gateways something may be new: as long as the last time that one took mail may wait to be written, and
+/// more. After the store was away it is looked at all of them.
+const RECENTLY: Duration = Duration::from_secs(60);
 /// Gateways in one statement.
 const STEP: usize = 1000;
 /// How long the store may take.
@@ -38,7 +41,8 @@ pub async fn run(pool: &PgPool, health: Arc<Health>, id: watch::Receiver<Option<
                 store::gateway_health::forget_across_tenants(pool, relay).await?;
                 (known_as, written) = (Some(relay), Written::default());
             }
-            record(pool, relay, &health, &mut written, now).await
+            let within = if store_answers && !written.0.is_empty() { RECENTLY } else { Duration::MAX };
+            record(pool, relay, &health, &mut written, now, within).await
         };
         let result = timeout(PATIENCE, recorded).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
         if let (Err(error), true) = (&result, store_answers) {
@@ -55,8 +59,9 @@ pub async fn record(
     health: &Health,
     written: &mut Written,
     now: OffsetDateTime,
+    within: Duration,
 ) -> store::Result<()> {
-    let new: Vec<Seen> = health.seen(now).into_iter().filter(|seen| written.lacks(seen)).collect();
+    let new: Vec<Seen> = health.seen(now, within).into_iter().filter(|seen| written.lacks(seen)).collect();
     for step in new.chunks(STEP) {
         store::gateway_health::record_across_tenants(pool, relay, step).await?;
         written.0.extend(step.iter().map(|seen| ((seen.organization, seen.gateway), seen.clone())));

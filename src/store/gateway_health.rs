@@ -126,3 +126,21 @@ pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Optio
     .fetch_all(db)
     .await
 }
+
+/// How many of the organization's gateways are failing, as [`of`] says it.
+pub async fn failing(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"
+        select count(distinct seen.gateway_id) as "failing!"
+        from gateway_health seen
+        join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
+                    and gateway.revision = seen.revision
+        join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                  and relay.last_seen_at > now() - interval '60 seconds'
+        where seen.organization_id = $1 and seen.failing_since is not null
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
+}

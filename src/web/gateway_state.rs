@@ -9,10 +9,7 @@ use super::{
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::{
-        GatewayAddress,
-        id::{GatewayId, OrganizationId},
-    },
+    mail::{GatewayAddress, id::OrganizationId},
     store::{self, gateway_health::Health, verification::Checked},
 };
 
@@ -47,11 +44,6 @@ impl ShownState {
             backup: health.and_then(|health| health.backup.as_ref()).filter(|_| since.is_some()).map(Into::into),
         }
     }
-
-    /// That of one among those of an organization.
-    pub fn among(all: &[Health], gateway: GatewayId, now: OffsetDateTime) -> Self {
-        Self::of(all.iter().find(|health| health.gateway == gateway), now)
-    }
 }
 
 /// Both facts of a gateway that a form is about.
@@ -64,7 +56,7 @@ pub async fn facts(
     let Some(id) = store::gateway::with_address(db, organization, address).await? else { return Ok(None) };
     let health = store::gateway_health::of(db, organization, Some(id)).await?;
     let checked = store::verification::checked(db, organization, Some(id)).await?;
-    Ok(Some((ShownState::among(&health, id, OffsetDateTime::now_utc()), ShownCheck::among(&checked, id, slug))))
+    Ok(Some((ShownState::of(health.first(), OffsetDateTime::now_utc()), ShownCheck::of(checked.first(), slug))))
 }
 
 /// What the last verification says of a gateway.
@@ -96,10 +88,5 @@ impl ShownCheck {
             is_passed: checked.accepts == Some(true),
             page: Some(verification::link(slug, checked.id).build()),
         }
-    }
-
-    /// That of one among those of an organization.
-    pub fn among(all: &[Checked], gateway: GatewayId, slug: &str) -> Self {
-        Self::of(all.iter().find(|checked| checked.gateway == gateway), slug)
     }
 }

@@ -1,6 +1,8 @@
 //! Gateways: every external server that the organization's mail may leave through, and who uses it.
 //! The list; one of them is `gateway`'s.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
@@ -100,7 +102,9 @@ async fn show(
     let mut transaction = app.store.begin(&inside.access).await?;
     let gateways = store::gateway::overview(&mut transaction, organization, None).await?;
     let health = store::gateway_health::of(&mut transaction, organization, None).await?;
+    let health: HashMap<_, _> = health.iter().map(|health| (health.gateway, health)).collect();
     let checked = store::verification::checked(&mut transaction, organization, None).await?;
+    let checked: HashMap<_, _> = checked.iter().map(|checked| (checked.gateway, checked)).collect();
     let now = OffsetDateTime::now_utc();
     let status = match after.removed.parse::<ChangeId>() {
         Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?.map(|removed| {
@@ -118,8 +122,8 @@ async fn show(
             .map(|gateway| Row {
                 address: (&gateway.address).into(),
                 page: super::gateway::link(&inside.access.slug, gateway.id).build(),
-                state: ShownState::among(&health, gateway.id, now),
-                check: ShownCheck::among(&checked, gateway.id, &inside.access.slug),
+                state: ShownState::of(health.get(&gateway.id).copied(), now),
+                check: ShownCheck::of(checked.get(&gateway.id).copied(), &inside.access.slug),
                 used_by: used_by(gateway),
                 waiting: gateway.waiting,
             })

@@ -45,7 +45,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let held = store::held_mail::count(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     let (gateways, unused_gateways) = store::gateway::numbers(&mut transaction, organization).await?;
-    let health = store::gateway_health::of(&mut transaction, organization, None).await?;
+    let failing_gateways = store::gateway_health::failing(&mut transaction, organization).await?;
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
@@ -57,7 +57,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         domains_with_gateway: count(domains.iter().filter(|domain| domain.gateway.is_some()).count()),
         gateways,
         unused_gateways,
-        failing_gateways: count(health.iter().filter(|health| health.failing_since.is_some()).count()),
+        failing_gateways,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

@@ -36,6 +36,8 @@ struct State {
     accepted_at: Option<Instant>,
     failing: Option<Failing>,
     last_failure: Option<(OffsetDateTime, String)>,
+    /// When anything of this changed last.
+    touched_at: Option<Instant>,
     /// The backup that its mail goes to while it is failing.
     backup: Option<PeerKey>,
     /// `None` as long as nothing was counted.
@@ -66,6 +68,14 @@ pub struct Traffic {
 }
 
 impl State {
+    fn touch(&mut self) {
+        self.touched_at = Some(Instant::now());
+    }
+
+    fn was_touched_within(&self, time: Duration) -> bool {
+        self.touched_at.is_some_and(|at| at.elapsed() < time)
+    }
+
     fn count(&mut self, peer: &Peer, count: impl FnOnce(&mut Traffic)) {
         let PeerKey::Gateway(organization, gateway, revision) = peer.key else { return };
         let now = Instant::now();
@@ -175,6 +185,7 @@ impl Health {
             None => peers.entry(peer.key.clone()).or_default(),
         };
         state.accepted_at = Some(Instant::now());
+        state.touched_at = state.accepted_at;
         state.count(peer, |traffic| traffic.accepted += 1);
         if state.failing.is_some() {
             self.recover(peer, state);
@@ -192,6 +203,7 @@ impl Health {
 
     fn recover(&self, peer: &Peer, state: &mut State) {
         (state.failing, state.backup) = (None, None);
+        state.touch();
         tracing::info!(%peer, "takes mail again");
         if let PeerKey::Gateway(organization, gateway, _) = peer.key {
             self.has_recovered(organization, gateway);
@@ -209,6 +221,7 @@ impl Health {
         let reason = &failing.reason;
         tracing::warn!(%peer, %backup, reason, alert = "gateway backup in use", "mail goes to a backup");
         state.backup = Some(backup.key.clone());
+        state.touch();
     }
 
     /// The gateways whose mail goes to a backup.
@@ -242,6 +255,7 @@ impl Health {
         failing.stage = stage;
         let until = failing.until;
         state.last_failure = Some((now, reason.to_owned()));
+        state.touch();
         until
     }
 
@@ -256,11 +270,15 @@ impl Health {
         recent.collect()
     }
 
-    /// What there is to write down of the tenants' gateways, each in the latest revision that mail has gone to.
-    pub fn seen(&self, now: OffsetDateTime) -> Vec<Seen> {
+    /// What there is to write down of the tenants' gateways of which something has changed within this time, each in
+    /// the latest revision that mail has gone to.
+    pub fn seen(&self, now: OffsetDateTime, within: Duration) -> Vec<Seen> {
         let mut seen: HashMap<(OrganizationId, GatewayId), Seen> = HashMap::new();
         for (key, state) in &*self.peers() {
             let PeerKey::Gateway(organization, gateway, revision) = *key else { continue };
+            if !state.was_touched_within(within) {
+                continue;
+            }
             if seen.get(&(organization, gateway)).is_some_and(|other| other.revision > revision) {
                 continue;
             }
@@ -287,7 +305,10 @@ impl Health {
     /// to the queue.
     pub fn forget_failing(&self, key: &PeerKey, now: OffsetDateTime) {
         if let Some(state) = self.peers().get_mut(key).filter(|state| state.backup.is_none()) {
-            state.failing.take_if(|failing| !failing.probing && (now - failing.since).abs() >= ON_ITS_WAY);
+            let is_over = |failing: &mut Failing| !failing.probing && (now - failing.since).abs() >= ON_ITS_WAY;
+            if state.failing.take_if(is_over).is_some() {
+                state.touch();
+            }
         }
     }
 
