@@ -5,7 +5,7 @@ use clap::Subcommand;
 use outgate::{
     mail::{DomainName, GatewayAddress},
     policy::gateway_network::{self, AllowedNetworks},
-    store::{self, gateway::Set},
+    store::{self, domain::Removed, gateway::Set},
 };
 use sqlx::PgPool;
 
@@ -13,6 +13,12 @@ use sqlx::PgPool;
 pub enum Domain {
     /// Give an organization one more mail domain
     Add {
+        /// The organization's slug
+        slug: String,
+        domain: DomainName,
+    },
+    /// Take a mail domain from an organization: its mail is refused from then on, and what waits is held
+    Remove {
         /// The organization's slug
         slug: String,
         domain: DomainName,
@@ -42,6 +48,7 @@ fn host(typed: &str) -> Result<Host, String> {
 pub async fn run(command: Domain, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
     match command {
         Domain::Add { slug, domain } => add(owner, &slug, &domain).await,
+        Domain::Remove { slug, domain } => remove(owner, &slug, &domain).await,
         Domain::Set { slug, domain, inbound_host: Host(host) } => {
             if let Some(host) = &host {
                 gateway_network::check_address(host, allowed)?;
@@ -69,6 +76,24 @@ async fn set_inbound_host(
         }
     }
     Ok(())
+}
+
+async fn remove(owner: &PgPool, slug: &str, domain: &DomainName) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    let name = domain.to_unicode();
+    match store::domain::remove(transaction, domain, super::OPERATOR).await? {
+        Removed::NotFound => anyhow::bail!("{slug} has no mail domain {name}"),
+        Removed::InUse(1) => {
+            anyhow::bail!("an account has an address of {name}: delete it or give it another one first")
+        }
+        Removed::InUse(addresses) => {
+            anyhow::bail!("accounts have {addresses} addresses of {name}: delete them or give them others first")
+        }
+        Removed::Removed(committed) => {
+            println!("{name} is no mail domain of {slug} any more. Revision {}.", committed.revision);
+            Ok(())
+        }
+    }
 }
 
 async fn add(owner: &PgPool, slug: &str, domain: &DomainName) -> anyhow::Result<()> {

@@ -6,12 +6,15 @@ use sqlx::{PgConnection, PgPool};
 
 use super::{
     OrganizationTransaction, Result,
-    change::{self, AuditEntry, ChangeItem, LastChange, Subject},
+    change::{self, AuditEntry, ChangeItem, Committed, LastChange, Subject},
     gateway::Set,
     organization::{CreateError, is_unique_violation},
 };
 use crate::{
-    mail::{DomainName, GatewayAddress, id::OrganizationId},
+    mail::{
+        DomainName, GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
     policy::routing::SenderGateways,
 };
 
@@ -46,6 +49,65 @@ pub(super) async fn insert(db: &mut PgConnection, organization: OrganizationId, 
 
 pub(super) fn added(name: &DomainName) -> ChangeItem {
     ChangeItem { subject: Subject::Domain, key: name.to_string(), before: None, after: Some(json!({})) }
+}
+
+/// What became of removing a mail domain.
+#[derive(Debug)]
+pub enum Removed {
+    /// The organization has no such mail domain.
+    NotFound,
+    /// So many addresses of accounts are of this domain; nothing was changed.
+    InUse(i64),
+    Removed(Committed),
+}
+
+/// Takes a mail domain from an organization, unless accounts have addresses there. Mail from it is refused from then on,
+/// and what waits is held. For the operator.
+pub async fn remove(mut transaction: OrganizationTransaction, name: &DomainName, actor: &str) -> Result<Removed> {
+    let organization = transaction.organization();
+    let before = sqlx::query!(
+        r#"
+        select outbound_gateway_id as "gateway: GatewayId", inbound_host from mail_domain
+        where organization_id = $1 and name = $2 for update
+        "#,
+        organization as OrganizationId,
+        name as &DomainName,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(before) = before else { return Ok(Removed::NotFound) };
+    // Nobody adds one meanwhile: that would need the row which is locked here.
+    let addresses = sqlx::query_scalar!(
+        r#"select count(*) as "addresses!" from mail_address where organization_id = $1 and domain = $2"#,
+        organization as OrganizationId,
+        name as &DomainName,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if addresses > 0 {
+        return Ok(Removed::InUse(addresses));
+    }
+    sqlx::query!(
+        "delete from mail_domain where organization_id = $1 and name = $2",
+        organization as OrganizationId,
+        name as &DomainName,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let item = ChangeItem {
+        subject: Subject::Domain,
+        key: name.to_string(),
+        before: Some(json!({ "outbound_gateway": before.gateway, "inbound_host": before.inbound_host })),
+        after: None,
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "domain.remove",
+        subject: name.to_string(),
+        before: None,
+        after: None,
+    };
+    transaction.commit_change(&[item], audit).await.map(Removed::Removed)
 }
 
 /// A mail domain as the pages list it.

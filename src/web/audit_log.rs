@@ -67,6 +67,7 @@ fn did(action: &str) -> String {
         "organization.resume" => "let go on",
         "administrator.suspend" => "suspended the administrator",
         "administrator.resume" => "let sign in again the administrator",
+        "domain.remove" => "removed the mail domain",
         "domain.add" => "added the mail domain",
         "administrator.create" => "added the administrator",
         "gateway.set" => "set the gateway of",

@@ -71,6 +71,14 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         (&create, &["new", "--name", "New"], "", "--domain <DOMAINS>"),
         (&["domain", "add"], &["nobody", "new.example"], "", "there is no organization “nobody”"),
         (&["domain", "add"], &["acme", "birch.example"], "", "birch.example belongs to an organization already"),
+        (&["domain", "remove"], &["acme", "birch.example"], "", "acme has no mail domain birch.example"),
+        (
+            &["domain", "remove"],
+            &["acme", "acme.example"],
+            "",
+            "accounts have 2 addresses of acme.example: delete them",
+        ),
+        (&["domain", "remove"], &["birch", "birch.example"], "", "an account has an address of birch.example"),
         (&["organization", "suspend"], &["nobody"], "", "there is no organization “nobody”"),
         (&["administrator", "suspend"], &["nobody@acme.example"], "", "there is no administrator nobody@acme.example"),
         (&["gateway", "verify"], &["acme"], "", "no gateway applies there: name an address"),
@@ -360,6 +368,17 @@ async fn the_inbound_host_of_a_domain_is_set_and_deleted(owner: PgPool) {
     assert_eq!(again, "Nothing changed: it was so already.\n");
     let said = outgate.succeeds(&[&set[..], &["-"]].concat()).await;
     assert!(said.starts_with("Mail to acme.example now goes to the servers that its MX records name."), "{said}");
+}
+
+#[sqlx::test]
+async fn a_mail_domain_is_removed_once_no_account_has_an_address_there(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    outgate.succeeds(&["domain", "add", "acme", "second.example"]).await;
+    let removed = outgate.succeeds(&["domain", "remove", "acme", "second.example"]).await;
+    assert!(removed.starts_with("second.example is no mail domain of acme any more. Revision "), "{removed}");
+    let explained = outgate.succeeds(&["route", "explain", "x@second.example"]).await;
+    assert!(explained.contains("is refused: no organization has this domain."), "{explained}");
+    outgate.succeeds(&["domain", "add", "birch", "second.example"]).await;
 }
 
 #[sqlx::test]

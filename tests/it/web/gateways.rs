@@ -73,6 +73,9 @@ async fn a_gateway_that_nobody_uses_is_removed_after_asking_and_is_not_offered_a
     assert!(!assistant.get(&page_of_mistyped).await.html.contains(">Remove<"));
     assert_eq!(assistant.submit(&page_of_mistyped, &[]).await.status, StatusCode::FORBIDDEN);
 
+    // What was found out about it goes with it.
+    let verification = admin.submit(&format!("{page_of_mistyped}/verify"), &[]).await;
+    assert_eq!(verification.status, StatusCode::OK);
     let asked = admin.get(&admin.get(&page_of_mistyped).await.link("Remove")).await;
     assert!(asked.text().contains("Remove this gateway?"), "{}", asked.text());
     let removed = admin.submit(&page_of_mistyped, &[]).await;
@@ -80,6 +83,7 @@ async fn a_gateway_that_nobody_uses_is_removed_after_asking_and_is_not_offered_a
     assert_eq!(removed.rows().len(), 1);
     assert_eq!(admin.submit(&page_of_mistyped, &[]).await.path, removed.path, "sent twice, it is one removal");
     assert_eq!(admin.get(&page_of_mistyped).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(admin.get(&verification.path).await.status, StatusCode::NOT_FOUND);
     let (item, revisions): (serde_json::Value, i64) = sqlx::query_as(
         "select before, (select count(*) from gateway_revision) from change_item
          where subject = 'gateway' and after is null",
