@@ -22,7 +22,7 @@ use super::{
         peer::Peer,
         tls,
         trouble::{Answer, Failure, Trouble},
-        witness::{Sight, Witness},
+        witness::{Nobody, Sight, Witness},
     },
     resolver::LookUpError,
     routing_table::RoutingTable,
@@ -102,16 +102,16 @@ impl Verifier {
     /// Verifies, and tells meanwhile how far it is.
     async fn answer(&self, pool: &PgPool, relay: RelayId, taken: &Taken) {
         let watched = Watched::default();
-        let mut told = Vec::new();
+        let mut told = 0;
         let mut verifying = std::pin::pin!(self.verify(taken, &watched));
         let accepts = loop {
             match timeout(TOLD, &mut verifying).await {
                 Ok(accepts) => break accepts,
                 Err(_) => {
                     let steps = watched.steps();
-                    if steps.len() != told.len() {
+                    if steps.len() != told {
                         tell(pool, relay, taken, &steps, None).await;
-                        told = steps;
+                        told = steps.len();
                     }
                 }
             }
@@ -132,7 +132,8 @@ impl Verifier {
         let port = peer.address.port();
         if port < FIRST_FREE_PORT && ![25, 465, 587].contains(&port) {
             let sentence = format!("Port {port} is not one for mail: enter the gateway's port, usually 25 or 587.");
-            return self.explain(&peer, &probe, watched, Stage::LookUp, &Failing::Ours(sentence));
+            self.explain(&peer, &probe, watched, Stage::LookUp, &Failing::Ours(sentence));
+            return false;
         }
         let walking = async {
             match self.walk(&peer, &probe, watched).await {
@@ -145,10 +146,12 @@ impl Verifier {
             watched.ends(Outcome::Passed);
             return true;
         };
-        self.explain(&peer, &probe, watched, stage, &failing)
+        self.explain(&peer, &probe, watched, stage, &failing);
+        false
     }
 
-    fn explain(&self, peer: &Peer, probe: &Probe, watched: &Watched, stage: Stage, failing: &Failing) -> bool {
+    /// Says at the step that failed what to do.
+    fn explain(&self, peer: &Peer, probe: &Probe, watched: &Watched, stage: Stage, failing: &Failing) {
         let about = About {
             address: &peer.address,
             from: watched.from(),
@@ -162,7 +165,6 @@ impl Verifier {
         }
         watched.advises(verification::advice(stage, failing, &about));
         watched.ends(Outcome::Failed);
-        false
     }
 
     /// The gateway as mail would use it, or one that nobody has saved; `None`: this relay has not heard of it.
@@ -208,7 +210,7 @@ impl Verifier {
         connection.quit().await;
         if let Some(without) = without_sign_in(peer)
             && let Ok(mut connection) = self.dialer.dial(&without).await
-            && ask(&mut connection, probe, &Unseen).await.is_ok()
+            && ask(&mut connection, probe, &Nobody).await.is_ok()
         {
             watched.remarks(Stage::SignIn, "It accepts us without the user name and the password as well.".to_owned());
             connection.quit().await;
@@ -313,14 +315,6 @@ fn sentence(words: &str) -> String {
     let mut characters = words.chars();
     let first: String = characters.next().into_iter().flat_map(char::to_uppercase).collect();
     format!("{first}{}{}", characters.as_str(), if words.ends_with('.') { "" } else { "." })
-}
-
-struct Unseen;
-
-impl Witness for Unseen {
-    fn begins(&self, _: Stage) {}
-
-    fn sees(&self, _: Sight<'_>) {}
 }
 
 /// The steps of a verification that is under way.

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{
     OrganizationTransaction, Result,
     change::{self, AuditEntry, ChangeItem, Committed, LastChange, Subject},
-    held_mail,
+    held_mail, organization,
 };
 use crate::{
     mail::{
@@ -399,46 +399,8 @@ pub async fn set_must_use(mut transaction: OrganizationTransaction, must_use: bo
         must_use,
     );
     let changed = changed.execute(&mut *transaction).await?.rows_affected() > 0;
-    chosen(transaction, changed, ("must_use_gateway", must_use), ("gateway.require", "all users"), actor).await
-}
-
-/// Says whether mail from addresses that no account has is refused, as one change.
-pub async fn set_unknown_senders(mut transaction: OrganizationTransaction, refuse: bool, actor: &str) -> Result<Set> {
-    let changed = sqlx::query!(
-        "update organization set refuse_unknown_senders = $2 where id = $1 and refuse_unknown_senders <> $2",
-        transaction.organization() as OrganizationId,
-        refuse,
-    );
-    let changed = changed.execute(&mut *transaction).await?.rows_affected() > 0;
-    chosen(transaction, changed, ("refuse_unknown_senders", refuse), ("senders.unknown", "all users"), actor).await
-}
-
-/// Commits a choice of the organization, unless it stood like that already.
-async fn chosen(
-    transaction: OrganizationTransaction,
-    changed: bool,
-    (field, choice): (&str, bool),
-    (action, subject): (&'static str, &str),
-    actor: &str,
-) -> Result<Set> {
-    if !changed {
-        return Ok(Set::Unchanged);
-    }
-    let item = ChangeItem {
-        subject: Subject::Organization,
-        key: transaction.organization().to_string(),
-        before: Some(json!({ field: !choice })),
-        after: Some(json!({ field: choice })),
-    };
-    let in_words = |choice: bool| Some(if choice { "yes" } else { "no" }.to_owned());
-    let audit = AuditEntry {
-        actor: actor.to_owned(),
-        action,
-        subject: subject.to_owned(),
-        before: in_words(!choice),
-        after: in_words(choice),
-    };
-    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+    organization::chosen(transaction, changed, ("must_use_gateway", must_use), ("gateway.require", "all users"), actor)
+        .await
 }
 
 /// A gateway of the organization, with what it is there for.

@@ -46,5 +46,5 @@ async fn save(
     Form(form): Form<UnknownSendersForm>,
 ) -> Result<Response, PageError> {
     let chosen = (form.refuse_unknown_senders.is_some(), form.seen.as_str());
-    CHOICE.save(&app, &inside, chosen, store::gateway::set_unknown_senders).await
+    CHOICE.save(&app, &inside, chosen, store::organization::set_unknown_senders).await
 }

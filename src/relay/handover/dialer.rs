@@ -282,9 +282,7 @@ impl Dialer {
             return Err(Failure::reply(Stage::Hello, reply));
         }
         connection.extensions = Extensions::default();
-        connection.output.extend_from_slice(format!("HELO {}\r\n", self.hostname).as_bytes());
-        connection.flush(self.limits.command).await.map_err(trouble)?;
-        let reply = connection.reply(self.limits.command).await.map_err(trouble)?;
+        let reply = connection.ask(&format!("HELO {}", self.hostname)).await.map_err(trouble)?;
         if reply.is_positive() { Ok(reply) } else { Err(Failure::reply(Stage::Hello, reply)) }
     }
 
@@ -296,9 +294,7 @@ impl Dialer {
     ) -> Result<Connection, Failure> {
         let trouble = |trouble| Failure::trouble(Stage::Tls, trouble);
         witness.begins(Stage::Tls);
-        connection.output.extend_from_slice(b"STARTTLS\r\n");
-        connection.flush(self.limits.command).await.map_err(trouble)?;
-        let reply = connection.reply(self.limits.command).await.map_err(trouble)?;
+        let reply = connection.ask("STARTTLS").await.map_err(trouble)?;
         if !reply.is_positive() {
             return Err(Failure::reply(Stage::Tls, reply));
         }

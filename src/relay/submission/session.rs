@@ -571,10 +571,7 @@ impl Session {
             let refusal = credential
                 .as_deref()
                 .and_then(|credential| self.refuse_sender_to(credential, &mail.reverse_path))
-                .or_else(|| replies::refusal(&terms.table.decide(&mail.reverse_path), &mail.reverse_path))
-                .or_else(|| {
-                    terms.table.refuses_unknown(&mail.reverse_path).then(|| replies::unknown_sender(&mail.reverse_path))
-                });
+                .or_else(|| self.refuse_reverse_path(&mail.reverse_path));
             if refusal.is_some() {
                 return refusal;
             }
@@ -746,6 +743,17 @@ impl Session {
             Fault::TooLarge => replies::too_large(self.terms.max_message_size),
             Fault::NoRoom => replies::no_room(),
             Fault::NotKept => replies::not_kept(),
+        }
+    }
+
+    /// Why nobody may send with this reverse-path.
+    fn refuse_reverse_path(&self, reverse_path: &str) -> Option<Reply> {
+        let table = &self.terms.table;
+        match table.decide(reverse_path) {
+            Decision::Route(route) if route.account.is_none() && table.refuses_unknown(reverse_path) => {
+                Some(replies::unknown_sender(reverse_path))
+            }
+            decision => replies::refusal(&decision, reverse_path),
         }
     }
 
