@@ -266,7 +266,7 @@ fn megabytes(bytes: u64) -> String {
 }
 
 /// As `openssl x509 -fingerprint` writes it.
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 

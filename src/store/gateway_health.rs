@@ -57,6 +57,8 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
             last_failure = coalesce(excluded.last_failure, case when gateway_health.revision = excluded.revision
                                                            then gateway_health.last_failure end),
             failing_since = excluded.failing_since, backup_id = excluded.backup_id
+        -- A message may end on an earlier revision after mail has gone to a later one.
+        where gateway_health.revision <= excluded.revision
         "#,
         relay as RelayId,
         &organizations,

@@ -1,4 +1,4 @@
-//! What there is to say of a gateway's certificate: names, issuer, dates, and whether it would be verified.
+//! What there is to say of a gateway's certificate: names, issuer, dates, and what is wrong with it.
 //! Read for people; what verifies certificates is rustls, in `handover::tls`.
 
 use std::io;
@@ -11,7 +11,10 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::{policy::verification::CertificateFault, relay::handover::connection::Connection};
+use crate::{
+    policy::{gateway_record::hex, verification::CertificateFault},
+    relay::handover::connection::Connection,
+};
 
 /// A certificate as people know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +48,7 @@ impl Certificate {
             names,
             issuer: printable(&read.issuer().to_string()),
             expires_at: OffsetDateTime::from_unix_timestamp(read.validity().not_after.timestamp()).ok(),
-            fingerprint: Sha256::digest(certificate)
-                .iter()
-                .map(|byte| format!("{byte:02X}"))
-                .collect::<Vec<_>>()
-                .join(":"),
+            fingerprint: hex(&Sha256::digest(certificate)),
         })
     }
 }

@@ -100,4 +100,6 @@ async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_not
     assert!(admin.get(&list).await.text().contains("Last accepted mail 2 h ago"));
     store::gateway_health::record_across_tenants(&relays, one, &[seen(2, gateway)]).await.unwrap();
     assert!(admin.get(&list).await.text().contains("No mail since its last change"));
+    store::gateway_health::record_across_tenants(&relays, one, &[seen(1, gateway)]).await.unwrap();
+    assert!(admin.get(&list).await.text().contains("No mail since its last change"), "the later revision stays");
 }
