@@ -53,11 +53,13 @@ impl FromStr for Mailbox {
         let (local_part, domain) = typed.rsplit_once('@').ok_or_else(malformed)?;
         let local_part = &canonical_local_part(local_part).ok_or_else(malformed)?;
         let domain: DomainName = domain.parse().map_err(|_| malformed())?;
-        // RFC 5321 §4.5.3.1.1 and §4.5.3.1.3, in octets.
-        if local_part.len() > 64 || local_part.len() + 1 + domain.as_str().len() > 254 {
+        let mailbox = Self::from_parts(local_part, domain);
+        // RFC 5321 §4.5.3.1.1 and §4.5.3.1.3, in octets of the form that is kept: some small letters take more.
+        let length = mailbox.local_part.len();
+        if length > 64 || length + 1 + mailbox.domain.as_str().len() > 254 {
             return Err(MailboxError::TooLong(typed.to_owned()));
         }
-        Ok(Self::from_parts(local_part, domain))
+        Ok(mailbox)
     }
 }
 
