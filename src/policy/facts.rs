@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    address_map::AddressMap,
     gateway_settings::{GatewaySettings, secret_context},
     relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
@@ -96,7 +97,7 @@ pub struct RoutingFacts {
     /// Only those that hand mail back to us: few do.
     handing_back: HashMap<OrganizationId, Vec<Arc<Gateway>>>,
     /// Canonical address to account. A domain has one organization, so an address has one account.
-    addresses: HashMap<Box<str>, AccountId>,
+    addresses: AddressMap,
     /// Only accounts with a gateway of their own or that are suspended: most have neither.
     accounts: HashMap<AccountId, AccountFacts>,
     credentials: HashMap<CredentialId, Arc<RelayCredential>>,
@@ -177,7 +178,7 @@ impl RoutingFacts {
     }
 
     pub fn set_address(&mut self, address: &str, account: Option<AccountId>) {
-        replace(&mut self.addresses, address.into(), account);
+        self.addresses.set(address, account);
     }
 
     /// Only valid credentials: one that was revoked is forgotten.
@@ -213,12 +214,12 @@ impl RoutingFacts {
     /// Forgets every address of these accounts, by looking at all addresses: only for the rare
     /// change that does not say which addresses it took away.
     pub fn forget_addresses_of(&mut self, accounts: &HashSet<AccountId>) {
-        self.addresses.retain(|_, account| !accounts.contains(account));
+        self.addresses.forget(accounts);
     }
 
     /// The account that has exactly this address.
     pub fn account_of(&self, address: &Mailbox) -> Option<AccountId> {
-        self.addresses.get(address.to_string().as_str()).copied()
+        self.addresses.get(&address.to_string())
     }
 
     /// Where mail to an address at this domain is delivered; `None` if it is no organization's.

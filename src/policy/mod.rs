@@ -2,6 +2,7 @@
 //! that the pages and the command line explain.
 
 pub mod account_file;
+pub mod address_map;
 pub mod connections;
 pub mod explanation;
 pub mod facts;
