@@ -59,6 +59,8 @@ pub enum Cause {
     Expired(Duration),
     /// An administrator of the sender's organization returned it while it was held.
     Returned,
+    /// The same while it waited for its next attempt.
+    Withdrawn,
     /// It waits, and is given up at this time.
     Delayed(OffsetDateTime),
     /// It is held for an administrator of the sender's organization, until this time.
@@ -78,7 +80,7 @@ pub enum Action {
 impl Cause {
     pub fn action(self) -> Action {
         match self {
-            Self::Refused | Self::Expired(_) | Self::Returned => Action::Failed,
+            Self::Refused | Self::Expired(_) | Self::Returned | Self::Withdrawn => Action::Failed,
             Self::Delayed(_) | Self::Held(_) => Action::Delayed,
             Self::Relayed => Action::Relayed,
         }
@@ -140,7 +142,7 @@ impl Notification<'_> {
 
     fn subject(&self) -> String {
         let what = match self.cause() {
-            Cause::Refused | Cause::Expired(_) | Cause::Returned => "Not delivered",
+            Cause::Refused | Cause::Expired(_) | Cause::Returned | Cause::Withdrawn => "Not delivered",
             Cause::Delayed(_) => "Delayed, still trying",
             Cause::Held(_) => "Held, not lost",
             Cause::Relayed => "Passed on",
@@ -158,7 +160,7 @@ impl Notification<'_> {
             _ => String::new(),
         };
         let became = match self.cause() {
-            Cause::Refused | Cause::Expired(_) | Cause::Returned => "was not delivered",
+            Cause::Refused | Cause::Expired(_) | Cause::Returned | Cause::Withdrawn => "was not delivered",
             Cause::Delayed(_) => "is delayed. It is not lost, and you need not send it again",
             Cause::Held(_) => "is held. It is not lost, and you need not send it again",
             Cause::Relayed => "was passed on to a server that does not report deliveries",
@@ -275,6 +277,11 @@ fn paragraphs(report: &Report) -> Vec<(&'static str, String)> {
             told.push(("What happened", happened.to_owned()));
             told.push(("Why it was held", sentence(&words)));
         }
+        Cause::Withdrawn => {
+            let happened = "An administrator of your organization returned it while it waited.";
+            told.push(("What happened", happened.to_owned()));
+            told.push(("Why it waited", sentence(&shown(&report.reason))));
+        }
         Cause::Delayed(until) => {
             told.push(("What happened", format!("{} has not taken it yet.", said.whose())));
             told.push((its_words, words));
@@ -302,7 +309,9 @@ fn advice(report: &Report) -> Option<&'static str> {
             "Nothing. If it is urgent, reach the recipient by another way, or ask your administrator."
         }
         (Cause::Relayed, _) => return None,
-        (Cause::Returned, _) => "Ask your administrator which route your mail takes now, then send the message again.",
+        (Cause::Returned | Cause::Withdrawn, _) => {
+            "Ask your administrator which route your mail takes now, then send the message again."
+        }
         (Cause::Expired(_), _) => "Send the message again, or ask your administrator what is wrong with this route.",
         (_, "5.3.4" | "5.2.3") => "Send a smaller message, or a link to what it carries.",
         (_, "5.1.1" | "5.1.2" | "5.1.3" | "5.1.10") => "Check the address for mistakes and send the message again.",
@@ -376,7 +385,7 @@ fn status_code(report: &Report) -> String {
         // RFC 3463 §3.5: delivery time expired.
         Cause::Expired(_) => return "5.4.7".to_owned(),
         // RFC 3463 §3.5: something about the route that has no code of its own.
-        Cause::Returned => return "5.4.0".to_owned(),
+        Cause::Returned | Cause::Withdrawn => return "5.4.0".to_owned(),
         Cause::Held(_) => return "4.4.0".to_owned(),
         Cause::Refused | Cause::Delayed(_) | Cause::Relayed => {}
     }

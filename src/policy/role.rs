@@ -30,6 +30,11 @@ impl Role {
         matches!(self, Self::Administrator | Self::UserAdministrator)
     }
 
+    /// May have waiting mail tried now, returned and deleted.
+    pub fn may_decide_about_mail(self) -> bool {
+        self == Self::Administrator
+    }
+
     /// May make, limit and revoke relay credentials.
     pub fn may_manage_relay_credentials(self) -> bool {
         self == Self::Administrator

@@ -9,13 +9,22 @@ use super::{
 };
 use crate::mail::id::{AccountId, GatewayId, OrganizationId};
 
-/// What an administrator chose for mail that is held.
+/// What an administrator chose for mail that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// By whatever applies now.
     Send,
     /// Back to its sender, with a notification.
     Return,
+    /// It is removed, and nobody is told.
+    Delete,
+}
+
+impl Choice {
+    /// Whether it is not to be sent on, to whomever.
+    pub fn ends_it(self) -> bool {
+        matches!(self, Self::Return | Self::Delete)
+    }
 }
 
 /// Why mail is held.
@@ -74,7 +83,7 @@ macro_rules! words {
     };
 }
 
-words!(Choice: "send" = Send, "return" = Return);
+words!(Choice: "send" = Send, "return" = Return, "delete" = Delete);
 words!(HeldBecause:
     "gateway-taken-away" = GatewayTakenAway,
     "no-gateway" = NoGateway,
@@ -112,6 +121,7 @@ impl Waits<'_> {
 pub enum Onward {
     Route(SenderRoute),
     Held(HeldBecause),
+    /// Not at all: an administrator chose so.
     Return,
 }
 
@@ -121,9 +131,9 @@ pub enum Onward {
 /// it. It goes on where the same scope, or a nearer one, points now; a wider one is an administrator's choice.
 pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
     match waits.choice {
-        Some(Choice::Return) => return Onward::Return,
+        Some(choice) if choice.ends_it() => return Onward::Return,
         _ if waits.is_handed_back() => return by_default(facts, waits, default),
-        Some(Choice::Send) => return whatever_applies(facts, waits, default),
+        Some(_) => return whatever_applies(facts, waits, default),
         None => {}
     }
     let route = match facts.decide(waits.sender, default) {

@@ -27,6 +27,8 @@ pub enum Step {
     Delivered,
     /// Its sender is told who will not get it.
     Returned,
+    /// An administrator had it removed, and nobody is told.
+    Deleted,
 }
 
 impl Step {
@@ -38,6 +40,7 @@ impl Step {
             Self::Attempt => "attempt",
             Self::Delivered => "delivered",
             Self::Returned => "returned",
+            Self::Deleted => "deleted",
         }
     }
 }

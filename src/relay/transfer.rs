@@ -421,6 +421,7 @@ fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> 
         waits_by: None,
         held_because: None,
         choice: None,
+        retry_wished_at: None,
         attempts: 0,
         last_reply: None,
         delay_noticed: false,

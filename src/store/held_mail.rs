@@ -119,6 +119,7 @@ fn in_words(choice: Option<Choice>) -> (&'static str, &'static str) {
     match choice {
         Some(Choice::Send) => ("mail.release", "sent by what applies"),
         Some(Choice::Return) => ("mail.return", "returned to the senders"),
+        Some(Choice::Delete) => ("queue.delete", "deleted without a report"),
         None => ("mail.keep", "kept waiting"),
     }
 }

@@ -12,6 +12,7 @@ pub struct Job {
     pub id: JobId,
     /// What it does, in words.
     pub title: String,
+    pub about: About,
     pub done: i64,
     pub total: i64,
     pub state: State,
@@ -19,6 +20,15 @@ pub struct Job {
     pub next: String,
     /// What went wrong, in words.
     pub failure: String,
+}
+
+/// What some work is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// All of it happens at once, at its end.
+    Accounts,
+    /// Done piece by piece: what is done stays done.
+    Queue,
 }
 
 /// Whether there is something to wait for.
@@ -36,7 +46,7 @@ pub async fn start(
     db: &mut PgConnection,
     organization: OrganizationId,
     id: JobId,
-    title: &str,
+    (title, about): (&str, About),
     total: i64,
     by: &str,
 ) -> Result<()> {
@@ -47,12 +57,16 @@ pub async fn start(
     .execute(&mut *db)
     .await?;
     sqlx::query!(
-        "insert into job (organization_id, id, title, started_by, total) values ($1, $2, $3, $4, $5)",
+        "insert into job (organization_id, id, title, started_by, total, about) values ($1, $2, $3, $4, $5, $6)",
         organization as OrganizationId,
         id as JobId,
         title,
         by,
         total,
+        match about {
+            About::Accounts => "accounts",
+            About::Queue => "queue",
+        },
     )
     .execute(db)
     .await
@@ -85,7 +99,7 @@ pub async fn finish(db: &mut PgConnection, organization: OrganizationId, id: Job
     .map(drop)
 }
 
-/// It changed nothing, and why.
+/// It ended before its end, and why.
 pub async fn fail(db: &mut PgConnection, organization: OrganizationId, id: JobId, failure: &str) -> Result<()> {
     sqlx::query!(
         "update job set state = 'failed', failure = $3 where organization_id = $1 and id = $2",
@@ -102,7 +116,7 @@ pub async fn fail(db: &mut PgConnection, organization: OrganizationId, id: JobId
 pub async fn by_id(db: &mut PgConnection, organization: OrganizationId, id: JobId) -> Result<Option<Job>> {
     let row = sqlx::query!(
         r#"
-        select title, done, total, state, next, failure,
+        select title, about, done, total, state, next, failure,
                state = 'running' and seen_at < now() - interval '30 seconds' as "interrupted!"
         from job where organization_id = $1 and id = $2
         "#,
@@ -114,6 +128,7 @@ pub async fn by_id(db: &mut PgConnection, organization: OrganizationId, id: JobI
     Ok(row.map(|row| Job {
         id,
         title: row.title,
+        about: if row.about == "queue" { About::Queue } else { About::Accounts },
         done: row.done,
         total: row.total,
         state: match row.state.as_str() {

@@ -18,6 +18,7 @@ pub mod gateway_record;
 pub mod held_mail;
 pub mod job;
 pub mod organization;
+pub mod outbound_queue;
 pub mod pool;
 pub mod queue;
 pub mod relay;

@@ -1,5 +1,5 @@
 //! The queue: waiting mail, who has it now, and what became of it. Relays come here for all tenants; whatever
-//! they record is fenced by the token of their claim. What pages see and choose is `held_mail`'s.
+//! they record is fenced by the token of their claim. What pages see and choose is `held_mail`'s and `outbound_queue`'s.
 
 use futures_core::Stream;
 use serde_json::Value;
@@ -72,6 +72,8 @@ pub struct QueuedMessage {
     pub held_because: Option<HeldBecause>,
     /// What an administrator chose for it.
     pub choice: Option<Choice>,
+    /// When an administrator wanted another attempt, unless there was one since.
+    pub retry_wished_at: Option<OffsetDateTime>,
     /// Those that count: a gateway's own trouble does not.
     pub attempts: i32,
     /// Why it still waits, in one line.
@@ -394,7 +396,9 @@ macro_rules! claim {
                       message.waits_for as "waits_for: GatewayId", message.waits_by as "waits_by: Scope",
                       message.sender_account as "sender_account: AccountId",
                       message.sender_domain as "sender_domain: DomainName",
-                      message.held_because as "held_because: HeldBecause", message.choice as "choice: Choice",
+                      message.held_because as "held_because: HeldBecause",
+                      case when message.without_report then 'delete' else message.choice end as "choice: Choice",
+                      message.retry_wished_at,
                       message.accepted_at, message.next_attempt_at,
                       message.expires_at, message.lease_relay_id as "relay!: RelayId", message.lease_token as "token!"
             "#,
@@ -485,6 +489,7 @@ struct Claimed {
     sender_domain: Option<DomainName>,
     held_because: Option<HeldBecause>,
     choice: Option<Choice>,
+    retry_wished_at: Option<OffsetDateTime>,
     attempts: i32,
     last_reply: Option<String>,
     delay_noticed: bool,
@@ -513,6 +518,7 @@ impl From<Claimed> for QueuedMessage {
             sender_domain: row.sender_domain,
             held_because: row.held_because,
             choice: row.choice,
+            retry_wished_at: row.retry_wished_at,
             attempts: row.attempts,
             last_reply: row.last_reply,
             delay_noticed: row.delay_noticed,
@@ -528,7 +534,7 @@ impl From<Claimed> for QueuedMessage {
 /// if not, somebody else has the message and nothing was written.
 ///
 /// `known_choice` is the one under which the message was attempted. One that was made meanwhile stays, and
-/// makes the message due.
+/// makes the message due; so does another attempt that was wanted only meanwhile.
 pub async fn record_across_tenants(
     db: impl PgExecutor<'_>,
     message: &QueuedMessage,
@@ -539,10 +545,13 @@ pub async fn record_across_tenants(
         r#"
         update queued_message
         set state = $4, recipients = $5, waits_for = $6, attempts = $7, last_reply = $8,
-            next_attempt_at = case when choice is distinct from $11::text then $14::timestamptz else $9::timestamptz end,
+            next_attempt_at = case when case when without_report then 'delete' else choice end is distinct from $11::text
+                                     or retry_wished_at is distinct from $17::timestamptz
+                              then $14::timestamptz else $9::timestamptz end,
             expires_at = $10, lease_relay_id = null, lease_token = null,
-            choice = case when choice is distinct from $11 then choice else $12::text end, waits_by = $13,
-            held_because = $15, delay_noticed = $16
+            choice = case when without_report or choice is distinct from $11 then choice else $12::text end,
+            waits_by = $13, held_because = $15, delay_noticed = $16,
+            retry_wished_at = nullif(retry_wished_at, $17::timestamptz)
         where organization_id = $1 and id = $2 and lease_token = $3
         "#,
         message.organization as OrganizationId,
@@ -561,6 +570,7 @@ pub async fn record_across_tenants(
         message.accepted_at,
         message.held_because as Option<HeldBecause>,
         message.delay_noticed,
+        message.retry_wished_at,
     )
     .execute(db)
     .await?;

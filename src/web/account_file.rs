@@ -34,6 +34,7 @@ use crate::{
         self, OrganizationTransaction,
         account_file::NewImport,
         account_import::{self, Applied, Consent, Counts, Kind, PlannedChange, Staged},
+        job::About,
         tenant::Access,
     },
 };
@@ -109,7 +110,7 @@ async fn upload(State(app): State<App>, inside: InOrganization, form: Multipart)
     };
     let (store, access) = (app.store.clone(), inside.access.clone());
     let title = "Reading the file".to_owned();
-    job::run(&app, &inside.access, title, upload.lines, move |progress| async move {
+    job::run(&app, &inside.access, (title, About::Accounts), upload.lines, move |progress| async move {
         let mut transaction = store.begin(&access).await?;
         let report = |rows| progress.set(rows);
         account_import::stage(&mut transaction, &import, upload.file, report).await?;
@@ -368,7 +369,7 @@ async fn apply(
     let consent = Consent { shown: Some(shown), removals: meant };
     let (doing, access, rows) = (app.clone(), inside.access.clone(), import.findings.rows);
     let title = "Importing accounts".to_owned();
-    job::run(&app, &inside.access, title, rows, move |progress| async move {
+    job::run(&app, &inside.access, (title, About::Accounts), rows, move |progress| async move {
         let report = move |step: i64| progress.set(rows * step / STEPS);
         import_staged(&doing, &access, id, consent, report).await
     })

@@ -4,11 +4,12 @@
 use super::session::InOrganization;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
-pub const PAGES: [(&str, &str); 6] = [
+pub const PAGES: [(&str, &str); 7] = [
     (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
     (super::mail_account_manager::LABEL, "mail-account-manager"),
     (super::domain_manager::LABEL, "domain-manager"),
     (super::gateways::LABEL, "gateways"),
+    (super::outbound_queue::LABEL, "outbound-queue"),
     (super::relay_credentials::LABEL, "relay-credentials"),
     (super::explain_route::LABEL, "explain-route"),
 ];

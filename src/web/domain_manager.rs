@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     mail::{DomainName, id::ChangeId},
-    store::{self, OrganizationTransaction, change::Subject, domain::DomainOverview, tenant::Access},
+    store::{
+        self, OrganizationTransaction, change::Subject, domain::DomainOverview, gateway::PointerScope, tenant::Access,
+    },
 };
 
 /// The page's name, in the navigation too.
@@ -140,7 +142,11 @@ async fn status(
     let progress = store::change::progress(transaction, change.revision).await?;
     let line = match of_inbound_host {
         true => status::of_inbound_host(&change, domain, default, &progress),
-        false => status::of_domain(&change, domain, default, &progress),
+        false => {
+            let scope = PointerScope::Domain(domain.name.clone());
+            let messages = status::taking_new_way(transaction, &scope, &change).await?;
+            status::of_domain(&change, domain, default, &progress).taking(messages)
+        }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))
 }

@@ -110,7 +110,9 @@ async fn look(
         &inside.access.slug,
     )
     .await?
-    .offering(&link_to_form(&inside.access.slug, name), Some(query.gateway.as_str()));
+    .offering(&link_to_form(&inside.access.slug, name), Some(query.gateway.as_str()))
+    .with_waiting(&mut transaction, organization, &PointerScope::Domain(name.clone()))
+    .await?;
     drop(transaction);
     field.way_back = link_to_row(&inside.access.slug, name).build();
     let shown = name.to_unicode();

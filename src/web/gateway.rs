@@ -21,7 +21,7 @@ use super::{
     gateway_state::{ShownCheck, ShownState},
     gateways::{self, unicode},
     link::Link,
-    page,
+    outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
     undo,
@@ -36,6 +36,7 @@ use crate::{
         self,
         gateway::{GatewayOverview, Removed, Revision},
         held_mail::WaitingForGateway,
+        outbound_queue::{Filter, Messages, WaitsFor, Why},
     },
 };
 
@@ -97,6 +98,8 @@ pub(super) struct GatewayPage {
     refused: bool,
     list: String,
     here: String,
+    /// The queue with the mail that waits for it.
+    queue: String,
 }
 
 impl GatewayPage {
@@ -163,7 +166,9 @@ async fn after_change(
     let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;
     let Some(edit) = edit else { return Ok(None) };
     let progress = store::change::progress(&mut transaction, edit.revision).await?;
-    let line = status::of_gateway(&edit, address, &progress);
+    let only = Filter { waits_for: Some(WaitsFor::Gateway(gateway)), why: Some(Why::Waiting), ..Filter::default() };
+    let waiting = store::outbound_queue::count(&mut transaction, organization, &Messages::Matching(only)).await?;
+    let line = status::of_gateway(&edit, address, &progress).taking(waiting.messages);
     let may = inside.access.role.may_set_organization_gateway();
     Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
 }
@@ -207,6 +212,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         refused: false,
         list: gateways::link(slug).build(),
         here: link(slug, id).build(),
+        queue: outbound_queue::list(slug).with("gateway", &id.to_string()).build(),
     })
 }
 

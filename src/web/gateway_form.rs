@@ -157,6 +157,8 @@ pub struct GatewayField {
     pub way_back: String,
     /// What its mail and the last check say of the gateway that is set.
     pub facts: Option<(ShownState, ShownCheck)>,
+    /// How many waiting messages take the way that is saved, in words; `None` if there are none.
+    pub waiting: Option<String>,
 }
 
 /// A gateway that is one click away from standing in the field.
@@ -186,6 +188,7 @@ impl GatewayField {
         };
         Ok(Self {
             facts,
+            waiting: None,
             typed: present.map(ToString::to_string).unwrap_or_default(),
             seen: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,
@@ -216,6 +219,21 @@ impl GatewayField {
             self.typed = chosen;
         }
         self
+    }
+
+    /// With the mail that waits and goes by what this form sets, for who may save it.
+    pub async fn with_waiting(
+        self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        scope: &PointerScope,
+    ) -> store::Result<Self> {
+        if self.read_only.is_some() {
+            return Ok(self);
+        }
+        let messages = store::outbound_queue::following(db, organization, scope, None).await?;
+        let waiting = (messages > 0).then(|| status::waiting_messages(messages));
+        Ok(Self { waiting, ..self })
     }
 
     /// With what was typed and what is wrong with it. What was seen stays what it was.

@@ -15,7 +15,7 @@ use super::{
     form::Query,
     gateway_state::{ShownCheck, ShownState},
     link::Link,
-    page,
+    outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
     undo,
@@ -54,6 +54,8 @@ struct Row {
     check: ShownCheck,
     used_by: String,
     waiting: i64,
+    /// The queue with what waits for it.
+    queue: String,
 }
 
 /// How many mail domains are named before the rest are only counted.
@@ -126,6 +128,7 @@ async fn show(
                 check: ShownCheck::of(checked.get(&gateway.id).copied(), &inside.access.slug),
                 used_by: used_by(gateway),
                 waiting: gateway.waiting,
+                queue: outbound_queue::list(&inside.access.slug).with("gateway", &gateway.id.to_string()).build(),
             })
             .collect(),
     })

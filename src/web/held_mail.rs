@@ -110,7 +110,9 @@ fn parsed<T: std::str::FromStr>(typed: &str) -> Result<Option<T>, ()> {
 pub fn choice(typed: &str) -> Result<Option<Choice>, PageError> {
     match typed {
         "keep" => Ok(None),
-        typed => typed.parse().map(Some).map_err(|_| PageError::Malformed("waiting is not known here".to_owned())),
+        "send" => Ok(Some(Choice::Send)),
+        "return" => Ok(Some(Choice::Return)),
+        _ => Err(PageError::Malformed("waiting is not known here".to_owned())),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Work that takes longer than a page: done behind it, with a page that shows how far it is.
-//! Short work leads straight to its result. Used by whatever changes many accounts at once.
+//! Short work leads straight to its result. Used by whatever changes many accounts or messages at once.
 
 use std::{
     sync::{
@@ -20,13 +20,17 @@ use super::{
     console::Console,
     error::{PageError, see_other},
     link::Link,
-    mail_account_manager, page,
+    mail_account_manager, outbound_queue, page,
     session::InOrganization,
     wording,
 };
 use crate::{
     mail::id::JobId,
-    store::{self, job, tenant::Access},
+    store::{
+        self,
+        job::{self, About},
+        tenant::Access,
+    },
 };
 
 const PATH: &str = "/{organization}/web-mail-cloud/progress/{job}";
@@ -56,7 +60,7 @@ impl Progress {
     }
 }
 
-/// Why work changed nothing.
+/// Why work did not come to its end.
 #[derive(Debug)]
 pub enum Failed {
     /// In words for who asked for it.
@@ -71,11 +75,11 @@ impl<E: Into<PageError>> From<E> for Failed {
 }
 
 /// Does some work to the end, whether or not the browser waits for it, and leads to where it says, or to
-/// the page that shows how far it is. The work must be one transaction, so that nothing is ever half done.
+/// the page that shows how far it is. Work on accounts must be one transaction, so that nothing is ever half done.
 pub async fn run<F>(
     app: &App,
     access: &Access,
-    title: String,
+    (title, about): (String, About),
     total: i64,
     work: impl FnOnce(Progress) -> F,
 ) -> Result<Response, PageError>
@@ -85,7 +89,7 @@ where
     let id = JobId::new();
     let organization = access.organization();
     let mut transaction = app.store.begin(access).await?;
-    job::start(&mut transaction, organization, id, &title, total, &access.email).await?;
+    job::start(&mut transaction, organization, id, (&title, about), total, &access.email).await?;
     transaction.commit().await?;
     let progress = Progress::default();
     let doing = tokio::spawn(work(progress.clone()));
@@ -171,13 +175,18 @@ async fn write(app: &App, access: &Access, written: Written, id: JobId) -> store
 struct JobPage {
     console: Console,
     job: job::Job,
-    /// The list of accounts.
-    list: String,
+    /// The list that it was asked for on: its name, and where it is.
+    list: (&'static str, String),
 }
 
 impl JobPage {
     fn is_running(&self) -> bool {
         self.job.state == job::State::Running
+    }
+
+    /// Whether a part of it may be done.
+    fn is_in_pieces(&self) -> bool {
+        self.job.about == About::Queue
     }
 }
 
@@ -193,9 +202,10 @@ async fn show(
     if job.state == job::State::Done {
         return Ok(see_other(&job.next));
     }
-    page(&JobPage {
-        console: Console::new(&inside, mail_account_manager::LABEL),
-        job,
-        list: format!("/{}/web-mail-cloud/mail-account-manager", inside.access.slug),
-    })
+    let (label, segment) = match job.about {
+        About::Accounts => (mail_account_manager::LABEL, "mail-account-manager"),
+        About::Queue => (outbound_queue::LABEL, "outbound-queue"),
+    };
+    let list = (label, format!("/{}/web-mail-cloud/{segment}", inside.access.slug));
+    page(&JobPage { console: Console::new(&inside, label), job, list })
 }

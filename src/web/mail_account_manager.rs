@@ -25,6 +25,7 @@ use crate::{
         self, OrganizationTransaction,
         account_list::{self, AccountPage, PAGE_SIZE, Place, Position, Selection, Show, Sort, Trouble},
         change::Subject,
+        gateway::PointerScope,
         selected_accounts,
         tenant::Access,
     },
@@ -474,7 +475,8 @@ async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
     let undo = query.link_to_undo(&access.slug, change.id);
-    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress);
+    let messages = status::taking_new_way(transaction, &PointerScope::Account(selected), &change).await?;
+    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress).taking(messages);
     Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }
 

@@ -32,11 +32,14 @@ pub mod must_use_gateway;
 pub mod new_account;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
+pub mod outbound_queue;
 pub mod password;
+pub mod queued_message;
 pub mod relay_credential;
 pub mod relay_credentials;
 pub mod route_steps;
 pub mod selected_accounts;
+pub mod selected_messages;
 pub mod server;
 pub mod session;
 pub mod sign_in;
@@ -171,6 +174,9 @@ pub fn routes() -> Vec<Route> {
         gateway::routes(),
         gateway_record::routes(),
         verification::routes(),
+        outbound_queue::routes(),
+        selected_messages::routes(),
+        queued_message::routes(),
         relay_credentials::routes(),
         relay_credential::routes(),
         explain_route::routes(),

@@ -108,7 +108,9 @@ async fn look(
         &inside.access.slug,
     )
     .await?
-    .offering(&query.list.link_to_form(&inside.access.slug, account.id), query.gateway.as_deref());
+    .offering(&query.list.link_to_form(&inside.access.slug, account.id), query.gateway.as_deref())
+    .with_waiting(&mut transaction, organization, &PointerScope::Account(account.id))
+    .await?;
     drop(transaction);
     field.way_back = query.list.link_to_row(&inside.access.slug, account.id).build();
     let default = &app.settings.platform_default;

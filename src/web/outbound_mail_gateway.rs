@@ -113,7 +113,9 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
         &inside.access.slug,
     )
     .await?
-    .offering(&here(&inside.access.slug), after.gateway.as_deref());
+    .offering(&here(&inside.access.slug), after.gateway.as_deref())
+    .with_waiting(&mut transaction, organization, &PointerScope::Organization)
+    .await?;
     drop(transaction);
     let domains = with_gateway(&domains);
     Ok(OutboundMailGateway {
@@ -167,7 +169,10 @@ async fn status(
         (None, None) if summary.must_use_gateway && change.after.is_none() => {
             status::of_organization_that_must_use_one(&change, summary, &progress)
         }
-        (None, _) => status::of_organization(&change, summary, default, &progress),
+        (None, _) => {
+            let messages = status::taking_new_way(transaction, &PointerScope::Organization, &change).await?;
+            status::of_organization(&change, summary, default, &progress).taking(messages)
+        }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo)))
 }

@@ -30,6 +30,7 @@ use crate::{
     store::{
         self,
         account_list::PAGE_SIZE,
+        job::About,
         selected_accounts::{Accounts, Counted, Order, Set},
         tenant::Access,
     },
@@ -272,7 +273,7 @@ async fn set(
     };
     let back = form.list.link_here(&access.slug);
     let (for_work, of_access) = (app.clone(), access.clone());
-    job::run(app, access, title, expected, move |progress| async move {
+    job::run(app, access, (title, About::Accounts), expected, move |progress| async move {
         work(&for_work, &of_access, &order, back, |done| progress.set(done)).await
     })
     .await

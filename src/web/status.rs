@@ -17,14 +17,15 @@ use crate::{
         waiting::Choice,
     },
     store::{
-        self,
+        self, OrganizationTransaction,
         account::RecentEdit,
         change::{Confirmation, Progress, RecentChange},
         domain::DomainOverview,
-        gateway::RecentRemoval,
+        gateway::{PointerScope, RecentRemoval},
         gateway_record::RecentEdit as RecentEditOfGateway,
         held_mail::RecentChoice,
         organization::Summary,
+        outbound_queue::{COUNTED, RecentWish},
         relay_credential::Credential,
         selected_accounts::ChangedAccounts,
         tenant::Access,
@@ -96,10 +97,43 @@ impl StatusLine {
         }
     }
 
+    /// Ends with how many waiting messages now go by what was saved; up to one more than are counted.
+    pub(super) fn taking(self, messages: i64) -> Self {
+        match messages {
+            0 => self,
+            1 => self.words(" 1 waiting message now goes this way."),
+            _ => self.words(format!(" {} now go this way.", waiting_messages(messages))),
+        }
+    }
+
     pub(super) fn live(mut self, progress: &Progress) -> Self {
         self.is_warning = progress.relays == 0 || progress.confirmed < progress.relays;
         self.confirmations = progress.confirmations.iter().map(|one| confirmed(one, progress.saved_at)).collect();
         self.words(format!(" {}", live(progress)))
+    }
+}
+
+/// `312 waiting messages`, as far as they are counted.
+pub fn waiting_messages(messages: i64) -> String {
+    match messages > COUNTED {
+        true => format!("More than {} waiting messages", wording::number(COUNTED)),
+        false => wording::counted(messages, "waiting message", "waiting messages"),
+    }
+}
+
+/// How many waiting messages take the gateway that a change has set, instead of what they waited for; none if it was
+/// changed again since.
+pub async fn taking_new_way(
+    transaction: &mut OrganizationTransaction,
+    scope: &PointerScope,
+    change: &RecentChange,
+) -> store::Result<i64> {
+    let organization = transaction.organization();
+    let pointer = store::gateway::pointer(transaction, organization, scope).await?;
+    let still = pointer.filter(|pointer| pointer.address.as_ref().map(ToString::to_string) == change.after);
+    match still.and_then(|pointer| pointer.gateway) {
+        Some(gateway) => store::outbound_queue::following(transaction, organization, scope, Some(gateway)).await,
+        None => Ok(0),
     }
 }
 
@@ -496,7 +530,23 @@ pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
         Some(chosen) => StatusLine::new("Saved.").words(match chosen.choice {
             Choice::Send => format!("{}: on the way by what applies now.", chosen.subject),
             Choice::Return => format!("{}: on the way back to the senders.", chosen.subject),
+            Choice::Delete => format!("{}: deleted without a report.", chosen.subject),
         }),
+    }
+}
+
+/// After something was wanted of waiting mail, or of none that is still there.
+pub fn of_queue(wish: Option<&RecentWish>) -> StatusLine {
+    match wish {
+        None => StatusLine::new("Nothing changed.").words("All of these messages have left meanwhile."),
+        Some(wish) => {
+            let lead = match wish.action.as_str() {
+                "queue.retry" => "Retry.",
+                "queue.return" => "Return.",
+                _ => "Delete.",
+            };
+            StatusLine::new(lead).words(format!("{}: {}.", wish.subject, wish.after))
+        }
     }
 }
 

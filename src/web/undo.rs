@@ -30,6 +30,7 @@ use crate::{
     policy::Role,
     store::{
         self,
+        job::About,
         tenant::Access,
         undo::{Entry, Extent, Impossible, Obstacle, Obstacles, Undo, Undone, What},
     },
@@ -219,7 +220,7 @@ async fn undo(app: &App, access: &Access, change: ChangeId) -> store::Result<Und
 async fn take_back_many(app: &App, access: &Access, entry: Entry, query: ListQuery) -> Result<Response, PageError> {
     let title = format!("Take back a change of {}", wording::counted(entry.extent.things, "thing", "things"));
     let (doing, who, things) = (app.clone(), access.clone(), entry.extent.things);
-    job::run(app, access, title, things, async move |progress| {
+    job::run(app, access, (title, About::Accounts), things, async move |progress| {
         let undone = undo(&doing, &who, entry.id).await?;
         progress.set(things);
         match undone {

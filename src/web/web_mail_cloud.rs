@@ -8,11 +8,15 @@ use super::{
     App, Route,
     console::Console,
     error::PageError,
-    page,
+    outbound_queue, page,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
-use crate::store::{self, organization::Summary};
+use crate::store::{
+    self,
+    organization::Summary,
+    outbound_queue::{Filter, Messages},
+};
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get("/{organization}/web-mail-cloud", show)]
@@ -33,6 +37,9 @@ struct WebMailCloud {
     gateways: i64,
     unused_gateways: i64,
     failing_gateways: i64,
+    /// How many messages wait, in words, and how many of those are held.
+    queued: Option<String>,
+    queued_held: i64,
     credentials: i64,
     /// When a credential was used last.
     credential_used: Option<String>,
@@ -46,6 +53,8 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let domains = store::domain::list(&mut transaction, organization).await?;
     let (gateways, unused_gateways) = store::gateway::numbers(&mut transaction, organization).await?;
     let failing_gateways = store::gateway_health::failing(&mut transaction, organization).await?;
+    let all = Messages::Matching(Filter::default());
+    let queued = store::outbound_queue::count(&mut transaction, organization, &all).await?;
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
@@ -58,6 +67,8 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         gateways,
         unused_gateways,
         failing_gateways,
+        queued: (queued.messages > 0).then(|| outbound_queue::count(queued)),
+        queued_held: queued.held,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

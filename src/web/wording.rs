@@ -32,6 +32,15 @@ pub fn counted(count: impl Borrow<i64>, one: &str, many: &str) -> String {
     format!("{} {}", number(count), if count == 1 { one } else { many })
 }
 
+/// A number of bytes: `320 bytes`, `12 kB`, `1.4 MB`.
+pub fn size(bytes: impl Borrow<i64>) -> String {
+    match *bytes.borrow() {
+        bytes @ ..1_000 => counted(bytes, "byte", "bytes"),
+        bytes @ 1_000..1_000_000 => format!("{} kB", bytes / 1_000),
+        bytes => format!("{:.1} MB", bytes as f64 / 1_000_000.0),
+    }
+}
+
 /// A moment with its zone, to the minute: `23 November 2026, 14:02 UTC`.
 pub fn moment(moment: OffsetDateTime) -> String {
     let format = format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
@@ -118,5 +127,8 @@ mod tests {
         }
         assert_eq!(counted(1_i64, "account", "accounts"), "1 account");
         assert_eq!(counted(0_i64, "account", "accounts"), "0 accounts");
+        for (bytes, expected) in [(1_i64, "1 byte"), (999, "999 bytes"), (12_345, "12 kB"), (1_440_000, "1.4 MB")] {
+            assert_eq!(size(bytes), expected);
+        }
     }
 }

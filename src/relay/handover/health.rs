@@ -259,6 +259,22 @@ impl Health {
         until
     }
 
+    /// Somebody wants a gateway to be asked at once though it is failing: one message may, unless one has since then.
+    pub fn ask_again(
+        &self,
+        (organization, gateway): (OrganizationId, GatewayId),
+        wished_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) {
+        let is_it = |key: &PeerKey| matches!(key, PeerKey::Gateway(of, id, _) if (*of, *id) == (organization, gateway));
+        for (_, state) in self.peers().iter_mut().filter(|(key, _)| is_it(key)) {
+            let was_asked = state.last_failure.as_ref().is_some_and(|(at, _)| *at >= wished_at);
+            if let Some(failing) = state.failing.as_mut().filter(|_| !was_asked) {
+                failing.until = failing.until.min(now);
+            }
+        }
+    }
+
     /// What the tenants' gateways have done of late, at `now`.
     pub fn traffic(&self, now: Instant) -> Vec<Traffic> {
         let peers = self.peers();

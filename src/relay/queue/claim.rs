@@ -1,7 +1,7 @@
 //! Takes messages for this relay: what is due, and one message for each failing gateway that may be
 //! asked again.
 
-use std::{pin::pin, sync::atomic::Ordering, time::Instant};
+use std::{collections::HashMap, pin::pin, sync::atomic::Ordering, time::Instant};
 
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
@@ -43,6 +43,7 @@ impl Queue {
         let takes_over = self.reach().is_steady(self.shared.settings.lease, Instant::now(), now);
         let due = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until, takes_over);
         let mut claimed = due.await?;
+        self.ask_again_as_wished(&claimed, now);
         for (key, failing) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
@@ -56,6 +57,20 @@ impl Queue {
             }
         }
         Ok(claimed.into_iter().map(|message| self.with_source(message)).collect())
+    }
+
+    /// An administrator who wants another attempt now has perhaps just mended what was wrong: the gateway is asked
+    /// although it is failing, once for all who wait for it.
+    fn ask_again_as_wished(&self, claimed: &[QueuedMessage], now: OffsetDateTime) {
+        let mut wished = HashMap::new();
+        for message in claimed {
+            let (Some(gateway), Some(at)) = (message.waits_for, message.retry_wished_at) else { continue };
+            let latest = wished.entry((message.organization, gateway)).or_insert(at);
+            *latest = at.max(*latest);
+        }
+        for (gateway, at) in wished {
+            self.shared.handover.health().ask_again(gateway, at, now);
+        }
     }
 
     fn with_source(&self, message: QueuedMessage) -> Entry {

@@ -146,6 +146,7 @@ impl Entry {
             waits_by: None,
             held_because: None,
             choice: None,
+            retry_wished_at: None,
             attempts: 0,
             last_reply: None,
             delay_noticed: false,

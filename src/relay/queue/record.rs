@@ -209,6 +209,9 @@ fn log(recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
         write(Step::Returned, returned, None);
     }
     if recorded.is_finished() {
+        if attempted.is_returned && message.choice == Some(Choice::Delete) {
+            write(Step::Deleted, message.recipients.len(), None);
+        }
         return;
     }
     METRICS.attempts_deferred.add(1);
@@ -257,9 +260,13 @@ pub fn after(
         (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
     }
     message.attempts += i32::from(attempted.charged);
+    let returned = if before.state == State::Held { Cause::Returned } else { Cause::Withdrawn };
     set_time(&mut message, attempted, schedule, now);
     if attempted.is_returned {
-        reports.extend(give_up(&mut message, Cause::Returned));
+        let given_up = give_up(&mut message, returned);
+        if before.choice != Some(Choice::Delete) {
+            reports.extend(given_up);
+        }
     } else if message.expires_at <= now && attempted.is_tried && is_steady {
         let waited = message.expires_at - message.accepted_at;
         reports.extend(give_up(&mut message, Cause::Expired(waited)));
@@ -372,7 +379,9 @@ fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Report> {
         recipient.state = RecipientState::Refused;
         let reason = match (message.state, cause) {
             (State::Held, _) | (_, Cause::Returned) => message.last_reply.clone(),
-            (State::Waiting | State::AnswerAwaited, _) => recipient.reply.clone(),
+            (State::Waiting | State::AnswerAwaited, _) => {
+                recipient.reply.clone().or_else(|| message.last_reply.clone())
+            }
         };
         let reason = reason.unwrap_or_else(|| "it was never attempted".to_owned());
         reports.push(report(recipient, reason, cause));

@@ -10,7 +10,7 @@ use crate::{
     mail::envelope::domain_of,
     policy::{
         routing::{NextHop, PlatformDefault},
-        waiting::{HeldBecause, Onward},
+        waiting::{Choice, HeldBecause, Onward},
     },
     relay::handover::peer::Peer,
     store::queue::{QueuedMessage, State},
@@ -27,7 +27,7 @@ pub enum Target {
     Mx,
     /// Nowhere until an administrator chooses or the facts change; why.
     Held(HeldBecause),
-    /// Back to the sender, as an administrator chose.
+    /// Not sent on, as an administrator chose.
     Returned,
     /// Nowhere as far as is known here, but the message may be newer than that.
     Unknown,
@@ -36,6 +36,9 @@ pub enum Target {
 impl Queue {
     /// Where the message goes by the facts of this moment. Asked of held mail too: what it was held for may be over.
     pub(super) fn target(&self, message: &QueuedMessage, now: OffsetDateTime) -> Target {
+        if message.choice.is_some_and(Choice::ends_it) {
+            return Target::Returned;
+        }
         let Some(waits) = message.waits() else { return self.to_inbound_host(message) };
         let route = match self.shared.table.onward(&waits) {
             Onward::Route(sender) => sender.route,

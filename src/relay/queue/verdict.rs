@@ -51,7 +51,7 @@ pub struct Attempted {
     pub waits_by: Option<Scope>,
     /// Why nobody may send it.
     pub held: Option<HeldBecause>,
-    /// An administrator returned it to its sender.
+    /// An administrator returned it to its sender, or deleted it.
     pub is_returned: bool,
     /// The server said something about the message or its recipients.
     pub is_answered: bool,

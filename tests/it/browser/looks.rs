@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{keyboard::hidden_places, markup::unsound};
 use crate::support::{
-    Installation, Tenant,
+    Installation, Queued, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
     chromium::Chromium,
     world::World,
@@ -69,6 +69,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     gateways(&photographer).await;
     relay_credentials(&photographer).await;
     explanations(&photographer).await;
+    the_queue(&photographer).await;
     held_mail(&photographer).await;
     photographer.stop().await;
 }
@@ -495,6 +496,39 @@ async fn explanations(photographer: &Photographer) {
 }
 
 /// Two groups of held mail, mail that waits, and the choice that mail must leave through a gateway.
+async fn the_queue(photographer: &Photographer) {
+    let (browser, installation) = (&photographer.browser, &photographer.installation);
+    let acme = photographer.acme().await;
+    let queue = format!("{CLOUD}/outbound-queue");
+    photographer.go(&queue).await;
+    photographer.look("outbound-queue-empty").await;
+    let gateway = Some(installation.gateway_of(&acme, "dlp-eu.acme.example:587").await);
+    let reply = "gateway dlp-eu.acme.example port 587 said: 451 4.3.0 <script>alert(1)</script> try again later";
+    let waiting = || Queued { gateway, attempts: 3, last_reply: Some(reply), ..Queued::default() };
+    let longest = format!("{}@department-of-{}.acme.example", "georg.von.der.hohen.warte-".repeat(2), "x".repeat(40));
+    let to: Vec<&str> = vec!["bob@elsewhere.example", longest.as_str(), HOSTILE];
+    let message = installation.queued(&acme, Queued { sender: Some(&longest), to: &to, ..waiting() }).await;
+    let held = Queued { state: "held", held_because: Some("gateway-taken-away"), ..waiting() };
+    installation.queued(&acme, held).await;
+    installation.queued(&acme, Queued { state: "answer_awaited", leased: true, ..waiting() }).await;
+    installation.queued(&acme, Queued { sender: None, to: &["ann.adams@acme.example"], ..Queued::default() }).await;
+    for _ in 0..60 {
+        installation.queued(&acme, waiting()).await;
+    }
+    photographer.go(&queue).await;
+    photographer.look("outbound-queue").await;
+    browser.click("button", "Delete (no report)").await;
+    photographer.look("selected-messages-none").await;
+    photographer.go(&format!("{queue}/{message}")).await;
+    photographer.look("queued-message").await;
+    browser.click("button", "Return (sends a report)").await;
+    photographer.look("selected-messages-return").await;
+    browser.click("button", "Return 1 message").await;
+    browser.wait_for_text("on the way back with a report").await;
+    photographer.look("outbound-queue-decided").await;
+    photographer.execute("delete from queued_message").await;
+}
+
 async fn held_mail(photographer: &Photographer) {
     let browser = &photographer.browser;
     let installation = &photographer.installation;

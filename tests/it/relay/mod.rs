@@ -26,6 +26,7 @@ mod metrics;
 mod mx;
 mod neighbours;
 mod notification;
+mod outbound_queue;
 mod own_domains;
 mod postfix;
 mod queue;

@@ -4,7 +4,8 @@
 use outgate::{
     mail::{
         GatewayAddress, Mailbox,
-        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId},
+        envelope::Recipient,
+        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId, QueueId},
     },
     policy::{
         Role,
@@ -25,6 +26,40 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 pub struct Installation {
     pub owner: PgPool,
+}
+
+/// A message of the queue with what a test wants of it; the rest is as of one that waits.
+#[derive(Debug, Clone)]
+pub struct Queued<'a> {
+    /// `None`: a report of our own.
+    pub sender: Option<&'a str>,
+    pub to: &'a [&'a str],
+    pub account: Option<AccountId>,
+    pub by: Option<&'a str>,
+    pub gateway: Option<GatewayId>,
+    pub state: &'a str,
+    pub held_because: Option<&'a str>,
+    pub attempts: i32,
+    pub last_reply: Option<&'a str>,
+    /// A relay has it.
+    pub leased: bool,
+}
+
+impl Default for Queued<'_> {
+    fn default() -> Self {
+        Self {
+            sender: Some("ann@acme.example"),
+            to: &["bob@elsewhere.example"],
+            account: None,
+            by: None,
+            gateway: None,
+            state: "waiting",
+            held_because: None,
+            attempts: 0,
+            last_reply: None,
+            leased: false,
+        }
+    }
 }
 
 /// One organization with one mail domain, `{slug}.example`.
@@ -140,6 +175,38 @@ impl Installation {
         .execute(&self.owner)
         .await
         .unwrap();
+    }
+
+    /// A message in the queue as the relay would have committed it, an hour before its next attempt.
+    pub async fn queued(&self, tenant: &Tenant, message: Queued<'_>) -> QueueId {
+        let id = QueueId::new();
+        let recipients: Vec<Recipient> = message.to.iter().map(|to| Recipient::waiting(*to)).collect();
+        sqlx::query(
+            "insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters, size,
+                                         accepted_at, next_attempt_at, expires_at, sender_account, sender_domain,
+                                         waits_by, waits_for, held_because, attempts, last_reply,
+                                         lease_relay_id, lease_token)
+             values ($1, $2, $3, $4, coalesce($4, ''), $5, '{}', 12345, now(), now() + interval '1 hour',
+                     now() + interval '5 days', $6, $7, $8, $9, $10, $11, $12,
+                     case when $13 then gen_random_uuid() end, case when $13 then gen_random_uuid() end)",
+        )
+        .bind(tenant.id.0)
+        .bind(id.0)
+        .bind(message.state)
+        .bind(message.sender)
+        .bind(sqlx::types::Json(recipients))
+        .bind(message.account.map(|account| account.0))
+        .bind(message.sender.map(|_| &tenant.domain))
+        .bind(message.by)
+        .bind(message.gateway.map(|gateway| gateway.0))
+        .bind(message.held_because)
+        .bind(message.attempts)
+        .bind(message.last_reply)
+        .bind(message.leased)
+        .execute(&self.owner)
+        .await
+        .unwrap();
+        id
     }
 
     /// What was chosen for each message, and whether it is due.

@@ -24,6 +24,6 @@ pub mod world;
 pub use browser::{Browser, Page, Pages};
 pub use certificate::Certificate;
 pub use gateway::Gateway;
-pub use installation::{Installation, Tenant};
+pub use installation::{Installation, Queued, Tenant};
 pub use sending::Sending;
 pub use smtp_client::SmtpClient;

@@ -153,6 +153,19 @@ impl Scene {
             ],
         );
         case(
+            Administrator,
+            "/outbound-queue/selected",
+            "outbound-queue/selected".to_owned(),
+            vec![
+                ("action", text("delete")),
+                ("all", text("1")),
+                ("state", text("held")),
+                ("confirmed", text("1")),
+                ("last", text("ffffffff-ffff-ffff-ffff-ffffffffffff")),
+                ("change", uuid::Uuid::now_v7().to_string()),
+            ],
+        );
+        case(
             UserAdministrator,
             "/mail-account-manager/{account}/outbound-gateway",
             manager(&format!("{ann}/outbound-gateway")),
@@ -160,7 +173,7 @@ impl Scene {
         );
         case(
             UserAdministrator,
-            "/selected",
+            "/mail-account-manager/selected",
             manager("selected"),
             vec![
                 ("action", text("delete")),

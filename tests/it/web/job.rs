@@ -4,7 +4,7 @@
 use outgate::{
     mail::id::JobId,
     policy::Role,
-    store::{self, OrganizationTransaction},
+    store::{self, OrganizationTransaction, job::About},
 };
 use reqwest::{Method, StatusCode};
 use sqlx::PgPool;
@@ -30,7 +30,9 @@ async fn scene(db: PgPool) -> Scene {
     let path = page_of(&acme, &format!("progress/{job}"));
     let scene = Scene { installation, acme, admin, job, path };
     let mut transaction = scene.begin().await;
-    store::job::start(&mut transaction, scene.acme.id, job, "Importing accounts", 100, "operator").await.unwrap();
+    store::job::start(&mut transaction, scene.acme.id, job, ("Importing accounts", About::Accounts), 100, "operator")
+        .await
+        .unwrap();
     transaction.commit().await.unwrap();
     scene
 }

@@ -21,6 +21,7 @@ mod must_use_gateway;
 mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
+mod outbound_queue;
 mod relay_credentials;
 mod roles;
 mod selected_accounts;

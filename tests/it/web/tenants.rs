@@ -2,11 +2,12 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, VerificationId},
+    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, QueueId, VerificationId},
     policy::{Role, relay_credential::Limits},
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
+        job::About,
         verification::{Asked, Wanted},
     },
     web,
@@ -15,7 +16,7 @@ use reqwest::{Method, StatusCode, header::HeaderMap};
 use sqlx::PgPool;
 
 use super::page_of;
-use crate::support::{Browser, Installation, Page, Pages, Tenant};
+use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant};
 
 /// Routes that name no organization, and so have nothing of another one to show.
 const WITHOUT_ORGANIZATION: [(&str, &str); 9] = [
@@ -48,9 +49,12 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let asked = store::verification::ask(&mut transaction, other.id, &wanted).await.unwrap();
     let Asked::Asked(verification) = asked else { panic!("{asked:?}") };
     transaction.commit().await.unwrap();
-    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification };
+    let message = installation.queued(&other, Queued { gateway: Some(gateway), ..Queued::default() }).await;
+    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification, message };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
-    store::job::start(&mut transaction, other.id, theirs.job, "canary", 1, "operator").await.unwrap();
+    store::job::start(&mut transaction, other.id, theirs.job, ("canary", About::Accounts), 1, "operator")
+        .await
+        .unwrap();
     transaction.commit().await.unwrap();
     let pages = Pages::of(&installation).await;
     let browser = pages.signed_in(&installation, &acme, Role::Administrator).await;
@@ -116,6 +120,7 @@ struct Theirs {
     import: ImportId,
     credential: CredentialId,
     verification: VerificationId,
+    message: QueueId,
 }
 
 impl Theirs {
@@ -129,6 +134,7 @@ impl Theirs {
             "import" => self.import.to_string(),
             "credential" => self.credential.to_string(),
             "verification" => self.verification.to_string(),
+            "message" => self.message.to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }
