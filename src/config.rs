@@ -20,7 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     mail::{DomainName, Mailbox},
-    policy::{retry::Schedule, routing::PlatformDefault},
+    policy::{gateway_network::Ports, retry::Schedule, routing::PlatformDefault},
 };
 
 /// Where the store is. Every subcommand finds it the same way.
@@ -73,6 +73,9 @@ pub struct PlatformSettings {
         hide_default_value = true
     )]
     pub allowed_gateway_networks: Networks,
+    /// Ports that gateways may use: numbers and ranges, separated by commas
+    #[arg(long, env = "OUTGATE_GATEWAY_PORTS", value_name = "PORTS", default_value = Ports::USUAL)]
+    pub gateway_ports: Ports,
 }
 
 impl PlatformSettings {

@@ -30,7 +30,7 @@ document.addEventListener("click", (event) => {
 
 // What is cut short in the table shows the whole of itself under the pointer, and an icon its name.
 document.addEventListener("pointerover", (event) => {
-  const icon = event.target.closest("td a[aria-label]");
+  const icon = event.target.closest("td > [aria-label]");
   const cell = event.target.closest("tbody :is(th a, th + td, code, .direct)");
   if (icon) {
     icon.title = icon.ariaLabel;
@@ -82,3 +82,57 @@ if (everyTick) {
   everyTick.form.addEventListener("change", count);
   addEventListener("pageshow", count);
 }
+
+// What is under way on the page is shown as it goes on: the page is asked for again, and only what has changed in its
+// live parts is put in its place, so that nobody loses the place where they read. Without script the page reloads.
+const live = () => document.querySelectorAll("[data-live]");
+const isUnderWay = () => document.querySelector("[data-live=under-way]") !== null;
+
+// Elements stay where they can: what reads the page aloud then tells what has changed in them.
+const become = (here, there) => {
+  if (here.isEqualNode(there)) {
+    return;
+  }
+  if (here.nodeType !== Node.ELEMENT_NODE || here.nodeName !== there.nodeName) {
+    here.replaceWith(document.importNode(there, true));
+    return;
+  }
+  for (const { name } of [...here.attributes]) {
+    if (!there.hasAttribute(name)) {
+      here.removeAttribute(name);
+    }
+  }
+  for (const { name, value } of there.attributes) {
+    if (here.getAttribute(name) !== value) {
+      here.setAttribute(name, value);
+    }
+  }
+  const [before, after] = [[...here.childNodes], [...there.childNodes]];
+  after.forEach((node, index) => {
+    if (index < before.length) {
+      become(before[index], node);
+    } else {
+      here.append(document.importNode(node, true));
+    }
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+};
+
+const goOn = async () => {
+  while (isUnderWay()) {
+    await new Promise((then) => setTimeout(then, 500));
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } }).catch(() => null);
+    if (answer?.redirected || (answer && !answer.ok && answer.status < 500)) {
+      // Signed out meanwhile, or it is gone: the page itself says which.
+      location.reload();
+      return;
+    }
+    if (answer?.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const part of live()) {
+        become(part, page.getElementById(part.id) ?? part);
+      }
+    }
+  }
+};
+goOn();

@@ -43,9 +43,13 @@ pub async fn begin(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationTra
     Ok(OrganizationTransaction::begin(owner, organization).await?)
 }
 
-/// The networks that the operator opened to gateways.
+/// The networks and ports that the operator opened to gateways.
 pub fn allowed(platform: &PlatformSettings) -> AllowedNetworks {
-    AllowedNetworks { networks: platform.allowed_gateway_networks.0.clone(), listeners: Vec::new() }
+    AllowedNetworks {
+        networks: platform.allowed_gateway_networks.0.clone(),
+        listeners: Vec::new(),
+        ports: platform.gateway_ports.clone(),
+    }
 }
 
 /// The threads that everything asynchronous runs on.

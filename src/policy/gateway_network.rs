@@ -1,24 +1,89 @@
-//! Which IP addresses a gateway may have. A gateway address is typed by a tenant and connected to
-//! by our relay, so without this it would be a way into the platform's own network.
+//! Which IP addresses and ports a gateway may have. A gateway address is typed by a tenant and connected to by our
+//! relay, so without this it would be a way into the platform's own network.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 
 use crate::mail::{GatewayAddress, GatewayHost};
 
-/// What the operator opened: networks whose addresses are not public.
+/// What the operator opened: networks whose addresses are not public, and ports.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedNetworks {
     /// `OUTGATE_ALLOWED_GATEWAY_NETWORKS`.
     pub networks: Vec<IpNet>,
     /// Single listeners: the demonstration's own gateways.
     pub listeners: Vec<SocketAddr>,
+    /// Of public addresses as well.
+    pub ports: Ports,
+}
+
+/// `OUTGATE_GATEWAY_PORTS`: the ports that gateways may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports(Vec<RangeInclusive<u16>>);
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self(vec![25..=25, 465..=465, 587..=587, 1024..=65535])
+    }
+}
+
+impl Ports {
+    /// [`Ports::default`], as the operator would write it: those of mail, and those that no service of a system has.
+    /// Whoever may enter a gateway cannot make us talk to anything else.
+    pub const USUAL: &str = "25,465,587,1024-65535";
+
+    fn contain(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    /// Ports and ranges of ports, separated by commas.
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        let range = |text: &str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            let range = port(first)?..=port(last)?;
+            (!range.is_empty()).then_some(range)
+        };
+        let ranges: Result<Vec<_>, String> = typed
+            .split(',')
+            .map(|text| {
+                range(text).ok_or_else(|| {
+                    format!("“{}” is neither a port nor a range of ports, such as 587 or 1024-65535", text.trim())
+                })
+            })
+            .collect();
+        ranges.map(Self)
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            match (range.start(), range.end()) {
+                (first, last) if first == last => write!(f, "{comma}{first}")?,
+                (first, last) => write!(f, "{comma}{first}–{last}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why a gateway may not be at an address, in words for who typed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("Port {port} is not one that gateways may use. Enter another, usually 25 or 587; allowed are {allowed}.")]
+    Port { port: u16, allowed: Ports },
     #[error("{0} is an address of this machine itself. Enter an address that is reached over the network.")]
     Loopback(IpAddr),
     #[error("{0} is a private address. Enter a public one, or ask the operator to allow your network.")]
@@ -54,9 +119,18 @@ const METADATA: [IpAddr; 11] = [
 /// Whether an address may be saved: a literal is checked now, a name on every address that it
 /// resolves to when a relay connects.
 pub fn check_address(address: &GatewayAddress, allowed: &AllowedNetworks) -> Result<(), Refusal> {
+    check_port(address.port(), allowed)?;
     match address.host() {
         GatewayHost::Name(_) => Ok(()),
         GatewayHost::Ip(ip) => check(*ip, address.port(), allowed),
+    }
+}
+
+/// Whether a gateway may use this port.
+pub fn check_port(port: u16, allowed: &AllowedNetworks) -> Result<(), Refusal> {
+    match allowed.ports.contain(port) {
+        true => Ok(()),
+        false => Err(Refusal::Port { port, allowed: allowed.ports.clone() }),
     }
 }
 

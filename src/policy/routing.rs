@@ -55,6 +55,15 @@ pub struct SenderGateways<G> {
     pub must_use: bool,
 }
 
+impl<G> SenderGateways<G> {
+    /// The gateway that applies, and which scope set it.
+    pub fn nearest(self) -> Option<(G, Scope)> {
+        [(self.user, Scope::User), (self.domain, Scope::Domain), (self.organization, Scope::Organization)]
+            .into_iter()
+            .find_map(|(gateway, scope)| Some((gateway?, scope)))
+    }
+}
+
 /// Where mail without a gateway goes: the operator's choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlatformDefault {
@@ -85,15 +94,11 @@ pub struct Route<G> {
 /// A gateway that is down is waited for, never bypassed: organizations route mail through archives
 /// and data-loss screens, and going around one would break what they rely on.
 pub fn route<G>(gateways: SenderGateways<G>, default: &PlatformDefault) -> Route<G> {
-    let nearest =
-        [(gateways.user, Scope::User), (gateways.domain, Scope::Domain), (gateways.organization, Scope::Organization)]
-            .into_iter()
-            .find_map(|(gateway, scope)| Some((gateway?, scope)));
-
-    match nearest {
+    let must_use = gateways.must_use;
+    match gateways.nearest() {
         Some((gateway, set_by)) => Route { next_hop: NextHop::Gateway(gateway), set_by },
         // Who must use a gateway never goes by the default: that choice is the organization's.
-        None if gateways.must_use => Route { next_hop: NextHop::Nowhere, set_by: Scope::Organization },
+        None if must_use => Route { next_hop: NextHop::Nowhere, set_by: Scope::Organization },
         None => Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform },
     }
 }

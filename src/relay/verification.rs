@@ -67,8 +67,6 @@ const LOOKS: Duration = Duration::from_millis(50);
 const SHOWN: usize = 512;
 /// How long a server that says nothing is given to begin TLS.
 const TLS_AT_ONCE: Duration = Duration::from_secs(5);
-/// Below this port only those of mail are connected to.
-const FIRST_FREE_PORT: u16 = 1024;
 
 /// Verifies what it is asked to.
 pub struct Verifier {
@@ -129,12 +127,6 @@ impl Verifier {
         };
         let recipient = taken.recipient.clone().unwrap_or_else(|| self.recipient.clone());
         let probe = Probe { sender: taken.sender.clone(), recipient };
-        let port = peer.address.port();
-        if port < FIRST_FREE_PORT && ![25, 465, 587].contains(&port) {
-            let sentence = format!("Port {port} is not one for mail: enter the gateway's port, usually 25 or 587.");
-            self.explain(&peer, &probe, watched, Stage::LookUp, &Failing::Ours(sentence));
-            return false;
-        }
         let walking = async {
             match self.walk(&peer, &probe, watched).await {
                 Ok(()) => None,

@@ -236,6 +236,21 @@ impl Verification {
     }
 }
 
+/// What a question of the organization is about.
+pub async fn address_of(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    id: VerificationId,
+) -> Result<Option<GatewayAddress>> {
+    sqlx::query_scalar!(
+        r#"select address as "address: GatewayAddress" from verification where organization_id = $1 and id = $2"#,
+        organization as OrganizationId,
+        id as VerificationId,
+    )
+    .fetch_optional(db)
+    .await
+}
+
 /// One question of the organization.
 pub async fn by_id(
     db: &mut PgConnection,

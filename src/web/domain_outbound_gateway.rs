@@ -73,6 +73,8 @@ struct FormQuery {
     delete: String,
     /// One of the offered gateways, to stand in the field.
     gateway: String,
+    /// The verification whose address is to stand in the field.
+    verified: String,
 }
 
 async fn show(
@@ -112,6 +114,8 @@ async fn look(
     .await?
     .offering(&link_to_form(&inside.access.slug, name), Some(query.gateway.as_str()))
     .with_waiting(&mut transaction, organization, &PointerScope::Domain(name.clone()))
+    .await?
+    .back_from(&mut transaction, organization, Some(query.verified.as_str()))
     .await?;
     drop(transaction);
     field.way_back = link_to_row(&inside.access.slug, name).build();
@@ -143,6 +147,13 @@ async fn save(
         ));
     }
     match form.parse(&app.settings.allowed_networks) {
+        Ok(address) if form.verify.is_some() => {
+            let scope = PointerScope::Domain(domain.clone());
+            match gateway_form::verify(&app, &inside.access, &scope, &form, address.as_ref(), |link| link).await? {
+                Ok(answer) => Ok(answer),
+                Err(mistake) => again(&app, &inside, &domain, form, mistake).await,
+            }
+        }
         Ok(address) => {
             let back = link_to_row(&inside.access.slug, &domain);
             let scope = PointerScope::Domain(domain.clone());
@@ -167,6 +178,7 @@ async fn again(
     mistake: GatewayMistake,
 ) -> Result<Response, PageError> {
     let mut look = look(app, inside, domain, &FormQuery::default()).await?;
+    let status = mistake.status();
     look.field = look.field.again(form, mistake);
-    Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+    Ok((status, page(&look)?).into_response())
 }

@@ -1,21 +1,22 @@
 //! The one form at every scope: one field, one parser, one partial template.
-//! Used by `outbound_mail_gateway` and `outbound_gateway`.
+//! Used by `outbound_mail_gateway`, `domain_outbound_gateway` and `outbound_gateway`; what is typed can be verified first.
 
-use axum::response::Response;
+use axum::{http::StatusCode, response::Response};
 use serde::Deserialize;
 use sqlx::PgConnection;
 
 use crate::{
     mail::{
         GatewayAddress,
-        gateway_address::{GatewayAddressError, GatewayHost},
-        id::OrganizationId,
+        gateway_address::GatewayAddressError,
+        id::{OrganizationId, VerificationId},
     },
     policy::gateway_network::{self, AllowedNetworks, Refusal},
     store::{
         self,
         gateway::{ChangedMeanwhile, PointerScope, Set},
         tenant::Access,
+        verification::{Asked, Wanted},
     },
 };
 
@@ -37,6 +38,8 @@ pub struct GatewayForm {
     /// The address that the form was shown with, empty for none: what somebody else has set meanwhile is not
     /// overwritten. Every form of ours has it.
     pub seen: Option<String>,
+    /// Which button was pressed: what was typed is verified and not saved.
+    pub verify: Option<String>,
 }
 
 /// Why an address was not taken, in words for who typed it.
@@ -46,21 +49,64 @@ pub enum GatewayMistake {
     Address(#[from] GatewayAddressError),
     #[error(transparent)]
     Network(#[from] Refusal),
+    #[error("Enter the address that is to be verified.")]
+    NothingToVerify,
+    #[error("Several verifications of your organization are under way. Try again in half a minute.")]
+    TooManyVerifications,
+    #[error("Your organization has no mail domain to verify for. Ask the operator to assign one.")]
+    NoDomain,
+}
+
+impl GatewayMistake {
+    /// How the form that is shown again is answered.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::TooManyVerifications => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        }
+    }
 }
 
 impl GatewayForm {
-    /// The address, or `None` for an emptied field, which deletes. An IP address is checked against
-    /// the networks here; a name is checked by the relay, on every address that it resolves to.
+    /// The address, or `None` for an emptied field, which deletes. Its port and an IP address are checked
+    /// here; a name is checked by the relay, on every address that it resolves to.
     pub fn parse(&self, allowed: &AllowedNetworks) -> Result<Option<GatewayAddress>, GatewayMistake> {
         let address = match self.outbound_gateway.parse::<GatewayAddress>() {
             Ok(address) => address,
             Err(GatewayAddressError::Empty) => return Ok(None),
             Err(mistake) => return Err(mistake.into()),
         };
-        if let GatewayHost::Ip(ip) = address.host() {
-            gateway_network::check(*ip, address.port(), allowed)?;
-        }
+        gateway_network::check_address(&address, allowed)?;
         Ok(Some(address))
+    }
+}
+
+/// Asks the relays about the address that was typed, and saves nothing. A gateway that the organization has already is
+/// verified with its record. `page` makes the page of a verification from its link.
+pub async fn verify(
+    app: &App,
+    access: &Access,
+    scope: &PointerScope,
+    form: &GatewayForm,
+    address: Option<&GatewayAddress>,
+    page: impl FnOnce(Link) -> Link,
+) -> Result<Result<Response, GatewayMistake>, PageError> {
+    let organization = access.organization();
+    let mut transaction = app.store.begin(access).await?;
+    let pointer = store::gateway::pointer(&mut transaction, organization, scope).await?.ok_or(PageError::NotFound)?;
+    let Some(address) = address else { return Ok(Err(GatewayMistake::NothingToVerify)) };
+    let gateway = store::gateway::with_address(&mut transaction, organization, address).await?;
+    let wanted = Wanted { gateway, address, sender: None, recipient: None, by: &access.email };
+    match store::verification::ask(&mut transaction, organization, &wanted).await? {
+        Asked::Asked(verification) => {
+            transaction.commit().await?;
+            let shown = pointer.address.map(|address| address.to_string()).unwrap_or_default();
+            let seen = form.seen.clone().unwrap_or(shown);
+            let link = verification::link_from_form(&access.slug, verification, scope, &seen);
+            Ok(Ok(see_other(&page(link).build())))
+        }
+        Asked::TooMany => Ok(Err(GatewayMistake::TooManyVerifications)),
+        Asked::NotFound => Ok(Err(GatewayMistake::NoDomain)),
     }
 }
 
@@ -234,6 +280,19 @@ impl GatewayField {
         let messages = store::outbound_queue::following(db, organization, scope, None).await?;
         let waiting = (messages > 0).then(|| status::waiting_messages(messages));
         Ok(Self { waiting, ..self })
+    }
+
+    /// With the address that a verification was about, for who comes back from its page and may save it.
+    pub async fn back_from(
+        self,
+        db: &mut PgConnection,
+        organization: OrganizationId,
+        verification: Option<&str>,
+    ) -> store::Result<Self> {
+        let id = verification.and_then(|id| id.parse::<VerificationId>().ok()).filter(|_| self.read_only.is_none());
+        let Some(id) = id else { return Ok(self) };
+        let verified = store::verification::address_of(db, organization, id).await?;
+        Ok(Self { typed: verified.map_or(self.typed, |address| address.to_string()), ..self })
     }
 
     /// With what was typed and what is wrong with it. What was seen stays what it was.

@@ -148,7 +148,7 @@ async fn save(
         ));
     }
     // What may be connected to for a gateway may be for an inbound host.
-    let typed = GatewayForm { outbound_gateway: form.inbound_host.clone(), seen: None };
+    let typed = GatewayForm { outbound_gateway: form.inbound_host.clone(), seen: None, verify: None };
     match typed.parse(&app.settings.allowed_networks) {
         Ok(host) => save_parsed(&app, &inside, &domain, form, host.as_ref()).await,
         Err(mistake) => {

@@ -16,7 +16,7 @@ use super::{
     mail_account, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
-    undo,
+    undo, verification,
     wording::{self, ShownRoute},
 };
 use crate::{
@@ -136,20 +136,25 @@ impl ListQuery {
 
     /// The page of one account, which leads back here.
     pub fn link_to_account(&self, slug: &str, account: AccountId) -> Link {
-        self.link_below(Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}")))
+        self.place_below(Link::to(format!("/{slug}/web-mail-cloud/mail-account-manager/{account}")))
     }
 
     /// The Outbound Gateway form of one account, which leads back here.
     pub fn link_to_form(&self, slug: &str, account: AccountId) -> Link {
         let path = format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
-        self.link_below(Link::to(path))
+        self.place_below(Link::to(path))
     }
 
     /// A path with this place in the list in its query.
-    fn link_below(&self, path: Link) -> Link {
+    pub fn place_below(&self, path: Link) -> Link {
         self.place_on(
             path.with("q", &self.search()).with("show", word_of(self.show())).with("sort", word_of_order(self.sort())),
         )
+    }
+
+    /// The marked row, in this part of the list.
+    pub fn link_to_selected(&self, slug: &str) -> Option<Link> {
+        Some(self.link_to_row(slug, self.selected.parse().ok()?))
     }
 
     /// This place in the list as the fields of a form.
@@ -193,7 +198,7 @@ fn word_of_order(sort: Sort) -> &'static str {
 impl ListQuery {
     /// Takes a change back, and leads back here.
     pub fn link_to_undo(&self, slug: &str, change: ChangeId) -> Link {
-        self.link_below(undo::link(slug, change))
+        self.place_below(undo::link(slug, change))
     }
 }
 
@@ -227,6 +232,12 @@ struct MailAccountManager {
     next: Option<String>,
     /// What can be done with many accounts, for who may.
     bulk: Option<Bulk>,
+}
+
+impl MailAccountManager {
+    fn can_verify(&self) -> bool {
+        self.rows.iter().any(|row| row.verify.is_some())
+    }
 }
 
 /// One filter of the list.
@@ -269,6 +280,8 @@ struct Row {
     form: String,
     /// Where its own gateway is deleted, if there is one and the role allows it.
     delete: Option<String>,
+    /// Where the gateway that applies is verified, if there is one and the role allows it.
+    verify: Option<String>,
 }
 
 impl Row {
@@ -323,7 +336,7 @@ fn table(
     let next = turn("after", found.rows.last().filter(|_| found.has_next));
     let count = count(query, &found);
     // The same for every row.
-    let place = query.link_below(Link::to("")).build();
+    let place = query.place_below(Link::to("")).build();
     MailAccountManager {
         console: Console::new(inside, LABEL),
         status,
@@ -408,7 +421,9 @@ fn headings(slug: &str, query: &ListQuery) -> [Heading; 2] {
 /// `place` is the place in the list, as the query that leads back to it.
 fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found: account_list::Row) -> Row {
     let account = found.account;
-    let may_delete = account.gateways.user.is_some() && inside.access.role.may_set_account_gateway();
+    let may_set = inside.access.role.may_set_account_gateway();
+    let may_delete = may_set && account.gateways.user.is_some();
+    let may_verify = may_set && account.gateways.clone().nearest().is_some();
     // From the list on: the page's own address says the rest, and not a hundred times.
     let page = format!("{LIST}/{}", account.id);
     let form = format!("{page}/outbound-gateway{place}");
@@ -422,6 +437,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found
         mark,
         marked: !query.selected.is_empty() && query.selected == account.id.to_string(),
         delete: may_delete.then(|| format!("{form}{delete}")),
+        verify: may_verify.then(|| format!("{page}/verify{place}")),
         account: page + place,
         form,
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
@@ -465,6 +481,9 @@ async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<
     let Some(account) = store::account::by_id(transaction, organization, selected).await? else { return Ok(None) };
     let user_id = wording::user_id(&account.user_id);
     let own = account.gateways.user.clone();
+    if query.unchanged == verification::TOO_MANY {
+        return Ok(Some(status::too_many_verifications()));
+    }
     let Some(change) = change else {
         return Ok(Some(status::unchanged_account(&user_id, own.as_ref())));
     };

@@ -152,7 +152,7 @@ fn parse(app: &App, form: &NewAccountForm, look: &mut NewAccountPage) -> Option<
     let name = kept(&mut look.name, &form.name, account_file::name);
     let aliases = kept(&mut look.addresses, &form.addresses, |typed| text_field::addresses(typed, user_id.as_ref()));
     let gateway = kept(&mut look.outbound_gateway, &form.outbound_gateway, |typed| {
-        let form = GatewayForm { outbound_gateway: typed.to_owned(), seen: None };
+        let form = GatewayForm { outbound_gateway: typed.to_owned(), seen: None, verify: None };
         form.parse(&app.settings.allowed_networks).map_err(|mistake| mistake.to_string())
     });
     Some((NewAccount { user_id: user_id?, name: name?, aliases: aliases? }, gateway?))

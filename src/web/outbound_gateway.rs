@@ -72,6 +72,8 @@ struct FormQuery {
     delete: Option<String>,
     /// One of the offered gateways, to stand in the field.
     gateway: Option<String>,
+    /// The verification whose address is to stand in the field.
+    verified: Option<String>,
 }
 
 async fn show(
@@ -110,6 +112,8 @@ async fn look(
     .await?
     .offering(&query.list.link_to_form(&inside.access.slug, account.id), query.gateway.as_deref())
     .with_waiting(&mut transaction, organization, &PointerScope::Account(account.id))
+    .await?
+    .back_from(&mut transaction, organization, query.verified.as_deref())
     .await?;
     drop(transaction);
     field.way_back = query.list.link_to_row(&inside.access.slug, account.id).build();
@@ -142,6 +146,14 @@ async fn save(
         ));
     }
     match form.parse(&app.settings.allowed_networks) {
+        Ok(address) if form.verify.is_some() => {
+            let scope = PointerScope::Account(account);
+            let page = |link| query.list.place_below(link);
+            match gateway_form::verify(&app, &inside.access, &scope, &form, address.as_ref(), page).await? {
+                Ok(answer) => Ok(answer),
+                Err(mistake) => again(&app, &inside, account, query, form, mistake).await,
+            }
+        }
         Ok(address) => {
             let back = query.list.link_to_row(&inside.access.slug, account);
             let scope = PointerScope::Account(account);
@@ -167,6 +179,7 @@ async fn again(
     mistake: GatewayMistake,
 ) -> Result<Response, PageError> {
     let mut look = look(app, inside, account, &FormQuery { delete: None, ..query }).await?;
+    let status = mistake.status();
     look.field = look.field.again(form, mistake);
-    Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+    Ok((status, page(&look)?).into_response())
 }

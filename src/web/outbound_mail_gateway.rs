@@ -75,6 +75,8 @@ struct AfterSave {
     decided: Option<String>,
     /// One of the offered gateways, to stand in the field.
     gateway: Option<String>,
+    /// The verification whose address is to stand in the field.
+    verified: Option<String>,
 }
 
 async fn show(
@@ -115,6 +117,8 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     .await?
     .offering(&here(&inside.access.slug), after.gateway.as_deref())
     .with_waiting(&mut transaction, organization, &PointerScope::Organization)
+    .await?
+    .back_from(&mut transaction, organization, after.verified.as_deref())
     .await?;
     drop(transaction);
     let domains = with_gateway(&domains);
@@ -193,6 +197,13 @@ async fn save(
         ));
     }
     match form.parse(&app.settings.allowed_networks) {
+        Ok(address) if form.verify.is_some() => {
+            let scope = PointerScope::Organization;
+            match gateway_form::verify(&app, &inside.access, &scope, &form, address.as_ref(), |link| link).await? {
+                Ok(answer) => Ok(answer),
+                Err(mistake) => again(&app, &inside, form, mistake).await,
+            }
+        }
         Ok(address) => {
             let back = here(&inside.access.slug);
             let scope = PointerScope::Organization;
@@ -216,6 +227,7 @@ async fn again(
     mistake: GatewayMistake,
 ) -> Result<Response, PageError> {
     let mut look = look(app, inside, &AfterSave::default()).await?;
+    let status = mistake.status();
     look.field = look.field.again(form, mistake);
-    Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+    Ok((status, page(&look)?).into_response())
 }

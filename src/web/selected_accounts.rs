@@ -134,7 +134,11 @@ impl SelectedForm {
         if self.action == Action::Delete {
             return Ok(None);
         }
-        let typed = GatewayForm { outbound_gateway: self.outbound_gateway.clone().unwrap_or_default(), seen: None };
+        let typed = GatewayForm {
+            outbound_gateway: self.outbound_gateway.clone().unwrap_or_default(),
+            seen: None,
+            verify: None,
+        };
         match typed.parse(&app.settings.allowed_networks)? {
             Some(address) => Ok(Some(address)),
             None => Err(GatewayAddressError::Empty.into()),
@@ -194,7 +198,8 @@ async fn confirm(
     let address = match form.address(&app) {
         Ok(address) => address,
         Err(mistake) => {
-            let typed = GatewayForm { outbound_gateway: form.outbound_gateway.unwrap_or_default(), seen: None };
+            let typed =
+                GatewayForm { outbound_gateway: form.outbound_gateway.unwrap_or_default(), seen: None, verify: None };
             look.field = look.field.again(typed, mistake);
             return Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response());
         }

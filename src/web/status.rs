@@ -297,6 +297,13 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
     }
 }
 
+/// The relays were not asked.
+pub fn too_many_verifications() -> StatusLine {
+    let line = StatusLine::new("Not yet.");
+    StatusLine { is_warning: true, ..line }
+        .words("Several verifications of your organization are under way. Try again in half a minute.")
+}
+
 /// Somebody has changed it again since: the page below is right, the sentence would not be.
 fn superseded(change: &RecentChange, now: Option<&GatewayAddress>) -> Option<StatusLine> {
     (change.after != now.map(ToString::to_string)).then(|| {

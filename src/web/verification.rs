@@ -1,5 +1,6 @@
 //! Verification: whether a gateway accepts our mail, as each relay finds it out, step by step.
-//! Asked from `gateway`; the relay's part is `relay::verification`.
+//! Asked from `gateway`, from the three forms with what is typed there, and from `mail_account_manager`; the relay's
+//! part is `relay::verification`.
 
 use askama::Template;
 use axum::{
@@ -8,23 +9,31 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use sqlx::PgConnection;
 
 use super::{
     App, Route,
     console::Console,
+    domain_manager,
     error::{PageError, see_other},
-    form::Form,
+    form::{Form, Query},
     gateway, gateways,
     link::Link,
-    page,
+    mail_account_manager::ListQuery,
+    outbound_gateway::OfAccount,
+    outbound_mail_gateway, page,
     session::InOrganization,
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::{GatewayAddress, id::VerificationId},
+    mail::{
+        GatewayAddress,
+        id::{AccountId, VerificationId},
+    },
     policy::verification::{self, Outcome, Step},
     store::{
         self,
+        gateway::PointerScope,
         tenant::Access,
         verification::{Answer, Asked, Verification, Wanted},
     },
@@ -37,6 +46,8 @@ pub fn routes() -> Vec<Route> {
         Route::get(PATH, show),
         Route::get("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask_first),
         Route::post("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask),
+        Route::get("/{organization}/web-mail-cloud/mail-account-manager/{account}/verify", list_first),
+        Route::post("/{organization}/web-mail-cloud/mail-account-manager/{account}/verify", ask_for_account),
     ]
 }
 
@@ -44,6 +55,23 @@ pub fn routes() -> Vec<Route> {
 pub fn link(slug: &str, verification: VerificationId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/verifications/{verification}"))
 }
+
+/// The same for who has typed the address into the form of a scope, which was shown with the address `seen`: the page
+/// leads back there, and can save it.
+pub fn link_from_form(slug: &str, verification: VerificationId, scope: &PointerScope, seen: &str) -> Link {
+    let of = match scope {
+        PointerScope::Organization => ALL.to_owned(),
+        PointerScope::Domain(name) => name.to_string(),
+        PointerScope::Account(account) => account.to_string(),
+    };
+    link(slug, verification).with("of", &of).with("seen", seen)
+}
+
+/// What the query calls the form of all users. No mail domain is called so.
+const ALL: &str = "all";
+
+/// What the list of accounts is told where so many are under way that no more can be asked for.
+pub const TOO_MANY: &str = "verifications";
 
 /// Begins to verify a gateway that was just set, unless it was verified already. Who saved does not wait for it.
 pub fn begin(app: &App, access: &Access, address: &GatewayAddress) {
@@ -86,8 +114,75 @@ struct VerificationPage {
     relays: Vec<ShownAnswer>,
     /// The gateway's page, where it is saved.
     gateway: Option<String>,
+    /// The form that the address was typed into.
+    typed: Option<Typed>,
+    /// The list of accounts, for who comes from there.
+    accounts: Option<String>,
     list: String,
     may_ask: bool,
+}
+
+/// An address that stands in a form and is not saved.
+struct Typed {
+    /// Whose form it is.
+    subject: String,
+    is_of_all: bool,
+    /// The form with the address.
+    form: String,
+    /// The form's own address, where it is sent to, for who may save it.
+    save: Option<String>,
+    /// What the form was shown with.
+    seen: String,
+}
+
+#[derive(Default, Deserialize)]
+struct PageQuery {
+    #[serde(flatten)]
+    list: ListQuery,
+    /// The form that the address was typed into: `all`, a mail domain or an account's id.
+    of: Option<String>,
+    /// What that form was shown with.
+    seen: Option<String>,
+}
+
+impl PageQuery {
+    fn scope(&self) -> Option<PointerScope> {
+        let of = self.of.as_deref()?;
+        match of.parse::<AccountId>() {
+            _ if of == ALL => Some(PointerScope::Organization),
+            Ok(account) => Some(PointerScope::Account(account)),
+            Err(_) => of.parse().ok().map(PointerScope::Domain),
+        }
+    }
+
+    /// `None` too if the organization has no such form.
+    async fn typed(
+        &self,
+        db: &mut PgConnection,
+        access: &Access,
+        id: VerificationId,
+        address: &GatewayAddress,
+    ) -> Result<Option<Typed>, PageError> {
+        let Some(scope) = self.scope() else { return Ok(None) };
+        let pointer = store::gateway::pointer(db, access.organization(), &scope).await?;
+        let Some(pointer) = pointer else { return Ok(None) };
+        let (slug, role) = (&access.slug, access.role);
+        let (form, may) = match &scope {
+            PointerScope::Organization => (outbound_mail_gateway::here(slug), role.may_set_organization_gateway()),
+            PointerScope::Domain(name) => {
+                (domain_manager::link_to_form(slug, name), role.may_set_organization_gateway())
+            }
+            PointerScope::Account(account) => (self.list.link_to_form(slug, *account), role.may_set_account_gateway()),
+        };
+        let is_saved = pointer.address.as_ref() == Some(address);
+        Ok(Some(Typed {
+            subject: gateways::unicode(&pointer.subject),
+            is_of_all: scope == PointerScope::Organization,
+            save: (may && !is_saved).then(|| form.clone().build()),
+            form: form.with("verified", &id.to_string()).build(),
+            seen: self.seen.clone().unwrap_or_default(),
+        }))
+    }
 }
 
 /// What one relay found.
@@ -147,12 +242,14 @@ async fn show(
     State(app): State<App>,
     inside: InOrganization,
     Named(verification): Named,
+    Query(query): Query<PageQuery>,
 ) -> Result<Response, PageError> {
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::verification::by_id(&mut transaction, organization, verification).await?;
-    drop(transaction);
     let asked = found.ok_or(PageError::NotFound)?;
+    let typed = query.typed(&mut transaction, &inside.access, verification, &asked.address).await?;
+    drop(transaction);
     let slug = &inside.access.slug;
     page(&VerificationPage {
         console: Console::new(&inside, gateways::LABEL),
@@ -162,6 +259,8 @@ async fn show(
         relays: asked.answers.iter().map(ShownAnswer::from).collect(),
         gateway: asked.gateway.map(|id| gateway::link(slug, id).build()),
         list: gateways::link(slug).build(),
+        accounts: query.list.link_to_selected(slug).filter(|_| typed.is_none()).map(Link::build),
+        typed,
         may_ask: inside.access.role.may_set_account_gateway(),
         asked,
     })
@@ -190,17 +289,13 @@ async fn ask(
     gateway::Named(id): gateway::Named,
     Form(VerifyForm {}): Form<VerifyForm>,
 ) -> Result<Response, PageError> {
-    if !inside.access.role.may_set_account_gateway() {
-        return Err(PageError::Forbidden(
-            "Only an Administrator or a User Administrator may verify a gateway. Ask one of your organization.",
-        ));
-    }
+    may_ask(&inside)?;
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::gateway::overview(&mut transaction, organization, Some(id)).await?.pop();
     let found = found.ok_or(PageError::NotFound)?;
-    let email = &inside.access.email;
-    let wanted = Wanted { gateway: Some(id), address: &found.address, sender: None, recipient: None, by: email };
+    let by = &inside.access.email;
+    let wanted = Wanted { gateway: Some(id), address: &found.address, sender: None, recipient: None, by };
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
@@ -212,5 +307,57 @@ async fn ask(
             let look = gateway::look(&app, &inside, id).await?.with_verifications_under_way();
             Ok((StatusCode::TOO_MANY_REQUESTS, page(&look)?).into_response())
         }
+    }
+}
+
+fn may_ask(inside: &InOrganization) -> Result<(), PageError> {
+    match inside.access.role.may_set_account_gateway() {
+        true => Ok(()),
+        false => Err(PageError::Forbidden(
+            "Only an Administrator or a User Administrator may verify a gateway. Ask one of your organization.",
+        )),
+    }
+}
+
+/// The button stands in the list.
+async fn list_first(
+    State(app): State<App>,
+    inside: InOrganization,
+    OfAccount(id): OfAccount,
+    Query(list): Query<ListQuery>,
+) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let found = store::account::by_id(&mut transaction, inside.access.organization(), id).await?;
+    found.ok_or(PageError::NotFound)?;
+    Ok(see_other(&list.link_to_row(&inside.access.slug, id).build()))
+}
+
+/// The gateway that applies to an account, for mail from its User ID.
+async fn ask_for_account(
+    State(app): State<App>,
+    inside: InOrganization,
+    OfAccount(id): OfAccount,
+    Query(list): Query<ListQuery>,
+    Form(VerifyForm {}): Form<VerifyForm>,
+) -> Result<Response, PageError> {
+    may_ask(&inside)?;
+    let (organization, slug) = (inside.access.organization(), &inside.access.slug);
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let account = store::account::by_id(&mut transaction, organization, id).await?.ok_or(PageError::NotFound)?;
+    let row = list.link_to_row(slug, id);
+    // Somebody may have taken it away since the list was shown: then it says so.
+    let Some((address, _)) = account.gateways.nearest() else { return Ok(see_other(&row.build())) };
+    let gateway = store::gateway::with_address(&mut transaction, organization, &address).await?;
+    let sender = account.user_id.to_string();
+    let (sender, by) = (Some(sender.as_str()), inside.access.email.as_str());
+    let wanted = Wanted { gateway, address: &address, sender, recipient: None, by };
+    match store::verification::ask(&mut transaction, organization, &wanted).await? {
+        Asked::Asked(verification) => {
+            transaction.commit().await?;
+            let page = list.place_below(link(slug, verification)).with("selected", &id.to_string());
+            Ok(see_other(&page.build()))
+        }
+        Asked::NotFound => Err(PageError::NotFound),
+        Asked::TooMany => Ok(see_other(&row.with("unchanged", TOO_MANY).build())),
     }
 }

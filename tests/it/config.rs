@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings, wrong_setting},
-    policy::{retry::Schedule, routing::PlatformDefault},
+    policy::{gateway_network::Ports, retry::Schedule, routing::PlatformDefault},
 };
 
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ fn without_any_setting_everything_listens_on_loopback_only() {
     assert!(all.relay.trusted_networks.contain("::ffff:127.0.0.1".parse().unwrap()));
     assert!(!all.relay.trusted_networks.contain("192.0.2.1".parse().unwrap()));
     assert!(all.platform.allowed_gateway_networks.0.is_empty());
+    assert_eq!(all.platform.gateway_ports, Ports::default());
     assert!(all.relay.smtps_listen.0.is_empty() && all.relay.proxy_networks.0.is_empty());
     assert!(all.relay.handover);
     assert_eq!(all.relay.handover_wait, Duration::from_secs(20));
@@ -111,6 +112,7 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--relay-database-url", "postgres://u:secret@h:port/x", "not the URL of a PostgreSQL database"),
         ("--default-route", "a b", "contains a blank"),
         ("--allowed-gateway-networks", "10.0.0.0/33", "“10.0.0.0/33” is not a network"),
+        ("--gateway-ports", "25,smtp", "“smtp” is neither a port nor a range of ports"),
         ("--http-listen", "8080", "“8080” is not an address to listen on"),
         ("--http-listen", "localhost:8080", "is not an address to listen on"),
         ("--public-url", "outgate.example.com", "is not the URL of a server"),

@@ -168,6 +168,14 @@ impl Dialer {
     /// The addresses that may be connected to, in the order in which they are tried. The check is made on exactly
     /// what is connected to, so that a name which answers differently the next time gains nothing.
     async fn addresses(&self, peer: &Peer) -> Result<Vec<SocketAddr>, Failure> {
+        let port = peer.address.port();
+        let found_by_mx = peer.is_recipients_server() && port == 25;
+        if peer.is_checked()
+            && !found_by_mx
+            && let Err(refusal) = gateway_network::check_port(port, &self.allowed)
+        {
+            return Err(Failure::trouble(Stage::Connect, Trouble::Forbidden(refusal)));
+        }
         let found = match peer.address.host() {
             GatewayHost::Ip(ip) => vec![*ip],
             GatewayHost::Name(name) => {
@@ -175,7 +183,6 @@ impl Dialer {
                 found.map_err(|error| Failure::trouble(Stage::LookUp, error.into()))?
             }
         };
-        let port = peer.address.port();
         let mut refusal = None;
         let mut addresses = Vec::with_capacity(found.len());
         for ip in found {

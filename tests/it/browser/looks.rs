@@ -9,9 +9,10 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{keyboard::hidden_places, markup::unsound};
 use crate::support::{
-    Installation, Queued, Tenant,
+    Gateway, Installation, Queued, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
     chromium::Chromium,
+    gateway::{At, Fault},
     world::World,
 };
 
@@ -447,6 +448,7 @@ async fn gateways(photographer: &Photographer) {
     photographer.look("gateway-saved").await;
     browser.click("button", "Undo").await;
     browser.wait_for_text("leaves by revision 3 of its record").await;
+    verifications(photographer).await;
     photographer.go(&format!("{CLOUD}/gateways")).await;
     browser.click("link", "mistyped.acme.example port 25").await;
     browser.click("link", "Remove").await;
@@ -455,6 +457,25 @@ async fn gateways(photographer: &Photographer) {
     browser.click("button", "Remove").await;
     browser.wait_for_text("Removed.").await;
     photographer.look("gateways-removed").await;
+}
+
+async fn verifications(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Mail, Fault::Stalls);
+    photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
+    browser.fill("Outbound Gateway", &gateway.address.to_string()).await;
+    browser.click("button", "Verify").await;
+    browser.wait_for_text("Sender under way").await;
+    gateway.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    gateway.go_on();
+    browser.wait_for_text("does not accept our mail yet").await;
+    photographer.look("verification-failed").await;
+    gateway.works_again();
+    browser.click("link", "Back to the form").await;
+    browser.click("button", "Verify").await;
+    browser.wait_for_text("It accepts our mail.").await;
+    photographer.look("verification-passed").await;
 }
 
 async fn relay_credentials(photographer: &Photographer) {

@@ -7,3 +7,4 @@ mod looks;
 mod markup;
 mod one_of_many;
 mod scriptless;
+mod verification;

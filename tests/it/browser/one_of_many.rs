@@ -56,14 +56,15 @@ async fn a_page_of_the_list_is_light(owner: PgPool) {
     let weigh = "const page = performance.getEntriesByType('navigation')[0];
         const others = performance.getEntriesByType('resource').map(entry => entry.name);
         const named = [...document.querySelectorAll('link[href], script[src]')].map(node => node.href || node.src);
-        return [document.querySelectorAll('tbody tr').length, page.decodedBodySize,
+        return [document.querySelectorAll('tbody tr').length, page.decodedBodySize, page.encodedBodySize,
                 document.querySelectorAll('*').length, 1 + new Set([...others, ...named]).size]";
     for query in ["", "?q=acme"] {
         admin.client.goto(&format!("{}{TABLE}{query}", world.pages)).await.unwrap();
         let weight = admin.client.execute(weigh, Vec::new()).await.unwrap();
-        let [rows, bytes, elements, requests]: [usize; 4] = serde_json::from_value(weight).unwrap();
+        let [rows, bytes, carried, elements, requests]: [usize; 5] = serde_json::from_value(weight).unwrap();
         assert_eq!(rows, 50);
-        assert!(bytes <= 40_000, "{bytes} bytes of HTML for {query}");
+        assert!(bytes <= 56_000, "{bytes} bytes of HTML for {query}");
+        assert!(carried <= 10_000, "{carried} bytes on the way for {query}");
         assert!(elements <= 1_500, "{elements} elements for {query}");
         assert!(requests <= 4, "{requests} requests for {query}");
     }

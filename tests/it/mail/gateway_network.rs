@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use outgate::policy::gateway_network::{self, AllowedNetworks, Refusal, check};
+use outgate::policy::gateway_network::{self, AllowedNetworks, Ports, Refusal, check, check_address, check_port};
 
 /// `None`: a tenant's gateway may be there.
 #[rustfmt::skip]
@@ -129,7 +129,11 @@ fn kind(refusal: Refusal) -> std::mem::Discriminant<Refusal> {
 }
 
 fn allowed(networks: &[&str]) -> AllowedNetworks {
-    AllowedNetworks { networks: networks.iter().map(|network| network.parse().unwrap()).collect(), listeners: vec![] }
+    AllowedNetworks {
+        networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        listeners: vec![],
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn a_gateway_may_be_at_public_addresses_only() {
     let mut wrong = Vec::new();
     for (address, refusal) in ADDRESSES {
         let answer = check(ip(address), 25, &AllowedNetworks::default());
-        if answer.err().map(kind) != refusal.map(|refusal| kind(refusal(ip(address)))) {
+        if answer.clone().err().map(kind) != refusal.map(|refusal| kind(refusal(ip(address)))) {
             wrong.push(format!("{address}: {answer:?}"));
         }
     }
@@ -169,6 +173,7 @@ fn an_allowed_listener_is_one_port_and_nothing_beside_it() {
     let demonstration = AllowedNetworks {
         networks: vec![],
         listeners: vec!["127.0.0.1:2526".parse().unwrap(), "[::1]:2526".parse().unwrap()],
+        ..Default::default()
     };
     for open in ["127.0.0.1", "::ffff:127.0.0.1", "::1"] {
         assert_eq!(check(ip(open), 2526, &demonstration), Ok(()), "{open}");
@@ -197,4 +202,51 @@ fn our_own_listeners_are_known_in_whatever_form_they_are_written() {
         assert!(!is_ourselves("0.0.0.0:25", others, 25), "{others}");
     }
     assert!(!is_ourselves("127.0.0.1:25", "127.0.0.2", 25));
+}
+
+#[test]
+fn a_gateway_may_use_the_ports_of_mail_and_those_that_no_service_of_a_system_has() {
+    let usual = AllowedNetworks::default();
+    for (port, is_open) in [
+        (25, true),
+        (465, true),
+        (587, true),
+        (1024, true),
+        (2525, true),
+        (65535, true),
+        (1, false),
+        (22, false),
+        (26, false),
+        (80, false),
+        (443, false),
+        (1023, false),
+    ] {
+        assert_eq!(check_port(port, &usual).is_ok(), is_open, "{port}");
+        // A name is not looked up for it, and an address is not enough.
+        for host in ["mail.example.com", "192.0.2.7", "[2001:db8::7]"] {
+            let address = format!("{host}:{port}").parse().unwrap();
+            assert_eq!(check_address(&address, &usual).is_ok(), is_open, "{address}");
+        }
+    }
+    let refusal = check_port(22, &usual).unwrap_err().to_string();
+    assert_eq!(
+        refusal,
+        "Port 22 is not one that gateways may use. Enter another, usually 25 or 587; allowed are 25, 465, 587, \
+         1024–65535."
+    );
+    assert_eq!(Ports::USUAL.parse::<Ports>().unwrap(), Ports::default());
+}
+
+#[test]
+fn the_operator_lists_ports_and_ranges() {
+    let ports: Ports = " 25, 2525-2530 ".parse().unwrap();
+    let allowed = AllowedNetworks { ports: ports.clone(), ..AllowedNetworks::default() };
+    for (port, is_open) in [(25, true), (2524, false), (2525, true), (2530, true), (2531, false), (587, false)] {
+        assert_eq!(check_port(port, &allowed).is_ok(), is_open, "{port}");
+    }
+    assert_eq!(ports.to_string(), "25, 2525–2530");
+    for wrong in ["", "25,", "mail", "0", "70000", "30-20", "1-", "-5", "25;26"] {
+        let mistake = wrong.parse::<Ports>().unwrap_err();
+        assert!(mistake.contains("is neither a port nor a range of ports"), "{wrong}: {mistake}");
+    }
 }

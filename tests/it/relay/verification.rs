@@ -66,7 +66,11 @@ async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Fo
         resolver: Resolver::Fixed(FixedNames { addresses, exchanges: HashMap::new() }),
         tls: Tls::new().unwrap(),
         keys: Arc::new(SecretKeys::from_file(None).unwrap()),
-        allowed: AllowedNetworks { networks: vec!["127.0.0.0/8".parse().unwrap()], listeners: Vec::new() },
+        allowed: AllowedNetworks {
+            networks: vec!["127.0.0.0/8".parse().unwrap()],
+            listeners: Vec::new(),
+            ..Default::default()
+        },
         hostname: "relay.example".to_owned(),
         // Nothing is waited for that does not come.
         limits: TimeLimits { command: Duration::from_secs(1), connect: Duration::from_secs(2), ..LIMITS },
@@ -136,7 +140,7 @@ async fn every_wrong_setup_gets_its_sentence() {
     let closed = Gateway::free_address().await;
     check(&verify(closed, when, plain()).await, Connect, "is closed");
     check(&verify_at("nobody.example", when, plain()).await, LookUp, "The name nobody.example has no address");
-    check(&verify_at("127.0.0.1:22", when, plain()).await, LookUp, "Port 22 is not one for mail");
+    check(&verify_at("127.0.0.1:22", when, plain()).await, Connect, "Port 22 is not one that gateways may use");
     check(&verify_at("10.0.0.1", when, plain()).await, Connect, "is a private address");
 
     for (at, line, stage, words) in [

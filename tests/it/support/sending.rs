@@ -180,7 +180,11 @@ impl Sending {
             },
             tls: Tls::new().unwrap(),
             keys: Arc::new(options.keys()),
-            allowed: AllowedNetworks { networks: vec![options.allowed.parse().unwrap()], listeners: vec![] },
+            allowed: AllowedNetworks {
+                networks: vec![options.allowed.parse().unwrap()],
+                listeners: vec![],
+                ..Default::default()
+            },
             hostname: "relay.outgate.example".to_owned(),
             limits: options.limits,
             listeners: options.listeners.clone(),

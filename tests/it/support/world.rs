@@ -92,7 +92,11 @@ impl World {
         let (stop, parts) = (CancellationToken::new(), TaskTracker::new());
         let default = inbox(&parts, &stop).await;
         let platform_default = PlatformDefault::Smarthost(default.typed().parse().unwrap());
-        let allowed = AllowedNetworks { networks: vec!["127.0.0.0/8".parse().unwrap()], listeners: Vec::new() };
+        let allowed = AllowedNetworks {
+            networks: vec!["127.0.0.0/8".parse().unwrap()],
+            listeners: Vec::new(),
+            ..Default::default()
+        };
 
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pages = format!("http://{}", http.local_addr().unwrap());

@@ -88,6 +88,7 @@ impl Scene {
         let mut record: Vec<_> = super::gateway_record::FIELDS.map(|(name, value)| (name, text(value))).into();
         record.extend([("seen", text("1")), ("change", record_change)]);
         case(UserAdministrator, "/gateways/{gateway}/verify", format!("gateways/{of_bob}/verify"), vec![]);
+        case(UserAdministrator, "/mail-account-manager/{account}/verify", manager(&format!("{bob}/verify")), vec![]);
         case(Administrator, "/gateways/{gateway}/record", format!("gateways/{of_bob}/record"), record);
         case(
             Administrator,

@@ -168,7 +168,8 @@ async fn a_password_is_kept_for_exactly_what_it_was_entered_for_and_shown_to_nob
     let kept = [("tls", "verified"), ("sign_in_user", "acme"), ("connections", "9")];
     assert!(scene.save(&kept).await.text().contains("leaves by revision 3"));
     assert_eq!(scene.opened(&key).await, CANARY);
-    for changed in [("address", "evil.example.com"), ("address", "archive.example.com:26"), ("sign_in_user", "root")] {
+    for changed in [("address", "evil.example.com"), ("address", "archive.example.com:2525"), ("sign_in_user", "root")]
+    {
         let fields = [changed, ("tls", "verified"), ("sign_in_user", "acme")];
         let asked = scene.save(&fields).await;
         assert_eq!(asked.status, StatusCode::UNPROCESSABLE_ENTITY, "{changed:?}");
