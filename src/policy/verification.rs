@@ -20,6 +20,9 @@ pub struct Step {
     pub saw: Vec<String>,
     /// What to do: after a failure always, else where it could be better.
     pub advice: Option<String>,
+    /// The certificate is one that “required and verified” would accept, and the record does not ask for it.
+    #[serde(default)]
+    pub would_verify: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

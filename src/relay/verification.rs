@@ -65,7 +65,7 @@ const HEARS_WITHIN: Duration = Duration::from_secs(5);
 const LOOKS: Duration = Duration::from_millis(50);
 /// How much of a server's answer is shown, in characters.
 const SHOWN: usize = 512;
-/// How long a server that says nothing is given to begin TLS.
+/// How long a server is given to begin TLS at once, or with a certificate that is verified.
 const TLS_AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Verifies what it is asked to.
@@ -190,16 +190,15 @@ impl Verifier {
 
     async fn walk(&self, peer: &Peer, probe: &Probe, watched: &Watched) -> Result<(), Failure> {
         let mut connection = self.dialer.dial_before(peer, watched).await?;
-        match connection.tls_session() {
-            None => watched.advises("Mail goes to it in clear: turn TLS on at the server.".to_owned()),
-            Some(session) if peer.tls != TlsMode::Verified && self.dialer.tls.would_verify(session, peer) => {
-                let remark = "Its certificate is valid: you can choose “required and verified” on the gateway's page.";
-                watched.remarks(Stage::Tls, remark.to_owned());
-            }
-            Some(_) => {}
+        let is_encrypted = connection.tls_session().is_some();
+        if !is_encrypted {
+            watched.advises("Mail goes to it in clear: turn TLS on at the server.".to_owned());
         }
         ask(&mut connection, probe, watched).await?;
         connection.quit().await;
+        if is_encrypted && peer.tls != TlsMode::Verified && self.would_verify(peer).await {
+            watched.would_verify();
+        }
         if let Some(without) = without_sign_in(peer)
             && let Ok(mut connection) = self.dialer.dial(&without).await
             && ask(&mut connection, probe, &Nobody).await.is_ok()
@@ -208,6 +207,14 @@ impl Verifier {
             connection.quit().await;
         }
         Ok(())
+    }
+
+    /// Whether it would be connected to as well if its record said “required and verified”, as all of the record says.
+    async fn would_verify(&self, peer: &Peer) -> bool {
+        let verified = Peer { tls: TlsMode::Verified, ..peer.clone() };
+        let Ok(Ok(connection)) = timeout(TLS_AT_ONCE, self.dialer.dial(&verified)).await else { return false };
+        connection.quit().await;
+        true
     }
 
     async fn failing(&self, peer: &Peer, failure: Failure, watched: &Watched) -> (Stage, Failing) {
@@ -352,6 +359,14 @@ impl Watched {
         }
     }
 
+    fn would_verify(&self) {
+        let remark = "Its certificate is valid: you can choose “required and verified” on the gateway's page.";
+        self.remarks(Stage::Tls, remark.to_owned());
+        if let Some(step) = self.lock().steps.iter_mut().find(|step| step.stage == Stage::Tls) {
+            step.would_verify = true;
+        }
+    }
+
     fn ends(&self, outcome: Outcome) {
         let mut seen = self.lock();
         let took = seen.begun.take().map_or(0, |begun| u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX));
@@ -370,7 +385,8 @@ impl Witness for Watched {
         self.ends(Outcome::Passed);
         let mut seen = self.lock();
         seen.begun = Some(Instant::now());
-        seen.steps.push(Step { stage, outcome: Outcome::UnderWay, took: 0, saw: Vec::new(), advice: None });
+        let (outcome, saw) = (Outcome::UnderWay, Vec::new());
+        seen.steps.push(Step { stage, outcome, took: 0, saw, advice: None, would_verify: false });
     }
 
     fn sees(&self, sight: Sight<'_>) {

@@ -36,7 +36,7 @@ impl Subject {
 ///
 /// | subject | fields |
 /// |---|---|
-/// | organization | `outbound_gateway`, `must_use_gateway`, `refuse_unknown_senders` |
+/// | organization | `outbound_gateway`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender` |
 /// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |

@@ -6,11 +6,11 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{
     OrganizationTransaction, Result,
-    change::{AuditEntry, ChangeItem, Committed, Subject},
+    change::{self, AuditEntry, ChangeItem, Committed, LastChange, Subject},
     gateway::Set,
 };
 use crate::{
-    mail::{DomainName, GatewayAddress, id::OrganizationId},
+    mail::{DomainName, GatewayAddress, Mailbox, id::OrganizationId},
     policy::routing::SenderGateways,
 };
 
@@ -171,6 +171,73 @@ pub async fn set_unknown_senders(mut transaction: OrganizationTransaction, refus
     chosen(transaction, changed, ("refuse_unknown_senders", refuse), ("senders.unknown", "all users"), actor).await
 }
 
+/// What became of saying whom verifications come from.
+#[derive(Debug)]
+pub enum ProbeSender {
+    /// It is an address of this domain, which the organization does not have.
+    NotOurs(DomainName),
+    /// Somebody else has said something else since the form was shown.
+    Meanwhile(Option<LastChange>),
+    Unchanged,
+    Changed(Committed),
+}
+
+/// Says whom verifications come from, `None` for the postmaster of the shortest mail domain, as one change. `seen` is
+/// what the form was shown with, empty for none. One's own earlier save is not somebody else's.
+pub async fn set_probe_sender(
+    mut transaction: OrganizationTransaction,
+    sender: Option<&Mailbox>,
+    seen: &str,
+    actor: &str,
+) -> Result<ProbeSender> {
+    let organization = transaction.organization();
+    let written = |sender: Option<&Mailbox>| sender.map(ToString::to_string);
+    let before = sqlx::query_scalar!(
+        r#"select probe_sender as "probe_sender: Mailbox" from organization where id = $1 for no key update"#,
+        organization as OrganizationId,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let before = before.as_ref();
+    if before == sender {
+        return Ok(ProbeSender::Unchanged);
+    }
+    if written(before).unwrap_or_default() != seen {
+        let thing = (Subject::Organization.as_str(), &*organization.to_string());
+        let by = change::last_of(&mut transaction, organization, thing, None).await?;
+        if by.as_ref().is_none_or(|by| by.actor != actor) {
+            return Ok(ProbeSender::Meanwhile(by));
+        }
+    }
+    if let Some(sender) = sender
+        && super::domain::list(&mut transaction, organization).await?.iter().all(|own| own.name != *sender.domain())
+    {
+        return Ok(ProbeSender::NotOurs(sender.domain().clone()));
+    }
+    sqlx::query!(
+        "update organization set probe_sender = $2 where id = $1",
+        organization as OrganizationId,
+        sender as Option<&Mailbox>,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let value = |sender: Option<&Mailbox>| Some(json!({ "probe_sender": written(sender) }));
+    let item = ChangeItem {
+        subject: Subject::Organization,
+        key: organization.to_string(),
+        before: value(before),
+        after: value(sender),
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: if sender.is_some() { "probe-sender.set" } else { "probe-sender.delete" },
+        subject: "the organization".to_owned(),
+        before: written(before),
+        after: written(sender),
+    };
+    transaction.commit_change(&[item], audit).await.map(ProbeSender::Changed)
+}
+
 /// Commits a choice of the organization, unless it stood like that already.
 pub(super) async fn chosen(
     transaction: OrganizationTransaction,
@@ -224,6 +291,10 @@ pub struct Summary {
     pub must_use_gateway: bool,
     /// New mail from an address that no account has is refused.
     pub refuse_unknown_senders: bool,
+    /// Whom verifications come from, where somebody has said so.
+    pub probe_sender: Option<Mailbox>,
+    /// Whom they come from in fact; `None` as long as there is no mail domain.
+    pub verifies_as: Option<String>,
 }
 
 impl Summary {
@@ -257,7 +328,9 @@ pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Res
                             and gateway.id = organization.outbound_gateway_id
                 where organization.id = $1) as "gateway: GatewayAddress",
                (select must_use_gateway from organization where id = $1) as "must_use_gateway!",
-               (select refuse_unknown_senders from organization where id = $1) as "refuse_unknown_senders!"
+               (select refuse_unknown_senders from organization where id = $1) as "refuse_unknown_senders!",
+               (select probe_sender from organization where id = $1) as "probe_sender: Mailbox",
+               probe_sender_of($1) as verifies_as
         from account_count counted
         join mail_domain domain on domain.organization_id = counted.organization_id and domain.name = counted.domain
         where counted.organization_id = $1

@@ -69,6 +69,8 @@ pub struct Thing {
     pub requirement_only: bool,
     /// Whether it was only about senders that no account has.
     pub unknown_senders_only: bool,
+    /// Whether it was only about whom verifications come from.
+    pub probe_sender_only: bool,
     /// Whether it was only about the inbound host of a mail domain.
     pub inbound_host_only: bool,
     /// Whether it was the record of a gateway that stays.
@@ -189,6 +191,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                         false) as "requirement_only!",
                coalesce(bool_and(both_there and fields - 'refuse_unknown_senders' = '{}') filter (where is_thing),
                         false) as "unknown_senders_only!",
+               coalesce(bool_and(both_there and fields - 'probe_sender' = '{}') filter (where is_thing),
+                        false) as "probe_sender_only!",
                coalesce(bool_and(both_there and fields - 'inbound_host' = '{}') filter (where is_thing),
                         false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
@@ -198,7 +202,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
                    when 'organization' then
-                       both_there and fields - '{outbound_gateway,must_use_gateway,refuse_unknown_senders}'::text[] = '{}'
+                       both_there and fields - '{outbound_gateway,must_use_gateway,refuse_unknown_senders,probe_sender}'::text[]
+                                      = '{}'
                    when 'domain' then both_there and fields - '{outbound_gateway,inbound_host}'::text[] = '{}'
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
@@ -238,6 +243,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
             pointer_only,
             requirement_only,
             unknown_senders_only: row.unknown_senders_only,
+            probe_sender_only: row.probe_sender_only,
             inbound_host_only,
             record_only,
         }),

@@ -22,7 +22,7 @@ pub struct Wanted<'a> {
     /// A saved gateway, or else an address alone.
     pub gateway: Option<GatewayId>,
     pub address: &'a GatewayAddress,
-    /// `None`: the postmaster of a mail domain of the organization.
+    /// `None`: as the organization said, or else the postmaster of its shortest mail domain.
     pub sender: Option<&'a str>,
     /// `None`: as the operator set.
     pub recipient: Option<&'a str>,
@@ -48,9 +48,10 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     )
     .execute(&mut *db)
     .await?;
+    one_at_a_time(db, organization).await?;
     let under_way = sqlx::query!(
         r#"
-        select id as "id: VerificationId", recipient is not distinct from $4 and ($3::text is null or sender = $3)
+        select id as "id: VerificationId", recipient is not distinct from $4 and sender = coalesce($3, probe_sender_of($1))
                and (gateway_id is not distinct from $2 and (gateway_id is null or revision = (
                         select revision from gateway where organization_id = $1 and id = $2))) and address = $5
                as "is_same!"
@@ -80,10 +81,10 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         r#"
         insert into verification (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by)
         select $1, $2, gateway.id, gateway.revision, coalesce(gateway.address, $4),
-               coalesce($5, 'postmaster@' || domain.name), $6, $7
-        from (select name from mail_domain where organization_id = $1 order by length(name), name limit 1) domain
+               coalesce($5, probe.sender), $6, $7
+        from (select probe_sender_of($1) as sender) probe
         left join gateway on gateway.organization_id = $1 and gateway.id = $3
-        where ($3::uuid is null or gateway.id is not null) and coalesce($5, domain.name) is not null
+        where ($3::uuid is null or gateway.id is not null) and probe.sender is not null
         "#,
         organization as OrganizationId,
         id as VerificationId,
@@ -105,12 +106,13 @@ pub async fn ask_unless_checked(
     address: &GatewayAddress,
     by: &str,
 ) -> Result<()> {
+    one_at_a_time(&mut *db, organization).await?;
     sqlx::query!(
         r#"
         insert into verification (organization_id, id, gateway_id, revision, address, sender, requested_by)
-        select $1, $2, gateway.id, gateway.revision, gateway.address, 'postmaster@' || domain.name, $4
-        from gateway, (select name from mail_domain where organization_id = $1 order by length(name), name limit 1) domain
-        where gateway.organization_id = $1 and gateway.address = $3 and domain.name is not null
+        select $1, $2, gateway.id, gateway.revision, gateway.address, probe.sender, $4
+        from gateway, (select probe_sender_of($1) as sender) probe
+        where gateway.organization_id = $1 and gateway.address = $3 and probe.sender is not null
           and not exists (select from verification other
                           where other.organization_id = $1 and other.gateway_id = gateway.id
                             and other.revision = gateway.revision)
@@ -122,6 +124,17 @@ pub async fn ask_unless_checked(
         address as &GatewayAddress,
         by,
         AT_A_TIME as i64,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Of several who ask at once each sees what the others have asked: until the end of the transaction.
+async fn one_at_a_time(db: &mut PgConnection, organization: OrganizationId) -> Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtextextended('outgate verification ' || $1::text, 0))",
+        organization.to_string(),
     )
     .execute(db)
     .await
@@ -228,6 +241,11 @@ impl Verification {
     /// Whether a relay has found that it does not.
     pub fn refuses(&self) -> bool {
         self.answers.iter().any(|answer| answer.accepts == Some(false))
+    }
+
+    /// Whether every relay that runs has found that it accepts, and that its certificate would be verified.
+    pub fn would_verify(&self) -> bool {
+        self.accepts() && self.answers.iter().all(|answer| answer.steps.iter().any(|step| step.would_verify))
     }
 
     /// Whether every relay that runs has found that the gateway accepts.

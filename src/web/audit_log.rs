@@ -76,6 +76,8 @@ fn did(action: &str) -> String {
         "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
         "senders.unknown" => "said whether senders that no account has are refused, for",
+        "probe-sender.set" => "set the probe sender of",
+        "probe-sender.delete" => "deleted the probe sender of",
         "credential.create" => "made the relay credential",
         "credential.limit" => "limited the relay credential",
         "credential.revoke" => "revoked the relay credential",
@@ -437,13 +439,14 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 16] = [
+const FIELDS: [(&str, &str); 17] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
     ("outbound_gateway", "Outbound Gateway"),
     ("must_use_gateway", "Mail must leave through a gateway"),
     ("refuse_unknown_senders", "Refuse senders that no account has"),
+    ("probe_sender", "Probe Sender"),
     ("inbound_host", "Inbound Host"),
     ("addresses", "Addresses"),
     ("external_id", "External id"),

@@ -34,6 +34,7 @@ pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod outbound_queue;
 pub mod password;
+pub mod probe_sender;
 pub mod queued_message;
 pub mod relay_credential;
 pub mod relay_credentials;
@@ -165,6 +166,7 @@ pub fn routes() -> Vec<Route> {
         outbound_gateway::routes(),
         must_use_gateway::routes(),
         unknown_senders::routes(),
+        probe_sender::routes(),
         held_mail::routes(),
         waiting_mail::routes(),
         domain_manager::routes(),

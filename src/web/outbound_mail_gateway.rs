@@ -19,6 +19,7 @@ use super::{
     held_mail::ShownGroup,
     link::Link,
     page,
+    probe_sender::ProbeSenderCard,
     session::InOrganization,
     status::{self, Part, StatusLine},
     undo,
@@ -60,6 +61,7 @@ struct OutboundMailGateway {
     /// The first few mail domains with a gateway of their own.
     domains: Vec<(String, ShownAddress)>,
     more_domains: usize,
+    probe: ProbeSenderCard,
 }
 
 #[derive(Default, Deserialize)]
@@ -71,6 +73,8 @@ struct AfterSave {
     required: Option<String>,
     /// The change of the choice that senders that no account has are refused.
     senders: Option<String>,
+    /// The change of whom verifications come from.
+    probe: Option<String>,
     /// The decision about held mail; `nothing` where there was none.
     decided: Option<String>,
     /// One of the offered gateways, to stand in the field.
@@ -129,6 +133,7 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
         field,
         platform: ShownRoute::of(SenderGateways { must_use: false, organization: None, ..summary.gateways() }, default),
         route: ShownRoute::of(summary.gateways(), default),
+        probe: ProbeSenderCard::of(inside, &summary),
         summary,
         more_domains: domains.len().saturating_sub(NAMED_DOMAINS),
         domains: domains.into_iter().take(NAMED_DOMAINS).collect(),
@@ -146,6 +151,7 @@ async fn status(
     let organization = transaction.organization();
     match after.unchanged.as_deref() {
         Some("unknown-senders") => return Ok(Some(status::unchanged_unknown_senders(summary))),
+        Some("probe-sender") => return Ok(Some(status::unchanged_probe_sender(summary))),
         Some("must-use") => return Ok(Some(status::unchanged_must_use(summary))),
         Some(_) => return Ok(Some(status::unchanged_organization(summary))),
         None => {}
@@ -158,7 +164,8 @@ async fn status(
             Err(_) => Some(status::of_held_mail(None)),
         });
     }
-    let change = after.required.as_deref().or(after.senders.as_deref()).or(after.change.as_deref());
+    let change = after.required.as_deref().or(after.senders.as_deref()).or(after.probe.as_deref());
+    let change = change.or(after.change.as_deref());
     let Some(change) = change.and_then(|change| change.parse::<ChangeId>().ok()) else { return Ok(None) };
     let key = organization.to_string();
     let Some(change) = store::change::recent(transaction, organization, change, Subject::Organization, &key).await?
@@ -168,6 +175,7 @@ async fn status(
     let progress = store::change::progress(transaction, change.revision).await?;
     let undo = undo::link(&access.slug, change.id);
     let line = match (&after.required, &summary.gateway) {
+        (None, _) if after.probe.is_some() => status::of_probe_sender(&change, summary),
         (None, _) if after.senders.is_some() => status::of_unknown_senders(&change, summary, &progress),
         (Some(_), _) => status::of_must_use(&change, summary, default, &progress),
         (None, None) if summary.must_use_gateway && change.after.is_none() => {

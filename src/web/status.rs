@@ -530,6 +530,27 @@ pub fn unchanged_unknown_senders(summary: &Summary) -> StatusLine {
     })
 }
 
+/// After it was said whom verifications come from.
+pub fn of_probe_sender(change: &RecentChange, summary: &Summary) -> StatusLine {
+    let line = StatusLine::new(lead(&change.action));
+    if change.after != summary.probe_sender.as_ref().map(ToString::to_string) {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    verified_as(line, "now", summary)
+}
+
+/// It was said so already.
+pub fn unchanged_probe_sender(summary: &Summary) -> StatusLine {
+    verified_as(StatusLine::new("Nothing changed."), "already", summary)
+}
+
+fn verified_as(line: StatusLine, adverb: &str, summary: &Summary) -> StatusLine {
+    match &summary.verifies_as {
+        Some(sender) => line.words(format!("Verifications {adverb} ask for mail from ")).name(sender).words("."),
+        None => line.words("Verifications wait for a mail domain to come from."),
+    }
+}
+
 /// After a decision about held mail, or one that came too late for any.
 pub fn of_held_mail(chosen: Option<&RecentChoice>) -> StatusLine {
     match chosen {

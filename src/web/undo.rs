@@ -274,6 +274,9 @@ async fn way_back(
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.unknown_senders_only) => {
             outbound_mail_gateway::here(slug).with("senders", &id)
         }
+        Some(("organization", _, _)) if sole.is_some_and(|thing| thing.probe_sender_only) => {
+            outbound_mail_gateway::here(slug).with("probe", &id)
+        }
         Some(("gateway", key, _))
             if sole.is_some_and(|thing| thing.record_only)
                 && let Ok(gateway) = key.parse::<GatewayId>() =>

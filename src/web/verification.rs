@@ -23,27 +23,36 @@ use super::{
     outbound_gateway::OfAccount,
     outbound_mail_gateway, page,
     session::InOrganization,
+    status,
     wording::{self, ShownAddress},
 };
 use crate::{
     mail::{
         GatewayAddress,
-        id::{AccountId, VerificationId},
+        id::{AccountId, ChangeId, VerificationId},
     },
-    policy::verification::{self, Outcome, Step},
+    policy::{
+        facts::TlsMode,
+        gateway_record::GatewayRecord,
+        verification::{self, Outcome, Step},
+    },
     store::{
         self,
         gateway::PointerScope,
+        gateway_record::{Saved, Stored},
         tenant::Access,
         verification::{Answer, Asked, Verification, Wanted},
     },
 };
 
 const PATH: &str = "/{organization}/web-mail-cloud/verifications/{verification}";
+const REQUIRE_TLS: &str = "/{organization}/web-mail-cloud/verifications/{verification}/require-tls";
 
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get(PATH, show),
+        Route::get(REQUIRE_TLS, require_tls_first),
+        Route::post(REQUIRE_TLS, require_tls),
         Route::get("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask_first),
         Route::post("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask),
         Route::get("/{organization}/web-mail-cloud/mail-account-manager/{account}/verify", list_first),
@@ -120,6 +129,16 @@ struct VerificationPage {
     accounts: Option<String>,
     list: String,
     may_ask: bool,
+    /// One click from verifying the certificate from now on, where that is to be had and the role allows it.
+    require_tls: Option<RequireTls>,
+    /// That click came too late: the gateway is no longer as it was verified.
+    is_outdated: bool,
+}
+
+struct RequireTls {
+    action: String,
+    /// The change that it becomes.
+    change: ChangeId,
 }
 
 /// An address that stands in a form and is not saved.
@@ -244,14 +263,27 @@ async fn show(
     Named(verification): Named,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, PageError> {
+    page(&look(&app, &inside, verification, &query).await?)
+}
+
+async fn look(
+    app: &App,
+    inside: &InOrganization,
+    verification: VerificationId,
+    query: &PageQuery,
+) -> Result<VerificationPage, PageError> {
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::verification::by_id(&mut transaction, organization, verification).await?;
     let asked = found.ok_or(PageError::NotFound)?;
     let typed = query.typed(&mut transaction, &inside.access, verification, &asked.address).await?;
+    let stored = match asked.gateway.filter(|_| inside.access.role.may_set_organization_gateway()) {
+        Some(gateway) => store::gateway_record::stored(&mut transaction, organization, gateway).await?,
+        None => None,
+    };
     drop(transaction);
     let slug = &inside.access.slug;
-    page(&VerificationPage {
+    Ok(VerificationPage {
         console: Console::new(&inside, gateways::LABEL),
         address: (&asked.address).into(),
         at: wording::moment(asked.at),
@@ -262,8 +294,85 @@ async fn show(
         accounts: query.list.link_to_selected(slug).filter(|_| typed.is_none()).map(Link::build),
         typed,
         may_ask: inside.access.role.may_set_account_gateway(),
+        require_tls: stored.filter(|stored| may_require_tls(&asked, stored)).map(|_| RequireTls {
+            action: format!("{}/require-tls", link(slug, verification).build()),
+            change: ChangeId::new(),
+        }),
+        is_outdated: false,
         asked,
     })
+}
+
+/// Whether it was found of what is in use now that it offers a certificate which would be verified, and nobody asks
+/// for that yet.
+fn may_require_tls(asked: &Verification, stored: &Stored) -> bool {
+    let is_present = asked.revision == Some(stored.revision);
+    is_present && stored.record.tls == TlsMode::WhenOffered && asked.has_ended() && asked.would_verify()
+}
+
+/// The button stands on the verification's page.
+async fn require_tls_first(
+    State(app): State<App>,
+    inside: InOrganization,
+    Named(verification): Named,
+) -> Result<Response, PageError> {
+    let found = look(&app, &inside, verification, &PageQuery::default()).await;
+    found.map(|_| see_other(&link(&inside.access.slug, verification).build()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequireTlsForm {
+    /// The change that it becomes, once: sent twice it is the same.
+    change: String,
+}
+
+/// Changes the gateway's record, as its own page would.
+async fn require_tls(
+    State(app): State<App>,
+    inside: InOrganization,
+    Named(verification): Named,
+    Form(form): Form<RequireTlsForm>,
+) -> Result<Response, PageError> {
+    let (access, email) = (&inside.access, &inside.access.email);
+    if !access.role.may_set_organization_gateway() {
+        return Err(PageError::Forbidden("Only an Administrator may change a gateway. Ask one of your organization."));
+    }
+    let malformed = |_| PageError::Malformed("change is not what the form was shown with".to_owned());
+    let change: ChangeId = form.change.parse().map_err(malformed)?;
+    let mut transaction = app.store.begin(access).await?;
+    let asked = store::verification::by_id(&mut transaction, access.organization(), verification).await?;
+    let asked = asked.ok_or(PageError::NotFound)?;
+    let gateway = asked.gateway.ok_or(PageError::NotFound)?;
+    let stored = store::gateway_record::stored_for_update(&mut transaction, gateway).await?;
+    let stored = stored.ok_or(PageError::NotFound)?;
+    let here = gateway::link(&access.slug, gateway);
+    if store::gateway_record::is_saved(&mut transaction, access.organization(), change).await? {
+        return Ok(see_other(&here.with("change", &change.to_string()).build()));
+    }
+    if stored.record.tls == TlsMode::Verified {
+        return Ok(see_other(&here.with("unchanged", "1").build()));
+    }
+    let outdated = async || {
+        let look = look(&app, &inside, verification, &PageQuery::default()).await?;
+        Ok((StatusCode::CONFLICT, page(&VerificationPage { is_outdated: true, ..look })?).into_response())
+    };
+    if !may_require_tls(&asked, &stored) {
+        drop(transaction);
+        return outdated().await;
+    }
+    let record = GatewayRecord { tls: TlsMode::Verified, ..stored.record };
+    match store::gateway_record::save(transaction, gateway, change, &record, None, email).await? {
+        Saved::Changed(committed) => {
+            begin(&app, access, &record.address);
+            status::wait_until_live(&app, access, committed.revision).await;
+            Ok(see_other(&here.with("change", &committed.id.to_string()).build()))
+        }
+        Saved::Unchanged | Saved::Already => Ok(see_other(&here.with("change", &change.to_string()).build())),
+        Saved::NotFound => Err(PageError::NotFound),
+        // Its backups or its password were changed in this very moment.
+        Saved::AddressTaken | Saved::NoSuchBackup(_) | Saved::PasswordNeeded => outdated().await,
+    }
 }
 
 /// The button stands on the gateway's page.
@@ -348,8 +457,9 @@ async fn ask_for_account(
     // Somebody may have taken it away since the list was shown: then it says so.
     let Some((address, _)) = account.gateways.nearest() else { return Ok(see_other(&row.build())) };
     let gateway = store::gateway::with_address(&mut transaction, organization, &address).await?;
-    let sender = account.user_id.to_string();
-    let (sender, by) = (Some(sender.as_str()), inside.access.email.as_str());
+    // Not every gateway offers SMTPUTF8 (RFC 6531): the organization's own address stands in.
+    let sender = Some(account.user_id.to_string()).filter(|_| account.user_id.local_part().is_ascii());
+    let (sender, by) = (sender.as_deref(), inside.access.email.as_str());
     let wanted = Wanted { gateway, address: &address, sender, recipient: None, by };
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {

@@ -7,12 +7,9 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme, WantsVerifier,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    WantsVerifier,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
@@ -39,8 +36,6 @@ type OwnTrust = HashMap<(OrganizationId, GatewayId), (i64, TlsConnector)>;
 #[derive(Clone)]
 pub struct Tls {
     provider: Arc<CryptoProvider>,
-    /// Against the roots that browsers trust.
-    verifier: Arc<WebPkiServerVerifier>,
     any: TlsConnector,
     verified: TlsConnector,
     /// Of the revision of each gateway that has a trust of its own.
@@ -52,19 +47,9 @@ impl Tls {
     pub fn new() -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider.clone())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
         let verified = builder(&provider)?.with_root_certificates(roots).with_no_client_auth();
         let any = pinned(&provider, None)?;
-        Ok(Self { any: any.into(), verified: Arc::new(verified).into(), own: Arc::default(), verifier, provider })
-    }
-
-    /// Whether the roots that browsers trust vouch for the certificate that a session was begun with.
-    pub fn would_verify(&self, session: &ClientConnection, peer: &Peer) -> bool {
-        let Some([own, others @ ..]) = session.peer_certificates() else { return false };
-        let Ok(name) = expected_name(peer) else { return false };
-        self.verifier.verify_server_cert(own, others, &name, &[], UnixTime::now()).is_ok()
+        Ok(Self { any: any.into(), verified: Arc::new(verified).into(), own: Arc::default(), provider })
     }
 
     /// What a connection to this server is encrypted with.

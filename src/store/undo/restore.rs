@@ -141,7 +141,8 @@ pub(super) async fn mirror(
                    when 'organization' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id,
                                                  'must_use_gateway', must_use_gateway,
-                                                 'refuse_unknown_senders', refuse_unknown_senders)
+                                                 'refuse_unknown_senders', refuse_unknown_senders,
+                                                 'probe_sender', probe_sender)
                        from organization where id = $1 and id::text = item.subject_key)
                    when 'domain' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id, 'inbound_host', inbound_host)
@@ -304,7 +305,9 @@ async fn organization_row(db: &mut PgConnection, organization: OrganizationId, n
                                     else organization.must_use_gateway end,
             refuse_unknown_senders = case when item.after ? 'refuse_unknown_senders'
                                           then (item.after ->> 'refuse_unknown_senders')::boolean
-                                          else organization.refuse_unknown_senders end
+                                          else organization.refuse_unknown_senders end,
+            probe_sender = case when item.after ? 'probe_sender' then item.after ->> 'probe_sender'
+                                else organization.probe_sender end
         from change_item item
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'organization' and organization.id = $1
         "#,

@@ -476,6 +476,11 @@ async fn verifications(photographer: &Photographer) {
     browser.click("button", "Verify").await;
     browser.wait_for_text("It accepts our mail.").await;
     photographer.look("verification-passed").await;
+    photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
+    browser.fill("Probe Sender", "probe@elsewhere.example").await;
+    browser.click("button", "Save probe sender").await;
+    browser.wait_for_text("is not a mail domain of your organization").await;
+    photographer.look("probe-sender-mistake").await;
 }
 
 async fn relay_credentials(photographer: &Photographer) {

@@ -127,6 +127,35 @@ async fn what_could_be_better_is_said_of_a_gateway_that_accepts_us() {
 }
 
 #[tokio::test]
+async fn that_a_certificate_would_be_verified_is_found_as_the_record_says_it() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let trusting = |authority: &Authority| GatewaySettings {
+        trust: Trust::Authority(authority.pem.as_str().into()),
+        ..GatewaySettings::default()
+    };
+    let certified = authority.certify("gateway.example");
+    let pinned = GatewaySettings { trust: Trust::Fingerprint(certified.fingerprint()), ..GatewaySettings::default() };
+    let named = GatewaySettings { certificate_name: Some("other.example".parse().unwrap()), ..trusting(&authority) };
+    for (tls, settings, would) in [
+        (TlsMode::WhenOffered, trusting(&authority), true),
+        (TlsMode::WhenOffered, pinned, true),
+        (TlsMode::Required, trusting(&authority), true),
+        (TlsMode::Verified, trusting(&authority), false),
+        (TlsMode::WhenOffered, trusting(&other), false),
+        (TlsMode::WhenOffered, named, false),
+        (TlsMode::WhenOffered, GatewaySettings::default(), false),
+    ] {
+        let gateway = Gateway::start().await;
+        gateway.behave(|behaviour| behaviour.tls = Some(certified.acceptor()));
+        let found = verify(gateway.address, tls, settings).await;
+        let steps: Vec<&Step> = found.steps.iter().filter(|step| step.would_verify).collect();
+        assert!(found.accepts && steps.len() == usize::from(would), "{tls:?} {}", found.all());
+        assert!(steps.iter().all(|step| step.stage == Stage::Tls), "{}", found.all());
+        assert_eq!(found.all().contains("Its certificate is valid"), would, "{}", found.all());
+    }
+}
+
+#[tokio::test]
 async fn every_wrong_setup_gets_its_sentence() {
     use Stage::{Connect, Greeting, Hello, LookUp, Mail, Recipient, SignIn};
     let check = |found: &Found, stage: Stage, words: &str| {

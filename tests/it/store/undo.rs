@@ -73,7 +73,8 @@ impl Scene {
     /// All that an undo may change, as one text.
     async fn state(&self) -> String {
         let statement = "select concat(
-            (select jsonb_agg(jsonb_build_array(outbound_gateway_id, must_use_gateway, refuse_unknown_senders) order by id) from organization),
+            (select jsonb_agg(jsonb_build_array(outbound_gateway_id, must_use_gateway, refuse_unknown_senders,
+                                                         probe_sender) order by id) from organization),
             (select jsonb_agg(jsonb_build_array(name, outbound_gateway_id) order by name) from mail_domain),
             (select jsonb_agg(to_jsonb(mail_account) - 'created_at' order by id) from mail_account),
             (select jsonb_agg(jsonb_build_array(address, account_id) order by address) from mail_address))";

@@ -104,6 +104,21 @@ impl Scene {
         );
         case(
             Administrator,
+            "/probe-sender",
+            "outbound-mail-gateway/probe-sender".to_owned(),
+            vec![("probe_sender", text("probe@acme.example")), ("seen", String::new())],
+        );
+        case(
+            Administrator,
+            "/verifications/{verification}/require-tls",
+            format!(
+                "verifications/{}/require-tls",
+                super::verification::with_tls(&self.installation, &self.acme).await
+            ),
+            vec![("change", uuid::Uuid::now_v7().to_string())],
+        );
+        case(
+            Administrator,
             "/held-mail",
             "outbound-mail-gateway/held-mail".to_owned(),
             vec![

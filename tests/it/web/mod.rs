@@ -22,6 +22,7 @@ mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod outbound_queue;
+mod probe_sender;
 mod relay_credentials;
 mod roles;
 mod selected_accounts;

@@ -160,6 +160,8 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
         "addresses" => vec![("addresses", ""), ("seen", "")],
         "inbound-host" => vec![("inbound_host", "evil.example.com"), ("seen", "")],
+        "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
+        "require-tls" => vec![("change", CHANGE)],
         "status" => vec![("status", "suspended")],
         "delete" => vec![("seen", "secret@other.example")],
         "{import}" => vec![("added", "1"), ("changed", "0"), ("removed", "0")],

@@ -4,9 +4,17 @@
 use std::time::Duration;
 
 use outgate::{
-    mail::id::{RelayId, Revision},
-    policy::Role,
-    store::{self, gateway::PointerScope},
+    mail::id::{RelayId, Revision, VerificationId},
+    policy::{
+        Role,
+        fault::Stage,
+        verification::{Outcome, Step},
+    },
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        verification::{Asked, Wanted},
+    },
 };
 use reqwest::StatusCode;
 use sqlx::PgPool;
@@ -14,7 +22,7 @@ use tokio::time::timeout;
 
 use super::page_of;
 use crate::support::{
-    Browser, Gateway, Installation, Page, Pages,
+    Browser, Gateway, Installation, Page, Pages, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
     gateway::{At, HAPPENS_WITHIN},
     world::World,
@@ -191,6 +199,128 @@ async fn the_action_column_verifies_the_gateway_that_applies_for_mail_of_this_us
     let assistant = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
     assert!(!assistant.get(&list).await.html.contains(r#"aria-label="Verify""#));
     assert_eq!(assistant.submit(&page_of(&acme, action), &[]).await.status, StatusCode::FORBIDDEN);
+}
+
+/// A verification of a gateway that offers TLS with a certificate which would be verified.
+pub async fn with_tls(installation: &Installation, acme: &Tenant) -> VerificationId {
+    let address = "tls.example.com".parse().unwrap();
+    let scope = PointerScope::Domain(acme.domain.parse().unwrap());
+    installation.set_gateway(acme, &scope, "tls.example.com").await;
+    let gateway = Some(installation.gateway_of(acme, "tls.example.com").await);
+    let transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    // The gateway stays.
+    store::gateway::set(transaction, &scope, None, "operator").await.unwrap();
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    let wanted = Wanted { gateway, address: &address, sender: None, recipient: None, by: "operator" };
+    let asked = store::verification::ask(&mut transaction, acme.id, &wanted).await.unwrap();
+    transaction.commit().await.unwrap();
+    let Asked::Asked(id) = asked else { panic!("{asked:?}") };
+    let (relays, relay) = (installation.relay_pool().await, RelayId::new());
+    let step = Step {
+        stage: Stage::Tls,
+        outcome: Outcome::Passed,
+        took: 1,
+        saw: vec![],
+        advice: Some("Its certificate is valid".to_owned()),
+        would_verify: true,
+    };
+    for taken in store::verification::take_across_tenants(&relays, relay, "one").await.unwrap() {
+        let steps = std::slice::from_ref(&step);
+        store::verification::report_across_tenants(&relays, relay, &taken, steps, Some(true)).await.unwrap();
+    }
+    id
+}
+
+#[sqlx::test]
+async fn a_valid_certificate_is_required_by_one_click(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let user_admin = pages.signed_in(&installation, &acme, Role::UserAdministrator).await;
+    let page = page_of(&acme, &format!("verifications/{}", with_tls(&installation, &acme).await));
+    let form = format!("{page}/require-tls");
+    let question = "It offers TLS with a valid certificate: require it?";
+    assert!(!user_admin.get(&page).await.text().contains(question), "whose role may not change a gateway");
+
+    let shown = admin.get(&page).await;
+    assert!(shown.text().contains(question), "{}", shown.text());
+    let change = shown.field("change");
+    let saved = admin.submit(&form, &[("change", &change)]).await;
+    assert!(saved.text().contains("leaves by revision 2 of its record."), "{}", saved.text());
+    assert!(saved.text().contains("Undo") && saved.path.contains("/gateways/"), "{} {}", saved.path, saved.text());
+    assert_eq!(admin.submit(&form, &[("change", &change)]).await.path, saved.path, "two clicks change it once");
+    let tls: Vec<String> = sqlx::query_scalar("select tls from gateway_revision order by revision")
+        .fetch_all(&installation.owner)
+        .await
+        .unwrap();
+    assert_eq!(tls, ["when-offered", "verified"]);
+    let verified_anew = async {
+        let asked = "select exists (select from verification where revision = 2)";
+        while !sqlx::query_scalar::<_, bool>(asked).fetch_one(&installation.owner).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, verified_anew).await.expect("the new revision is verified by itself");
+    let other = uuid::Uuid::now_v7().to_string();
+    let again = admin.submit(&form, &[("change", &other)]).await;
+    assert!(again.text().contains("Nothing changed. The record said so already."), "{}", again.text());
+    assert!(!admin.get(&page).await.text().contains(question), "it was verified as it was before");
+
+    let undo = page_of(&acme, &format!("undo/{change}"));
+    let undone = admin.submit(&undo, &[]).await;
+    assert!(undone.text().contains("Taken back."), "{}", undone.text());
+    let late = admin.submit(&form, &[("change", &uuid::Uuid::now_v7().to_string())]).await;
+    assert_eq!(late.status, StatusCode::CONFLICT, "that it was verified once says nothing of revision 3");
+    assert!(late.text().contains("Nothing was changed. The gateway is no longer as it was verified here."));
+    let history = admin.get("/acme/administration/audit-log").await.text();
+    assert!(history.contains("changed the gateway tls.example.com"), "{history}");
+}
+
+#[sqlx::test]
+async fn nothing_is_required_of_a_certificate_that_a_relay_has_not_seen_to_be_valid(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let id = with_tls(&installation, &acme).await;
+    let page = page_of(&acme, &format!("verifications/{id}"));
+    for statement in [
+        // One more relay, which has seen another certificate.
+        "insert into verification_result (organization_id, verification_id, relay_id, relay, steps, accepts, ended_at)
+         select organization_id, verification_id, gen_random_uuid(), 'two', '[]', true, now() from verification_result",
+        // Both, as a relay of the former version tells it.
+        "update verification_result set steps = jsonb_build_array((steps -> 0) - 'would_verify')",
+        "update verification_result set accepts = false",
+    ] {
+        sqlx::query(statement).execute(&installation.owner).await.unwrap();
+        let shown = admin.get(&page).await;
+        assert!(!shown.text().contains("require it?"), "{statement}: {}", shown.text());
+        let sent = admin.submit(&format!("{page}/require-tls"), &[("change", &uuid::Uuid::now_v7().to_string())]).await;
+        assert_eq!(sent.status, StatusCode::CONFLICT, "{statement}");
+    }
+    let revisions = sqlx::query_scalar::<_, i64>("select max(revision) from gateway_revision");
+    assert_eq!(revisions.fetch_one(&installation.owner).await.unwrap(), 1);
+}
+
+#[sqlx::test]
+async fn clicks_at_the_same_moment_ask_no_more_than_a_few_times(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let mut forms = Vec::new();
+    for number in 0..6 {
+        let address = format!("archive{number}.example.com");
+        installation.set_gateway(&acme, &PointerScope::Organization, &address).await;
+        let id = installation.gateway_of(&acme, &address).await;
+        forms.push(page_of(&acme, &format!("gateways/{id}/verify")));
+    }
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let click = |number: usize| admin.submit(&forms[number], &[]);
+    let pages = tokio::join!(click(0), click(0), click(1), click(1), click(2), click(3), click(4), click(5));
+    assert_eq!((&pages.0.path, &pages.2.path), (&pages.1.path, &pages.3.path), "two clicks ask once");
+    let asked = sqlx::query_scalar::<_, i64>("select count(*) from verification");
+    assert_eq!(asked.fetch_one(&installation.owner).await.unwrap(), 5);
 }
 
 #[sqlx::test]
