@@ -31,7 +31,7 @@ document.addEventListener("click", (event) => {
 // What is cut short in the table shows the whole of itself under the pointer, and an icon its name.
 document.addEventListener("pointerover", (event) => {
   const icon = event.target.closest("td > [aria-label]");
-  const cell = event.target.closest("tbody :is(th a, th + td, code, .direct)");
+  const cell = event.target.closest("tbody :is(th a, th + td, code, .direct, td:has(> small))");
   if (icon) {
     icon.title = icon.ariaLabel;
   } else if (cell) {

@@ -3,7 +3,12 @@
 
 use sqlx::PgConnection;
 
-use super::{Result, WebStore, account::ListedAccount, tenant::Access};
+use super::{
+    Result, WebStore,
+    account::ListedAccount,
+    gateway_facts::{self, GatewayFacts},
+    tenant::Access,
+};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -102,12 +107,26 @@ pub struct AccountPage {
 }
 
 impl WebStore {
-    /// One page of the organization's accounts.
-    pub async fn accounts(&self, access: &Access, selection: &Selection<'_>) -> Result<AccountPage> {
+    /// One page of the organization's accounts, and how the gateways do that apply to them.
+    pub async fn accounts(
+        &self,
+        access: &Access,
+        selection: &Selection<'_>,
+    ) -> Result<(AccountPage, Vec<GatewayFacts>)> {
         let mut db = self.quick().acquire().await?;
         let page = page(&mut db, access.organization(), selection).await?;
+        let mut gateways: Vec<GatewayAddress> = Vec::new();
+        for (gateway, _) in page.rows.iter().filter_map(|row| row.account.gateways.clone().nearest()) {
+            if !gateways.contains(&gateway) {
+                gateways.push(gateway);
+            }
+        }
+        let facts = match gateways.is_empty() {
+            true => Vec::new(),
+            false => gateway_facts::of(&mut db, access.organization(), &gateways).await?,
+        };
         db.keep();
-        Ok(page)
+        Ok((page, facts))
     }
 }
 

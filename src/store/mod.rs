@@ -12,6 +12,7 @@ pub mod columns;
 pub mod delay_notice;
 pub mod domain;
 pub mod gateway;
+pub mod gateway_facts;
 pub mod gateway_health;
 pub mod gateway_notice;
 pub mod gateway_record;

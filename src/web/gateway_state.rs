@@ -10,8 +10,57 @@ use super::{
 };
 use crate::{
     mail::{GatewayAddress, id::OrganizationId},
-    store::{self, gateway_health::Health, verification::Checked},
+    store::{self, gateway_facts::GatewayFacts, gateway_health::Health, verification::Checked},
 };
+
+/// One of the two facts as a row of a list has room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brief {
+    pub words: String,
+    /// What the styles know the mark before the words by, unless nothing is known.
+    pub class: Option<&'static str>,
+}
+
+const GOOD: Option<&str> = Some("is-good");
+const FAILING: Option<&str> = Some("is-failing");
+
+/// How much is said of why a gateway fails, in characters: its own page says all of it.
+const REASON: usize = 60;
+
+fn cut(reason: &str) -> String {
+    match reason.char_indices().nth(REASON) {
+        Some((end, _)) => format!("{}…", reason[..end].trim_end()),
+        None => reason.to_owned(),
+    }
+}
+
+/// The check and the mail; first what somebody should look after.
+pub fn in_brief(facts: &GatewayFacts, now: OffsetDateTime) -> [Brief; 2] {
+    let (check, class) = match &facts.checked {
+        Some(Checked { accepts: Some(accepts), at, revision, .. }) => {
+            let lead = if *accepts { "Checked" } else { "Check failed" };
+            let words = format!("{lead} {}, revision {}", wording::day(*at, now), wording::number(*revision));
+            (words, if *accepts { GOOD } else { FAILING })
+        }
+        Some(_) => ("A check is under way".to_owned(), None),
+        None => ("Not checked since the last change".to_owned(), None),
+    };
+    let check = Brief { words: check, class };
+    let Health { failing_since, last_accepted_at, last_failure, .. } = &facts.health;
+    let (mail, class) = match (failing_since, last_accepted_at) {
+        (Some(since), _) => {
+            let reason = last_failure.as_deref().map(|reason| format!(": {}", cut(reason))).unwrap_or_default();
+            (format!("Failing since {}{reason}", wording::brief(*since, now)), FAILING)
+        }
+        (None, Some(accepted)) if now - *accepted < time::Duration::DAY => {
+            (format!("Last accepted mail {}", wording::ago(*accepted, now)), GOOD)
+        }
+        (None, Some(accepted)) => (format!("Last accepted mail {}", wording::day(*accepted, now)), GOOD),
+        (None, None) => ("No mail since its last change".to_owned(), None),
+    };
+    let mail = Brief { words: mail, class };
+    if failing_since.is_some() { [mail, check] } else { [check, mail] }
+}
 
 /// What the mail says of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
     console::Console,
     error::PageError,
     form::Query,
+    gateway_state::{Brief, in_brief},
     link::Link,
     mail_account, page,
     session::InOrganization,
@@ -26,6 +28,7 @@ use crate::{
         account_list::{self, AccountPage, PAGE_SIZE, Place, Position, Selection, Show, Sort, Trouble},
         change::Subject,
         gateway::PointerScope,
+        gateway_facts::GatewayFacts,
         selected_accounts,
         tenant::Access,
     },
@@ -271,6 +274,8 @@ struct Row {
     user_id: String,
     name: String,
     route: ShownRoute,
+    /// What is known of the gateway that applies, where there is one of the organization's.
+    facts: Option<[Brief; 2]>,
     /// What is to be said about it, in words.
     status: String,
     /// What the dot before these words is known by, unless all is well.
@@ -313,16 +318,16 @@ async fn show(
             (after, _) => Position::After(Place { user_id: after, name: &name }),
         },
     };
-    let found = app.store.accounts(&inside.access, &selection).await?;
+    let (found, gateways) = app.store.accounts(&inside.access, &selection).await?;
     let status = status(&app, &inside.access, &query).await?;
-    page(&table(&app, &inside, &query, found, status))
+    page(&table(&app, &inside, &query, (found, &gateways), status))
 }
 
 fn table(
     app: &App,
     inside: &InOrganization,
     query: &ListQuery,
-    found: AccountPage,
+    (found, gateways): (AccountPage, &[GatewayFacts]),
     status: Option<StatusLine>,
 ) -> MailAccountManager {
     let slug = &inside.access.slug;
@@ -335,6 +340,11 @@ fn table(
     let previous = turn("before", found.rows.first().filter(|_| found.has_previous));
     let next = turn("after", found.rows.last().filter(|_| found.has_next));
     let count = count(query, &found);
+    let now = OffsetDateTime::now_utc();
+    let facts = |found: &account_list::Row| {
+        let (applies, _) = found.account.gateways.clone().nearest()?;
+        Some(in_brief(gateways.iter().find(|facts| facts.address == applies)?, now))
+    };
     // The same for every row.
     let place = query.place_below(Link::to("")).build();
     MailAccountManager {
@@ -357,7 +367,11 @@ fn table(
         beginning: query.link(slug).build(),
         previous,
         next,
-        rows: found.rows.into_iter().map(|found| row(app, inside, query, &place, found)).collect(),
+        rows: found
+            .rows
+            .into_iter()
+            .map(|found| Row { facts: facts(&found), ..row(app, inside, query, &place, found) })
+            .collect(),
     }
 }
 
@@ -440,6 +454,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found
         verify: may_verify.then(|| format!("{page}/verify{place}")),
         account: page + place,
         form,
+        facts: None,
         route: ShownRoute::of(account.gateways, &app.settings.platform_default),
     }
 }

@@ -16,6 +16,7 @@ use super::{
     error::PageError,
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
+    gateway_state::{self, ShownCheck, ShownState},
     mail_account_manager::{self, ListQuery},
     page,
     route_steps::{Step, steps},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     mail::id::AccountId,
-    policy::routing::SenderGateways,
+    policy::routing::{Scope, SenderGateways},
     store::{self, gateway::PointerScope},
 };
 
@@ -63,6 +64,8 @@ struct OutboundGateway {
     deleting: bool,
     own: Option<ShownAddress>,
     without_own: ShownRoute,
+    /// How the gateway does that applies, where it is not the user's own: of that the form says it.
+    applying: Option<(ShownState, ShownCheck)>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +118,12 @@ async fn look(
     .await?
     .back_from(&mut transaction, organization, query.verified.as_deref())
     .await?;
+    let applying = match account.gateways.clone().nearest() {
+        Some((address, Scope::Domain | Scope::Organization)) => {
+            gateway_state::facts(&mut transaction, organization, &address, &inside.access.slug).await?
+        }
+        _ => None,
+    };
     drop(transaction);
     field.way_back = query.list.link_to_row(&inside.access.slug, account.id).build();
     let default = &app.settings.platform_default;
@@ -125,6 +134,7 @@ async fn look(
         field,
         user_id: wording::user_id(&account.user_id),
         steps: steps(&account, default),
+        applying,
         deleting: query.delete.is_some() && may_save && account.gateways.user.is_some(),
         own: account.gateways.user.as_ref().map(ShownAddress::from),
         without_own: ShownRoute::of(without_own, default),

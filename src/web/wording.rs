@@ -64,6 +64,25 @@ pub fn ago(moment_then: OffsetDateTime, now: OffsetDateTime) -> String {
     }
 }
 
+/// The same as short as a list has room for: the time of today, else the day, of another year with the year.
+pub fn brief(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+    let (moment, now) = (moment.to_offset(time::UtcOffset::UTC), now.to_offset(time::UtcOffset::UTC));
+    match moment.date() == now.date() {
+        true => moment.format(format_description!("[hour]:[minute] UTC")).unwrap_or_else(|_| moment.to_string()),
+        false => day(moment, now),
+    }
+}
+
+/// A day, of another year with the year: `3 Nov`.
+pub fn day(moment: OffsetDateTime, now: OffsetDateTime) -> String {
+    let (moment, now) = (moment.to_offset(time::UtcOffset::UTC), now.to_offset(time::UtcOffset::UTC));
+    let written = match moment.year() == now.year() {
+        true => moment.format(format_description!("[day padding:none] [month repr:short]")),
+        false => moment.format(format_description!("[day padding:none] [month repr:short] [year]")),
+    };
+    written.unwrap_or_else(|_| moment.to_string())
+}
+
 /// A User ID for people: its domain in its own script.
 pub fn user_id(mailbox: &Mailbox) -> String {
     format!("{}@{}", mailbox.local_part(), mailbox.domain().to_unicode())

@@ -68,6 +68,76 @@ async fn what_mail_says_of_a_gateway_stands_on_the_pages_within_seconds(db: PgPo
 }
 
 #[sqlx::test]
+async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+    let bob = installation.account(&acme, "bob@acme.example", &[]).await;
+    let relays = installation.relay_pool().await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let list = page_of(&acme, "mail-account-manager");
+    let form = |account| page_of(&acme, &format!("mail-account-manager/{account}/outbound-gateway"));
+    assert!(!admin.get(&list).await.html.contains("<small"), "nothing of the platform's default");
+
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+    installation.set_gateway(&acme, &PointerScope::Account(bob), "dlp.example.com").await;
+    let words = "Not checked since the last change No mail since its last change";
+    for row in admin.get(&list).await.rows() {
+        assert!(row.contains(words), "{row}");
+    }
+
+    let now = OffsetDateTime::now_utc();
+    let relay = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let archive = installation.gateway_of(&acme, "archive.example.com").await;
+    let dlp = installation.gateway_of(&acme, "dlp.example.com").await;
+    let seen = |gateway, failure: Option<&str>| Seen {
+        organization: acme.id,
+        gateway,
+        revision: 1,
+        last_accepted_at: Some(now - time::Duration::minutes(3)),
+        last_failure: failure.map(|words| (now, words.to_owned())),
+        failing_since: failure.map(|_| now),
+        backup: None,
+    };
+    let both =
+        [seen(archive, None), seen(dlp, Some("dlp said: 550 5.7.1 we do not know you, whoever you may be, go away"))];
+    store::gateway_health::record_across_tenants(&relays, relay, &both).await.unwrap();
+    for (gateway, accepts) in [(archive, true), (dlp, false)] {
+        admin.submit(&page_of(&acme, &format!("gateways/{gateway}/verify")), &[]).await;
+        for taken in store::verification::take_across_tenants(&relays, relay, "one").await.unwrap() {
+            store::verification::report_across_tenants(&relays, relay, &taken, &[], Some(accepts)).await.unwrap();
+        }
+    }
+    let shown = admin.get(&list).await;
+    let rows = shown.rows();
+    let day = now.format(time::macros::format_description!("[day padding:none] [month repr:short]")).unwrap();
+    assert!(rows[0].contains(&format!("Checked {day}, revision 1 Last accepted mail 3 min ago")), "{}", rows[0]);
+    let time = now.format(time::macros::format_description!("[hour]:[minute] UTC")).unwrap();
+    // What is to be looked after comes first, as far as there is room for it.
+    let failing = format!(
+        "Failing since {time}: dlp said: 550 5.7.1 we do not know you, whoever you may be,… Check failed {day}, revision 1"
+    );
+    assert!(rows[1].contains(&failing), "{} {failing}", rows[1]);
+    for mark in ["<small class=\"is-good\">", "<small class=\"is-failing\">"] {
+        assert_eq!(shown.html.matches(mark).count(), 2, "{mark} {}", shown.html);
+    }
+
+    for (account, words) in [
+        (ann, "How it does Last accepted mail 3 min ago Checked"),
+        (ann, "revision 1: it accepts our mail"),
+        (bob, "dlp said: 550 5.7.1 we do not know you, whoever you may be, go away"),
+        (bob, "revision 1: it does not accept our mail"),
+    ] {
+        let form = admin.get(&form(account)).await.text();
+        assert!(form.contains(words), "{words} {form}");
+        assert_eq!(form.contains("How it does"), account == ann, "of an own gateway the form itself says it");
+    }
+    store::relay::sign_off(&relays, relay).await.unwrap();
+    assert!(admin.get(&list).await.rows()[1].contains("Last accepted mail 3 min ago"), "a relay that is gone");
+}
+
+#[sqlx::test]
 async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_nothing(db: PgPool) {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;
