@@ -205,6 +205,12 @@ pub struct RelaySettings {
     /// The longest between two attempts
     #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     pub retry_longest: Duration,
+    /// How long it is kept who sent a message by which way, and how it ended
+    #[arg(long, env = "OUTGATE_TRACE_KEPT", value_name = "TIME", default_value = "400d", value_parser = kept)]
+    pub trace_kept: Duration,
+    /// How long recipients, size and client of a message are kept with that
+    #[arg(long, env = "OUTGATE_TRACE_DETAILS_KEPT", value_name = "TIME", default_value = "90d", value_parser = kept)]
+    pub trace_details_kept: Duration,
 }
 
 /// What passwords of gateways are opened with.
@@ -468,6 +474,16 @@ fn lifetime(typed: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     match duration(typed)? {
         length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        length => Ok(length),
+    }
+}
+
+/// How long something is kept: a day at least, and ten years at most.
+fn kept(typed: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 60 * 60;
+    match duration(typed)? {
+        length if length.as_secs() < DAY => Err(format!("“{typed}” is less than 1d.")),
+        length if length.as_secs() > 3650 * DAY => Err(format!("“{typed}” is more than 3650d.")),
         length => Ok(length),
     }
 }

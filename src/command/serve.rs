@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
-    relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls},
+    relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls, trace::upkeep::Kept},
     store::WebStore,
     web,
 };
@@ -92,6 +92,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         lease: settings.lease,
         stop_within: settings.stop_within,
         schedule: settings.schedule()?,
+        trace_kept: Kept { decisions: settings.trace_kept, details: settings.trace_details_kept },
         ..defaults
     })
 }

@@ -11,7 +11,10 @@ use mail_builder::{
 use mail_parser::MessageParser;
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc2822};
 
-use super::notify::{EnvelopeId, OriginalRecipient};
+use super::{
+    notify::{EnvelopeId, OriginalRecipient},
+    short_id::ShortId,
+};
 
 /// Everything that a notification says.
 #[derive(Debug, Clone)]
@@ -185,7 +188,12 @@ impl Notification<'_> {
         };
         let accepted = rfc2822(self.accepted_at);
         // Writing to a String cannot fail.
-        let _ = write!(text, "  Accepted: {accepted}\n  Known here as: {}\n  {attached}\n", self.id);
+        let _ = writeln!(text, "  Accepted: {accepted}\n  Known here as: {}", self.id);
+        if let Ok(id) = self.id.parse() {
+            // Where administrators find what happened to it.
+            let _ = writeln!(text, "  In Message Trace: {}", ShortId::of(id));
+        }
+        let _ = writeln!(text, "  {attached}");
         text
     }
 

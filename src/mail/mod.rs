@@ -11,6 +11,7 @@ pub mod mailbox;
 pub mod notify;
 pub mod received;
 pub mod reply;
+pub mod short_id;
 
 pub use domain_name::DomainName;
 pub use envelope::Envelope;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::short_id::ShortId;
+
 /// RFC 3463: class, subject and detail, as in 5.7.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedStatus(pub u8, pub u16, pub u16);
@@ -58,6 +60,17 @@ impl Reply {
                 *line = line.chars().map(|character| if character.is_ascii() { character } else { '?' }).collect();
             }
             line.truncate(line.floor_char_boundary(LONGEST));
+        }
+        self
+    }
+
+    /// With the id under which administrators find the message at the end.
+    pub fn known_as(mut self, id: ShortId) -> Self {
+        // Of 512 octets, with code, enhanced status, id and line end (RFC 5321 §4.5.3.1.5).
+        const LONGEST: usize = 465;
+        if let Some(last) = self.lines.last_mut() {
+            last.truncate(last.floor_char_boundary(LONGEST));
+            last.push_str(&format!(" [{id}]"));
         }
         self
     }

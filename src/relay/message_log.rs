@@ -1,47 +1,32 @@
-//! The log lines that tell a message's story, and the names of their fields, which operators search by. Never content,
-//! never a secret.
+//! The lines that tell a message's story, in the log and in the store, and the names of the log's fields, which
+//! operators search by. Never content, never a secret.
 
-use std::{fmt::Display, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::handover::peer::Peer;
+use super::{
+    handover::{connection::Through, peer::Peer},
+    trace::Trace,
+};
 use crate::{
-    mail::id::{OrganizationId, QueueId},
+    mail::id::{AccountId, GatewayId, OrganizationId, QueueId},
     policy::routing::Scope,
-    store::queue::QueuedMessage,
+    store::{
+        message_trace::{Event, Step, Told},
+        queue::QueuedMessage,
+    },
 };
 
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Its gateway took it while its client waited.
-    HandedOver,
-    /// It is committed and waits.
-    Queued,
-    /// It was refused for good, or nobody has it and its client is to try again.
-    Refused,
-    /// An attempt from the queue after which it goes on waiting.
-    Attempt,
-    /// Somebody has taken it from the queue.
-    Delivered,
-    /// Its sender is told who will not get it.
-    Returned,
-    /// An administrator had it removed, and nobody is told.
-    Deleted,
-}
+/// What is kept of a reply, in bytes.
+const MAX_REPLY: usize = 1024;
 
-impl Step {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::HandedOver => "handed over",
-            Self::Queued => "queued",
-            Self::Refused => "refused",
-            Self::Attempt => "attempt",
-            Self::Delivered => "delivered",
-            Self::Returned => "returned",
-            Self::Deleted => "deleted",
-        }
+/// A reply as pages can show it.
+fn printable(reply: &str) -> Cow<'_, str> {
+    let reply = &reply[..reply.floor_char_boundary(MAX_REPLY)];
+    match reply.contains(char::is_control) {
+        true => Cow::Owned(reply.replace(char::is_control, "?")),
+        false => Cow::Borrowed(reply),
     }
 }
 
@@ -51,34 +36,45 @@ pub struct Line<'a> {
     pub queue_id: QueueId,
     /// The address that decides the route; empty for our own notifications.
     pub sender: &'a str,
+    /// As the client gave it.
+    pub reverse_path: &'a str,
+    pub account: Option<AccountId>,
     /// Those that the event is about.
-    pub recipients: usize,
-    /// In bytes.
+    pub recipients: Vec<Told<'a>>,
+    /// In bytes; 0 where it is not known.
     pub size: u64,
     /// Who submitted it, where that is still known.
     pub client: Option<IpAddr>,
     /// The scope whose pointer decided.
     pub scope: Option<Scope>,
     pub gateway: Option<&'a Peer>,
+    /// What it waits for, where no server was asked.
+    pub waits_for: Option<GatewayId>,
+    /// The connection that it was sent on.
+    pub through: Option<Through>,
     /// What the server said, or why it was not asked.
-    pub reply: &'a dyn Display,
+    pub reply: &'a str,
     pub attempts: Option<i32>,
     pub next_attempt: Option<OffsetDateTime>,
     pub received: OffsetDateTime,
 }
 
 impl<'a> Line<'a> {
-    /// What the queue knows of a message.
-    pub fn of(message: &'a QueuedMessage, recipients: usize, reply: &'a dyn Display) -> Self {
+    /// What the queue knows of a message, for nobody in particular.
+    pub fn of(message: &'a QueuedMessage, reply: &'a str) -> Self {
         Self {
             organization: message.organization,
             queue_id: message.id,
             sender: message.sender.as_deref().unwrap_or_default(),
-            recipients,
+            reverse_path: &message.reverse_path,
+            account: message.sender_account,
+            recipients: Vec::new(),
             size: message.size.try_into().unwrap_or_default(),
             client: None,
             scope: message.waits_by,
             gateway: None,
+            waits_for: message.waits_for,
+            through: None,
             reply,
             attempts: None,
             next_attempt: None,
@@ -86,27 +82,52 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Writes it. What a field says is put together only if somebody wants the line.
-    pub fn write(&self, step: Step) {
+    /// Writes it to the log and to the message's story. What a field of the log says is put together only if somebody
+    /// wants the line.
+    pub fn write(self, trace: &Trace, step: Step) {
+        let now = OffsetDateTime::now_utc();
         let text = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         tracing::info!(
             target: "outgate::message",
             organization = %self.organization,
             queue_id = %self.queue_id,
             sender = self.sender,
-            recipients = self.recipients,
+            recipients = self.recipients.len(),
             size = self.size,
             client = self.client.map(tracing::field::display),
             scope = self.scope.map(tracing::field::display),
             gateway = self.gateway.map(|peer| tracing::field::display(&peer.address)),
             revision = self.gateway.and_then(Peer::revision),
-            reply = %self.reply,
+            reply = self.reply,
             attempts = self.attempts,
             next_attempt = self.next_attempt.map(text),
             received = text(self.received),
-            waited_ms = (OffsetDateTime::now_utc() - self.received).whole_milliseconds().max(0) as u64,
+            waited_ms = (now - self.received).whole_milliseconds().max(0) as u64,
             "{}",
             step.as_str(),
         );
+        trace.add(self.organization, &self.event(step, now));
+    }
+
+    fn event(self, step: Step, at: OffsetDateTime) -> Event<'a> {
+        let gateway = self.gateway;
+        Event {
+            sender: Cow::Borrowed(self.sender),
+            reverse_path: (self.reverse_path != self.sender).then_some(Cow::Borrowed(self.reverse_path)),
+            recipients: self.recipients,
+            size: (self.size > 0).then_some(self.size),
+            client: self.client,
+            account: self.account,
+            scope: self.scope,
+            gateway: gateway.and_then(Peer::gateway_id).or(self.waits_for),
+            revision: gateway.and_then(Peer::revision),
+            address: gateway.map(|peer| Cow::Owned(peer.address.to_string())),
+            server: self.through.map(|through| through.server),
+            tls: self.through.and_then(|through| through.tls).map(Cow::Borrowed),
+            reply: printable(self.reply),
+            attempts: self.attempts,
+            next_attempt: self.next_attempt,
+            ..Event::new(step, self.queue_id, at)
+        }
     }
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     pub delivered: Counter,
     pub attempts_deferred: Counter,
     pub returned: Counter,
+    pub trace_lines_lost: Counter,
     pub clients: Gauge,
     pub turned_away: Counter,
     pub in_memory: Gauge,
@@ -72,6 +73,7 @@ impl Metrics {
             delivered: Counter::new(),
             attempts_deferred: Counter::new(),
             returned: Counter::new(),
+            trace_lines_lost: Counter::new(),
             clients: Gauge::new(),
             turned_away: Counter::new(),
             in_memory: Gauge::new(),
@@ -115,6 +117,11 @@ impl Metrics {
             self.attempts_deferred.get(),
         );
         text.counter("messages_returned", "Notifications to senders of mail that was given up", self.returned.get());
+        text.counter(
+            "trace_lines_lost",
+            "Lines on what happened to messages that could not be kept while the store was away",
+            self.trace_lines_lost.get(),
+        );
         text.counter("connections_turned_away", "Clients that were told to come back later", self.turned_away.get());
         text.gauge("connections", "Clients that are connected", self.clients.get());
         text.gauge("message_memory_bytes", "Memory that messages in flight take", self.in_memory.get());

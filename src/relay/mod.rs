@@ -17,6 +17,7 @@ pub mod secret_keys;
 pub mod settings;
 pub mod sign_in_records;
 pub mod submission;
+pub mod trace;
 pub mod transfer;
 pub mod verification;
 
@@ -35,7 +36,7 @@ use self::{
     resolver::Resolver,
     routing_table::RoutingTable,
     secret_keys::SecretKeys,
-    submission::{Accept, Listener, sign_in::SignIns},
+    submission::{Accept, Listener, OnRefusal, sign_in::SignIns},
     transfer::{Transfer, TransferSettings},
     verification::Verifier,
 };
@@ -100,12 +101,21 @@ impl Relay {
             ended
         };
         let receiving = async {
-            let accept = accept(transfer);
+            let (refused, accept) = (note_refusals(transfer.clone()), accept(transfer));
             let sign_ins = Arc::new(SignIns::default());
             let records_stop = CancellationToken::new();
             let listening = async {
                 let sign_ins = Arc::clone(&sign_ins);
-                submission::listen(listeners, &self.settings, self.table(), accept, sign_ins, stop.clone()).await;
+                submission::listen(
+                    listeners,
+                    &self.settings,
+                    self.table(),
+                    accept,
+                    Some(refused),
+                    sign_ins,
+                    stop.clone(),
+                )
+                .await;
                 records_stop.cancel();
             };
             let recording = async {
@@ -124,7 +134,8 @@ impl Relay {
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
-        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, verifying);
+        let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
+        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, verifying, tidying);
         Ok(followed?)
     }
 
@@ -170,12 +181,28 @@ impl Relay {
             schedule: self.settings.schedule,
         };
         let queue = Queue::new(self.pool.clone(), settings, self.table(), Arc::clone(&handover));
-        queue.take_up(stop).await;
-        let transfer_settings =
-            TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
-        begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), transfer_settings)));
-        queue.run_until(stop, received, self.settings.finishing()).await;
+        let journal = self.settings.spool_dir.join(format!("outgate-trace-{relay}.journal"));
+        let (trace, done) = (queue.trace(), CancellationToken::new());
+        let writing = trace::Writer::new(&trace, &self.pool, journal, trace::MOST_JOURNAL).run(done.clone());
+        let working = async {
+            queue.take_up(stop).await;
+            let transfer_settings =
+                TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
+            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), transfer_settings)));
+            queue.run_until(stop, received, self.settings.finishing()).await;
+            done.cancel();
+        };
+        tokio::join!(writing, working);
     }
+}
+
+/// What submission tells of messages that it has refused itself.
+fn note_refusals(transfer: watch::Receiver<Option<Transfer>>) -> OnRefusal {
+    Arc::new(move |refused| {
+        if let Some(transfer) = &*transfer.borrow() {
+            transfer.refused(&refused);
+        }
+    })
 }
 
 /// What submission hands messages to. Clients are let in as soon as the facts are known; the queue is there a moment later.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use super::submission::tls::ServerTls;
+use super::{submission::tls::ServerTls, trace::upkeep::Kept};
 use crate::policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault};
 
 /// Everything that a relay is told when it starts.
@@ -51,6 +51,8 @@ pub struct Settings {
     pub probe_recipient: String,
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
+    /// How long it is kept what happened to messages.
+    pub trace_kept: Kept,
     pub limits: SubmissionLimits,
     /// `OUTGATE_SECRET_KEY_FILE`: the keys that passwords of gateways are opened with.
     pub secret_key_file: Option<PathBuf>,
@@ -97,6 +99,7 @@ impl Settings {
             lease: Duration::from_secs(2 * 60),
             stop_within: Duration::from_secs(30),
             schedule: Schedule::default(),
+            trace_kept: Kept::default(),
             limits: SubmissionLimits::default(),
             secret_key_file: None,
         }

@@ -2,6 +2,7 @@
 //! waits, or committed to the queue. 250 means one or the other, never less (RFC 5321 §4.2.5).
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,14 +11,17 @@ use time::OffsetDateTime;
 
 use super::{
     handover::{
-        Begun, Failed, Handover, RecipientAnswer, Transaction, peer::Peer, source::Source, transaction::Request,
+        Begun, Failed, Handover, RecipientAnswer, Transaction, connection::Through, peer::Peer, source::Source,
+        transaction::Request,
     },
     message::Message,
-    message_log::{Line, Step},
+    message_log::Line,
     metrics::METRICS,
     notification::notifications,
     queue::{self, Attempted, Entry, Full, Queue, after, of_answers, of_failed, of_transaction},
     routing_table::RoutingTable,
+    submission::Refused,
+    trace::Trace,
 };
 use crate::{
     mail::{
@@ -35,7 +39,10 @@ use crate::{
         routing::{NextHop, PlatformDefault, Route, Scope},
         waiting::HeldBecause,
     },
-    store::queue::{QueuedMessage, State},
+    store::{
+        message_trace::{Step, Told},
+        queue::{QueuedMessage, State},
+    },
 };
 
 /// How many times longer than for an answer a client waits while its message is sent. All in all it stays well
@@ -48,6 +55,7 @@ pub struct Transfer {
     table: Arc<RoutingTable>,
     handover: Arc<Handover>,
     queue: Queue,
+    trace: Arc<Trace>,
     settings: TransferSettings,
 }
 
@@ -70,18 +78,31 @@ enum Way {
     Refused(Reply),
 }
 
+/// What the client hears, and who said it where that was not us.
+struct Answer {
+    reply: Reply,
+    of: Option<(Peer, Option<Through>)>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, of: None }
+    }
+}
+
 /// A gateway, and the scope whose pointer led to it; neither for the platform's default.
 type WaitsFor = (Option<GatewayId>, Option<Scope>);
 
 impl Transfer {
     pub fn new(table: Arc<RoutingTable>, handover: Arc<Handover>, queue: Queue, settings: TransferSettings) -> Self {
-        Self { table, handover, queue, settings }
+        let trace = queue.trace();
+        Self { table, handover, queue, trace, settings }
     }
 
     /// Hands the message over or queues it; the reply is for the client. 250: the gateway has said so,
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
-        let reply = self.take(&message).await;
+        let Answer { reply, of } = self.take(&message).await;
         if !reply.is_positive() {
             if reply.is_permanent() {
                 METRICS.refused.add(1)
@@ -89,13 +110,42 @@ impl Transfer {
                 METRICS.deferred.add(1)
             }
             if let Decision::Route(whose) = self.table.decide(&message.sender) {
-                line(&message, whose.organization, &reply).write(Step::Refused);
+                let (sender, words) = (whose.sender.to_string(), reply.to_string());
+                let (gateway, through) = of.as_ref().map(|(peer, through)| (peer, *through)).unzip();
+                let (scope, through) =
+                    (gateway.map_or(Some(whose.route.set_by), |peer| peer.set_by), through.flatten());
+                let line = Line { scope, gateway, through, ..line(&message, &whose, &sender, &words) };
+                line.write(&self.trace, Step::Refused);
             }
         }
         reply
     }
 
-    async fn take(&self, message: &Message) -> Reply {
+    /// Tells of a message that submission has refused.
+    pub fn refused(&self, refused: &Refused) {
+        let recipients = refused.recipients.iter().map(|recipient| Told::Alike(Cow::Borrowed(recipient.as_str())));
+        let line = Line {
+            organization: refused.organization,
+            queue_id: refused.id,
+            sender: &refused.reverse_path,
+            reverse_path: &refused.reverse_path,
+            account: refused.account,
+            recipients: recipients.collect(),
+            size: refused.size,
+            client: Some(refused.client),
+            scope: None,
+            gateway: None,
+            waits_for: None,
+            through: None,
+            reply: &refused.reply,
+            attempts: None,
+            next_attempt: None,
+            received: OffsetDateTime::now_utc(),
+        };
+        line.write(&self.trace, Step::Refused);
+    }
+
+    async fn take(&self, message: &Message) -> Answer {
         let now = message.accepted_at;
         if let Some(first_pass) = &message.client.first_pass {
             tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
@@ -112,40 +162,51 @@ impl Transfer {
         loop {
             let whose = match self.way(message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now).await;
+                    return self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now).await.into();
                 }
                 Way::Peer(whose, _) => whose,
-                Way::Queue(whose, waits) => return self.queue_for_now(self.entry(message, &whose), waits, now).await,
+                Way::Queue(whose, waits) => {
+                    return self.queue_for_now(self.entry(message, &whose), waits, now).await.into();
+                }
                 Way::Held(whose) => {
                     let entry = self.entry(message, &whose);
                     let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
-                    return self.commit_outcome(entry, &held, now).await;
+                    return self.commit_outcome(entry, &held, now).await.into();
                 }
-                Way::Refused(reply) => return reply,
+                Way::Refused(reply) => return reply.into(),
             };
             let route = || match self.way(message) {
                 Way::Peer(other, peer) if other.organization == whose.organization => Ok(peer),
                 _ => Err(()),
             };
             let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
-            if let Some(reply) = self.reply(message, &whose, begun, now).await {
-                return reply.for_client(message.envelope.parameters.smtputf8);
+            if let Some(Answer { reply, of }) = self.answer(message, &whose, begun, now).await {
+                return Answer { reply: reply.for_client(message.envelope.parameters.smtputf8), of };
             }
         }
     }
 
+    fn handed_over(&self, message: &Message, whose: &SenderRoute, transaction: &Transaction, reply: &Reply) {
+        METRICS.handed_over.add(1);
+        METRICS.handover.observe((OffsetDateTime::now_utc() - message.accepted_at).try_into().unwrap_or_default());
+        let (peer, through) = (&transaction.peer, Some(transaction.through()));
+        let (sender, words) = (whose.sender.to_string(), reply.to_string());
+        let line = Line { gateway: Some(peer), scope: peer.set_by, through, ..line(message, whose, &sender, &words) };
+        line.write(&self.trace, Step::HandedOver);
+    }
+
     /// What the client hears; `None` if the route was changed in these moments.
-    async fn reply(
+    async fn answer(
         &self,
         message: &Message,
         whose: &SenderRoute,
         begun: Begun<()>,
         now: OffsetDateTime,
-    ) -> Option<Reply> {
+    ) -> Option<Answer> {
         let entry = || self.entry(message, whose);
-        Some(match begun {
+        let reply = match begun {
             Begun::Detour(()) => return None,
-            Begun::Open(transaction) => self.send(message, whose, *transaction, now).await,
+            Begun::Open(transaction) => return Some(self.send(message, whose, *transaction, now).await),
             Begun::Failing(peer, failing) => {
                 let places = places(message.envelope.forward_paths.len());
                 let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places);
@@ -156,15 +217,17 @@ impl Transfer {
                 let places = places(message.envelope.forward_paths.len());
                 self.commit_outcome(entry(), &queue::paced(&peer, turn, &places), now).await
             }
-            Begun::Answered(peer, answers) => match refusal_by_all(&peer, &answers) {
-                Some(refusal) => refusal,
-                None => {
-                    let attempted = of_answers(&peer, &answers, &places(answers.len()));
-                    self.commit_outcome(entry(), &attempted, now).await
+            Begun::Answered(peer, through, answers) => {
+                let through = Some(through);
+                if let Some(reply) = refusal_by_all(&peer, &answers) {
+                    return Some(Answer { reply, of: Some((peer, through)) });
                 }
-            },
-            Begun::Failed(failed) => self.failed(entry(), &failed, now).await,
-        })
+                let attempted = of_answers(&peer, &answers, &places(answers.len()));
+                self.commit_outcome(entry(), &Attempted { through, ..attempted }, now).await
+            }
+            Begun::Failed(failed) => return Some(self.failed(entry(), &failed, now).await),
+        };
+        Some(reply.into())
     }
 
     fn way(&self, message: &Message) -> Way {
@@ -242,10 +305,10 @@ impl Transfer {
         whose: &SenderRoute,
         mut transaction: Transaction,
         now: OffsetDateTime,
-    ) -> Reply {
+    ) -> Answer {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(self.entry(message, whose), transaction, now).await;
+            return self.send_to_some(self.entry(message, whose), transaction, now).await.into();
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
@@ -254,14 +317,14 @@ impl Transfer {
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
             Ok(Ok(reply)) => {
-                handed_over(message, whose.organization, &transaction.peer, &reply);
+                self.handed_over(message, whose, &transaction, &reply);
                 let is_owed = message.envelope.wants(Event::Success) && !transaction.tells_senders();
                 let told_of = is_owed.then(|| transaction.peer.clone());
                 transaction.finish();
                 if let Some(peer) = told_of {
                     self.tell_relayed(self.entry(message, whose), &peer, &reply, now).await;
                 }
-                reply
+                reply.into()
             }
             Ok(Err(failed)) => {
                 if failed.is_answer_to_message() {
@@ -269,7 +332,7 @@ impl Transfer {
                 }
                 self.failed(self.entry(message, whose), &failed, now).await
             }
-            Err(_) => self.await_answer(self.entry(message, whose), transaction, now).await,
+            Err(_) => self.await_answer(self.entry(message, whose), transaction, now).await.into(),
         }
     }
 
@@ -285,7 +348,8 @@ impl Transfer {
         entry.message = QueuedMessage { attempts, ..recorded.message };
         let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
         let entries = std::iter::once(entry.clone()).chain(notifications).collect();
-        let reply = match self.store(entries, Some(&transaction.peer)).await {
+        let by = (Some(&transaction.peer), Some(transaction.through()));
+        let reply = match self.store(entries, by).await {
             Ok(reply) => reply,
             // The transaction is given up with its connection: nobody has the message.
             Err(reply) => return reply,
@@ -310,7 +374,8 @@ impl Transfer {
         entry.message.state = State::AnswerAwaited;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
-        let reply = match self.store(vec![entry.clone()], Some(&transaction.peer)).await {
+        let by = (Some(&transaction.peer), Some(transaction.through()));
+        let reply = match self.store(vec![entry.clone()], by).await {
             Ok(reply) => reply,
             Err(reply) => return reply,
         };
@@ -321,12 +386,12 @@ impl Transfer {
     }
 
     /// No success: the message's own fault goes back to the client, everything else waits.
-    async fn failed(&self, entry: Entry, failed: &Failed, now: OffsetDateTime) -> Reply {
-        if let (Fault::Message | Fault::Recipient, Some(refusal)) = (failed.fault, failed.refusal()) {
-            return refusal;
+    async fn failed(&self, entry: Entry, failed: &Failed, now: OffsetDateTime) -> Answer {
+        if let (Fault::Message | Fault::Recipient, Some(reply)) = (failed.fault, failed.refusal()) {
+            return Answer { reply, of: Some((failed.peer.clone(), failed.through)) };
         }
         let attempted = of_failed(failed, &places(entry.message.recipients.len()));
-        self.commit_outcome(entry, &attempted, now).await
+        self.commit_outcome(entry, &attempted, now).await.into()
     }
 
     /// Commits a message as it is after an attempt while the client waited.
@@ -336,17 +401,17 @@ impl Transfer {
         queue::log_if_ambiguous(&recorded.message, attempted);
         entry.message = recorded.message;
         let entries = std::iter::once(entry).chain(notifications).collect();
-        self.store(entries, attempted.peer.as_ref()).await.unwrap_or_else(|reply| reply)
+        self.store(entries, (attempted.peer.as_ref(), attempted.through)).await.unwrap_or_else(|reply| reply)
     }
 
     /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
     async fn queue_for_now(&self, mut entry: Entry, waits: WaitsFor, now: OffsetDateTime) -> Reply {
         (entry.message.waits_for, entry.message.waits_by) = waits;
         let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
-            return self.store(vec![entry], None).await.unwrap_or_else(|reply| reply);
+            return self.store(vec![entry], (None, None)).await.unwrap_or_else(|reply| reply);
         };
         let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
-        match self.store(vec![entry.clone()], None).await {
+        match self.store(vec![entry.clone()], (None, None)).await {
             Ok(reply) => {
                 self.queue.attempt_now(entry, Some(held), permit, now);
                 reply
@@ -355,8 +420,13 @@ impl Transfer {
         }
     }
 
-    /// Commits messages, the client's first, and says so. The error is what the client hears if they cannot be.
-    async fn store(&self, entries: Vec<Entry>, peer: Option<&Peer>) -> Result<Reply, Reply> {
+    /// Commits messages, the client's first, and says so, with the server that was asked. The error is what the client
+    /// hears if they cannot be.
+    async fn store(
+        &self,
+        entries: Vec<Entry>,
+        (gateway, through): (Option<&Peer>, Option<Through>),
+    ) -> Result<Reply, Reply> {
         let (message, client) = (entries[0].message.clone(), entries[0].client);
         let room = self.queue.room().take(message.organization, message.size);
         // What its gateway has whole already would only come twice if it were refused.
@@ -370,8 +440,8 @@ impl Transfer {
         METRICS.queued.add(1);
         METRICS.commit.observe(begun.elapsed());
         let reason = message.last_reply.as_deref().unwrap_or_default();
-        let line = Line::of(&message, message.recipients.len(), &reason);
-        Line { client, gateway: peer, ..line }.write(Step::Queued);
+        let recipients = message.recipients.iter().map(|recipient| queue::told_of(recipient, reason)).collect();
+        Line { client, gateway, through, recipients, ..Line::of(&message, reason) }.write(&self.trace, Step::Queued);
         Ok(queued_as(&message))
     }
 
@@ -472,23 +542,22 @@ fn queue_is_full(full: Full) -> Reply {
     Reply::new(452, EnhancedStatus(4, 3, 1), text)
 }
 
-fn handed_over(message: &Message, organization: OrganizationId, peer: &Peer, reply: &Reply) {
-    METRICS.handed_over.add(1);
-    METRICS.handover.observe((OffsetDateTime::now_utc() - message.accepted_at).try_into().unwrap_or_default());
-    Line { gateway: Some(peer), scope: peer.set_by, ..line(message, organization, reply) }.write(Step::HandedOver);
-}
-
 /// What the log says of a message that its client is still waiting for.
-fn line<'a>(message: &'a Message, organization: OrganizationId, reply: &'a Reply) -> Line<'a> {
+fn line<'a>(message: &'a Message, whose: &SenderRoute, sender: &'a str, reply: &'a str) -> Line<'a> {
+    let recipients = message.envelope.forward_paths.iter();
     Line {
-        organization,
+        organization: whose.organization,
         queue_id: message.id,
-        sender: &message.sender,
-        recipients: message.envelope.forward_paths.len(),
+        sender,
+        reverse_path: &message.envelope.reverse_path,
+        account: whose.account,
+        recipients: recipients.map(|forward_path| Told::Alike(Cow::Borrowed(forward_path.as_str()))).collect(),
         size: message.content.size(),
         client: Some(message.client.address),
         scope: None,
         gateway: None,
+        waits_for: None,
+        through: None,
         reply,
         attempts: None,
         next_attempt: None,

@@ -19,13 +19,14 @@ use crate::{
 pub struct Slug(String);
 
 /// First segments of paths that are not organizations.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "administration",
     "api",
     "assets",
     "favicon",
     "healthz",
     "help",
+    "message",
     "metrics",
     "readyz",
     "sign-in",

@@ -4,12 +4,13 @@
 use super::session::InOrganization;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
-pub const PAGES: [(&str, &str); 7] = [
+pub const PAGES: [(&str, &str); 8] = [
     (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
     (super::mail_account_manager::LABEL, "mail-account-manager"),
     (super::domain_manager::LABEL, "domain-manager"),
     (super::gateways::LABEL, "gateways"),
     (super::outbound_queue::LABEL, "outbound-queue"),
+    (super::message_trace::LABEL, "message-trace"),
     (super::relay_credentials::LABEL, "relay-credentials"),
     (super::explain_route::LABEL, "explain-route"),
 ];

@@ -28,6 +28,7 @@ pub mod layers;
 pub mod link;
 pub mod mail_account;
 pub mod mail_account_manager;
+pub mod message_trace;
 pub mod must_use_gateway;
 pub mod new_account;
 pub mod outbound_gateway;
@@ -46,6 +47,7 @@ pub mod session;
 pub mod sign_in;
 pub mod status;
 pub mod text_field;
+pub mod traced_message;
 pub mod undo;
 pub mod unknown_senders;
 pub mod verification;
@@ -182,6 +184,8 @@ pub fn routes() -> Vec<Route> {
         relay_credentials::routes(),
         relay_credential::routes(),
         explain_route::routes(),
+        message_trace::routes(),
+        traced_message::routes(),
         job::routes(),
         undo::routes(),
         audit_log::routes(),

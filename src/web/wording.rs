@@ -47,6 +47,12 @@ pub fn moment(moment: OffsetDateTime) -> String {
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
 }
 
+/// A moment with its zone, to the second: `23 November 2026, 14:02:07 UTC`.
+pub fn exact(moment: OffsetDateTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute]:[second] UTC");
+    moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+}
+
 /// The time of a moment to the second, where the day is known: `14:02:07 UTC`.
 pub fn second(moment: OffsetDateTime) -> String {
     let format = format_description!("[hour]:[minute]:[second] UTC");

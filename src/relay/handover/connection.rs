@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use rustls::{ClientConnection, pki_types::ServerName};
+use rustls::{ClientConnection, ProtocolVersion, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -53,6 +53,7 @@ impl Default for TimeLimits {
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
+    server: SocketAddr,
     stream: Stream,
     input: BytesMut,
     /// What is to be written next; kept, so that its memory is used again.
@@ -65,6 +66,14 @@ pub struct Connection {
     pub(super) messages: u32,
     /// Not to be used again.
     closing: bool,
+}
+
+/// The way to a server as it was, for whoever tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Through {
+    pub server: SocketAddr,
+    /// Such as `TLS 1.3`; `None` in clear.
+    pub tls: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -83,6 +92,7 @@ impl Connection {
         stream.set_nodelay(true).map_err(Trouble::Connect)?;
         let (input, output) = (BytesMut::with_capacity(1024), Vec::with_capacity(1024));
         Ok(Self {
+            server: address,
             stream: Stream::Plain(stream),
             input,
             output,
@@ -182,6 +192,16 @@ impl Connection {
             Stream::Tls(stream) => stream.get_ref().0,
         };
         stream.local_addr().ok()
+    }
+
+    /// Which server this is, and how it is spoken to.
+    pub fn through(&self) -> Through {
+        let tls = self.tls_session().map(|session| match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+            _ => "TLS",
+        });
+        Through { server: self.server, tls }
     }
 
     /// What was agreed with the server; `None` in clear.

@@ -23,7 +23,7 @@ use std::{
 use time::OffsetDateTime;
 
 use self::{
-    connection::Connection,
+    connection::{Connection, Through},
     dialer::Dialer,
     health::{Failing, Health, Leave},
     peer::Peer,
@@ -91,7 +91,7 @@ pub enum Begun<R> {
     /// At least one recipient is accepted, and the server waits for the message.
     Open(Box<Transaction>),
     /// No recipient is accepted.
-    Answered(Peer, Vec<RecipientAnswer>),
+    Answered(Peer, Through, Vec<RecipientAnswer>),
     Failed(Failed),
 }
 
@@ -99,6 +99,8 @@ pub enum Begun<R> {
 #[derive(Debug)]
 pub struct Failed {
     pub peer: Peer,
+    /// The connection on which it failed, if there was one.
+    pub through: Option<Through>,
     pub fault: Fault,
     pub stage: Stage,
     /// What the server said, or what we found out before asking it.
@@ -240,7 +242,7 @@ impl Handover {
                     if failure.asks_for_fewer() {
                         slot.pushed_back();
                     }
-                    return Begun::Failed(self.failed(peer, failure, now));
+                    return Begun::Failed(self.failed(peer, failure, now).on(&connection));
                 }
                 Ok(answers) => {
                     if asked.backup.is_some() {
@@ -346,14 +348,16 @@ impl Handover {
         if transaction.recipients.contains(&RecipientAnswer::Accepted) {
             return Begun::Open(Box::new(transaction));
         }
+        let through = transaction.through();
         transaction.slot.keep(transaction.connection);
         let refused = transaction.recipients.iter().any(|answer| matches!(answer, RecipientAnswer::Refused(_)));
         match against_us {
             Some(reply) if !refused => {
                 let failure = Failure::reply(Stage::Recipient, reply);
-                Begun::Failed(self.failed(&transaction.peer, failure, now))
+                let failed = self.failed(&transaction.peer, failure, now);
+                Begun::Failed(Failed { through: Some(through), ..failed })
             }
-            _ => Begun::Answered(transaction.peer, transaction.recipients),
+            _ => Begun::Answered(transaction.peer, through, transaction.recipients),
         }
     }
 
@@ -368,6 +372,10 @@ impl Failed {
         let reply = self.reply.as_ref()?;
         let peer = self.peer.to_string();
         Some(if self.is_ours { reply.about(&peer) } else { reply.said_by(&peer) })
+    }
+
+    fn on(self, connection: &Connection) -> Self {
+        Self { through: Some(connection.through()), ..self }
     }
 
     /// The server has the whole message and did not say whether it takes it: it may arrive twice.
@@ -390,14 +398,14 @@ impl Transaction {
     /// Sends the message; [`answer`](Self::answer) follows.
     pub async fn send(&mut self, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
         let sent = self.connection.send(source).await;
-        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now))
+        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
     }
 
     /// The same, given up after `limit`: whoever waits for the answer does not do so for ever.
     pub async fn send_within(&mut self, limit: Duration, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
         let sent = tokio::time::timeout(limit, self.connection.send(source)).await;
         let sent = sent.unwrap_or_else(|_| Err(Failure::trouble(Stage::Content, Trouble::TimedOut(limit))));
-        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now))
+        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
     }
 
     /// What the server says to the whole message. May be dropped while it waits and called again.
@@ -412,9 +420,14 @@ impl Transaction {
                 if failure.asks_for_fewer() {
                     self.slot.pushed_back();
                 }
-                Err(failed(&self.health, &self.peer, failure, now))
+                Err(failed(&self.health, &self.peer, failure, now).on(&self.connection))
             }
         }
+    }
+
+    /// Which server it is with.
+    pub fn through(&self) -> Through {
+        self.connection.through()
     }
 
     /// Whether the server tells senders what they asked to be told (RFC 3461).
@@ -455,5 +468,5 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
         Answer::Trouble(trouble) => (fault(stage, None, side), None, format!("{peer}: {trouble}")),
     };
     let until = (fault == Fault::Gateway).then(|| health.failed(peer, stage, &reason, now));
-    Failed { peer: peer.clone(), fault, stage, reply, is_ours, reason, until }
+    Failed { peer: peer.clone(), through: None, fault, stage, reply, is_ours, reason, until }
 }

@@ -141,6 +141,14 @@ impl Peer {
         }
     }
 
+    /// Of a tenant's gateway.
+    pub fn gateway_id(&self) -> Option<GatewayId> {
+        match &self.key {
+            PeerKey::Gateway(_, gateway, _) => Some(*gateway),
+            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+        }
+    }
+
     /// The revision of a tenant's gateway.
     pub fn revision(&self) -> Option<i64> {
         match self.key {

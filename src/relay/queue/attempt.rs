@@ -166,7 +166,9 @@ impl Queue {
                 Attempted { is_tried: false, ..waiting }
             }
             Begun::Paced(peer, turn) => verdict::paced(&peer, turn, places),
-            Begun::Answered(peer, answers) => verdict::of_answers(&peer, &answers, places),
+            Begun::Answered(peer, through, answers) => {
+                Attempted { through: Some(through), ..verdict::of_answers(&peer, &answers, places) }
+            }
             Begun::Failed(failed) => verdict::of_failed(&failed, places),
             Begun::Open(mut transaction) => {
                 let sent = transaction.send(&entry.source, now).await;
@@ -189,6 +191,7 @@ pub async fn conclude(
     };
     let tells = transaction.tells_senders();
     let attempted = verdict::of_transaction(&transaction.peer, tells, &transaction.recipients, places, &end);
+    let attempted = Attempted { through: Some(transaction.through()), ..attempted };
     if end.as_ref().map_or_else(|failed| failed.is_answer_to_message(), |_| true) {
         transaction.finish();
     }

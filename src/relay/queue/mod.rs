@@ -37,7 +37,7 @@ pub use self::clock::{ClockWatch, Jump};
 pub use self::{
     attempt::conclude,
     commit::NotCommitted,
-    record::{Recorded, after, log_if_ambiguous},
+    record::{Recorded, after, log_if_ambiguous, told_of},
     room::Full,
     verdict::{Attempted, Verdict, of_answers, of_failed, of_transaction, paced, waiting},
 };
@@ -51,6 +51,7 @@ use super::{
     message::Content,
     routing_table::RoutingTable,
     settings::QueueLimits,
+    trace::Trace,
 };
 use crate::{
     mail::{
@@ -95,6 +96,7 @@ struct Shared {
     settings: QueueSettings,
     table: Arc<RoutingTable>,
     handover: Arc<Handover>,
+    trace: Arc<Trace>,
     commits: mpsc::Sender<commit::Pending>,
     leases: Arc<Leases>,
     /// A std lock: held for a look only, never across an await.
@@ -164,11 +166,13 @@ impl Queue {
     pub fn new(db: PgPool, settings: QueueSettings, table: Arc<RoutingTable>, handover: Arc<Handover>) -> Self {
         let commits = commit::start(db.clone());
         let room = Room::new(settings.limits);
+        let trace = Arc::new(Trace::new(settings.relay));
         let shared = Shared {
             db,
             settings,
             table,
             handover,
+            trace,
             commits,
             leases: Arc::default(),
             reach: Mutex::default(),
@@ -211,6 +215,11 @@ impl Queue {
     /// What it was told about this relay.
     pub fn settings(&self) -> &QueueSettings {
         &self.shared.settings
+    }
+
+    /// Where it is said what happens to messages.
+    pub fn trace(&self) -> Arc<Trace> {
+        Arc::clone(&self.shared.trace)
     }
 
     /// What organizations have waiting.

@@ -1,7 +1,10 @@
 //! Writes down what became of an attempt: delivered recipients are never asked for again, refused ones
 //! are reported to the sender in the same transaction.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -21,13 +24,10 @@ use crate::{
         routing::PlatformDefault,
         waiting::{Choice, HeldBecause},
     },
-    relay::{
-        message_log::{Line, Step},
-        metrics::METRICS,
-        notification::notifications,
-    },
+    relay::{message_log::Line, metrics::METRICS, notification::notifications, trace::Trace},
     store::{
         self,
+        message_trace::{Step, Told},
         queue::{QueuedMessage, State, Written},
     },
 };
@@ -62,7 +62,7 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let (schedule, is_steady) = (&self.shared.settings.schedule, self.shared.clock.is_steady(Instant::now()));
         let recorded = after(&entry.message, attempted, schedule, is_steady, now);
-        log(&recorded, attempted, now);
+        log(&self.shared.trace, &recorded, attempted, now);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, attempted, &recorded, now).await {
@@ -179,7 +179,7 @@ pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
 }
 
 /// Says and counts what became of a message.
-fn log(recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
+fn log(trace: &Trace, recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
     let message = &recorded.message;
     // RFC 5321 §4.5.5: mail without a sender is never answered; somebody should know of it all the same.
     for report in &recorded.given_up {
@@ -194,33 +194,57 @@ fn log(recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
     }
     let reply = message.last_reply.as_deref().unwrap_or_default();
     let write = |step, recipients, next_attempt| {
-        let line = Line::of(message, recipients, &reply);
-        Line { gateway: attempted.peer.as_ref(), attempts: Some(message.attempts), next_attempt, ..line }.write(step);
+        let (gateway, through) = (attempted.peer.as_ref(), attempted.through);
+        let line =
+            Line { gateway, through, attempts: Some(message.attempts), next_attempt, ..Line::of(message, reply) };
+        Line { recipients, ..line }.write(trace, step);
     };
-    let delivered = attempted.verdicts.iter().filter(|(_, verdict)| verdict.is_delivered()).count();
-    if delivered > 0 {
+    let delivered = attempted.verdicts.iter().filter(|(_, verdict)| verdict.is_delivered());
+    let delivered: Vec<Told<'_>> =
+        delivered.filter_map(|(place, _)| message.recipients.get(*place).map(|it| told_of(it, reply))).collect();
+    if !delivered.is_empty() {
         METRICS.delivered.add(1);
         METRICS.delivery.observe((now - message.accepted_at).try_into().unwrap_or_default());
         write(Step::Delivered, delivered, None);
     }
-    let returned = recorded.reports.iter().filter(|report| report.cause.action() == Action::Failed).count();
-    if returned > 0 {
+    let returned = recorded.reports.iter().filter(|report| report.cause.action() == Action::Failed);
+    let returned: Vec<Told<'_>> = returned.map(|report| told(&report.recipient, &report.reason, reply)).collect();
+    if !returned.is_empty() {
         METRICS.returned.add(1);
         write(Step::Returned, returned, None);
     }
+    let given_up = recorded.given_up.iter().map(|report| told(&report.recipient, &report.reason, reply));
+    let given_up: Vec<Told<'_>> = given_up.collect();
+    if !given_up.is_empty() {
+        write(Step::GivenUp, given_up, None);
+    }
     if recorded.is_finished() {
         if attempted.is_returned && message.choice == Some(Choice::Delete) {
-            write(Step::Deleted, message.recipients.len(), None);
+            write(Step::Deleted, message.recipients.iter().map(|recipient| told_of(recipient, reply)).collect(), None);
         }
         return;
     }
     METRICS.attempts_deferred.add(1);
-    let waiting = message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting).count();
     if attempted.is_answered || attempted.charged {
+        let waiting = message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting);
+        let waiting = waiting.map(|recipient| told_of(recipient, reply)).collect();
         write(Step::Attempt, waiting, Some(message.next_attempt_at));
     } else {
         tracing::debug!(queue_id = %message.id, next_attempt_at = %message.next_attempt_at, "goes on waiting");
     }
+}
+
+/// A recipient with what was said of it, where that is not what is said of all.
+fn told<'a>(recipient: &'a str, own: &'a str, reply: &str) -> Told<'a> {
+    match own == reply || own.is_empty() {
+        true => Told::Alike(Cow::Borrowed(recipient)),
+        false => Told::Apart(Cow::Borrowed(recipient), Cow::Borrowed(own)),
+    }
+}
+
+/// A recipient of the queue's.
+pub fn told_of<'a>(recipient: &'a Recipient, reply: &str) -> Told<'a> {
+    told(&recipient.to, recipient.reply.as_deref().unwrap_or_default(), reply)
 }
 
 /// What a message is after an attempt. Pure, so that every outcome can be looked at by itself. While the clock is not

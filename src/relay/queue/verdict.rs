@@ -10,7 +10,7 @@ use crate::{
         routing::Scope,
         waiting::HeldBecause,
     },
-    relay::handover::{Failed, RecipientAnswer, peer::Peer},
+    relay::handover::{Failed, RecipientAnswer, connection::Through, peer::Peer},
     store::queue::QueuedMessage,
 };
 
@@ -45,6 +45,8 @@ pub struct Attempted {
     pub verdicts: Vec<(usize, Verdict)>,
     /// The server that it was about; `None` where several were asked, or none.
     pub peer: Option<Peer>,
+    /// The connection that it was asked on.
+    pub through: Option<Through>,
     /// The gateway that it goes on waiting for.
     pub waits_for: Option<GatewayId>,
     /// The scope whose pointer led to that gateway.
@@ -97,6 +99,7 @@ impl Attempted {
             (self.waits_for, self.waits_by) = (later.waits_for, later.waits_by);
         }
         self.held = later.held.or(self.held);
+        self.through = later.through.or(self.through);
         self.is_answered |= later.is_answered;
         self.is_tried |= later.is_tried;
         self.charged |= later.charged;
@@ -180,6 +183,7 @@ pub fn of_failed(failed: &Failed, places: &[usize]) -> Attempted {
     Attempted {
         verdicts: places.iter().map(|place| (*place, of_failure(failed))).collect(),
         peer: Some(failed.peer.clone()),
+        through: failed.through,
         waits_for: failed.peer.waits_for,
         waits_by: failed.peer.set_by,
         charged: failed.fault != Fault::Gateway,

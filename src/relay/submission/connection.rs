@@ -11,12 +11,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept, Place,
+    Accept, OnRefusal, Place,
     session::{Action, Session, Submitted},
     tls::ServerTls,
 };
 use crate::{
-    mail::Reply,
+    mail::{Reply, short_id::ShortId},
     relay::{
         memory::Held,
         message::{Content, Message},
@@ -33,6 +33,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What every connection of a relay needs.
 pub(super) struct Surroundings {
     pub accept: Accept,
+    /// Without it refusals are said and not told of.
+    pub refused: Option<OnRefusal>,
     pub limits: SubmissionLimits,
     pub spool_dir: PathBuf,
     /// Without it connections stay in the clear.
@@ -225,14 +227,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return if is_full(&error) { replies::no_room() } else { replies::not_kept() };
             }
         };
+        let id = submitted.id;
         let accepting = (self.surroundings.accept)(Message {
-            id: submitted.id,
+            id,
             envelope: submitted.envelope,
             sender: submitted.sender,
             content,
             accepted_at: OffsetDateTime::now_utc(),
             client: submitted.client,
         });
+        let accepting = async {
+            let reply = accepting.await;
+            if reply.is_positive() { reply } else { reply.known_as(ShortId::of(id)) }
+        };
         or_given_up(accepting, &self.surroundings.give_up).await
     }
 
@@ -267,6 +274,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        if let Some(tell) = &self.surroundings.refused {
+            self.session.take_refusals().into_iter().for_each(|refused| tell(refused));
+        }
         let output = self.session.take_output();
         if output.is_empty() {
             return Ok(());

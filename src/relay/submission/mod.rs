@@ -39,10 +39,13 @@ use self::{connection::Surroundings, proxy::Origin, session::Session, sign_in::S
 use super::{memory::Memory, message::Message, metrics::METRICS, routing_table::RoutingTable, settings::Settings};
 use crate::mail::Reply;
 
-pub use self::session::Terms;
+pub use self::session::{Refused, Terms};
 
 /// What becomes of a message that was read whole; its reply goes to the client as it is.
 pub type Accept = Arc<dyn Fn(Message) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
+
+/// Who is told of messages that were refused before that.
+pub type OnRefusal = Arc<dyn Fn(Refused) + Send + Sync>;
 
 /// How many connections the system keeps for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -104,6 +107,7 @@ pub async fn listen(
     settings: &Settings,
     table: Arc<RoutingTable>,
     accept: Accept,
+    refused: Option<OnRefusal>,
     sign_ins: Arc<SignIns>,
     stop: CancellationToken,
 ) {
@@ -125,6 +129,7 @@ pub async fn listen(
         }),
         surroundings: Arc::new(Surroundings {
             accept,
+            refused,
             limits: settings.limits.clone(),
             spool_dir: settings.spool_dir.clone(),
             tls: settings.tls.clone(),
@@ -257,6 +262,9 @@ impl Reception {
             false => Session::new(Arc::clone(&self.terms), client.address),
         };
         let surroundings = Arc::clone(&self.surroundings);
+        if surroundings.refused.is_some() {
+            session = session.noting_refusals();
+        }
         if begins_with_tls {
             session.greet();
             clients.spawn(connection::serve_encrypted(stream, session, place, surroundings));

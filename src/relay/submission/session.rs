@@ -23,9 +23,10 @@ use super::{
 use crate::{
     mail::{
         Envelope, Reply,
-        id::{CredentialId, QueueId},
+        id::{AccountId, CredentialId, OrganizationId, QueueId},
         notify::Wishes,
         received::{Received, Trace},
+        short_id::ShortId,
     },
     policy::{
         facts::Decision,
@@ -132,6 +133,8 @@ pub struct Session {
     mistakes: u32,
     /// How many lines were read to their end.
     lines: u64,
+    /// Nobody is told of them where this is `None`.
+    refusals: Option<Vec<Refused>>,
 }
 
 /// As whom the client has signed in.
@@ -192,6 +195,22 @@ impl Recipients {
     }
 }
 
+/// A message that was refused before anybody could take it, of an organization that is known for sure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub organization: OrganizationId,
+    /// Whose short form the reply ends with.
+    pub id: QueueId,
+    pub account: Option<AccountId>,
+    pub reverse_path: String,
+    /// None at MAIL.
+    pub recipients: Vec<String>,
+    /// As the client said it, in bytes; 0 where it did not.
+    pub size: u64,
+    pub client: IpAddr,
+    pub reply: String,
+}
+
 #[derive(Debug)]
 struct Receiving {
     id: QueueId,
@@ -231,7 +250,13 @@ impl Session {
             output: Vec::new(),
             mistakes: 0,
             lines: 0,
+            refusals: None,
         }
+    }
+
+    /// With refusals that are told of: [`take_refusals`](Self::take_refusals).
+    pub fn noting_refusals(self) -> Self {
+        Self { refusals: Some(Vec::new()), ..self }
     }
 
     /// For a connection whose client a proxy did not name: it is trusted with nothing.
@@ -258,6 +283,11 @@ impl Session {
     /// What has to be sent to the client.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
+    }
+
+    /// What was refused since the last time.
+    pub fn take_refusals(&mut self) -> Vec<Refused> {
+        self.refusals.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Whether a message is being read or decided about: it is let finish when the relay stops.
@@ -533,7 +563,11 @@ impl Session {
         }
         match self.refuse_sender(&mail, now) {
             Some(refusal) if refusal.code == 421 => self.close(&refusal),
-            Some(refusal) => self.say(&refusal),
+            Some(refusal) => {
+                let size = mail.size.unwrap_or_default();
+                let refusal = self.noted(QueueId::new(), &mail.reverse_path, Vec::new(), size, refusal);
+                self.say(&refusal);
+            }
             None => {
                 self.say(&replies::sender_accepted());
                 self.state = State::Envelope(mail, Recipients::default());
@@ -701,17 +735,23 @@ impl Session {
             return receiving.piece_to_spool(supply, &self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
-        match self.judge(*receiving) {
-            Ok(submitted) => Some(Action::Accept(Box::new(submitted))),
+        let mut receiving = *receiving;
+        match self.judge(&mut receiving) {
+            Ok((sender, client)) => {
+                let Receiving { id, envelope, content: rest, held, .. } = receiving;
+                Some(Action::Accept(Box::new(Submitted { id, envelope, sender, rest, held, client })))
+            }
             Err(refusal) => {
+                let Envelope { reverse_path, forward_paths, .. } = receiving.envelope;
+                let refusal = self.noted(receiving.id, &reverse_path, forward_paths, 0, refusal);
                 self.answer(&refusal);
                 None
             }
         }
     }
 
-    /// Whether a message that was read to its end can be passed on.
-    fn judge(&self, mut receiving: Receiving) -> Result<Submitted, Reply> {
+    /// Whether a message that was read to its end can be passed on, and for whom.
+    fn judge(&self, receiving: &mut Receiving) -> Result<(String, Client), Reply> {
         if let Some(fault) = receiving.reader.fault() {
             return Err(self.refusal_of(fault));
         }
@@ -731,8 +771,40 @@ impl Session {
             is_proven: self.named && (self.terms.trusts(self.client) || self.encrypted || self.signed_in.is_some()),
             first_pass: header.trace.first_pass,
         };
-        let Receiving { id, envelope, content: rest, held, .. } = receiving;
-        Ok(Submitted { id, envelope, sender, rest, held, client })
+        Ok((sender, client))
+    }
+
+    /// A refusal with an id at its end, under which it is told of, where it is about mail of an organization that is
+    /// known for sure: a stranger can name any sender.
+    fn noted(&mut self, id: QueueId, reverse_path: &str, recipients: Vec<String>, size: u64, reply: Reply) -> Reply {
+        let whose = self.whose(reverse_path);
+        let (Some(refusals), Some((organization, account))) = (&mut self.refusals, whose) else { return reply };
+        refusals.push(Refused {
+            organization,
+            id,
+            account,
+            reverse_path: reverse_path.to_owned(),
+            recipients,
+            size,
+            client: self.client,
+            reply: reply.to_string(),
+        });
+        reply.known_as(ShortId::of(id))
+    }
+
+    fn whose(&self, reverse_path: &str) -> Option<(OrganizationId, Option<AccountId>)> {
+        let found = self.terms.table.find(reverse_path);
+        match &self.signed_in {
+            Some(signed_in) => {
+                let organization = self.terms.table.credential(signed_in.credential)?.organization;
+                let found = found.filter(|found| found.organization == organization);
+                Some((organization, found.and_then(|found| found.account)))
+            }
+            None if self.named && self.terms.trusts(self.client) || self.hands_back(reverse_path) => {
+                found.map(|found| (found.organization, found.account))
+            }
+            None => None,
+        }
     }
 
     fn refusal_of(&self, fault: Fault) -> Reply {

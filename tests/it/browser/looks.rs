@@ -4,8 +4,16 @@
 
 use std::path::PathBuf;
 
-use outgate::{mail::id::OrganizationId, policy::Role, store::gateway::PointerScope};
+use outgate::{
+    mail::id::{OrganizationId, RelayId},
+    policy::Role,
+    store::{
+        gateway::PointerScope,
+        message_trace::{Event, Gap, Step, Told, insert_gaps_across_tenants},
+    },
+};
 use sqlx::{AssertSqlSafe, PgPool};
+use time::{Duration, OffsetDateTime};
 
 use super::{keyboard::hidden_places, markup::unsound};
 use crate::support::{
@@ -15,6 +23,7 @@ use crate::support::{
     gateway::{At, Fault},
     world::World,
 };
+use crate::web::message_trace::{handed_over, write_down};
 
 /// The folder of its pictures, width, height, and whether it is dark.
 const LOOKS: [(&str, u32, u32, bool); 4] = [
@@ -71,6 +80,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     relay_credentials(&photographer).await;
     explanations(&photographer).await;
     the_queue(&photographer).await;
+    traced_messages(&photographer).await;
     held_mail(&photographer).await;
     photographer.stop().await;
 }
@@ -517,6 +527,51 @@ async fn explanations(photographer: &Photographer) {
         ("explain-route-mistake", "sender=%22%3E%3Cscript%3E&recipient=bob"),
     ] {
         photographer.go(&format!("{page}?{query}")).await;
+        photographer.look(state).await;
+    }
+}
+
+/// A search that finds hostile and long words, with a gap; the story of a message with attempts; a mistake.
+async fn traced_messages(photographer: &Photographer) {
+    let page = format!("{CLOUD}/message-trace");
+    photographer.go(&page).await;
+    photographer.look("message-trace-empty").await;
+    let (acme, now) = (photographer.acme().await, OffsetDateTime::now_utc());
+    let gateway = photographer.installation.gateway_of(&acme, "dlp-eu.acme.example:587").await;
+    let to = ["bob@elsewhere.example", "grüße@xn--mnchen-3ya.example", "c@elsewhere.example"];
+    let taken = handed_over(now, "ann.adams@acme.example", &to, gateway);
+    let queued = Event {
+        step: Step::Queued,
+        address: Some(LONG_GATEWAY.into()),
+        reply: format!("gateway {LONG_GATEWAY} said: 451 4.7.1 {HOSTILE} {}", "x".repeat(300)).into(),
+        ..handed_over(now - Duration::HOUR, "user00@acme.example", &to[..1], gateway)
+    };
+    let attempt = Event {
+        step: Step::Attempt,
+        at: now - Duration::MINUTE,
+        attempts: Some(2),
+        next_attempt: Some(now),
+        recipients: vec![Told::Apart(to[0].into(), format!("550 {HOSTILE}").into())],
+        ..queued.clone()
+    };
+    let story = format!("{page}/{}", queued.message);
+    write_down(&photographer.installation, acme.id, &[taken, queued, attempt]).await;
+    let gap = Gap {
+        organization: acme.id,
+        id: uuid::Uuid::now_v7(),
+        relay: RelayId::new(),
+        first_at: now - Duration::HOUR,
+        last_at: now,
+        lines: 12_400,
+    };
+    insert_gaps_across_tenants(&photographer.installation.owner, &[gap]).await.unwrap();
+    for (state, path) in [
+        ("message-trace", page.as_str()),
+        ("message-trace-nothing", &format!("{page}?sender=nobody@acme.example&state=refused")),
+        ("message-trace-mistakes", &format!("{page}?sender=%22%3E%3Cscript%3E&from=never&id=4711")),
+        ("traced-message", story.as_str()),
+    ] {
+        photographer.go(path).await;
         photographer.look(state).await;
     }
 }

@@ -22,6 +22,7 @@ mod ledger;
 mod limits;
 mod live;
 mod message_log;
+mod message_trace;
 mod metrics;
 mod mx;
 mod neighbours;

@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outgate::{policy::routing::PlatformDefault, relay::routing_table::RoutingTable};
+use outgate::{
+    mail::{EnhancedStatus, Reply, id::QueueId, short_id::ShortId},
+    policy::routing::PlatformDefault,
+    relay::routing_table::RoutingTable,
+};
 use tokio::{io::AsyncReadExt, net::TcpSocket, sync::Semaphore};
 
 use crate::support::{
@@ -262,4 +266,24 @@ async fn a_relay_that_stops_does_not_wait_for_ever() {
     reception.stop().await;
 
     assert!(client.reply().await.starts_with("451 4.3.2 The relay is stopping "));
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_taken_ends_with_the_id_under_which_it_is_traced() {
+    let refusal =
+        || Reply::new(550, EnhancedStatus(5, 7, 1), format!("gateway mail.example.com said: {}", "no".repeat(300)));
+    let reception = Reception::with(known_table(), |_| {}, move || async move { refusal() }).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+
+    let reply = client.submit("ann@acme.example", "bob@far.example", "Subject: x\r\n\r\n").await;
+
+    assert!(reply.starts_with("550 5.7.1 gateway mail.example.com said: nono") && reply.len() <= 512, "{reply}");
+    let id = reply.trim_end().rsplit_once(" [").unwrap().1.strip_suffix(']').unwrap();
+    let short: ShortId = id.parse().unwrap();
+    let accepted = reception.accepted();
+    let (_, long) = accepted[0].received.split_once(" id ").unwrap();
+    let long: QueueId = long.split(';').next().unwrap().trim().parse().unwrap();
+    assert_eq!(short, ShortId::of(long));
+    drop(client);
+    reception.stop().await;
 }

@@ -3,7 +3,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use outgate::relay::settings::Settings;
+use outgate::{mail::short_id::ShortId, relay::settings::Settings};
 use proptest::{prelude::*, test_runner::Config};
 
 use crate::support::{
@@ -184,4 +184,37 @@ async fn a_client_that_sends_a_byte_now_and_then_is_sent_away_in_every_state() {
         );
     }
     assert!(reception.accepted().is_empty());
+}
+
+#[test]
+fn a_refusal_of_mail_that_an_organization_has_is_told_of_under_the_id_at_its_end() {
+    let mut desk = Desk::trusted().noting_refusals();
+    desk.feed(b"EHLO client.example\r\n");
+    let at_mail = desk.feed(b"MAIL FROM:<carl@acme.example>\r\n");
+    desk.feed(b"MAIL FROM:<ann@acme.example>\r\nRCPT TO:<bob@far.example>\r\nDATA\r\n");
+    let at_dot = desk.feed(b"Subject: x\r\n\r\na\rb\r\n.\r\n");
+
+    let refusals = desk.take_refusals();
+    assert_eq!(refusals.len(), 2, "{refusals:?}");
+    for (refused, reply) in refusals.iter().zip([&at_mail, &at_dot]) {
+        assert_eq!(*reply, format!("{} [{}]\r\n", refused.reply, ShortId::of(refused.id)));
+        assert!(reply.starts_with("550 5."), "{reply}");
+    }
+    assert_eq!((&*refusals[0].reverse_path, refusals[0].recipients.len()), ("carl@acme.example", 0));
+    assert_eq!((&*refusals[1].reverse_path, &*refusals[1].recipients[0]), ("ann@acme.example", "bob@far.example"));
+    assert!(desk.take_refusals().is_empty());
+}
+
+#[test]
+fn a_stranger_writes_nothing_into_the_trace_of_an_organization() {
+    let (desk, _) = Desk::for_client("192.0.2.1".parse().unwrap());
+    let mut desk = desk.noting_refusals();
+    desk.feed(b"EHLO client.example\r\n");
+    let reply = desk.feed(b"MAIL FROM:<ann@acme.example>\r\n");
+    assert!(reply.starts_with("550 5.7.1 192.0.2.1 may not send mail here") && !reply.contains('['), "{reply}");
+    let mut trusted = Desk::trusted().noting_refusals();
+    trusted.feed(b"EHLO client.example\r\n");
+    let reply = trusted.feed(b"MAIL FROM:<ann@nowhere.example>\r\n");
+    assert!(reply.starts_with("550 5.7.1 No organization here") && !reply.contains('['), "{reply}");
+    assert!(desk.take_refusals().is_empty() && trusted.take_refusals().is_empty());
 }

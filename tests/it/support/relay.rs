@@ -24,7 +24,7 @@ use outgate::{
         routing_table::RoutingTable,
         settings::Settings,
         submission::{
-            self, Accept, Terms,
+            self, Accept, Refused, Terms,
             session::{Action, Session},
         },
     },
@@ -207,6 +207,15 @@ impl Desk {
         (desk, greeting)
     }
 
+    /// The same for a client that is told of when it is refused.
+    pub fn noting_refusals(self) -> Self {
+        Self { session: self.session.noting_refusals(), ..self }
+    }
+
+    pub fn take_refusals(&mut self) -> Vec<Refused> {
+        self.session.take_refusals()
+    }
+
     pub fn trusted() -> Self {
         Self::for_client(Ipv4Addr::LOCALHOST.into()).0
     }
@@ -290,8 +299,9 @@ impl Reception {
         let sign_ins = Arc::default();
         let stop = CancellationToken::new();
         let token = stop.clone();
-        let listening =
-            tokio::spawn(async move { submission::listen(listeners, &settings, table, accept, sign_ins, token).await });
+        let listening = tokio::spawn(async move {
+            submission::listen(listeners, &settings, table, accept, None, sign_ins, token).await
+        });
         Self { address, encrypted, stop, accepted, listening }
     }
 

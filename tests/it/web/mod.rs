@@ -17,6 +17,7 @@ mod job;
 mod layers;
 mod mail_account;
 mod mail_account_manager;
+pub mod message_trace;
 mod must_use_gateway;
 mod new_account;
 mod outbound_gateway;

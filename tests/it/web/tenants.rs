@@ -2,20 +2,25 @@
 //! A route without such a case fails the test.
 
 use outgate::{
-    mail::id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, QueueId, VerificationId},
+    mail::{
+        id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, QueueId, VerificationId},
+        short_id::ShortId,
+    },
     policy::{Role, relay_credential::Limits},
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
         job::About,
+        message_trace::Event,
         verification::{Asked, Wanted},
     },
     web,
 };
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use sqlx::PgPool;
+use time::OffsetDateTime;
 
-use super::page_of;
+use super::{message_trace, page_of};
 use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant};
 
 /// Routes that name no organization, and so have nothing of another one to show.
@@ -50,6 +55,8 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let Asked::Asked(verification) = asked else { panic!("{asked:?}") };
     transaction.commit().await.unwrap();
     let message = installation.queued(&other, Queued { gateway: Some(gateway), ..Queued::default() }).await;
+    let line = message_trace::handed_over(OffsetDateTime::now_utc(), "secret@other.example", &["b@x.example"], gateway);
+    message_trace::write_down(&installation, other.id, &[Event { message, ..line }]).await;
     let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification, message };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, ("canary", About::Accounts), 1, "operator")
@@ -135,6 +142,7 @@ impl Theirs {
             "credential" => self.credential.to_string(),
             "verification" => self.verification.to_string(),
             "message" => self.message.to_string(),
+            "short" => ShortId::of(self.message).to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
     }

@@ -1,0 +1,126 @@
+//! Lines as they stand in the store: many in one row, compressed, with a filter of what they are found by. A row
+//! for each line with an index for each way to search would cost a message more than its hand-over does.
+
+use lz4_flex::block::{compress_prepend_size, decompress_size_prepended};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    event::Event,
+    keys::{self, Key},
+};
+use crate::mail::id::{OrganizationId, RelayId};
+
+/// A chunk is closed once it has so many lines, keys (a row of the store is a page at most, and the filter stays in
+/// the row) or bytes.
+pub const MOST_LINES: u32 = 1000;
+const MOST_KEYS: usize = 4500;
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// Lines of one organization, in the order in which they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    pub organization: OrganizationId,
+    /// Made when it was closed, so that chunks sort by the time of their last lines.
+    pub id: Uuid,
+    pub relay: RelayId,
+    pub first_at: OffsetDateTime,
+    pub last_at: OffsetDateTime,
+    pub lines: i32,
+    /// The filter.
+    pub keys: Vec<u8>,
+    /// The lines, compressed.
+    pub content: Vec<u8>,
+}
+
+/// Lines that are being gathered.
+#[derive(Debug, Default)]
+pub struct Gathering {
+    text: Vec<u8>,
+    keys: Vec<Key>,
+    lines: u32,
+    /// When the first and the last of them were written.
+    span: Option<(OffsetDateTime, OffsetDateTime)>,
+}
+
+impl Gathering {
+    /// Adds a line.
+    pub fn add(&mut self, event: &Event<'_>) {
+        let before = self.text.len();
+        // Into memory, and of a type whose keys are texts: it cannot fail.
+        if serde_json::to_writer(&mut self.text, event).is_err() {
+            self.text.truncate(before);
+            return;
+        }
+        self.count(event);
+    }
+
+    /// Adds a line as it was written, which says this.
+    pub fn add_line(&mut self, line: &[u8], event: &Event<'_>) {
+        self.text.extend_from_slice(line);
+        self.count(event);
+    }
+
+    /// Ends the line, and notes what it is found by.
+    fn count(&mut self, event: &Event<'_>) {
+        self.text.push(b'\n');
+        keys::of(event, &mut self.keys);
+        self.lines += 1;
+        let (first, last) = self.span.unwrap_or((event.at, event.at));
+        self.span = Some((first.min(event.at), last.max(event.at)));
+    }
+
+    /// Whether it is to be closed.
+    pub fn is_full(&self) -> bool {
+        self.lines >= MOST_LINES || self.keys.len() >= MOST_KEYS || self.text.len() >= MOST_BYTES
+    }
+
+    pub fn lines(&self) -> u32 {
+        self.lines
+    }
+
+    /// Memory that it takes, in bytes.
+    pub fn size(&self) -> usize {
+        self.text.len() + self.keys.len() * size_of::<Key>()
+    }
+
+    /// A chunk of what was gathered; `None` if that is nothing.
+    pub fn close(self, organization: OrganizationId, relay: RelayId, id: Uuid) -> Option<Chunk> {
+        let (first_at, last_at) = self.span?;
+        let mut keys = self.keys;
+        Some(Chunk {
+            organization,
+            id,
+            relay,
+            first_at,
+            last_at,
+            lines: self.lines as i32,
+            keys: keys::filter(&mut keys),
+            content: compress_prepend_size(&self.text),
+        })
+    }
+}
+
+/// The lines of a chunk, as far as they can be read: a later version may write what this one does not know.
+pub fn lines(content: &[u8], is_sought: impl Fn(&[u8]) -> bool) -> Vec<Event<'static>> {
+    let text = text(content);
+    let sought = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && is_sought(line));
+    sought.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+/// All lines of a chunk, each as it was written and as it was read; `None` if not all of these can be read.
+pub fn whole(content: &[u8], lines: i32) -> Option<Vec<(Vec<u8>, Event<'static>)>> {
+    let text = text(content);
+    let read = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let read: Option<Vec<_>> = read.map(|line| Some((line.to_vec(), serde_json::from_slice(line).ok()?))).collect();
+    read.filter(|read| i32::try_from(read.len()) == Ok(lines))
+}
+
+fn text(content: &[u8]) -> Vec<u8> {
+    // What is longer was not written by us.
+    let length = content.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+    if length > 16 * MOST_BYTES {
+        return Vec::new();
+    }
+    decompress_size_prepended(content).unwrap_or_default()
+}
