@@ -111,6 +111,11 @@ impl RoutingTable {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).find(sender)
     }
 
+    /// The address that decides for a sender; the sender itself where nobody has it.
+    pub fn deciding(&self, sender: &str) -> String {
+        self.find(sender).map_or_else(|| sender.to_owned(), |found| found.sender.to_string())
+    }
+
     /// A credential, as long as it is valid.
     pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).credential(id)

@@ -124,10 +124,11 @@ impl Transfer {
     /// Tells of a message that submission has refused.
     pub fn refused(&self, refused: &Refused) {
         let recipients = refused.recipients.iter().map(|recipient| Told::Alike(Cow::Borrowed(recipient.as_str())));
+        let sender = self.table.deciding(&refused.reverse_path);
         let line = Line {
             organization: refused.organization,
             queue_id: refused.id,
-            sender: &refused.reverse_path,
+            sender: &sender,
             reverse_path: &refused.reverse_path,
             account: refused.account,
             recipients: recipients.collect(),
@@ -441,7 +442,9 @@ impl Transfer {
         METRICS.commit.observe(begun.elapsed());
         let reason = message.last_reply.as_deref().unwrap_or_default();
         let recipients = message.recipients.iter().map(|recipient| queue::told_of(recipient, reason)).collect();
-        Line { client, gateway, through, recipients, ..Line::of(&message, reason) }.write(&self.trace, Step::Queued);
+        let sender = self.table.deciding(message.sender.as_deref().unwrap_or_default());
+        let line = Line { sender: &sender, client, gateway, through, recipients, ..Line::of(&message, reason) };
+        line.write(&self.trace, Step::Queued);
         Ok(queued_as(&message))
     }
 

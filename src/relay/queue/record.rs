@@ -62,7 +62,8 @@ impl Queue {
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let (schedule, is_steady) = (&self.shared.settings.schedule, self.shared.clock.is_steady(Instant::now()));
         let recorded = after(&entry.message, attempted, schedule, is_steady, now);
-        log(&self.shared.trace, &recorded, attempted, now);
+        let sender = self.shared.table.deciding(entry.message.sender.as_deref().unwrap_or_default());
+        log(&self.shared.trace, &sender, &recorded, attempted, now);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
             match self.write(entry, attempted, &recorded, now).await {
@@ -179,7 +180,7 @@ pub fn log_if_ambiguous(message: &QueuedMessage, attempted: &Attempted) {
 }
 
 /// Says and counts what became of a message.
-fn log(trace: &Trace, recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
+fn log(trace: &Trace, sender: &str, recorded: &Recorded, attempted: &Attempted, now: OffsetDateTime) {
     let message = &recorded.message;
     // RFC 5321 §4.5.5: mail without a sender is never answered; somebody should know of it all the same.
     for report in &recorded.given_up {
@@ -197,7 +198,7 @@ fn log(trace: &Trace, recorded: &Recorded, attempted: &Attempted, now: OffsetDat
         let (gateway, through) = (attempted.peer.as_ref(), attempted.through);
         let line =
             Line { gateway, through, attempts: Some(message.attempts), next_attempt, ..Line::of(message, reply) };
-        Line { recipients, ..line }.write(trace, step);
+        Line { sender, recipients, ..line }.write(trace, step);
     };
     let delivered = attempted.verdicts.iter().filter(|(_, verdict)| verdict.is_delivered());
     let delivered: Vec<Told<'_>> =

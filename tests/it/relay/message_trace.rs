@@ -27,7 +27,12 @@ use sqlx::PgPool;
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
-use crate::support::{Gateway, Installation, Sending, gateway::At, sending::Options, store_door::StoreDoor};
+use crate::support::{
+    Gateway, Installation, Sending,
+    gateway::At,
+    sending::{Options, Pointers},
+    store_door::StoreDoor,
+};
 use crate::web::message_trace::{handed_over, write_down};
 
 /// What pages find, and relays write.
@@ -188,6 +193,31 @@ async fn a_queued_message_has_its_attempts_and_its_end(db: PgPool) {
     let returned = Sought { step: Some(Step::Returned), ..by_recipient("bea@elsewhere.example") };
     assert_eq!(books.found(&returned).await, ["returned ann@acme.example bea@elsewhere.example"]);
     assert_eq!(books.found(&by_recipient("bea@elsewhere.example")).await, [steps[0].clone()], "once a message");
+}
+
+#[sqlx::test]
+async fn mail_of_a_user_is_found_by_the_users_address_and_by_the_one_that_was_given(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    let id = sending.add_gateway(gateway.address);
+    sending.point(Pointers { all: Some(id), ..Pointers::default() });
+    let books = Books::of(&sending).await;
+    for fault in [None, Some("451 4.3.0 later"), Some("550 5.7.1 no")] {
+        gateway.works_again();
+        fault.into_iter().for_each(|line| gateway.says(At::Dot, line));
+        let mut message = sending.message(&["bob@elsewhere.example"]);
+        message.sender = "Ann+news@acme.example".to_owned();
+        message.envelope.reverse_path = message.sender.clone();
+        sending.transfer.accept(message).await;
+    }
+    books.write_down(&sending).await;
+    for sender in ["ann@acme.example", "ann+news@acme.example"] {
+        let found = books.search(&by_sender(sender)).await.events;
+        assert_eq!(found.len(), 3, "{sender}: {found:?}");
+        for event in found {
+            assert_eq!((&*event.sender, event.account), ("ann@acme.example", Some(sending.account)));
+        }
+    }
 }
 
 #[sqlx::test]
