@@ -6,9 +6,21 @@ use sha2::{Digest, Sha256};
 
 use super::{Result, WebStore, tenant::Access};
 use crate::{
-    mail::id::{AdministratorId, OrganizationId},
+    mail::{
+        GatewayAddress,
+        id::{AdministratorId, OrganizationId},
+    },
     policy::Role,
 };
+
+/// Which gateways of an organization fail, where administrators were told so: for longer than a flap, and as a relay
+/// that runs sees it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failing {
+    One(GatewayAddress),
+    /// How many, where it is more than one.
+    Several(i64),
+}
 
 /// A session as the browser's cookie names it: 128 random bits.
 #[derive(Clone, Copy)]
@@ -70,8 +82,9 @@ impl WebStore {
     }
 
     /// Whoever the session belongs to, as each of their organizations sees them, by name; none if the
-    /// session has ended, or if its administrator is suspended or has nothing to see. Counts as use.
-    pub async fn signed_in(&self, id: SessionId) -> Result<Vec<Access>> {
+    /// session has ended, or if its administrator is suspended or has nothing to see. Counts as use. With each comes
+    /// which of its gateways fail, as far as administrators were told.
+    pub async fn signed_in(&self, id: SessionId) -> Result<Vec<(Access, Option<Failing>)>> {
         let hash = id.hash();
         let mut stale = false;
         let mut db = self.quick().acquire().await?;
@@ -79,14 +92,22 @@ impl WebStore {
             r#"
             select administrator_id as "administrator!: AdministratorId", email as "email!",
                    organization_id as "organization!: OrganizationId", slug as "slug!", name as "name!",
-                   organization_status = 'suspended' as "suspended!", role as "role!: Role", stale as "stale!"
-            from signed_in($1)
+                   organization_status = 'suspended' as "suspended!", role as "role!: Role", stale as "stale!",
+                   failing as "failing!", failing_address as "failing_address: GatewayAddress"
+            from signed_in_and_failing($1)
             "#,
             hash,
         )
         .map(|row| {
             stale |= row.stale;
-            Access::to(row.organization, row.administrator, row.email, row.slug, row.name, row.role, row.suspended)
+            let failing = match (row.failing, row.failing_address) {
+                (1, Some(address)) => Some(Failing::One(address)),
+                (gateways, Some(_)) => Some(Failing::Several(gateways)),
+                (_, None) => None,
+            };
+            let (email, slug, name) = (row.email, row.slug, row.name);
+            let access = Access::to(row.organization, row.administrator, email, slug, name, row.role, row.suspended);
+            (access, failing)
         })
         .fetch_all(&mut *db)
         .await?;

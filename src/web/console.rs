@@ -2,6 +2,7 @@
 //! Part of the template of each of them, `_console.html`.
 
 use super::session::InOrganization;
+use crate::store::session::Failing;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
 pub const PAGES: [(&str, &str); 8] = [
@@ -26,6 +27,8 @@ pub struct Console {
     pub several: bool,
     /// The label of the page in the navigation that this one is or belongs to.
     pub here: &'static str,
+    /// The gateways that fail, if administrators were told of any.
+    pub failing: Option<Failing>,
 }
 
 impl Console {
@@ -37,6 +40,7 @@ impl Console {
             role: inside.access.role.label(),
             several: inside.organizations > 1,
             here,
+            failing: inside.failing.clone(),
         }
     }
 

@@ -26,10 +26,10 @@ struct Organizations {
 
 async fn choose(signed_in: SignedIn) -> Result<Response, PageError> {
     match signed_in.organizations.as_slice() {
-        [only] => Ok(see_other(&format!("/{}/administration", only.slug))),
+        [(only, _)] => Ok(see_other(&format!("/{}/administration", only.slug))),
         several => page(&Organizations {
-            email: several.first().map(|access| access.email.clone()).unwrap_or_default(),
-            organizations: signed_in.organizations,
+            email: several.first().map(|(access, _)| access.email.clone()).unwrap_or_default(),
+            organizations: signed_in.organizations.into_iter().map(|(access, _)| access).collect(),
         }),
     }
 }

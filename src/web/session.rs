@@ -19,7 +19,11 @@ use tower_sessions::{
 use super::{App, error::PageError};
 use crate::{
     mail::id::AdministratorId,
-    store::{WebStore, session::SessionId, tenant::Access},
+    store::{
+        WebStore,
+        session::{Failing, SessionId},
+        tenant::Access,
+    },
 };
 
 /// The prefix makes browsers insist on `Secure`, on the whole site as path, and on no domain.
@@ -104,7 +108,8 @@ fn backend(error: sqlx::Error) -> session_store::Error {
 /// Somebody who is signed in, with every organization that they may see: at least one.
 #[derive(Debug, Clone)]
 pub struct SignedIn {
-    pub organizations: Vec<Access>,
+    /// Each with those of its gateways that fail.
+    pub organizations: Vec<(Access, Option<Failing>)>,
 }
 
 impl FromRequestParts<App> for SignedIn {
@@ -140,6 +145,8 @@ pub struct InOrganization {
     pub access: Access,
     /// How many organizations this administrator may see.
     pub organizations: usize,
+    /// The gateways that fail, if administrators were told of any.
+    pub failing: Option<Failing>,
 }
 
 impl FromRequestParts<App> for InOrganization {
@@ -151,11 +158,11 @@ impl FromRequestParts<App> for InOrganization {
         let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| PageError::NotFound)?;
         let slug = params.iter().find(|(name, _)| *name == "organization").map(|(_, slug)| slug);
         let organizations = signed_in.organizations.len();
-        let access = signed_in.organizations.into_iter().find(|access| Some(access.slug.as_str()) == slug);
+        let access = signed_in.organizations.into_iter().find(|(access, _)| Some(access.slug.as_str()) == slug);
         match access {
             None => Err(PageError::NotFound),
-            Some(access) if access.suspended => Err(PageError::OrganizationSuspended),
-            Some(access) => Ok(Self { access, organizations }),
+            Some((access, _)) if access.suspended => Err(PageError::OrganizationSuspended),
+            Some((access, failing)) => Ok(Self { access, organizations, failing }),
         }
     }
 }

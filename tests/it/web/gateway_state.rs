@@ -173,3 +173,66 @@ async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_not
     store::gateway_health::record_across_tenants(&relays, one, &[seen(1, gateway)]).await.unwrap();
     assert!(admin.get(&list).await.text().contains("No mail since its last change"), "the later revision stays");
 }
+
+#[sqlx::test]
+async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administrators_were_told(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let rival = installation.organization("rival").await;
+    for address in ["archive.example.com", "dlp.example.com"] {
+        installation.set_gateway(&acme, &PointerScope::Organization, address).await;
+    }
+    let archive = installation.gateway_of(&acme, "archive.example.com").await;
+    let dlp = installation.gateway_of(&acme, "dlp.example.com").await;
+    let relays = installation.relay_pool().await;
+    let relay = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let pages = Pages::of(&installation).await;
+    let ours = pages.signed_in(&installation, &acme, Role::Auditor).await;
+    let theirs = pages.signed_in(&installation, &rival, Role::Administrator).await;
+    let now = OffsetDateTime::now_utc();
+    let see = async |gateway, failing_since: Option<OffsetDateTime>| {
+        let seen = Seen {
+            organization: acme.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: None,
+            last_failure: failing_since.map(|since| (since, "554 5.7.1 go away".to_owned())),
+            failing_since,
+            backup: None,
+        };
+        store::gateway_health::record_across_tenants(&relays, relay, &[seen]).await.unwrap();
+    };
+    let tell = async || {
+        for told in store::gateway_notice::failing_across_tenants(&relays, now).await.unwrap() {
+            store::gateway_notice::note_across_tenants(&relays, &told, now).await.unwrap();
+        }
+    };
+    let paths = ["", "mail-account-manager", "audit-log", "outbound-queue"];
+    let banner = async |browser: &Browser, path: &str| {
+        let page = browser.get(path).await;
+        page.html.split_once("banner\">").map(|(_, rest)| rest.split_once("</p>").unwrap().0.to_owned())
+    };
+
+    see(archive, Some(now)).await;
+    assert_eq!(banner(&ours, &page_of(&acme, "")).await, None, "it may be over in a moment");
+    tell().await;
+    for path in paths {
+        let said = banner(&ours, &page_of(&acme, path)).await.unwrap_or_else(|| panic!("nothing on {path}"));
+        assert!(said.contains("archive.example.com port 25</bdi> does not take mail."), "{said}");
+    }
+    assert_eq!(banner(&theirs, &page_of(&rival, "")).await, None);
+
+    see(dlp, Some(now)).await;
+    tell().await;
+    let said = banner(&ours, &page_of(&acme, "")).await.unwrap();
+    assert!(said.contains("2 gateways do not take mail."), "{said}");
+
+    see(dlp, None).await;
+    let said = banner(&ours, &page_of(&acme, "")).await.unwrap();
+    assert!(said.contains("archive.example.com"), "{said}");
+    sqlx::query("update relay set last_seen_at = now() - interval '2 minutes'")
+        .execute(&installation.owner)
+        .await
+        .unwrap();
+    assert_eq!(banner(&ours, &page_of(&acme, "")).await, None, "who saw it fail is gone");
+}

@@ -1,0 +1,36 @@
+-- Every page says that a gateway is failing of which administrators were told; so what every page asks first says it
+-- too. The former function stays for pages of the version before.
+
+create function signed_in_and_failing(session_hash bytea)
+    returns table (administrator_id uuid, email text, organization_id uuid, slug text, name text,
+                   organization_status text, role text, stale boolean, failing bigint, failing_address text)
+    language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp
+    as $$
+    begin
+        return query
+            select a.id, a.email, o.id, o.slug, o.name, o.status, r.role, s.touched_at < now() - interval '1 minute',
+                   trouble.gateways, trouble.address
+            from public.session s
+            join public.administrator a on a.id = s.administrator_id
+            join public.administrator_role r on r.administrator_id = a.id
+            join public.organization o on o.id = r.organization_id
+            -- Told of, and still seen to fail by a relay that runs: a gateway that nobody uses any more is not.
+            cross join lateral (
+                select count(*) as gateways, min(gateway.address) as address
+                from public.gateway_notice told
+                join public.gateway on gateway.organization_id = o.id and gateway.id = told.gateway_id
+                where told.organization_id = o.id
+                  and exists (select from public.gateway_health seen
+                              join public.relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                                       and relay.last_seen_at > now() - interval '60 seconds'
+                              where seen.organization_id = o.id and seen.gateway_id = told.gateway_id
+                                and seen.revision = gateway.revision and seen.failing_since is not null)
+            ) trouble
+            where s.id_hash = session_hash and s.expires_at > now() and s.touched_at > now() - interval '30 minutes'
+              and a.status = 'active'
+            order by o.name, o.slug;
+    end
+    $$;
+
+revoke execute on function signed_in_and_failing(bytea) from public;
+grant execute on function signed_in_and_failing(bytea) to outgate_web;
