@@ -1,4 +1,4 @@
-//! What administrators are told of a gateway: that it does not take mail, and that it does again.
+//! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends.
 //! Text alone; sent by the relay's queue, like notifications.
 
 use std::fmt::Write;
@@ -25,11 +25,19 @@ pub struct GatewayNotice<'a> {
     /// The organization's name.
     pub organization: &'a str,
     pub gateway: &'a GatewayAddress,
-    /// Since when it does not take mail, and in whose words; `None`: it does again.
-    pub trouble: Option<(OffsetDateTime, &'a str)>,
-    /// Where mail goes meanwhile.
-    pub backup: Option<&'a GatewayAddress>,
+    pub news: News<'a>,
     pub now: OffsetDateTime,
+}
+
+/// What is told.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// Since when it does not take mail, in whose words, and where mail goes meanwhile.
+    Failing { since: OffsetDateTime, words: &'a str, backup: Option<&'a GatewayAddress> },
+    /// It takes mail again.
+    Well,
+    /// Its certificate ends, and mail will wait from then on.
+    Certificate { ends_at: OffsetDateTime },
 }
 
 impl GatewayNotice<'_> {
@@ -50,24 +58,25 @@ impl GatewayNotice<'_> {
     }
 
     fn subject(&self) -> String {
-        match self.trouble {
-            Some(_) => format!("Gateway {} does not take mail", self.gateway),
-            None => format!("Gateway {} takes mail again", self.gateway),
+        match self.news {
+            News::Failing { .. } => format!("Gateway {} does not take mail", self.gateway),
+            News::Well => format!("Gateway {} takes mail again", self.gateway),
+            News::Certificate { .. } => format!("The certificate of gateway {} is about to end", self.gateway),
         }
     }
 
     fn text(&self) -> String {
         let (gateway, organization) = (self.gateway.with_port_in_words(), one_line(self.organization));
         let mut text = String::new();
-        match self.trouble {
-            Some((since, words)) => {
+        match self.news {
+            News::Failing { since, words, backup } => {
                 let _ = write!(
                     text,
                     "The outbound gateway {gateway} of {organization} has not taken mail since {}.\r\n\r\n    {}\r\n\r\n",
                     rfc2822(since),
                     one_line(words)
                 );
-                let _ = match self.backup {
+                let _ = match backup {
                     Some(backup) => write!(
                         text,
                         "Mail goes to its backup {} meanwhile; what the backup cannot take waits.\r\n\r\n",
@@ -81,11 +90,21 @@ impl GatewayNotice<'_> {
                      gateway takes mail.\r\n",
                 );
             }
-            None => {
+            News::Well => {
                 let _ = write!(
                     text,
                     "The outbound gateway {gateway} of {organization} takes mail again. What has waited for it is on \
                      its way.\r\n"
+                );
+            }
+            News::Certificate { ends_at } => {
+                let _ = write!(
+                    text,
+                    "The certificate of the outbound gateway {gateway} of {organization} is valid until {}. Your \
+                     organization has chosen that certificates are verified: from then on mail waits.\r\n\r\n\
+                     What to do: renew the certificate at the gateway. Nothing need be changed here, unless the \
+                     new one comes from another authority.\r\n",
+                    rfc2822(ends_at)
                 );
             }
         }

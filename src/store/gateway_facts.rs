@@ -64,6 +64,7 @@ pub async fn of(
             last_failure: row.last_failure,
             failing_since: row.failing_since,
             backup: None,
+            certificate_ends_at: None,
         },
         checked: row.verification.zip(row.requested_at).map(|(id, at)| Checked {
             gateway: row.id,

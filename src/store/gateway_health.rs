@@ -23,6 +23,8 @@ pub struct Seen {
     pub failing_since: Option<OffsetDateTime>,
     /// The gateway that its mail goes to meanwhile.
     pub backup: Option<GatewayId>,
+    /// Until when its certificate is valid, where mail stops after that.
+    pub certificate_ends_at: Option<OffsetDateTime>,
 }
 
 /// Writes down what changed. What was seen of gateways that are gone is left out.
@@ -37,15 +39,16 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
         seen.iter().map(|seen| seen.last_failure.as_ref().map(|(_, words)| words.as_str())).collect();
     let failing: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.failing_since).collect();
     let backups: Vec<Option<Uuid>> = seen.iter().map(|seen| seen.backup.map(|backup| backup.0)).collect();
+    let certificates: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.certificate_ends_at).collect();
     sqlx::query!(
         r#"
         insert into gateway_health (organization_id, gateway_id, relay_id, revision, last_accepted_at, last_failed_at,
-                                    last_failure, failing_since, backup_id)
+                                    last_failure, failing_since, backup_id, certificate_ends_at)
         select seen.organization, seen.gateway, $1, seen.revision, seen.accepted, seen.failed, seen.failure,
-               seen.failing, seen.backup
+               seen.failing, seen.backup, seen.certificate
         from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::text[],
-                    $8::timestamptz[], $9::uuid[])
-             as seen (organization, gateway, revision, accepted, failed, failure, failing, backup)
+                    $8::timestamptz[], $9::uuid[], $10::timestamptz[])
+             as seen (organization, gateway, revision, accepted, failed, failure, failing, backup, certificate)
         join gateway on gateway.organization_id = seen.organization and gateway.id = seen.gateway
         on conflict (organization_id, gateway_id, relay_id) do update
         set revision = excluded.revision,
@@ -56,7 +59,8 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
                                                                then gateway_health.last_failed_at end),
             last_failure = coalesce(excluded.last_failure, case when gateway_health.revision = excluded.revision
                                                            then gateway_health.last_failure end),
-            failing_since = excluded.failing_since, backup_id = excluded.backup_id
+            failing_since = excluded.failing_since, backup_id = excluded.backup_id,
+            certificate_ends_at = excluded.certificate_ends_at
         -- A message may end on an earlier revision after mail has gone to a later one.
         where gateway_health.revision <= excluded.revision
         "#,
@@ -69,6 +73,7 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
         &failures as &[Option<&str>],
         &failing as &[Option<OffsetDateTime>],
         &backups as &[Option<Uuid>],
+        &certificates as &[Option<OffsetDateTime>],
     )
     .execute(db)
     .await
@@ -99,6 +104,8 @@ pub struct Health {
     pub failing_since: Option<OffsetDateTime>,
     /// Where mail goes meanwhile.
     pub backup: Option<GatewayAddress>,
+    /// Until when the certificate is valid that was shown last, where mail stops after that.
+    pub certificate_ends_at: Option<OffsetDateTime>,
 }
 
 /// Of the organization's gateways that had mail; only of one if it is named. What a relay says that has stopped, or
@@ -112,7 +119,8 @@ pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Optio
                (array_agg(seen.last_failure order by relay.id is null, seen.last_failed_at desc nulls last))[1]
                    as last_failure,
                min(seen.failing_since) filter (where relay.id is not null) as failing_since,
-               min(backup.address) filter (where relay.id is not null) as "backup: GatewayAddress"
+               min(backup.address) filter (where relay.id is not null) as "backup: GatewayAddress",
+               min(seen.certificate_ends_at) filter (where relay.id is not null) as certificate_ends_at
         from gateway_health seen
         join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
                     and gateway.revision = seen.revision

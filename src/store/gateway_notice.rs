@@ -18,8 +18,24 @@ pub struct ToTell {
     pub name: String,
     pub gateway: GatewayId,
     pub address: GatewayAddress,
-    /// The trouble, or `None`: it takes mail again.
-    pub trouble: Option<Trouble>,
+    pub news: News,
+}
+
+/// What there is to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    Failing(Trouble),
+    /// It takes mail again.
+    Well,
+    Certificate(Ending),
+}
+
+/// A certificate after whose end mail waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    pub at: OffsetDateTime,
+    /// Which of the times before the end this is: 30, 7 or 1.
+    pub days: i32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +77,7 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
         name: row.name,
         gateway: row.gateway,
         address: row.address,
-        trouble: Some(Trouble { since: row.since, words: row.words, backup: row.backup }),
+        news: News::Failing(Trouble { since: row.since, words: row.words, backup: row.backup }),
     });
     Ok(to_tell.collect())
 }
@@ -91,7 +107,46 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
         name: row.name,
         gateway: row.gateway,
         address: row.address,
-        trouble: None,
+        news: News::Well,
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// Gateways in use whose certificates end within 30 days of `now`, and of which nobody was told since the last of the
+/// times for that.
+pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime) -> Result<Vec<ToTell>> {
+    sqlx::query!(
+        r#"
+        select seen.organization_id as "organization: OrganizationId", organization.name,
+               seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
+               seen.ends_at as "ends_at!", step.days as "days!"
+        from (
+            select organization_id, gateway_id, revision, min(certificate_ends_at) as ends_at
+            from gateway_health one
+            where certificate_ends_at <= $1::timestamptz + interval '30 days' and last_accepted_at > $1::timestamptz - interval '7 days'
+              and exists (select from relay where relay.id = one.relay_id and relay.signed_off_at is null
+                          and relay.last_seen_at > now() - interval '60 seconds')
+            group by organization_id, gateway_id, revision
+        ) seen
+        join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
+                    and gateway.revision = seen.revision
+        join organization on organization.id = seen.organization_id
+        cross join lateral (select min(days) as days from unnest('{1,7,30}'::integer[]) days
+                            where seen.ends_at <= $1::timestamptz + days * interval '1 day') step
+        where not exists (select from certificate_notice told
+                          where told.organization_id = seen.organization_id and told.gateway_id = seen.gateway_id
+                            and told.ends_at = seen.ends_at and told.days <= step.days)
+        limit 100
+        "#,
+        now,
+    )
+    .map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        gateway: row.gateway,
+        address: row.address,
+        news: News::Certificate(Ending { at: row.ends_at, days: row.days }),
     })
     .fetch_all(db)
     .await
@@ -99,8 +154,8 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
 
 /// Notes that administrators are told at `now`. Returns whether they have not been: another relay may be faster.
 pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
-    let done = match told.trouble {
-        Some(_) => {
+    let done = match told.news {
+        News::Failing(_) => {
             sqlx::query!(
                 "insert into gateway_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)
                  on conflict do nothing",
@@ -111,7 +166,22 @@ pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: Of
             .execute(db)
             .await?
         }
-        None => {
+        News::Certificate(ending) => {
+            sqlx::query!(
+                "insert into certificate_notice (organization_id, gateway_id, ends_at, days) values ($1, $2, $3, $4)
+                 on conflict (organization_id, gateway_id) do update
+                 set ends_at = excluded.ends_at, days = excluded.days
+                 where (certificate_notice.ends_at, certificate_notice.days) is distinct from
+                       (excluded.ends_at, excluded.days)",
+                told.organization as OrganizationId,
+                told.gateway as GatewayId,
+                ending.at,
+                ending.days,
+            )
+            .execute(db)
+            .await?
+        }
+        News::Well => {
             sqlx::query!(
                 "delete from gateway_notice where organization_id = $1 and gateway_id = $2",
                 told.organization as OrganizationId,

@@ -74,7 +74,12 @@ pub struct ShownState {
     pub because: Option<String>,
     /// Where mail goes meanwhile.
     pub backup: Option<ShownAddress>,
+    /// What is to be done about its certificate soon.
+    pub certificate: Option<String>,
 }
+
+/// From when on before its end a certificate is spoken of.
+const ENDS_SOON: time::Duration = time::Duration::days(30);
 
 impl ShownState {
     /// Of a gateway that was not seen at all since its last change, too.
@@ -91,6 +96,12 @@ impl ShownState {
             mail,
             because: health.and_then(|health| health.last_failure.clone()).filter(|_| since.is_some()),
             backup: health.and_then(|health| health.backup.as_ref()).filter(|_| since.is_some()).map(Into::into),
+            certificate: health
+                .and_then(|health| health.certificate_ends_at)
+                .filter(|ends_at| *ends_at - now <= ENDS_SOON)
+                .map(|ends_at| {
+                    format!("Its certificate is valid until {}: then mail waits.", wording::moment(ends_at))
+                }),
         }
     }
 }

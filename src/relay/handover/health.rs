@@ -40,6 +40,8 @@ struct State {
     touched_at: Option<Instant>,
     /// The backup that its mail goes to while it is failing.
     backup: Option<PeerKey>,
+    /// Until when its certificate is valid, where mail stops after that; as of the last connection.
+    certificate_ends_at: Option<OffsetDateTime>,
     /// `None` as long as nothing was counted.
     traffic: Option<Box<(Traffic, Instant)>>,
 }
@@ -192,6 +194,23 @@ impl Health {
         }
     }
 
+    /// A connection was made to it, with a certificate that is valid as long as this.
+    pub fn showed_certificate(&self, peer: &Peer, ends_at: Option<OffsetDateTime>) {
+        if peer.is_recipients_server() {
+            return;
+        }
+        let mut peers = self.peers();
+        match peers.get_mut(&peer.key) {
+            Some(state) if state.certificate_ends_at == ends_at => {}
+            None if ends_at.is_none() => {}
+            _ => {
+                let state = peers.entry(peer.key.clone()).or_default();
+                state.certificate_ends_at = ends_at;
+                state.touch();
+            }
+        }
+    }
+
     /// It can be reached again, as far as one can tell without a message.
     pub fn reached(&self, peer: &Peer) {
         if let Some(state) = self.peers().get_mut(&peer.key)
@@ -310,6 +329,7 @@ impl Health {
                 last_failure: state.last_failure.clone(),
                 failing_since: state.failing.as_ref().map(|failing| failing.since),
                 backup,
+                certificate_ends_at: state.certificate_ends_at,
             };
             seen.insert((organization, gateway), of_this);
         }

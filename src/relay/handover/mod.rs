@@ -264,7 +264,12 @@ impl Handover {
             return Opened::Ready(warm, true);
         }
         match self.dialer.dial(asked.peer()).await {
-            Ok(connection) => Opened::Ready(connection, false),
+            Ok(connection) => {
+                let session = connection.tls_session();
+                let ends_at = session.and_then(|session| tls::certificate_ends_at(session, asked.peer()));
+                self.health.showed_certificate(asked.peer(), ends_at);
+                Opened::Ready(connection, false)
+            }
             // It is there, and has too many of ours: this one waits until another is free.
             Err(failure) if failure.asks_for_fewer() && slot.has_company() => {
                 slot.pushed_back();

@@ -7,14 +7,16 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    WantsVerifier,
+    CertificateError, ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme, WantsVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{peer::Peer, trouble::Trouble};
 use crate::{
@@ -85,6 +87,17 @@ impl Tls {
         own.insert(key, (gateway.revision, connector.clone()));
         Ok(connector)
     }
+}
+
+/// Until when the certificate is valid that a session was begun with, where mail stops when it is not any more: it is
+/// verified, and not by its fingerprint, which says nothing of dates.
+pub fn certificate_ends_at(session: &ClientConnection, peer: &Peer) -> Option<OffsetDateTime> {
+    let trust = peer.record.as_deref().map(|gateway| &gateway.settings.trust);
+    if peer.tls != TlsMode::Verified || matches!(trust, Some(Trust::Fingerprint(_))) {
+        return None;
+    }
+    let (_, certificate) = X509Certificate::from_der(session.peer_certificates()?.first()?).ok()?;
+    OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }
 
 /// The name to expect in the certificate: what the record says, else the host.

@@ -1,5 +1,5 @@
-//! Tells administrators of gateways that do not take mail, and when they do again: one message an outage and
-//! administrator, queued in the transaction that notes that they were told.
+//! Tells administrators of gateways that do not take mail, when they do again, and of certificates that end: one
+//! message an occasion and administrator, queued in the transaction that notes that they were told.
 
 use std::time::Duration;
 
@@ -9,8 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue, commit};
 use crate::{
-    mail::{gateway_notice::GatewayNotice, id::QueueId},
-    store::{self, gateway_notice::ToTell},
+    mail::{
+        gateway_notice::{self, GatewayNotice},
+        id::QueueId,
+    },
+    store::{
+        self,
+        gateway_notice::{News, ToTell},
+    },
 };
 
 /// How often it is looked whether there is something to tell.
@@ -36,6 +42,7 @@ impl Queue {
         let db = &self.shared.db;
         let mut to_tell = store::gateway_notice::failing_across_tenants(db, now - LASTS).await?;
         to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
+        to_tell.extend(store::gateway_notice::ending_across_tenants(db, now).await?);
         let mut messages = 0;
         for told in &to_tell {
             let mut transaction = db.begin().await?;
@@ -65,8 +72,15 @@ impl Queue {
             to: whom,
             organization: &told.name,
             gateway: &told.address,
-            trouble: told.trouble.as_ref().map(|trouble| (trouble.since, trouble.words.as_str())),
-            backup: told.trouble.as_ref().and_then(|trouble| trouble.backup.as_ref()),
+            news: match &told.news {
+                News::Failing(trouble) => gateway_notice::News::Failing {
+                    since: trouble.since,
+                    words: &trouble.words,
+                    backup: trouble.backup.as_ref(),
+                },
+                News::Well => gateway_notice::News::Well,
+                News::Certificate(ending) => gateway_notice::News::Certificate { ends_at: ending.at },
+            },
             now,
         }
         .to_bytes();

@@ -45,6 +45,7 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
             last_failure: failing_since.map(|since| (since, "gateway said: 554 5.7.1 go away".to_owned())),
             failing_since,
             backup: None,
+            certificate_ends_at: None,
         };
         store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
     };
@@ -85,4 +86,60 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
 
     see(Some(now + Duration::minutes(10)), None).await;
     assert_eq!(tell(12).await, 1, "the next outage is another one");
+}
+
+#[sqlx::test]
+async fn a_certificate_that_ends_is_told_thirty_days_before_seven_and_one(db: PgPool) {
+    let inbound = Gateway::start().await;
+    let installation = Installation::on(db.clone());
+    let works = installation.organization("works").await;
+    installation.administrator(&works, "bea@works.example", "not a hash", Role::Administrator).await;
+    installation.set_gateway(&works, &PointerScope::Organization, "archive.example.com:587").await;
+    let gateway = installation.gateway_of(&works, "archive.example.com:587").await;
+    let default = PlatformDefault::Smarthost(inbound.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    let one = store::relay::sign_on(&sending.db, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let now = OffsetDateTime::now_utc();
+    let shows = async |days: i64, ends_at: Option<OffsetDateTime>| {
+        let seen = Seen {
+            organization: works.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: Some(now + Duration::days(days)),
+            last_failure: None,
+            failing_since: None,
+            backup: None,
+            certificate_ends_at: ends_at,
+        };
+        store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
+    };
+    let tell = async |days: i64| sending.queue.tell_of_gateways(now + Duration::days(days)).await.unwrap();
+
+    let ends_at = now + Duration::days(40);
+    let mut told = Vec::new();
+    for day in 0..40 {
+        shows(day, Some(ends_at)).await;
+        let times = (tell(day).await, tell(day).await, sending.another().queue.tell_of_gateways(now).await.unwrap());
+        told.extend((times != (0, 0, 0)).then_some((40 - day, times)));
+        sending.queue.step(now + Duration::days(day)).await.unwrap();
+    }
+    assert_eq!(told, [(30, (1, 0, 0)), (7, (1, 0, 0)), (1, (1, 0, 0))]);
+    let text = text_of(&inbound.received(1).await[0]);
+    for words in [
+        "Subject: The certificate of gateway archive.example.com:587 is about to end",
+        "The certificate of the outbound gateway archive.example.com port 587 of",
+        "from then on mail waits. What to do: renew the certificate at the gateway.",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+
+    let renewed = now + Duration::days(100);
+    shows(39, Some(renewed)).await;
+    assert_eq!(tell(39).await, 0, "it was renewed");
+    shows(60, Some(renewed)).await;
+    assert_eq!(tell(75).await, 0, "no mail goes there any more");
+    shows(75, Some(renewed)).await;
+    assert_eq!((tell(75).await, tell(76).await), (1, 0), "the new one ends as well");
+    shows(98, None).await;
+    assert_eq!(tell(99).await, 0, "nobody verifies it any more");
 }

@@ -13,7 +13,7 @@ use outgate::{
 };
 use sqlx::PgPool;
 use tempfile::TempDir;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use tokio::time::timeout;
 
 use crate::support::{
@@ -146,6 +146,27 @@ async fn only_the_certificate_that_the_record_asks_for_is_taken_and_else_nothing
     let certificate_name = Some("mx.acme.test".parse().unwrap());
     scene.set(TlsMode::Verified, GatewaySettings { certificate_name, trust: of(&ours), ..GatewaySettings::default() });
     assert_eq!(scene.send().await, None);
+}
+
+#[sqlx::test]
+async fn it_is_known_when_a_certificate_ends_after_which_mail_would_wait(db: PgPool) {
+    let mut scene = scene(db).await;
+    let ours = Authority::new();
+    let certified = ours.certify_until(NAME, Duration::days(12));
+    let known = |scene: &Scene| {
+        let seen = scene.sending.handover.health().seen(OffsetDateTime::now_utc(), std::time::Duration::MAX);
+        seen.first().unwrap().certificate_ends_at
+    };
+    scene.shows(&certified);
+    scene.verified_by(Trust::Authority(ours.pem.as_str().into()));
+    assert_eq!(scene.send().await, None);
+    let left = known(&scene).unwrap() - OffsetDateTime::now_utc();
+    assert!((left - Duration::days(12)).abs() < Duration::minutes(1), "{left}");
+
+    scene.verified_by(Trust::Fingerprint(certified.fingerprint()));
+    assert_eq!((scene.send().await, known(&scene)), (None, None), "a pinned one may have any dates");
+    scene.set(TlsMode::Required, GatewaySettings::default());
+    assert_eq!((scene.send().await, known(&scene)), (None, None), "nobody verifies it");
 }
 
 #[sqlx::test]

@@ -99,6 +99,7 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
         last_failure: failure.map(|words| (now, words.to_owned())),
         failing_since: failure.map(|_| now),
         backup: None,
+        certificate_ends_at: None,
     };
     let both =
         [seen(archive, None), seen(dlp, Some("dlp said: 550 5.7.1 we do not know you, whoever you may be, go away"))];
@@ -156,6 +157,7 @@ async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_not
         last_failure: Some((now, "it said no".to_owned())),
         failing_since: Some(now),
         backup: None,
+        certificate_ends_at: None,
     };
     let one = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
     let of_nobody = seen(1, GatewayId::new());
@@ -187,7 +189,7 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
     let relays = installation.relay_pool().await;
     let relay = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
     let pages = Pages::of(&installation).await;
-    let ours = pages.signed_in(&installation, &acme, Role::Auditor).await;
+    let ours = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
     let theirs = pages.signed_in(&installation, &rival, Role::Administrator).await;
     let now = OffsetDateTime::now_utc();
     let see = async |gateway, failing_since: Option<OffsetDateTime>| {
@@ -199,6 +201,7 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
             last_failure: failing_since.map(|since| (since, "554 5.7.1 go away".to_owned())),
             failing_since,
             backup: None,
+            certificate_ends_at: None,
         };
         store::gateway_health::record_across_tenants(&relays, relay, &[seen]).await.unwrap();
     };
