@@ -190,7 +190,7 @@ async fn find(
     signed_in: SignedIn,
     Named(short): Named<ShortId>,
 ) -> Result<Response, PageError> {
-    for access in signed_in.organizations.iter().filter(|access| !access.suspended) {
+    for (access, _) in signed_in.organizations.iter().filter(|(access, _)| !access.suspended) {
         let mut transaction = app.store.begin(access).await?;
         if let Some(message) = store::message_trace::by_short_id(&mut transaction, access.organization(), short).await?
         {

@@ -284,7 +284,7 @@ async fn look(
     drop(transaction);
     let slug = &inside.access.slug;
     Ok(VerificationPage {
-        console: Console::new(&inside, gateways::LABEL),
+        console: Console::new(inside, gateways::LABEL),
         address: (&asked.address).into(),
         at: wording::moment(asked.at),
         revision: asked.revision.map(wording::number),
