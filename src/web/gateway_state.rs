@@ -43,7 +43,7 @@ pub fn in_brief(facts: &GatewayFacts, now: OffsetDateTime) -> [Brief; 2] {
             (words, if *accepts { GOOD } else { FAILING })
         }
         Some(_) => ("A check is under way".to_owned(), None),
-        None => ("Not checked since the last change".to_owned(), None),
+        None => ("Not checked since its change".to_owned(), None),
     };
     let check = Brief { words: check, class };
     let Health { failing_since, last_accepted_at, last_failure, .. } = &facts.health;
@@ -53,10 +53,10 @@ pub fn in_brief(facts: &GatewayFacts, now: OffsetDateTime) -> [Brief; 2] {
             (format!("Failing since {}{reason}", wording::brief(*since, now)), FAILING)
         }
         (None, Some(accepted)) if now - *accepted < time::Duration::DAY => {
-            (format!("Last accepted mail {}", wording::ago(*accepted, now)), GOOD)
+            (format!("Took mail {}", wording::ago(*accepted, now)), GOOD)
         }
-        (None, Some(accepted)) => (format!("Last accepted mail {}", wording::day(*accepted, now)), GOOD),
-        (None, None) => ("No mail since its last change".to_owned(), None),
+        (None, Some(accepted)) => (format!("Took mail {}", wording::day(*accepted, now)), GOOD),
+        (None, None) => ("No mail yet".to_owned(), None),
     };
     let mail = Brief { words: mail, class };
     if failing_since.is_some() { [mail, check] } else { [check, mail] }

@@ -146,6 +146,8 @@ struct Typed {
     /// Whose form it is.
     subject: String,
     is_of_all: bool,
+    /// It was saved since.
+    is_saved: bool,
     /// The form with the address.
     form: String,
     /// The form's own address, where it is sent to, for who may save it.
@@ -197,6 +199,7 @@ impl PageQuery {
         Ok(Some(Typed {
             subject: gateways::unicode(&pointer.subject),
             is_of_all: scope == PointerScope::Organization,
+            is_saved,
             save: (may && !is_saved).then(|| form.clone().build()),
             form: form.with("verified", &id.to_string()).build(),
             seen: self.seen.clone().unwrap_or_default(),

@@ -82,7 +82,7 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
 
     installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
     installation.set_gateway(&acme, &PointerScope::Account(bob), "dlp.example.com").await;
-    let words = "Not checked since the last change No mail since its last change";
+    let words = "Not checked since its change No mail yet";
     for row in admin.get(&list).await.rows() {
         assert!(row.contains(words), "{row}");
     }
@@ -113,7 +113,7 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
     let shown = admin.get(&list).await;
     let rows = shown.rows();
     let day = now.format(time::macros::format_description!("[day padding:none] [month repr:short]")).unwrap();
-    assert!(rows[0].contains(&format!("Checked {day}, revision 1 Last accepted mail 3 min ago")), "{}", rows[0]);
+    assert!(rows[0].contains(&format!("Checked {day}, revision 1 Took mail 3 min ago")), "{}", rows[0]);
     let time = now.format(time::macros::format_description!("[hour]:[minute] UTC")).unwrap();
     // What is to be looked after comes first, as far as there is room for it.
     let failing = format!(
@@ -135,7 +135,7 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
         assert_eq!(form.contains("How it does"), account == ann, "of an own gateway the form itself says it");
     }
     store::relay::sign_off(&relays, relay).await.unwrap();
-    assert!(admin.get(&list).await.rows()[1].contains("Last accepted mail 3 min ago"), "a relay that is gone");
+    assert!(admin.get(&list).await.rows()[1].contains("Took mail 3 min ago"), "a relay that is gone");
 }
 
 #[sqlx::test]

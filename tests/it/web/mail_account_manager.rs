@@ -45,9 +45,9 @@ async fn every_row_says_where_the_mail_leaves_and_which_scope_says_so(db: PgPool
     assert_eq!(
         page.rows(),
         [
-            "ann@acme.example ann dlp.example.com port 587 own Active",
-            "bob@acme.example bob archive.example.com port 25 organization Suspended",
-            "chen@asia.acme.example chen 192.0.2.25 port 25 domain Active",
+            "ann@acme.example ann dlp.example.com port 587 own Not checked since its change No mail yet Active",
+            "bob@acme.example bob archive.example.com port 25 organization Not checked since its change No mail yet Suspended",
+            "chen@asia.acme.example chen 192.0.2.25 port 25 domain Not checked since its change No mail yet Active",
         ]
     );
     for part in [r#"<th scope="row""#, "<caption", r#"aria-label="Outbound Gateway" aria-describedby="u1""#] {

@@ -97,7 +97,7 @@ async fn what_is_typed_is_verified_before_it_is_saved_at_every_scope(db: PgPool)
     admin.sign_in("admin@acme.example", PASSWORD).await;
     for (form, subject, saved) in [
         ("outbound-mail-gateway", "all users", "now sends through"),
-        ("domain-manager/acme.example/outbound-gateway", "acme.example", "leaves through"),
+        ("domain-manager/acme.example/outbound-gateway", "acme.example", "now sends through"),
         (&format!("mail-account-manager/{ann}/outbound-gateway?q=ann"), "ann@acme.example", "now leaves through"),
     ] {
         let (form, gateway) = (page_of(&acme, form), Gateway::start().await);
@@ -285,19 +285,32 @@ async fn nothing_is_required_of_a_certificate_that_a_relay_has_not_seen_to_be_va
     let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
     let id = with_tls(&installation, &acme).await;
     let page = page_of(&acme, &format!("verifications/{id}"));
-    for statement in [
-        // One more relay, which has seen another certificate.
-        "insert into verification_result (organization_id, verification_id, relay_id, relay, steps, accepts, ended_at)
-         select organization_id, verification_id, gen_random_uuid(), 'two', '[]', true, now() from verification_result",
-        // Both, as a relay of the former version tells it.
-        "update verification_result set steps = jsonb_build_array((steps -> 0) - 'would_verify')",
-        "update verification_result set accepts = false",
-    ] {
+    let execute = async |statement: &'static str| {
         sqlx::query(statement).execute(&installation.owner).await.unwrap();
-        let shown = admin.get(&page).await;
-        assert!(!shown.text().contains("require it?"), "{statement}: {}", shown.text());
+        admin.get(&page).await.text().contains("require it?")
+    };
+    for (statement, back) in [
+        // One more relay, which has seen another certificate.
+        (
+            "insert into verification_result (organization_id, verification_id, relay_id, relay, accepts, ended_at)
+             select organization_id, verification_id, gen_random_uuid(), 'two', true, now() from verification_result",
+            "delete from verification_result where relay = 'two'",
+        ),
+        // As a relay of the former version tells it.
+        (
+            "update verification_result set steps = jsonb_build_array((steps -> 0) - 'would_verify')",
+            "update verification_result set steps = jsonb_set(steps, '{0,would_verify}', 'true')",
+        ),
+        ("update verification_result set accepts = false", "update verification_result set accepts = true"),
+        (
+            "update verification_result set accepts = null, ended_at = null",
+            "update verification_result set accepts = true, ended_at = now()",
+        ),
+    ] {
+        assert!(!execute(statement).await, "{statement}");
         let sent = admin.submit(&format!("{page}/require-tls"), &[("change", &uuid::Uuid::now_v7().to_string())]).await;
         assert_eq!(sent.status, StatusCode::CONFLICT, "{statement}");
+        assert!(execute(back).await, "{back}");
     }
     let revisions = sqlx::query_scalar::<_, i64>("select max(revision) from gateway_revision");
     assert_eq!(revisions.fetch_one(&installation.owner).await.unwrap(), 1);
