@@ -17,6 +17,7 @@ use crate::mail::{
 pub mod chunk;
 pub mod event;
 pub mod keys;
+pub mod report;
 pub mod upkeep;
 
 pub use chunk::{Chunk, Gathering};
@@ -188,6 +189,23 @@ pub async fn gaps(
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(|row| (row.first_at, row.last_at, row.lines)).collect())
+}
+
+/// How many lines of this time are nowhere.
+pub async fn lost(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"select coalesce(sum(lines), 0)::bigint as "lines!" from trace_gap
+           where organization_id = $1 and last_at >= $2 and first_at < $3"#,
+        organization as OrganizationId,
+        from,
+        to,
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// Writes chunks. One that is there already is left as it is: it was written before the answer was lost.

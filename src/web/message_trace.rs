@@ -255,6 +255,8 @@ struct MessageTrace {
     messages: Vec<ShownMessage>,
     is_filtered: bool,
     everything: String,
+    /// The file for auditors.
+    report: String,
     newest: Option<String>,
     older: Option<String>,
     /// How far the search came that had looked at enough.
@@ -369,6 +371,7 @@ async fn show(
         messages: found.events.iter().map(|event| ShownMessage::of(slug, event, &fates)).collect(),
         is_filtered: here().build() != link(slug).build(),
         everything: link(slug).build(),
+        report: super::route_report::link(slug).build(),
         newest: sought.before.map(|_| here().build()),
         older: next,
         came_to: found.next.filter(|_| found.was_cut_short).map(|next| wording::exact(next.at)),

@@ -39,6 +39,7 @@ pub mod probe_sender;
 pub mod queued_message;
 pub mod relay_credential;
 pub mod relay_credentials;
+pub mod route_report;
 pub mod route_steps;
 pub mod selected_accounts;
 pub mod selected_messages;
@@ -182,6 +183,7 @@ pub fn routes() -> Vec<Route> {
         selected_messages::routes(),
         queued_message::routes(),
         relay_credentials::routes(),
+        route_report::routes(),
         relay_credential::routes(),
         explain_route::routes(),
         message_trace::routes(),

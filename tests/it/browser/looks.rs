@@ -567,6 +567,8 @@ async fn traced_messages(photographer: &Photographer) {
     insert_gaps_across_tenants(&photographer.installation.owner, &[gap]).await.unwrap();
     for (state, path) in [
         ("message-trace", page.as_str()),
+        ("route-report", &format!("{page}/report")),
+        ("route-report-mistakes", &format!("{page}/report.csv?gateway=%3Cb%3E&from=never&to=2026-01-01&accounts=no")),
         ("message-trace-nothing", &format!("{page}?sender=nobody@acme.example&state=refused")),
         ("message-trace-mistakes", &format!("{page}?sender=%22%3E%3Cscript%3E&from=never&id=4711")),
         ("traced-message", story.as_str()),

@@ -26,6 +26,7 @@ mod outbound_queue;
 mod probe_sender;
 mod relay_credentials;
 mod roles;
+mod route_report;
 mod selected_accounts;
 mod sign_in;
 mod tenants;

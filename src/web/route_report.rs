@@ -1,0 +1,345 @@
+//! Route Report: what an auditor asks. Of each account's messages in a period: how many left through a gateway, how
+//! many elsewhere, how many not at all. A form, and the answer as a file; opened from `message_trace`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock},
+};
+
+use askama::Template;
+use axum::{
+    body::Body,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use time::{Date, Duration, OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    link::Link,
+    message_trace, page,
+    session::InOrganization,
+    text_field::{self, TextField},
+};
+use crate::{
+    mail::{
+        GatewayAddress, Mailbox,
+        id::{AccountId, OrganizationId},
+    },
+    policy::account_file::{harmless, separate},
+    store::{
+        self, OrganizationTransaction,
+        message_trace::report::{self, Report, Ways},
+        tenant::Access,
+    },
+};
+
+const PATH: &str = "/{organization}/web-mail-cloud/message-trace/report";
+const CSV_PATH: &str = "/{organization}/web-mail-cloud/message-trace/report.csv";
+
+/// The longest period: reading a day of much mail takes a second.
+const LONGEST: Duration = Duration::days(92);
+/// The most accounts that can be named: they stand in the address.
+const MOST_NAMED: usize = 200;
+
+/// Reports that are made at once, for everybody together: each keeps a core busy.
+static MAKING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
+
+const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get(PATH, show), Route::get(CSV_PATH, make)]
+}
+
+/// The form.
+pub fn link(slug: &str) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/message-trace/report"))
+}
+
+#[derive(Template)]
+#[template(path = "route_report.html")]
+struct RouteReport {
+    console: Console,
+    trace: String,
+    /// Where the file is.
+    file: String,
+    gateway: TextField,
+    from: TextField,
+    to: TextField,
+    accounts: TextField,
+    mistakes: Vec<(&'static str, String)>,
+    /// Somebody's is being made.
+    is_busy: bool,
+}
+
+impl RouteReport {
+    fn new(inside: &InOrganization, form: ReportForm) -> Self {
+        let field =
+            |id, label, hint, typed| TextField { id, label, hint, direction: "ltr", typed, ..TextField::default() };
+        Self {
+            console: Console::new(inside, message_trace::LABEL),
+            trace: message_trace::link(&inside.access.slug).build(),
+            file: link(&inside.access.slug).build() + ".csv",
+            gateway: field(
+                "gateway",
+                "Gateway",
+                "The address that mail was to leave through, with its port.",
+                form.gateway,
+            ),
+            from: field("from", "First day", "In UTC, such as 2026-11-01.", form.from),
+            to: field("to", "Last day", "In UTC. It counts as a whole.", form.to),
+            accounts: TextField {
+                lines: 4,
+                ..field(
+                    "accounts",
+                    "Accounts",
+                    "Their addresses, one per line or apart by commas. Leave empty for all.",
+                    form.accounts,
+                )
+            },
+            mistakes: Vec::new(),
+            is_busy: false,
+        }
+    }
+
+    fn answer(mut self, status: StatusCode) -> Result<Response, PageError> {
+        self.mistakes = text_field::mistakes(&[&self.gateway, &self.from, &self.to, &self.accounts]);
+        Ok((status, page(&self)?).into_response())
+    }
+}
+
+/// What the address of the file asks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ReportForm {
+    gateway: String,
+    from: String,
+    to: String,
+    accounts: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+struct Asked {
+    gateway: GatewayAddress,
+    /// The first and the last day.
+    days: (Date, Date),
+    /// `None`: all.
+    accounts: Option<Vec<Mailbox>>,
+}
+
+impl Asked {
+    fn period(&self) -> (OffsetDateTime, OffsetDateTime) {
+        (self.days.0.midnight().assume_utc(), self.days.1.midnight().assume_utc() + Duration::DAY)
+    }
+}
+
+async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let summary = store::organization::summary(&mut transaction, inside.access.organization()).await?;
+    drop(transaction);
+    let today = OffsetDateTime::now_utc().date();
+    let day = |day: Date| day.format(DAY).unwrap_or_default();
+    let form = ReportForm {
+        gateway: summary.gateway.map(|address| address.to_string()).unwrap_or_default(),
+        from: day(today - Duration::days(30)),
+        to: day(today),
+        accounts: String::new(),
+    };
+    RouteReport::new(&inside, form).answer(StatusCode::OK)
+}
+
+/// Reads what was typed; what is wrong stands at its field.
+fn parse(form: &ReportForm, shown: &mut RouteReport) -> Option<Asked> {
+    let gateway = form.gateway.parse::<GatewayAddress>().map_err(|mistake| mistake.to_string());
+    let day = |typed: &str| Date::parse(typed.trim(), DAY).map_err(|_| "Type a day such as 2026-11-24.".to_owned());
+    let (from, mut to) = (day(&form.from), day(&form.to));
+    if let (Ok(first), Ok(last)) = (&from, &to) {
+        if last < first {
+            to = Err("This is before the first day: choose a later one.".to_owned());
+        } else if *last - *first >= LONGEST {
+            to = Err(format!("A report is of at most {} days: choose an earlier day.", LONGEST.whole_days()));
+        }
+    }
+    let accounts = accounts(&form.accounts);
+    let note = |field: &mut TextField, mistake: Option<&String>| field.mistake = mistake.cloned();
+    note(&mut shown.gateway, gateway.as_ref().err());
+    note(&mut shown.from, from.as_ref().err());
+    note(&mut shown.to, to.as_ref().err());
+    note(&mut shown.accounts, accounts.as_ref().err());
+    Some(Asked { gateway: gateway.ok()?, days: (from.ok()?, to.ok()?), accounts: accounts.ok()? })
+}
+
+fn accounts(typed: &str) -> Result<Option<Vec<Mailbox>>, String> {
+    let addresses: Result<Vec<Mailbox>, _> = separate(typed).into_iter().map(str::parse::<Mailbox>).collect();
+    let addresses = addresses.map_err(|mistake| mistake.to_string())?;
+    if addresses.len() > MOST_NAMED {
+        return Err(format!(
+            "These are too many addresses: at most {MOST_NAMED}. Leave the field empty for all, and look them up in the file."
+        ));
+    }
+    Ok((!addresses.is_empty()).then_some(addresses))
+}
+
+/// The file.
+async fn make(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(form): Query<ReportForm>,
+) -> Result<Response, PageError> {
+    let mut shown = RouteReport::new(&inside, form.clone());
+    let Some(asked) = parse(&form, &mut shown) else { return shown.answer(StatusCode::UNPROCESSABLE_ENTITY) };
+    let Ok(turn) = Arc::clone(&MAKING).try_acquire_owned() else {
+        shown.is_busy = true;
+        return shown.answer(StatusCode::TOO_MANY_REQUESTS);
+    };
+    let day = |day: Date| day.format(DAY).unwrap_or_default();
+    let (from, to) = (day(asked.days.0), day(asked.days.1));
+    let name = format!("attachment; filename=\"route-report-{}-{from}-{to}.csv\"", inside.access.slug);
+    let begin = Some(Making { app, access: inside.access, asked, step: At::Beginning(turn) });
+    let pieces = futures_util::stream::try_unfold(begin, async |making| match making {
+        Some(making) => making.piece().await.map(Some),
+        None => Ok(None),
+    });
+    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+/// A file while it is made and sent. A failure cuts it off, so that nobody takes it for whole.
+struct Making {
+    app: App,
+    access: Access,
+    asked: Asked,
+    step: At,
+}
+
+type WaysOf = HashMap<Option<AccountId>, Ways>;
+
+enum At {
+    Beginning(OwnedSemaphorePermit),
+    /// Behind the account with this User ID.
+    Accounts(WaysOf, String),
+}
+
+impl Making {
+    async fn piece(mut self) -> anyhow::Result<(Vec<u8>, Option<Self>)> {
+        let organization = self.access.organization();
+        let mut transaction = self.app.store.begin(&self.access).await?;
+        match self.step {
+            At::Beginning(turn) => {
+                let mut report = Report::new(organization, self.asked.period(), &self.asked.gateway);
+                report.read(&mut transaction).await?;
+                drop(turn);
+                let (ways, header) = (report.finish(), header_row()?);
+                if let Some(named) = &self.asked.accounts {
+                    let rows = of_named(&mut transaction, organization, named, &ways).await?;
+                    return Ok(([header, self.asked.rows(&rows)?].concat(), None));
+                }
+                self.step = At::Accounts(ways, String::new());
+                Ok((header, Some(self)))
+            }
+            At::Accounts(mut ways, after) => {
+                let accounts = report::accounts_after(&mut transaction, organization, &after).await?;
+                let mut rows: Vec<(String, Ways)> = accounts
+                    .iter()
+                    .map(|(id, user_id)| (user_id.to_string(), ways.remove(&Some(*id)).unwrap_or_default()))
+                    .collect();
+                let last = accounts.last().filter(|_| accounts.len() as i64 == report::ACCOUNTS);
+                let last = last.map(|(_, user_id)| user_id.to_string());
+                if last.is_none() {
+                    rows.extend(without_account(&mut transaction, organization, &self.asked, ways.drain()).await?);
+                }
+                let piece = self.asked.rows(&rows)?;
+                let next = last.map(|after| Self { step: At::Accounts(ways, after), ..self });
+                Ok((piece, next))
+            }
+        }
+    }
+}
+
+/// Each of the accounts that were named, under the address that it was named by.
+async fn of_named(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    named: &[Mailbox],
+    ways: &WaysOf,
+) -> anyhow::Result<Vec<(String, Ways)>> {
+    let addresses: Vec<String> = named.iter().map(ToString::to_string).collect();
+    let found = report::accounts_of(transaction, organization, &addresses).await?;
+    let found: HashMap<String, AccountId> = found.into_iter().collect();
+    let mut rows = Vec::with_capacity(named.len());
+    let mut seen = HashSet::new();
+    for address in addresses {
+        if !seen.insert(address.clone()) {
+            continue;
+        }
+        match found.get(&address) {
+            Some(account) => rows.push((address, ways.get(&Some(*account)).copied().unwrap_or_default())),
+            None => rows.push((format!("(no account) {address}"), Ways::default())),
+        }
+    }
+    Ok(rows)
+}
+
+/// What no account of today has sent, and what is not written down at all.
+async fn without_account(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    asked: &Asked,
+    left: impl Iterator<Item = (Option<AccountId>, Ways)>,
+) -> anyhow::Result<Vec<(String, Ways)>> {
+    let mut rows: Vec<(String, Ways)> = left
+        .map(|(account, ways)| match account {
+            Some(account) => (format!("(deleted account) {account}"), ways),
+            None => ("(senders without an account)".to_owned(), ways),
+        })
+        .collect();
+    rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let lost = store::message_trace::lost(transaction, organization, asked.period()).await?;
+    if lost > 0 {
+        rows.push((
+            "(lines that were lost while the store was away)".to_owned(),
+            Ways { unknown: lost, ..Ways::default() },
+        ));
+    }
+    Ok(rows)
+}
+
+fn header_row() -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record([
+        "account",
+        "first_day",
+        "last_day",
+        "gateway",
+        "messages",
+        "through_gateway",
+        "elsewhere",
+        "not_left",
+        "unknown",
+    ])?;
+    Ok(writer.into_inner()?)
+}
+
+impl Asked {
+    fn rows(&self, rows: &[(String, Ways)]) -> anyhow::Result<Vec<u8>> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let (first, last, gateway) = (self.days.0.format(DAY)?, self.days.1.format(DAY)?, self.gateway.to_string());
+        for (account, ways) in rows {
+            let [messages, through, elsewhere, not_left, unknown] =
+                [ways.messages(), ways.through, ways.elsewhere, ways.not_left, ways.unknown]
+                    .map(|count| count.to_string());
+            let account = harmless(account);
+            writer.write_record([
+                &account, &first, &last, &gateway, &messages, &through, &elsewhere, &not_left, &unknown,
+            ])?;
+        }
+        Ok(writer.into_inner()?)
+    }
+}

@@ -1,0 +1,197 @@
+//! Route Report: the file that says of each account's messages how many left through a gateway.
+//! The page of `route_report` in `src/web`; what it reads is written as relays write it.
+
+use outgate::{
+    mail::id::{AccountId, QueueId, RelayId},
+    policy::Role,
+    store::{
+        self,
+        message_trace::{Event, Gap, Step, Told},
+    },
+};
+use reqwest::StatusCode;
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::{message_trace::write_down, page_of};
+use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant};
+
+const GATEWAY: &str = "dlp.example.com:587";
+const ELSEWHERE: &str = "mx.example.net:25";
+
+struct Scene {
+    installation: Installation,
+    acme: Tenant,
+    admin: Browser,
+    ann: AccountId,
+    bob: AccountId,
+    page: String,
+    now: OffsetDateTime,
+}
+
+async fn scene(db: PgPool) -> Scene {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["a@acme.example"]).await;
+    let bob = installation.account(&acme, "bob@acme.example", &[]).await;
+    installation.account(&acme, "carl@acme.example", &[]).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
+    let page = page_of(&acme, "message-trace/report");
+    Scene { installation, acme, admin, ann, bob, page, now: OffsetDateTime::now_utc() }
+}
+
+impl Scene {
+    /// The day so many days before today.
+    fn day(&self, before: i64) -> String {
+        (self.now.date() - Duration::days(before)).to_string()
+    }
+
+    async fn file(&self, fields: &str) -> Page {
+        self.admin.get(&format!("{}.csv?{fields}", self.page)).await
+    }
+
+    /// The rows for this many days up to today: the account and its numbers.
+    async fn rows(&self, more: &str) -> Vec<String> {
+        let (from, to) = (self.day(10), self.day(0));
+        let page = self.file(&format!("gateway={GATEWAY}&from={from}&to={to}{more}")).await;
+        assert_eq!(page.status, StatusCode::OK, "{}", page.html);
+        let mut lines = page.html.lines();
+        let header = "account,first_day,last_day,gateway,messages,through_gateway,elsewhere,not_left,unknown";
+        assert_eq!(lines.next(), Some(header));
+        let asked = format!(",{from},{to},{GATEWAY},");
+        lines.map(|line| line.replace(&asked, ": ")).collect()
+    }
+
+    fn at(&self, hours_ago: i64) -> OffsetDateTime {
+        self.now - Duration::hours(hours_ago)
+    }
+
+    async fn write(&self, events: &[Event<'_>]) {
+        write_down(&self.installation, self.acme.id, events).await;
+    }
+}
+
+/// A line about a message of this account.
+fn line(step: Step, message: QueueId, at: OffsetDateTime, account: AccountId, address: &'static str) -> Event<'static> {
+    Event {
+        sender: "ann@acme.example".into(),
+        account: Some(account),
+        address: (!address.is_empty()).then(|| address.into()),
+        ..Event::new(step, message, at)
+    }
+}
+
+#[sqlx::test]
+async fn every_account_has_its_messages_by_where_they_left(db: PgPool) {
+    let scene = scene(db).await;
+    let (ann, bob, new) = (scene.ann, scene.bob, QueueId::new);
+    let gone = AccountId::new();
+    let (delivered, returned, both, lost) = (new(), new(), new(), new());
+    let waiting = scene.installation.queued(&scene.acme, Queued::default()).await;
+    let (partly, partly_back) = (new(), new());
+    let has_left = vec![Told::Apart("x@example.net".into(), "250 ok".into()), Told::Alike("y@example.net".into())];
+    scene
+        .write(&[
+            line(Step::HandedOver, new(), scene.at(30), ann, GATEWAY),
+            line(Step::HandedOver, new(), scene.at(29), ann, GATEWAY),
+            line(Step::HandedOver, new(), scene.at(28), ann, ELSEWHERE),
+            line(Step::Refused, new(), scene.at(27), ann, ""),
+            line(Step::Queued, delivered, scene.at(26), ann, GATEWAY),
+            line(Step::Attempt, delivered, scene.at(25), ann, ELSEWHERE),
+            line(Step::Delivered, delivered, scene.at(24), ann, GATEWAY),
+            line(Step::Queued, returned, scene.at(23), ann, GATEWAY),
+            line(Step::Returned, returned, scene.at(22), ann, GATEWAY),
+            line(Step::Queued, both, scene.at(21), bob, GATEWAY),
+            line(Step::Delivered, both, scene.at(20), bob, GATEWAY),
+            line(Step::Delivered, both, scene.at(19), bob, ELSEWHERE),
+            line(Step::Queued, lost, scene.at(18), bob, GATEWAY),
+            line(Step::Queued, waiting, scene.at(17), bob, GATEWAY),
+            Event { recipients: has_left, ..line(Step::Queued, partly, scene.at(16), bob, GATEWAY) },
+            line(Step::Returned, partly, scene.at(15), bob, GATEWAY),
+            line(Step::HandedOver, new(), scene.at(14), gone, ELSEWHERE),
+            Event { account: None, ..line(Step::HandedOver, new(), scene.at(13), gone, GATEWAY) },
+            // A report of our own is nobody's mail.
+            Event { sender: "".into(), account: None, ..line(Step::Queued, partly_back, scene.at(12), ann, "") },
+            line(Step::HandedOver, new(), scene.at(24 * 40), ann, GATEWAY),
+        ])
+        .await;
+    assert_eq!(
+        scene.rows("").await,
+        [
+            "ann@acme.example: 6,3,1,2,0",
+            "bob@acme.example: 4,1,1,1,1",
+            "carl@acme.example: 0,0,0,0,0",
+            &format!("(deleted account) {gone}: 1,0,1,0,0"),
+            "(senders without an account): 1,1,0,0,0",
+        ]
+    );
+    let gap = Gap {
+        organization: scene.acme.id,
+        id: Uuid::now_v7(),
+        relay: RelayId::new(),
+        first_at: scene.at(9),
+        last_at: scene.at(8),
+        lines: 7,
+    };
+    store::message_trace::insert_gaps_across_tenants(&scene.installation.owner, &[gap]).await.unwrap();
+    let last = scene.rows("").await.pop().unwrap();
+    assert_eq!(last, "(lines that were lost while the store was away): 7,0,0,0,7");
+    let named = scene.rows("&accounts=a@acme.example,+bob@acme.example%0D%0Anobody@acme.example").await;
+    assert_eq!(
+        named,
+        ["a@acme.example: 6,3,1,2,0", "bob@acme.example: 4,1,1,1,1", "(no account) nobody@acme.example: 0,0,0,0,0"]
+    );
+}
+
+#[sqlx::test]
+async fn what_was_queued_in_the_period_is_followed_to_its_end_after_it(db: PgPool) {
+    let scene = scene(db).await;
+    let (first, second) = (QueueId::new(), QueueId::new());
+    scene
+        .write(&[
+            line(Step::Queued, first, scene.at(24 * 20), scene.ann, GATEWAY),
+            line(Step::Queued, second, scene.at(24 * 20), scene.ann, GATEWAY),
+            line(Step::Delivered, first, scene.at(24 * 16), scene.ann, GATEWAY),
+            line(Step::GivenUp, second, scene.at(24 * 15), scene.ann, GATEWAY),
+        ])
+        .await;
+    let days = format!("from={}&to={}", scene.day(21), scene.day(19));
+    let page = scene.file(&format!("gateway={GATEWAY}&{days}&accounts=ann@acme.example")).await;
+    assert!(page.html.contains(",2,1,0,1,0"), "{}", page.html);
+    let later = format!("from={}&to={}", scene.day(17), scene.day(1));
+    let page = scene.file(&format!("gateway={GATEWAY}&{later}&accounts=ann@acme.example")).await;
+    assert!(page.html.contains(",0,0,0,0,0"), "each message is of the day on which it came: {}", page.html);
+}
+
+#[sqlx::test]
+async fn the_form_offers_the_organizations_gateway_and_says_what_it_cannot_read(db: PgPool) {
+    let scene = scene(db).await;
+    let form = scene.admin.get(&scene.page).await;
+    assert_eq!((form.field("from"), form.field("to")), (scene.day(30), scene.day(0)));
+    for (fields, mistake) in [
+        ("gateway=&from=2026-01-01&to=2026-01-02", "Enter"),
+        ("gateway=x.example&from=yesterday&to=2026-01-02", "Type a day such as 2026-11-24."),
+        ("gateway=x.example&from=2026-01-03&to=2026-01-02", "This is before the first day"),
+        ("gateway=x.example&from=2026-01-01&to=2026-04-03", "A report is of at most 92 days"),
+        ("gateway=x.example&from=2026-01-01&to=2026-01-02&accounts=ann", "“ann”"),
+    ] {
+        let page = scene.file(fields).await;
+        assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{fields}");
+        assert!(page.text().contains(mistake), "{fields}: {}", page.text());
+    }
+    let whole = scene.file("gateway=x.example&from=2026-01-01&to=2026-04-02").await;
+    assert_eq!(whole.status, StatusCode::OK);
+}
+
+#[sqlx::test]
+async fn another_organizations_mail_and_accounts_are_in_no_report(db: PgPool) {
+    let scene = scene(db).await;
+    let other = scene.installation.organization("other").await;
+    let dora = scene.installation.account(&other, "dora@other.example", &[]).await;
+    let handed_over = line(Step::HandedOver, QueueId::new(), scene.at(5), dora, GATEWAY);
+    write_down(&scene.installation, other.id, &[handed_over]).await;
+    assert!(scene.rows("").await.iter().all(|row| row.ends_with("@acme.example: 0,0,0,0,0")));
+    assert_eq!(scene.rows("&accounts=dora@other.example").await, ["(no account) dora@other.example: 0,0,0,0,0"]);
+}
