@@ -263,6 +263,9 @@ pub struct RecentChange {
     pub action: String,
     /// The gateway address that was set; `None` if it was deleted.
     pub after: Option<String>,
+    pub committed_at: OffsetDateTime,
+    /// When the change was made that this one takes back.
+    pub undone_from: Option<OffsetDateTime>,
 }
 
 /// A change of this subject that the organization made within the last ten minutes: later, a page
@@ -277,9 +280,11 @@ pub async fn recent(
     sqlx::query_as!(
         RecentChange,
         r#"
-        select change.id as "id: ChangeId", change.revision as "revision: Revision", audit_entry.action, audit_entry.after
+        select change.id as "id: ChangeId", change.revision as "revision: Revision", audit_entry.action, audit_entry.after,
+               change.committed_at, undone.committed_at as "undone_from?"
         from change
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        left join change undone on undone.organization_id = change.organization_id and undone.id = change.undoes
         where change.organization_id = $1 and change.id = $2
           and change.committed_at > now() - interval '10 minutes'
           and exists (select from change_item

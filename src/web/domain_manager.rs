@@ -145,7 +145,7 @@ async fn status(
         false => {
             let scope = PointerScope::Domain(domain.name.clone());
             let messages = status::taking_new_way(transaction, &scope, &change).await?;
-            status::of_domain(&change, domain, default, &progress).taking(messages)
+            status::of_domain(&change, domain, default, &progress).taking(messages).what_left(&access.slug, &change)
         }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))

@@ -510,7 +510,9 @@ async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
     let undo = query.link_to_undo(&access.slug, change.id);
     let messages = status::taking_new_way(transaction, &PointerScope::Account(selected), &change).await?;
-    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress).taking(messages);
+    let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress)
+        .taking(messages)
+        .what_left(&access.slug, &change);
     Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }
 

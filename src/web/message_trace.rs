@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, macros::format_description};
+use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset, macros::format_description};
 use uuid::Uuid;
 
 use super::{
@@ -51,6 +51,13 @@ pub fn routes() -> Vec<Route> {
 /// The search.
 pub fn link(slug: &str) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/message-trace"))
+}
+
+/// What happened from one moment to another, by the seconds that they lie in.
+pub fn link_to_time(slug: &str, from: OffsetDateTime, to: OffsetDateTime) -> Link {
+    let second = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+    let words = |at: OffsetDateTime| at.to_offset(UtcOffset::UTC).format(second).unwrap_or_default();
+    link(slug).with("from", &words(from)).with("to", &words(to))
 }
 
 /// What can be searched for besides the beginning of every message: the word in the address, and the words for people.

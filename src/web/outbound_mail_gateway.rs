@@ -183,7 +183,9 @@ async fn status(
         }
         (None, _) => {
             let messages = status::taking_new_way(transaction, &PointerScope::Organization, &change).await?;
-            status::of_organization(&change, summary, default, &progress).taking(messages)
+            status::of_organization(&change, summary, default, &progress)
+                .taking(messages)
+                .what_left(&access.slug, &change)
         }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo)))

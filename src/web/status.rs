@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::{
     App,
     link::Link,
+    message_trace,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub enum Part {
     Name(String),
     /// Where mail goes.
     Address(ShownAddress),
+    /// A page with more, by what it shows.
+    Link(&'static str, String),
 }
 
 /// One line above the page.
@@ -104,6 +107,16 @@ impl StatusLine {
             1 => self.words(" 1 waiting message now goes this way."),
             _ => self.words(format!(" {} now go this way.", waiting_messages(messages))),
         }
+    }
+
+    /// Ends with the way to what left in the time of a change that was taken back.
+    pub(super) fn what_left(mut self, slug: &str, change: &RecentChange) -> Self {
+        if let Some(from) = change.undone_from {
+            let link = message_trace::link_to_time(slug, from, change.committed_at);
+            self.parts.push(Part::Words(" ".to_owned()));
+            self.parts.push(Part::Link("What left in between", link.build()));
+        }
+        self
     }
 
     pub(super) fn live(mut self, progress: &Progress) -> Self {

@@ -48,6 +48,10 @@ async fn a_save_is_taken_back_from_its_status_line_and_so_is_that(db: PgPool) {
     assert_eq!(page.field(FIELD), "");
     let words = "Taken back. No gateway. 1 account now sends directly to recipients' servers.";
     assert!(page.text().contains(words), "{}", page.text());
+    let left = admin.get(&page.link("What left in between")).await;
+    assert_eq!(left.status, StatusCode::OK);
+    assert!(left.path.contains("/message-trace?from=2"), "{}", left.path);
+    assert!(left.text().contains("No message is like that"), "{}", left.text());
 
     let page = admin.submit(&undo(&page), &[]).await;
     assert_eq!(page.field(FIELD), "a.example.com");
