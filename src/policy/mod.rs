@@ -18,6 +18,7 @@ pub mod routing;
 pub mod sender;
 pub mod sign_in_limit;
 pub mod verification;
+pub mod volume;
 pub mod waiting;
 
 pub use role::Role;

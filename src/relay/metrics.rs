@@ -37,6 +37,9 @@ pub struct Metrics {
     pub queue_bytes: Gauge,
     /// In seconds since 1970; 0 if nothing waits.
     pub oldest_accepted_at: Gauge,
+    pub volume_not_counted: Counter,
+    /// In seconds since 1970; 0 before the first time.
+    pub volume_written_at: Gauge,
     pub handover: Histogram<12>,
     pub commit: Histogram<12>,
     pub delivery: Histogram<12>,
@@ -81,6 +84,8 @@ impl Metrics {
             held: Gauge::new(),
             queue_bytes: Gauge::new(),
             oldest_accepted_at: Gauge::new(),
+            volume_not_counted: Counter::new(),
+            volume_written_at: Gauge::new(),
             handover: Histogram::new(WHILE_THE_CLIENT_WAITS),
             commit: Histogram::new(WHILE_THE_CLIENT_WAITS),
             delivery: Histogram::new(IN_THE_QUEUE),
@@ -133,6 +138,14 @@ impl Metrics {
         let oldest = self.oldest_accepted_at.get();
         let age = if oldest == 0 { 0 } else { (seconds - oldest).max(0) };
         text.gauge("queue_oldest_seconds", "Age of the oldest message in the queue", age);
+        text.counter(
+            "volume_not_counted",
+            "Messages that are not in the volume of their account, or of anybody, since the store was away for too long",
+            self.volume_not_counted.get(),
+        );
+        let written_at = self.volume_written_at.get();
+        let age = if written_at == 0 { 0 } else { (seconds - written_at).max(0) };
+        text.gauge("volume_flush_age_seconds", "Since when the store has all that was counted of volume", age);
         let applied = table.applied().borrow().map_or(0, |revision| revision.0);
         text.gauge("applied_revision", "Revision of the routing facts in memory", applied);
         let age = table.age(Instant::now()).as_secs().try_into().unwrap_or(i64::MAX);

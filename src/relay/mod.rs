@@ -20,6 +20,7 @@ pub mod submission;
 pub mod trace;
 pub mod transfer;
 pub mod verification;
+pub mod volume;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ use self::{
     submission::{Accept, Listener, OnRefusal, sign_in::SignIns},
     transfer::{Transfer, TransferSettings},
     verification::Verifier,
+    volume::Volume,
 };
 use crate::mail::{EnhancedStatus, Reply, id::RelayId};
 
@@ -52,13 +54,14 @@ pub struct Relay {
     settings: Settings,
     pool: PgPool,
     table: Arc<RoutingTable>,
+    volume: Arc<Volume>,
 }
 
 impl Relay {
     /// Nothing runs yet. The pool connects as the relay's role.
     pub fn new(settings: Settings, pool: PgPool) -> Self {
         let table = Arc::new(RoutingTable::following(settings.default.clone(), settings.max_staleness));
-        Self { settings, pool, table }
+        Self { settings, pool, table, volume: Arc::default() }
     }
 
     /// The routing facts that this relay acts on.
@@ -133,9 +136,10 @@ impl Relay {
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
+        let counting = volume::run(&self.volume, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
-        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, verifying, tidying);
+        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying);
         Ok(followed?)
     }
 
@@ -188,7 +192,8 @@ impl Relay {
             queue.take_up(stop).await;
             let transfer_settings =
                 TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
-            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), transfer_settings)));
+            let volume = Arc::clone(&self.volume);
+            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), volume, transfer_settings)));
             queue.run_until(stop, received, self.settings.finishing()).await;
             done.cancel();
         };

@@ -23,6 +23,7 @@ use crate::{
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
         relay_credential::{Limits, RelayCredential},
         routing::{PlatformDefault, Scope},
+        volume::Count,
         waiting::{self, Onward, Waits},
     },
     relay::handover::peer::Peer,
@@ -151,6 +152,12 @@ impl RoutingTable {
         let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         domain.is_some_and(|domain| facts.is_own(organization, &domain))
+    }
+
+    /// What a message of the organization's to these recipients counts.
+    pub fn count(&self, organization: OrganizationId, forward_paths: &[String]) -> Count {
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        Count::of_message(forward_paths, |domain| facts.is_own(organization, domain))
     }
 
     /// A gateway as it is connected to, with those that stand in for it.

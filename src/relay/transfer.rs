@@ -22,6 +22,7 @@ use super::{
     routing_table::RoutingTable,
     submission::Refused,
     trace::Trace,
+    volume::Volume,
 };
 use crate::{
     mail::{
@@ -31,7 +32,7 @@ use crate::{
         notify::Event,
     },
     policy::{
-        facts::{Decision, Gateway, SenderRoute},
+        facts::{Decision, Found, Gateway, SenderRoute},
         fault::Fault,
         gateway_settings::{OwnDomains, Returning},
         pace::Turn,
@@ -56,6 +57,7 @@ pub struct Transfer {
     handover: Arc<Handover>,
     queue: Queue,
     trace: Arc<Trace>,
+    volume: Arc<Volume>,
     settings: TransferSettings,
 }
 
@@ -94,15 +96,26 @@ impl From<Reply> for Answer {
 type WaitsFor = (Option<GatewayId>, Option<Scope>);
 
 impl Transfer {
-    pub fn new(table: Arc<RoutingTable>, handover: Arc<Handover>, queue: Queue, settings: TransferSettings) -> Self {
+    pub fn new(
+        table: Arc<RoutingTable>,
+        handover: Arc<Handover>,
+        queue: Queue,
+        volume: Arc<Volume>,
+        settings: TransferSettings,
+    ) -> Self {
         let trace = queue.trace();
-        Self { table, handover, queue, trace, settings }
+        Self { table, handover, queue, trace, volume, settings }
     }
 
     /// Hands the message over or queues it; the reply is for the client. 250: the gateway has said so,
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
+        let counts_for = self.counts_for(&message);
         let Answer { reply, of } = self.take(&message).await;
+        if let (Some(sender), true) = (counts_for, reply.is_positive()) {
+            let count = self.table.count(sender.organization, &message.envelope.forward_paths);
+            self.volume.add(&sender, message.accepted_at, count);
+        }
         if !reply.is_positive() {
             if reply.is_permanent() {
                 METRICS.refused.add(1)
@@ -144,6 +157,12 @@ impl Transfer {
             received: OffsetDateTime::now_utc(),
         };
         line.write(&self.trace, Step::Refused);
+    }
+
+    /// In whose volume the message counts if it is accepted. What is handed back to us has counted already.
+    fn counts_for(&self, message: &Message) -> Option<Found> {
+        let sender = self.table.find(&message.sender)?;
+        self.handed_back(message, sender.organization).is_none().then_some(sender)
     }
 
     async fn take(&self, message: &Message) -> Answer {

@@ -33,6 +33,7 @@ pub mod session;
 pub mod tenant;
 pub mod undo;
 pub mod verification;
+pub mod volume;
 
 use std::sync::LazyLock;
 

@@ -72,6 +72,8 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
     assert_eq!((named("commit_seconds_count"), named("delivery_seconds_count")), (Some(1.0), Some(0.0)));
     assert!(named("facts_age_seconds").is_some_and(|age| age < 60.0), "{numbers:?}");
     assert!(named("queue_bytes").is_some_and(|bytes| bytes > 0.0), "{numbers:?}");
+    assert_eq!(named("volume_not_counted_total"), Some(0.0));
+    assert!(named("volume_flush_age_seconds").is_some_and(|age| age < 30.0), "{numbers:?}");
     // Cy's gateway has had no traffic.
     let of_gateway = |name: &str, address: String| {
         let start = format!("outgate_gateway_{name}{{");

@@ -46,3 +46,4 @@ mod submission_session;
 mod submission_tls;
 mod swaks;
 mod verification;
+mod volume;

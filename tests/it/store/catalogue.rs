@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 8] = [
+const INSTALLATION_WIDE: [&str; 9] = [
     "administrator",
     "installation",
     "organization",
@@ -15,6 +15,7 @@ const INSTALLATION_WIDE: [&str; 8] = [
     "secret_key",
     "session",
     "sign_in_failure",
+    "volume_batch",
 ];
 
 /// Unique keys that do not begin with the organization, each with its reason.

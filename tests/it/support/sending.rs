@@ -35,6 +35,7 @@ use outgate::{
         secret_keys::SecretKeys,
         settings::QueueLimits,
         transfer::{Transfer, TransferSettings},
+        volume::{self, Volume},
     },
 };
 use sqlx::PgPool;
@@ -61,6 +62,8 @@ pub struct Options {
     pub dns: Option<SocketAddr>,
     /// What passwords of gateways are opened with.
     pub keys: Option<PathBuf>,
+    /// How many counts of volume wait in memory at most.
+    pub volume_rows: usize,
 }
 
 impl Options {
@@ -83,6 +86,7 @@ impl Default for Options {
             // Tests that are about notices ask for them.
             schedule: Schedule { delay_notice: None, ..Schedule::default() },
             keys: None,
+            volume_rows: volume::MOST_ROWS,
             listeners: vec![],
             dns: None,
         }
@@ -100,6 +104,7 @@ pub struct Sending {
     pub table: Arc<RoutingTable>,
     pub handover: Arc<Handover>,
     pub queue: Queue,
+    pub volume: Arc<Volume>,
     pub transfer: Transfer,
     pub now: OffsetDateTime,
 }
@@ -201,10 +206,11 @@ impl Sending {
         };
         let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
         let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
-        let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), settings);
+        let volume = Arc::new(Volume::of(options.volume_rows));
+        let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), volume.clone(), settings);
         let now = OffsetDateTime::now_utc();
         let account = AccountId::new();
-        Self { owner, db, options, organization, account, table, handover, queue, transfer, now }
+        Self { owner, db, options, organization, account, table, handover, queue, volume, transfer, now }
     }
 
     /// Points the organization at a gateway; `None` deletes the pointer.

@@ -1,0 +1,249 @@
+//! How much mail is sent, and by whom: what is counted, for whom, and the periods in which it is shown. Relays count by
+//! it, pages and commands show by it.
+
+use std::ops::AddAssign;
+
+use time::{Duration, OffsetDateTime, UtcOffset};
+
+use crate::mail::{DomainName, envelope::domain_of, id::AccountId};
+
+/// How long the counts of a minute are kept.
+pub const MINUTES_KEPT: Duration = Duration::days(1);
+/// How long the counts of an hour are kept: two years, one of them a leap year.
+pub const HOURS_KEPT: Duration = Duration::days(731);
+
+/// What was accepted, in all three units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub messages: i64,
+    pub recipients: i64,
+    /// Recipients whose domain is not one of the sender's organization.
+    pub external: i64,
+}
+
+impl Count {
+    /// One message to these recipients. A recipient without a domain that can be one of the organization's (an address
+    /// literal, for one) is external.
+    pub fn of_message(forward_paths: &[String], is_own: impl Fn(&DomainName) -> bool) -> Self {
+        let is_external = |forward_path: &String| {
+            let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
+            domain.is_none_or(|domain| !is_own(&domain))
+        };
+        let external = forward_paths.iter().filter(|forward_path| is_external(forward_path)).count();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        Self { messages: 1, recipients: number(forward_paths.len()), external: number(external) }
+    }
+
+    pub fn get(&self, unit: Unit) -> i64 {
+        match unit {
+            Unit::Messages => self.messages,
+            Unit::Recipients => self.recipients,
+            Unit::External => self.external,
+        }
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.recipients += other.recipients;
+        self.external += other.external;
+    }
+}
+
+impl std::iter::Sum for Count {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |mut total, count| {
+            total += count;
+            total
+        })
+    }
+}
+
+/// What is counted in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unit {
+    #[default]
+    Messages,
+    Recipients,
+    External,
+}
+
+impl Unit {
+    pub const ALL: [Self; 3] = [Self::Messages, Self::Recipients, Self::External];
+
+    /// The word for it in addresses of pages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Recipients => "recipients",
+            Self::External => "external",
+        }
+    }
+
+    /// What one is called, and what several are.
+    pub fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Messages => ("message", "messages"),
+            Self::Recipients => ("recipient", "recipients"),
+            Self::External => ("external recipient", "external recipients"),
+        }
+    }
+}
+
+/// Whose mail is counted. Each message counts for its organization, for the domain of its sender, and for the account
+/// that has the sender's address or, where none has, for all such senders of the domain together: of these anybody may
+/// invent as many as he likes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    Organization,
+    Domain(DomainName),
+    Account(AccountId),
+    /// Senders of the domain that no account has.
+    NoAccount(DomainName),
+}
+
+/// A stretch of time that is shown, in equal steps. Times are UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Period {
+    /// The present day, by hour.
+    #[default]
+    Today,
+    /// The present day and the 27 before it, by day.
+    FourWeeks,
+}
+
+impl Period {
+    pub const ALL: [Self; 2] = [Self::Today, Self::FourWeeks];
+
+    /// The word for it in addresses of pages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Today => "today",
+            Self::FourWeeks => "four-weeks",
+        }
+    }
+
+    /// How many steps there are.
+    pub fn steps(self) -> u16 {
+        match self {
+            Self::Today => 24,
+            Self::FourWeeks => 28,
+        }
+    }
+
+    /// How long one is.
+    pub fn step(self) -> Duration {
+        match self {
+            Self::Today => Duration::HOUR,
+            Self::FourWeeks => Duration::DAY,
+        }
+    }
+
+    /// When it begins.
+    pub fn beginning(self, now: OffsetDateTime) -> OffsetDateTime {
+        let today = start_of(Duration::DAY, now);
+        match self {
+            Self::Today => today,
+            Self::FourWeeks => today - Duration::DAY * (self.steps() - 1),
+        }
+    }
+
+    /// Every step with what was counted in it, the oldest first, empty ones too. What lies outside is left out.
+    pub fn by_step(
+        self,
+        now: OffsetDateTime,
+        counts: impl IntoIterator<Item = (OffsetDateTime, Count)>,
+    ) -> Vec<(OffsetDateTime, Count)> {
+        let beginning = self.beginning(now);
+        let mut steps: Vec<_> =
+            (0..self.steps()).map(|step| (beginning + self.step() * step, Count::default())).collect();
+        for (at, count) in counts {
+            let step = (at - beginning).whole_seconds().div_euclid(self.step().whole_seconds());
+            if let Some((_, total)) = usize::try_from(step).ok().and_then(|step| steps.get_mut(step)) {
+                *total += count;
+            }
+        }
+        steps
+    }
+}
+
+/// The minute that a moment lies in.
+pub fn minute_of(moment: OffsetDateTime) -> OffsetDateTime {
+    start_of(Duration::MINUTE, moment)
+}
+
+/// The hour that a moment lies in.
+pub fn hour_of(moment: OffsetDateTime) -> OffsetDateTime {
+    start_of(Duration::HOUR, moment)
+}
+
+fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime {
+    let into = moment.unix_timestamp().rem_euclid(step.whole_seconds());
+    let moment = moment.to_offset(UtcOffset::UTC);
+    moment - Duration::seconds(into) - Duration::nanoseconds(moment.nanosecond().into())
+}
+
+/// The top of a scale on which values up to `highest` find room: it and its half are round.
+pub fn scale(highest: i64) -> i64 {
+    let powers = std::iter::successors(Some(1_i64), |power| power.checked_mul(10));
+    let tops = powers.flat_map(|power| [2, 4, 6, 8, 10].map(|step| power.saturating_mul(step)));
+    tops.into_iter().find(|top| *top >= highest).unwrap_or(highest)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn external_is_whoever_is_not_at_a_domain_of_the_organization() {
+        let own = |domain: &DomainName| ["acme.example", "xn--bcher-kva.example"].contains(&domain.as_str());
+        let to = ["ann@ACME.example", "a@bücher.example", "b@sub.acme.example", "c@[192.0.2.7]", "postmaster"];
+        let to = to.map(str::to_owned);
+        assert_eq!(Count::of_message(&to, own), Count { messages: 1, recipients: 5, external: 3 });
+    }
+
+    #[test]
+    fn a_day_is_shown_by_hour_and_four_weeks_by_day_in_utc() {
+        let now = datetime!(2026-03-01 14:59:59.5 +02:00);
+        let count = |messages| Count { messages, ..Count::default() };
+        let counted = [
+            (datetime!(2026-02-01 23:00 UTC), count(1)),
+            (datetime!(2026-02-02 00:00 UTC), count(2)),
+            (datetime!(2026-02-28 23:00 UTC), count(4)),
+            (datetime!(2026-03-01 00:00 UTC), count(8)),
+            (datetime!(2026-03-01 12:00 UTC), count(16)),
+        ];
+        let shown = |period: Period| -> Vec<_> {
+            let steps = period.by_step(now, counted).into_iter().enumerate();
+            steps.filter(|(_, (_, count))| count.messages > 0).map(|(i, (at, count))| (i, at, count.messages)).collect()
+        };
+        assert_eq!(
+            shown(Period::Today),
+            [(0, datetime!(2026-03-01 00:00 UTC), 8), (12, datetime!(2026-03-01 12:00 UTC), 16)]
+        );
+        assert_eq!(
+            shown(Period::FourWeeks),
+            [
+                (0, datetime!(2026-02-02 00:00 UTC), 2),
+                (26, datetime!(2026-02-28 00:00 UTC), 4),
+                (27, datetime!(2026-03-01 00:00 UTC), 24)
+            ]
+        );
+        assert_eq!(minute_of(now), datetime!(2026-03-01 12:59 UTC));
+        assert_eq!(hour_of(now), datetime!(2026-03-01 12:00 UTC));
+        assert_eq!(minute_of(datetime!(1969-12-31 23:59:30 UTC)), datetime!(1969-12-31 23:59 UTC));
+    }
+
+    #[test]
+    fn a_scale_ends_with_a_round_number() {
+        for (highest, top) in
+            [(0, 2), (1, 2), (2, 2), (3, 4), (9, 10), (11, 20), (101, 200), (999, 1000), (61_000, 80_000)]
+        {
+            assert_eq!(scale(highest), top, "{highest}");
+        }
+        assert_eq!(scale(i64::MAX), i64::MAX);
+    }
+}

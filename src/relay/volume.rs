@@ -1,0 +1,249 @@
+//! Counts what is sent: each message in memory when the end of its DATA is answered 250, and what all of them came to in
+//! the store about once a second. Never in the path of mail.
+//!
+//! So what the relays of an installation have counted together is at most two seconds behind while the store answers, and
+//! a relay that is killed forgets its last second or two. While the store is away counts are kept in memory, see
+//! [`MOST_ROWS`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::metrics::METRICS;
+use crate::{
+    mail::{
+        DomainName,
+        id::{AccountId, OrganizationId, RelayId},
+    },
+    policy::{
+        facts::Found,
+        volume::{Count, HOURS_KEPT, MINUTES_KEPT, Subject, minute_of},
+    },
+    store::{self, volume::Counted},
+};
+
+/// How often what was counted is written.
+const EVERY: Duration = Duration::from_secs(1);
+/// Rows in one transaction.
+const STEP: usize = 2000;
+/// How long the store may take for one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last of them may take together when the relay stops.
+const LAST: Duration = Duration::from_secs(3);
+/// How often the oldest counts are looked for.
+const FORGETTING: Duration = Duration::from_secs(60);
+
+/// How many counts wait in memory at most while the store is away, of accounts and of the rest each; one is for one
+/// subject in one minute and takes about a hundred bytes, and what is just being written may be as much again. With a
+/// thousand accounts that send each minute that is an hour and a half. Beyond it nothing is counted for further accounts
+/// while organizations and domains still are: their totals stay right the longest.
+pub const MOST_ROWS: usize = 100_000;
+
+/// What was counted and is not written yet.
+#[derive(Debug)]
+pub struct Volume {
+    /// A std lock: held for adding numbers only, never across an await.
+    gathered: Mutex<Gathered>,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    minutes: HashMap<(OrganizationId, OffsetDateTime), OfMinute>,
+    /// How many rows of accounts and of everything else there are.
+    of_accounts: usize,
+    of_others: usize,
+    /// Something was not counted for lack of room.
+    is_full: bool,
+}
+
+/// What one organization sent in one minute.
+#[derive(Debug, Default)]
+struct OfMinute {
+    all: Count,
+    domains: HashMap<DomainName, Count>,
+    accounts: HashMap<AccountId, Count>,
+    no_account: HashMap<DomainName, Count>,
+}
+
+impl Default for Volume {
+    fn default() -> Self {
+        Self::of(MOST_ROWS)
+    }
+}
+
+impl Volume {
+    /// With room for another number of rows than [`MOST_ROWS`].
+    pub fn of(most: usize) -> Self {
+        Self { gathered: Mutex::default(), most }
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a message of this sender that was accepted at `at`.
+    pub fn add(&self, sender: &Found, at: OffsetDateTime, count: Count) {
+        if !self.gathered().add(sender, minute_of(at), count, self.most) {
+            METRICS.volume_not_counted.add(1);
+        }
+    }
+
+    /// What was gathered, in the order of the store's keys; from here on it begins anew.
+    fn take(&self) -> Vec<Counted> {
+        let gathered = std::mem::take(&mut *self.gathered());
+        let mut rows = Vec::with_capacity(gathered.of_accounts + gathered.of_others);
+        for ((organization, minute), of_minute) in gathered.minutes {
+            let OfMinute { all, domains, accounts, no_account } = of_minute;
+            let subjects = std::iter::once((Subject::Organization, all))
+                .chain(domains.into_iter().map(|(name, count)| (Subject::Domain(name), count)))
+                .chain(accounts.into_iter().map(|(account, count)| (Subject::Account(account), count)))
+                .chain(no_account.into_iter().map(|(domain, count)| (Subject::NoAccount(domain), count)));
+            rows.extend(subjects.map(|(subject, count)| Counted { organization, subject, minute, count }));
+        }
+        rows
+    }
+}
+
+impl Gathered {
+    /// Returns whether there was room to count it for everybody that it counts for.
+    fn add(&mut self, sender: &Found, minute: OffsetDateTime, count: Count, most: usize) -> bool {
+        let key = (sender.organization, minute);
+        if !self.minutes.contains_key(&key) {
+            if self.of_others >= most {
+                return self.full();
+            }
+            self.of_others += 1;
+        }
+        let of_minute = self.minutes.entry(key).or_default();
+        of_minute.all += count;
+        let (accounts, others) = ((&mut self.of_accounts, most), (&mut self.of_others, most));
+        let domain = sender.sender.domain();
+        let has_room = match sender.account {
+            Some(account) => add(&mut of_minute.accounts, &account, count, accounts),
+            None => add(&mut of_minute.no_account, domain, count, accounts),
+        };
+        if add(&mut of_minute.domains, domain, count, others) && has_room { true } else { self.full() }
+    }
+
+    /// Says so once until it is written down.
+    fn full(&mut self) -> bool {
+        if !std::mem::replace(&mut self.is_full, true) {
+            tracing::warn!("the store was away for too long: not all mail is counted for its account any more");
+        }
+        false
+    }
+}
+
+/// Adds to a row, which is made if there is room for one more; returns whether it was.
+fn add<K: Hash + Eq + Clone>(
+    rows: &mut HashMap<K, Count>,
+    key: &K,
+    count: Count,
+    (there, most): (&mut usize, usize),
+) -> bool {
+    if let Some(total) = rows.get_mut(key) {
+        *total += count;
+        return true;
+    }
+    if *there >= most {
+        return false;
+    }
+    *there += 1;
+    rows.insert(key.clone(), count);
+    true
+}
+
+/// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what
+/// is left is written once more. Forgets what is too old.
+pub async fn run(volume: &Volume, pool: &PgPool, id: watch::Receiver<Option<RelayId>>, stop: CancellationToken) {
+    let mut writer = Writer::of(volume, pool);
+    let (mut store_answers, mut forgets_at) = (true, Instant::now() + FORGETTING);
+    while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let Some(relay) = *id.borrow() else { continue };
+        let result = writer.write(relay).await;
+        if let (Err(error), true) = (&result, store_answers) {
+            tracing::warn!(%error, "what is sent is counted in memory until the store answers again");
+        }
+        store_answers = result.is_ok();
+        if store_answers && Instant::now() >= forgets_at {
+            let is_more = forget(pool, OffsetDateTime::now_utc()).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "counts that are too old could not be removed");
+                false
+            });
+            forgets_at = Instant::now() + if is_more { EVERY } else { FORGETTING };
+        }
+    }
+    let Some(relay) = *id.borrow() else { return };
+    let result = timeout(LAST, writer.write(relay)).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    if let Err(error) = result {
+        let messages = writer.left();
+        tracing::error!(%error, messages, "what was sent last could not be counted in the store");
+    }
+}
+
+/// Forgets what is too old at `now`. Returns whether more may be left.
+pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
+    let forgetting = async {
+        let mut connection = pool.acquire().await?;
+        store::volume::forget_across_tenants(&mut connection, now - MINUTES_KEPT, now - HOURS_KEPT).await
+    };
+    timeout(PATIENCE, forgetting).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Takes what was gathered to the store.
+pub struct Writer<'a> {
+    volume: &'a Volume,
+    pool: &'a PgPool,
+    /// What is on its way, with the id under which the store knows it: it may have it though it did not say so.
+    pending: VecDeque<(Uuid, Vec<Counted>)>,
+}
+
+impl<'a> Writer<'a> {
+    pub fn of(volume: &'a Volume, pool: &'a PgPool) -> Self {
+        Self { volume, pool, pending: VecDeque::new() }
+    }
+
+    /// Writes what was left of the last time, then what was gathered since. What cannot be written stays.
+    ///
+    /// # Errors
+    /// If the store does not take it in time.
+    pub async fn write(&mut self, relay: RelayId) -> store::Result<()> {
+        self.write_pending(relay).await?;
+        let gathered = self.volume.take();
+        self.pending.extend(gathered.chunks(STEP).map(|rows| (Uuid::now_v7(), rows.to_vec())));
+        self.write_pending(relay).await?;
+        METRICS.volume_written_at.set(OffsetDateTime::now_utc().unix_timestamp());
+        Ok(())
+    }
+
+    async fn write_pending(&mut self, relay: RelayId) -> store::Result<()> {
+        while let Some((batch, rows)) = self.pending.front() {
+            let writing = async {
+                let mut connection = self.pool.acquire().await?;
+                store::volume::add_across_tenants(&mut connection, relay, *batch, rows).await
+            };
+            timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))?;
+            self.pending.pop_front();
+        }
+        Ok(())
+    }
+
+    /// How many messages are not written.
+    fn left(&mut self) -> i64 {
+        let rows = self.pending.iter().flat_map(|(_, rows)| rows.iter().cloned()).chain(self.volume.take());
+        rows.filter(|row| row.subject == Subject::Organization).map(|row| row.count.messages).sum()
+    }
+}
