@@ -15,6 +15,7 @@ use outgate::{
 use command::{
     accounts::Accounts, administrator::Administrator, credential::Credential, domain::Domain, gateway::Gateway,
     organization::Organization, relay::RelayCommand, route::Route, secret_key::SecretKey, store::Store, up::Up,
+    volume::Volume,
 };
 
 /// Says where an organization's outbound mail leaves, and relays it there.
@@ -87,6 +88,9 @@ enum Command {
         #[command(subcommand)]
         command: SecretKey,
     },
+    /// How much mail is sent
+    #[command(subcommand)]
+    Volume(Volume),
     /// Where mail goes
     Route {
         #[command(flatten)]
@@ -211,6 +215,7 @@ async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
             let file = keys.secret_key_file.context("OUTGATE_SECRET_KEY_FILE is not set")?;
             command::secret_key::run(command, &file, &owner().await?).await
         }
+        Command::Volume(command) => command::volume::run(command, &owner().await?).await,
         Command::Route { platform, command } => {
             command::route::run(command, &owner().await?, &platform.required_default_route()?).await
         }

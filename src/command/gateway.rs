@@ -173,7 +173,11 @@ async fn require(owner: &PgPool, slug: &str, required: bool) -> anyhow::Result<(
     Ok(())
 }
 
-async fn scope(transaction: &mut OrganizationTransaction, slug: &str, whose: &Whose) -> anyhow::Result<PointerScope> {
+pub async fn scope(
+    transaction: &mut OrganizationTransaction,
+    slug: &str,
+    whose: &Whose,
+) -> anyhow::Result<PointerScope> {
     if let Some(user) = &whose.user {
         let organization = transaction.organization();
         let account = store::account::by_address(transaction, organization, user).await?;

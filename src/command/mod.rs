@@ -17,6 +17,7 @@ pub mod serve;
 pub mod store;
 pub mod up;
 pub mod verify;
+pub mod volume;
 
 use anyhow::Context;
 use outgate::{

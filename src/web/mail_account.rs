@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
@@ -17,7 +18,7 @@ use super::{
     form::{Form, Query},
     mail_account_manager::{self, ListQuery},
     outbound_gateway::OfAccount,
-    page,
+    outbound_volume, page,
     route_steps::{Step, steps},
     session::InOrganization,
     status::{self, Part, StatusLine},
@@ -29,7 +30,10 @@ use crate::{
         Mailbox,
         id::{AccountId, ChangeId},
     },
-    policy::account_file,
+    policy::{
+        account_file,
+        volume::{Period, Subject},
+    },
     store::{
         self, OrganizationTransaction,
         account::{Account, AccountError, Edited},
@@ -73,6 +77,9 @@ struct MailAccount {
     user_id: String,
     further: Vec<String>,
     steps: Vec<Step>,
+    /// What it sent today and in the last four weeks.
+    volume: [String; 2],
+    volume_page: String,
     may_manage: bool,
     /// Whether to ask for the deletion to be confirmed.
     deleting: bool,
@@ -166,6 +173,7 @@ async fn look(
             .await?
             .map(|line| line.undoable(inside.access.role.may_manage_accounts(), undo));
     }
+    let volume = volume(&mut transaction, account).await?;
     drop(transaction);
     let may_manage = inside.access.role.may_manage_accounts();
     let further = details.further_addresses();
@@ -177,6 +185,8 @@ async fn look(
         gateway_form: query.list.link_to_form(slug, account).build(),
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
+        volume,
+        volume_page: outbound_volume::link_to_account(slug, account).build(),
         may_manage,
         is_draft: false,
         deleting: query.delete.is_some() && may_manage,
@@ -187,6 +197,16 @@ async fn look(
         further: further.iter().map(wording::user_id).collect(),
         account: details,
     })
+}
+
+/// What an account sent today and in the last four weeks.
+async fn volume(transaction: &mut OrganizationTransaction, account: AccountId) -> store::Result<[String; 2]> {
+    let (organization, subject, now) =
+        (transaction.organization(), Subject::Account(account), OffsetDateTime::now_utc());
+    let [today, four_weeks] = [Period::Today, Period::FourWeeks].map(|period| period.beginning(now));
+    let today = store::volume::total(transaction, organization, &subject, today).await?;
+    let four_weeks = store::volume::total(transaction, organization, &subject, four_weeks).await?;
+    Ok([today, four_weeks].map(|count| outbound_volume::all_in_words(&count)))
 }
 
 /// What was just saved for an account, or for several.

@@ -34,6 +34,7 @@ pub mod new_account;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod outbound_queue;
+pub mod outbound_volume;
 pub mod password;
 pub mod probe_sender;
 pub mod queued_message;
@@ -182,6 +183,7 @@ pub fn routes() -> Vec<Route> {
         outbound_queue::routes(),
         selected_messages::routes(),
         queued_message::routes(),
+        outbound_volume::routes(),
         relay_credentials::routes(),
         route_report::routes(),
         relay_credential::routes(),

@@ -3,19 +3,23 @@
 
 use askama::Template;
 use axum::{extract::State, response::Response};
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
     console::Console,
     error::PageError,
-    outbound_queue, page,
+    outbound_queue, outbound_volume, page,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
-use crate::store::{
-    self,
-    organization::Summary,
-    outbound_queue::{Filter, Messages},
+use crate::{
+    policy::volume::{Period, Subject, Unit},
+    store::{
+        self,
+        organization::Summary,
+        outbound_queue::{Filter, Messages},
+    },
 };
 
 pub fn routes() -> Vec<Route> {
@@ -40,6 +44,8 @@ struct WebMailCloud {
     /// How many messages wait, in words, and how many of those are held.
     queued: Option<String>,
     queued_held: i64,
+    /// What was accepted today, in words.
+    volume: String,
     credentials: i64,
     /// When a credential was used last.
     credential_used: Option<String>,
@@ -55,6 +61,8 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let failing_gateways = store::gateway_health::failing(&mut transaction, organization).await?;
     let all = Messages::Matching(Filter::default());
     let queued = store::outbound_queue::count(&mut transaction, organization, &all).await?;
+    let today = Period::Today.beginning(OffsetDateTime::now_utc());
+    let volume = store::volume::total(&mut transaction, organization, &Subject::Organization, today).await?;
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
@@ -69,6 +77,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         failing_gateways,
         queued: (queued.messages > 0).then(|| outbound_queue::count(queued)),
         queued_held: queued.held,
+        volume: outbound_volume::in_words(volume.messages, Unit::Messages),
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

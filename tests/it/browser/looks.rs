@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use outgate::{
-    mail::id::{OrganizationId, RelayId},
-    policy::Role,
+    mail::id::{AccountId, OrganizationId, RelayId},
+    policy::{Role, volume::Subject},
     store::{
         gateway::PointerScope,
         message_trace::{Event, Gap, Step, Told, insert_gaps_across_tenants},
@@ -81,6 +81,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     explanations(&photographer).await;
     the_queue(&photographer).await;
     traced_messages(&photographer).await;
+    volume(&photographer).await;
     held_mail(&photographer).await;
     photographer.stop().await;
 }
@@ -612,6 +613,27 @@ async fn the_queue(photographer: &Photographer) {
     photographer.execute("delete from queued_message").await;
 }
 
+async fn volume(photographer: &Photographer) {
+    let (acme, ann) = (photographer.acme().await, account_id(photographer, "ann.adams%").await);
+    let (georg, now) = (account_id(photographer, "georg%").await, OffsetDateTime::now_utc());
+    for days in 0..28 {
+        let subjects = [&ann, &georg].map(|id| Subject::Account(AccountId(id.parse().unwrap())));
+        let domain = Subject::Domain(acme.domain.parse().unwrap());
+        let count = (123_456 * (days % 7 + 1), 345_678 * (days % 5 + 1), 1_234_567 * (days % 3));
+        let at = now - Duration::days(days);
+        photographer.installation.sent(&acme, at, &[&subjects[..], &[domain]].concat(), count).await;
+    }
+    photographer.installation.sent(&acme, now, &[Subject::NoAccount(acme.domain.parse().unwrap())], (7, 7, 7)).await;
+    let page = format!("{CLOUD}/outbound-volume");
+    photographer.go(&page).await;
+    photographer.look("outbound-volume").await;
+    photographer.go(&format!("{page}?period=four-weeks&unit=external")).await;
+    photographer.browser.click("DisclosureTriangle", "All figures as a table").await;
+    photographer.look("outbound-volume-of-four-weeks").await;
+    photographer.go(&format!("{page}?account={georg}&period=four-weeks")).await;
+    photographer.look("outbound-volume-of-an-account").await;
+}
+
 async fn held_mail(photographer: &Photographer) {
     let browser = &photographer.browser;
     let installation = &photographer.installation;
@@ -748,6 +770,8 @@ async fn an_empty_organization(photographer: &Photographer) {
     photographer.look("empty-outbound-mail-gateway").await;
     photographer.go("/empty/web-mail-cloud/gateways").await;
     photographer.look("empty-gateways").await;
+    photographer.go("/empty/web-mail-cloud/outbound-volume").await;
+    photographer.look("empty-outbound-volume").await;
     photographer.go("/empty/web-mail-cloud/mail-account-manager").await;
     photographer.look("empty-mail-account-manager").await;
 }

@@ -58,6 +58,7 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     for page in [
         "domain-manager",
         "gateways",
+        "outbound-volume",
         "relay-credentials",
         "relay-credentials/new",
         "mail-account-manager/new",

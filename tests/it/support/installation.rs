@@ -5,12 +5,13 @@ use outgate::{
     mail::{
         GatewayAddress, Mailbox,
         envelope::Recipient,
-        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId, QueueId},
+        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId, QueueId, RelayId, Revision},
     },
     policy::{
         Role,
         gateway_network::AllowedNetworks,
         relay_credential::{self, Limits, SecretHash},
+        volume::{Count, Subject},
     },
     secret::PrivateKey,
     store::{
@@ -20,9 +21,12 @@ use outgate::{
         account_import::{ImportError, Staged},
         gateway::PointerScope,
         relay_credential::{Made, NewCredential, Terms},
+        volume::Counted,
     },
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 pub struct Installation {
     pub owner: PgPool,
@@ -243,6 +247,28 @@ impl Installation {
         let made = store::relay_credential::create(transaction, &new, "operator").await.unwrap();
         assert!(matches!(made, Made::Made(_)), "{made:?}");
         (new.id, new.user_name, secret)
+    }
+
+    /// Adds what a relay counted for these subjects and for the whole organization, each: messages, recipients, external
+    /// recipients.
+    pub async fn sent(
+        &self,
+        tenant: &Tenant,
+        minute: OffsetDateTime,
+        subjects: &[Subject],
+        (messages, recipients, external): (i64, i64, i64),
+    ) {
+        let (relay, count) = (RelayId::new(), Count { messages, recipients, external });
+        store::relay::sign_on(&self.owner, &relay.to_string(), relay, Revision(0)).await.unwrap();
+        let counted: Vec<Counted> = subjects
+            .iter()
+            .chain([&Subject::Organization])
+            .map(|subject| Counted { organization: tenant.id, subject: subject.clone(), minute, count })
+            .collect();
+        let mut connection = self.owner.acquire().await.unwrap();
+        store::volume::add_across_tenants(&mut connection, relay, Uuid::now_v7(), &counted).await.unwrap();
+        // Nobody waits for it.
+        store::relay::sign_off(&self.owner, relay).await.unwrap();
     }
 
     /// Every table whose rows belong to organizations.

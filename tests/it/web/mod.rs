@@ -23,6 +23,7 @@ mod new_account;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod outbound_queue;
+mod outbound_volume;
 mod probe_sender;
 mod relay_credentials;
 mod roles;

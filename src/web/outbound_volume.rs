@@ -1,0 +1,327 @@
+//! Outbound Volume: how much is sent, when and by whom. Of the organization, of one mail domain or of one account.
+//! What is counted is `policy::volume`'s; relays count it.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+use time::{OffsetDateTime, macros::format_description};
+
+use super::{
+    App, Route, console::Console, error::PageError, form::Query, link::Link, page, session::InOrganization, wording,
+};
+use crate::{
+    mail::{
+        DomainName,
+        id::{AccountId, OrganizationId},
+    },
+    policy::volume::{Count, Period, Subject, Unit, hour_of, scale},
+    store::{self, OrganizationTransaction, volume::Whose},
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Outbound Volume";
+
+pub fn routes() -> Vec<Route> {
+    vec![Route::get("/{organization}/web-mail-cloud/outbound-volume", show)]
+}
+
+/// The page of the whole organization.
+pub fn link(slug: &str) -> Link {
+    Link::to(format!("/{slug}/web-mail-cloud/outbound-volume"))
+}
+
+/// The page of one account.
+pub fn link_to_account(slug: &str, account: AccountId) -> Link {
+    link(slug).with("account", &account.to_string())
+}
+
+/// How many of those who send most are shown.
+const TOP: i64 = 20;
+
+/// What the address of the page says. A unit or period that is none is the first of them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct VolumeQuery {
+    unit: String,
+    period: String,
+    /// Only of this account, by its id.
+    account: String,
+    /// Only of this mail domain.
+    domain: String,
+}
+
+impl VolumeQuery {
+    fn unit(&self) -> Unit {
+        Unit::ALL.into_iter().find(|unit| unit.as_str() == self.unit).unwrap_or_default()
+    }
+
+    fn period(&self) -> Period {
+        Period::ALL.into_iter().find(|period| period.as_str() == self.period).unwrap_or_default()
+    }
+
+    /// Whose volume is asked for. What is not there, or not this organization's, is not found.
+    async fn whose(&self, transaction: &mut OrganizationTransaction, slug: &str) -> Result<Option<Of>, PageError> {
+        let organization = transaction.organization();
+        if !self.account.is_empty() {
+            let id = self.account.parse().map_err(|_| PageError::NotFound)?;
+            let account = store::account::by_id(transaction, organization, id).await?.ok_or(PageError::NotFound)?;
+            return Ok(Some(Of {
+                subject: Subject::Account(id),
+                field: ("account", id.to_string()),
+                name: wording::user_id(&account.user_id),
+                page: account_page(slug, id),
+            }));
+        }
+        if !self.domain.is_empty() {
+            let name: DomainName = self.domain.parse().map_err(|_| PageError::NotFound)?;
+            let found = store::domain::overview(transaction, organization, Some(&name)).await?;
+            found.first().ok_or(PageError::NotFound)?;
+            return Ok(Some(Of {
+                field: ("domain", name.to_string()),
+                name: name.to_unicode(),
+                page: format!("/{slug}/web-mail-cloud/domain-manager"),
+                subject: Subject::Domain(name),
+            }));
+        }
+        Ok(None)
+    }
+}
+
+fn account_page(slug: &str, account: AccountId) -> String {
+    format!("/{slug}/web-mail-cloud/mail-account-manager/{account}")
+}
+
+/// Whose volume is shown, where it is not the whole organization's.
+struct Of {
+    subject: Subject,
+    /// How the address of the page says it.
+    field: (&'static str, String),
+    name: String,
+    page: String,
+}
+
+#[derive(Template)]
+#[template(path = "outbound_volume.html")]
+struct OutboundVolume {
+    console: Console,
+    of: Option<Of>,
+    /// The value in the address, the words, and whether it is chosen.
+    units: Vec<(&'static str, String, bool)>,
+    periods: Vec<(&'static str, &'static str, bool)>,
+    /// What the unit is called, and at the beginning of a sentence.
+    unit_words: &'static str,
+    unit_label: String,
+    is_today: bool,
+    /// The days that are shown, in words.
+    days: String,
+    /// All of them in all three units.
+    total: String,
+    is_empty: bool,
+    chart: Chart,
+    /// Each step with its counts: hours that are to come are left out.
+    steps: Vec<(String, Count)>,
+    senders: Vec<Top>,
+    domains: Vec<Top>,
+    /// The page of the whole organization, with the same unit and period.
+    whole: String,
+    /// The page of the same with the longer period.
+    four_weeks: String,
+}
+
+/// One of those who sent most.
+struct Top {
+    name: String,
+    /// `None` where there is no page of it any more.
+    link: Option<String>,
+    note: &'static str,
+    count: i64,
+}
+
+/// Bars in a picture that is stretched to the room there is; all text stands beside it.
+struct Chart {
+    /// What it shows, for who cannot see it.
+    label: String,
+    width: usize,
+    bars: Vec<Bar>,
+    /// The scale, from the top down.
+    scale: [String; 3],
+    /// Where each quarter begins.
+    quarters: [String; 4],
+}
+
+/// In the chart's own units: as many across as the chart is wide, a thousand from the top down.
+struct Bar {
+    x: usize,
+    y: i64,
+    height: i64,
+    /// What it stands for.
+    title: String,
+}
+
+/// How wide the place of one bar is, and how much of it stays free before it.
+const PLACE: usize = 10;
+const GAP: usize = 1;
+/// How high the chart is.
+const HEIGHT: i64 = 1000;
+
+impl Chart {
+    fn of(steps: &[(OffsetDateTime, Count)], unit: Unit, period: Period) -> Self {
+        let highest = steps.iter().map(|(at, count)| (count.get(unit), *at)).max_by_key(|(count, _)| *count);
+        let (highest, at) = highest.unwrap_or((0, OffsetDateTime::UNIX_EPOCH));
+        let top = scale(highest);
+        let bar = |(index, (at, count)): (usize, &(OffsetDateTime, Count))| {
+            let count = count.get(unit);
+            let height = i128::from(count) * i128::from(HEIGHT) / i128::from(top);
+            // Few are not none.
+            let height = i64::try_from(height).unwrap_or(HEIGHT).max(if count > 0 { 8 } else { 0 });
+            let title = format!("{}: {}", step_in_words(*at, period), in_words(count, unit));
+            Bar { x: index * PLACE + GAP, y: HEIGHT - height, height, title }
+        };
+        let quarter = |quarter: usize| {
+            let step = steps.get(quarter * steps.len() / 4);
+            step.map(|(at, _)| step_in_short(*at, period)).unwrap_or_default()
+        };
+        Self {
+            label: format!(
+                "Chart: {} by {}. Most: {}, {}. The table has all figures.",
+                unit.words().1,
+                if period == Period::Today { "hour" } else { "day" },
+                in_words(highest, unit),
+                step_in_words(at, period),
+            ),
+            width: steps.len() * PLACE,
+            bars: steps.iter().enumerate().filter(|(_, (_, count))| count.get(unit) > 0).map(bar).collect(),
+            scale: [top, top / 2, 0].map(wording::number),
+            quarters: [0, 1, 2, 3].map(quarter),
+        }
+    }
+}
+
+/// `1,240 external recipients`.
+pub fn in_words(count: i64, unit: Unit) -> String {
+    let (one, many) = unit.words();
+    wording::counted(count, one, many)
+}
+
+/// `1,240 messages, 1,300 recipients, 900 external recipients`.
+pub fn all_in_words(count: &Count) -> String {
+    Unit::ALL.map(|unit| in_words(count.get(unit), unit)).join(", ")
+}
+
+/// What a unit is called where nothing stands before it.
+fn label(unit: Unit) -> String {
+    let (_, many) = unit.words();
+    let mut letters = many.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn step_in_words(at: OffsetDateTime, period: Period) -> String {
+    let format = match period {
+        Period::Today => format_description!("[hour]:00 UTC"),
+        Period::FourWeeks => format_description!("[day padding:none] [month repr:long]"),
+    };
+    at.format(format).unwrap_or_default()
+}
+
+fn step_in_short(at: OffsetDateTime, period: Period) -> String {
+    let format = match period {
+        Period::Today => format_description!("[hour]:00"),
+        Period::FourWeeks => format_description!("[day padding:none] [month repr:short]"),
+    };
+    at.format(format).unwrap_or_default()
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Query(query): Query<VolumeQuery>,
+) -> Result<Response, PageError> {
+    let (organization, slug) = (inside.access.organization(), &inside.access.slug);
+    let (unit, period, now) = (query.unit(), query.period(), OffsetDateTime::now_utc());
+    let since = period.beginning(now);
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let of = query.whose(&mut transaction, slug).await?;
+    let subject = of.as_ref().map_or(Subject::Organization, |of| of.subject.clone());
+    let hours = store::volume::by_hour(&mut transaction, organization, &subject, since).await?;
+    let (senders, domains) = match &of {
+        None => top(&mut transaction, organization, since, &query, slug).await?,
+        Some(_) => (Vec::new(), Vec::new()),
+    };
+    drop(transaction);
+    let steps = period.by_step(now, hours);
+    let here = match &of {
+        Some(Of { field: (name, value), .. }) => link(slug).with(name, value),
+        None => link(slug),
+    };
+    let total: Count = steps.iter().map(|(_, count)| *count).sum();
+    let past = steps.iter().filter(|(at, _)| *at <= hour_of(now));
+    page(&OutboundVolume {
+        console: Console::new(&inside, LABEL),
+        units: Unit::ALL.map(|one| (one.as_str(), label(one), one == unit)).to_vec(),
+        periods: Period::ALL.map(|one| (one.as_str(), period_in_words(one), one == period)).to_vec(),
+        unit_words: unit.words().1,
+        unit_label: label(unit),
+        is_today: period == Period::Today,
+        days: days(since, now),
+        total: all_in_words(&total),
+        is_empty: total.messages == 0,
+        chart: Chart::of(&steps, unit, period),
+        steps: past.map(|(at, count)| (step_in_words(*at, period), *count)).collect(),
+        senders,
+        domains,
+        whole: choosing(link(slug), unit, period).build(),
+        four_weeks: choosing(here, unit, Period::FourWeeks).build(),
+        of,
+    })
+}
+
+fn choosing(link: Link, unit: Unit, period: Period) -> Link {
+    link.with("unit", unit.as_str()).with("period", period.as_str())
+}
+
+fn period_in_words(period: Period) -> &'static str {
+    match period {
+        Period::Today => "Today, by hour",
+        Period::FourWeeks => "Last four weeks, by day",
+    }
+}
+
+/// `29 November 2026`, or from then to now.
+fn days(since: OffsetDateTime, now: OffsetDateTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long] [year]");
+    let [since, now] = [since, now].map(|moment| moment.format(format).unwrap_or_default());
+    if since == now { now } else { format!("{since} to {now}") }
+}
+
+/// Who sent most, and from which domains.
+async fn top(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    since: OffsetDateTime,
+    query: &VolumeQuery,
+    slug: &str,
+) -> Result<(Vec<Top>, Vec<Top>), PageError> {
+    let (unit, period) = (query.unit(), query.period());
+    let senders = store::volume::top_senders(transaction, organization, since, unit, TOP).await?;
+    let senders = senders.into_iter().map(|sender| {
+        let count = sender.count.get(unit);
+        match sender.whose {
+            Whose::Account(id, user_id) => {
+                Top { name: wording::user_id(&user_id), link: Some(account_page(slug, id)), note: "", count }
+            }
+            Whose::Deleted(id) => Top { name: id.to_string(), link: None, note: "account that was deleted", count },
+            Whose::NoAccount(domain) => {
+                Top { name: domain.to_unicode(), link: None, note: "senders that no account has", count }
+            }
+        }
+    });
+    let senders = senders.collect();
+    let domains = store::volume::top_domains(transaction, organization, since, unit, TOP).await?;
+    let domains = domains.into_iter().map(|(name, is_there, count)| Top {
+        link: is_there.then(|| choosing(link(slug).with("domain", name.as_str()), unit, period).build()),
+        name: name.to_unicode(),
+        note: if is_there { "" } else { "no longer your organization's" },
+        count: count.get(unit),
+    });
+    Ok((senders, domains.collect()))
+}
