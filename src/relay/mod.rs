@@ -139,7 +139,8 @@ impl Relay {
         let counting = volume::run(&self.volume, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
-        let (followed, ..) = tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying);
+        let (followed, ..) =
+            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying);
         Ok(followed?)
     }
 
