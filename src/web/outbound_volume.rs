@@ -266,7 +266,7 @@ async fn show(
         total: all_in_words(&total),
         is_empty: total.messages == 0,
         chart: Chart::of(&steps, unit, period),
-        steps: past.map(|(at, count)| (step_in_words(*at, period), *count)).collect(),
+        steps: past.map(|(at, count)| (step_in_short(*at, period), *count)).collect(),
         senders,
         domains,
         whole: choosing(link(slug), unit, period).build(),

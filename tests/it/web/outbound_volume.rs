@@ -96,7 +96,7 @@ async fn the_day_is_shown_by_hour_and_four_weeks_by_day_in_every_unit(db: PgPool
     let hour = hour_of(scene.now);
     let rows = today.rows();
     assert_eq!(rows.len(), usize::from(hour.hour()) + 1, "the hours so far: {rows:?}");
-    assert_eq!(*rows.last().unwrap(), format!("{:02}:00 UTC1,2341,334934", hour.hour()));
+    assert_eq!(*rows.last().unwrap(), format!("{:02}:001,2341,334934", hour.hour()));
     let bar = format!("<title>{:02}:00 UTC: 1,234 messages</title>", hour.hour());
     assert!(today.html.contains(&bar), "{}", today.html);
     assert_eq!(today.html.matches("<rect ").count(), 1);
