@@ -79,6 +79,8 @@ async fn put_hour_together(
     let rows: Vec<_> = rows.into_iter().take_while(|row| row.id < next).collect();
     let is_over = hour + SPAN + SLACK < now;
     if rows.len() < if is_over { 2 } else { WORTH_IT } {
+        // At once: who is dropped lets rows go a moment later, and the next hour's are among them.
+        transaction.rollback().await?;
         return Ok((0, Some(next)));
     }
     let (mut replaced, mut made) = (Vec::new(), Vec::new());
@@ -104,6 +106,8 @@ async fn put_hour_together(
     if fewer > 0 {
         replace(&mut transaction, organization, &replaced, &made).await?;
         transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
     }
     // Where there were more than could be taken at once, the rest of the hour is the next.
     let has_more = fewer > 0 && rows.len() as i64 == AT_ONCE;
