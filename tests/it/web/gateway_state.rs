@@ -210,7 +210,7 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
             store::gateway_notice::note_across_tenants(&relays, &told, now).await.unwrap();
         }
     };
-    let paths = ["", "mail-account-manager", "audit-log", "outbound-queue"];
+    let paths = ["", "mail-account-manager", "explain-route", "outbound-queue"];
     let banner = async |browser: &Browser, path: &str| {
         let page = browser.get(path).await;
         page.html.split_once("banner\">").map(|(_, rest)| rest.split_once("</p>").unwrap().0.to_owned())
