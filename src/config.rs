@@ -112,6 +112,9 @@ pub struct WebSettings {
         hide_default_value = true
     )]
     pub trusted_proxies: Networks,
+    /// How many members a distribution list has at most: 1 to 500
+    #[arg(long, env = "OUTGATE_LIST_MEMBERS", value_name = "COUNT", default_value = "200", value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub list_members: u16,
 }
 
 impl WebSettings {

@@ -84,10 +84,14 @@ async fn remove(owner: &PgPool, slug: &str, domain: &DomainName) -> anyhow::Resu
     match store::domain::remove(transaction, domain, super::OPERATOR).await? {
         Removed::NotFound => anyhow::bail!("{slug} has no mail domain {name}"),
         Removed::InUse(1) => {
-            anyhow::bail!("an account has an address of {name}: delete it or give it another one first")
+            anyhow::bail!(
+                "an account or a distribution list has an address of {name}: delete it, or give the account another one first"
+            )
         }
         Removed::InUse(addresses) => {
-            anyhow::bail!("accounts have {addresses} addresses of {name}: delete them or give them others first")
+            anyhow::bail!(
+                "accounts and distribution lists have {addresses} addresses of {name}: delete them, or give accounts others first"
+            )
         }
         Removed::Removed(committed) => {
             println!("{name} is no mail domain of {slug} any more. Revision {}.", committed.revision);

@@ -64,6 +64,7 @@ pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyh
         trusted_proxies: settings.trusted_proxies.0.clone(),
         platform_default: platform.required_default_route()?,
         allowed_networks: super::allowed(platform),
+        list_members: settings.list_members.into(),
     })
 }
 

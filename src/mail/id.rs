@@ -48,6 +48,8 @@ id! {
     GatewayId
     /// What a client signs in to the relay with.
     CredentialId
+    /// A distribution list.
+    ListId
     /// Someone who signs in to the pages.
     AdministratorId
     /// One change with everything that it touched.

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     address_map::AddressMap,
+    distribution_list::{DistributionList, Lists},
     gateway_settings::{GatewaySettings, secret_context},
     relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, CredentialId, GatewayId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, ListId, OrganizationId},
     },
     secret::Context,
 };
@@ -62,6 +63,8 @@ pub struct OrganizationFacts {
     pub must_use_gateway: bool,
     /// New mail from an address that no account has is refused instead of following its domain.
     pub refuse_unknown_senders: bool,
+    /// A distribution list with more recipients is large; `None`: none is.
+    pub large_list: Option<u32>,
 }
 
 /// What routing needs to know of a mail domain.
@@ -103,6 +106,7 @@ pub struct RoutingFacts {
     credentials: HashMap<CredentialId, Arc<RelayCredential>>,
     /// User name to credential.
     credential_names: HashMap<Box<str>, CredentialId>,
+    lists: Lists,
 }
 
 /// What becomes of mail with a given reverse-path.
@@ -191,6 +195,20 @@ impl RoutingFacts {
         replace(&mut self.credentials, id, credential.map(Arc::new));
     }
 
+    pub fn set_list(&mut self, id: ListId, list: Option<DistributionList>) {
+        self.lists.set(id, list);
+    }
+
+    /// All distribution lists.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// See [`OrganizationFacts::large_list`].
+    pub fn large_list(&self, organization: OrganizationId) -> Option<u32> {
+        self.organizations.get(&organization)?.large_list
+    }
+
     pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {
         self.credentials.get(&id).cloned()
     }
@@ -219,7 +237,12 @@ impl RoutingFacts {
 
     /// The account that has exactly this address.
     pub fn account_of(&self, address: &Mailbox) -> Option<AccountId> {
-        self.addresses.get(&address.to_string())
+        self.account_with(&address.to_string())
+    }
+
+    /// The same of an address in canonical form.
+    pub fn account_with(&self, address: &str) -> Option<AccountId> {
+        self.addresses.get(address)
     }
 
     /// Where mail to an address at this domain is delivered; `None` if it is no organization's.

@@ -4,6 +4,7 @@
 pub mod account_file;
 pub mod address_map;
 pub mod connections;
+pub mod distribution_list;
 pub mod explanation;
 pub mod facts;
 pub mod fault;

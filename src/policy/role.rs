@@ -40,6 +40,11 @@ impl Role {
         self == Self::Administrator
     }
 
+    /// May make, change and delete distribution lists.
+    pub fn may_manage_lists(self) -> bool {
+        self == Self::Administrator
+    }
+
     /// The name for people.
     pub fn label(self) -> &'static str {
         match self {

@@ -19,6 +19,7 @@ use crate::{
         id::{CredentialId, GatewayId, OrganizationId, Revision},
     },
     policy::{
+        distribution_list::Refusal,
         explanation::Explanation,
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
         relay_credential::{Limits, RelayCredential},
@@ -95,6 +96,11 @@ impl RoutingTable {
     /// See [`RoutingFacts::refuses_unknown`].
     pub fn refuses_unknown(&self, reverse_path: &str) -> bool {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).refuses_unknown(reverse_path)
+    }
+
+    /// See [`RoutingFacts::ask_list`].
+    pub fn ask_list(&self, sender: (&str, bool), forward_path: &str) -> Option<Result<Option<Vec<String>>, Refusal>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).ask_list(sender, forward_path)
     }
 
     /// What [`decide`](Self::decide) says, with its reasons.

@@ -31,6 +31,8 @@ pub struct NewAccount {
 pub enum AccountError {
     #[error("{address} belongs to {owner} already. Use another address, or take it from that account first.")]
     AddressTaken { address: Mailbox, owner: Mailbox },
+    #[error("{0} is the address of a distribution list. Use another address, or delete the list first.")]
+    AddressOfList(Mailbox),
     /// Whether another organization has the domain is not ours to tell.
     #[error("{} is not a mail domain of your organization. Use an address of one that is.", .0.domain().to_unicode())]
     ForeignDomain(Mailbox),
@@ -451,7 +453,7 @@ async fn refuse_foreign(
     }
 }
 
-/// The first of these addresses that an account has.
+/// The first of these addresses that an account or a distribution list has.
 async fn refuse_taken(
     db: &mut PgConnection,
     organization: OrganizationId,
@@ -469,10 +471,13 @@ async fn refuse_taken(
         organization as OrganizationId,
         &addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
     )
-    .fetch_optional(db)
+    .fetch_optional(&mut *db)
     .await?;
-    match taken {
-        Some(taken) => Err(AccountError::AddressTaken { address: taken.address, owner: taken.owner }),
+    if let Some(taken) = taken {
+        return Err(AccountError::AddressTaken { address: taken.address, owner: taken.owner });
+    }
+    match super::distribution_list::first_among(db, organization, addresses).await? {
+        Some(list) => Err(AccountError::AddressOfList(list)),
         None => Ok(()),
     }
 }

@@ -438,10 +438,26 @@ async fn taken(
         remove_missing,
         NAMED_MISTAKES as i64,
     )
-    .fetch_all(db)
+    .fetch_all(&mut *db)
     .await?;
     let words = |address: &str, owner: &str| format!("{address} belongs to {owner} already");
     noted(findings, found.into_iter().map(|row| (row.line, words(&row.address, &row.owner), row.count)).collect());
+    let of_lists = sqlx::query!(
+        r#"
+        select given.line as "line!", given.address as "address!", count(*) over () as "count!"
+        from (select line, unnest(addresses) as address from account_import_row
+              where organization_id = $1 and import_id = $2) given
+        join distribution_list list on list.organization_id = $1 and list.address = given.address
+        order by given.line, given.address limit $3
+        "#,
+        organization as OrganizationId,
+        import as ImportId,
+        NAMED_MISTAKES as i64,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let words = |address: &str| format!("{address} is the address of a distribution list");
+    noted(findings, of_lists.into_iter().map(|row| (row.line, words(&row.address), row.count)).collect());
     Ok(())
 }
 

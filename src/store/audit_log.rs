@@ -173,6 +173,8 @@ pub async fn items(db: &mut PgConnection, organization: OrganizationId, change: 
                    select user_id from mail_account where organization_id = $1 and id = item.subject_key::uuid)
                when 'credential' then (
                    select user_name from relay_credential where organization_id = $1 and id = item.subject_key::uuid)
+               when 'list' then (
+                   select address from distribution_list where organization_id = $1 and id = item.subject_key::uuid)
                when 'domain' then item.subject_key end as name
         from change_item item where organization_id = $1 and change_id = $2 order by position limit $3
         "#,

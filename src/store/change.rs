@@ -16,6 +16,7 @@ pub enum Subject {
     Account,
     Gateway,
     Credential,
+    List,
 }
 
 impl Subject {
@@ -27,6 +28,7 @@ impl Subject {
             Self::Account => "account",
             Self::Gateway => "gateway",
             Self::Credential => "credential",
+            Self::List => "list",
         }
     }
 }
@@ -36,17 +38,18 @@ impl Subject {
 ///
 /// | subject | fields |
 /// |---|---|
-/// | organization | `outbound_gateway`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender` |
+/// | organization | `outbound_gateway`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list` |
 /// | domain | `outbound_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |
 /// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |
+/// | list | `address`, `name`, `status`, `may_send`, `senders`, `expands`, `large_allowed`, `members` |
 ///
 /// `outbound_gateway` is a gateway's id or null.
 #[derive(Debug, Clone)]
 pub struct ChangeItem {
     pub subject: Subject,
-    /// The id of an organization, account, gateway or credential, or the name of a mail domain.
+    /// The id of an organization, account, gateway, credential or list, or the name of a mail domain.
     pub key: String,
     pub before: Option<Value>,
     pub after: Option<Value>,

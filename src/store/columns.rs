@@ -13,12 +13,13 @@ use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
         id::{
-            AccountId, AdministratorId, ChangeId, CredentialId, GatewayId, ImportId, JobId, OrganizationId, QueueId,
-            RelayId, Revision, VerificationId,
+            AccountId, AdministratorId, ChangeId, CredentialId, GatewayId, ImportId, JobId, ListId, OrganizationId,
+            QueueId, RelayId, Revision, VerificationId,
         },
     },
     policy::{
         Role,
+        distribution_list::MaySend,
         facts::TlsMode,
         gateway_settings::{OwnDomains, Returning},
         routing::Scope,
@@ -88,7 +89,19 @@ macro_rules! wrapped_column {
     )+};
 }
 
-text_column!(Choice, DomainName, GatewayAddress, HeldBecause, Mailbox, OwnDomains, Returning, Role, Scope, TlsMode);
+text_column!(
+    Choice,
+    DomainName,
+    GatewayAddress,
+    HeldBecause,
+    Mailbox,
+    MaySend,
+    OwnDomains,
+    Returning,
+    Role,
+    Scope,
+    TlsMode
+);
 wrapped_column!(
     AccountId(Uuid),
     AdministratorId(Uuid),
@@ -97,6 +110,7 @@ wrapped_column!(
     GatewayId(Uuid),
     ImportId(Uuid),
     JobId(Uuid),
+    ListId(Uuid),
     VerificationId(Uuid),
     OrganizationId(Uuid),
     QueueId(Uuid),

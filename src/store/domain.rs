@@ -56,7 +56,7 @@ pub(super) fn added(name: &DomainName) -> ChangeItem {
 pub enum Removed {
     /// The organization has no such mail domain.
     NotFound,
-    /// So many addresses of accounts are of this domain; nothing was changed.
+    /// So many addresses of accounts and distribution lists are of this domain; nothing was changed.
     InUse(i64),
     Removed(Committed),
 }
@@ -78,7 +78,10 @@ pub async fn remove(mut transaction: OrganizationTransaction, name: &DomainName,
     let Some(before) = before else { return Ok(Removed::NotFound) };
     // Nobody adds one meanwhile: that would need the row which is locked here.
     let addresses = sqlx::query_scalar!(
-        r#"select count(*) as "addresses!" from mail_address where organization_id = $1 and domain = $2"#,
+        r#"
+        select (select count(*) from mail_address where organization_id = $1 and domain = $2)
+             + (select count(*) from distribution_list where organization_id = $1 and domain = $2) as "addresses!"
+        "#,
         organization as OrganizationId,
         name as &DomainName,
     )

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, stream::BoxStream};
 use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -12,9 +12,10 @@ use super::{Result, change::Subject, gateway_record};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, CredentialId, GatewayId, OrganizationId, Revision},
+        id::{AccountId, CredentialId, GatewayId, ListId, OrganizationId, Revision},
     },
     policy::{
+        distribution_list::{Addresses, DistributionList, MaySend},
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_settings::{GatewaySettings, OwnDomains, Returning, SignIn},
         relay_credential::{RelayCredential, SecretHash},
@@ -43,6 +44,7 @@ async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
     load_accounts(db, &mut facts).await?;
     load_addresses(db, &mut facts).await?;
     load_credentials(db, &mut facts).await?;
+    load_lists(db, None, &mut facts).await?;
     Ok((revision, facts))
 }
 
@@ -54,7 +56,7 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
     let mut rows = sqlx::query!(
         r#"
         select id as "id: OrganizationId", status = 'suspended' as "suspended!",
-               outbound_gateway_id as "gateway: GatewayId", must_use_gateway, refuse_unknown_senders
+               outbound_gateway_id as "gateway: GatewayId", must_use_gateway, refuse_unknown_senders, large_list
         from organization
         "#,
     )
@@ -65,6 +67,7 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
             gateway: row.gateway,
             must_use_gateway: row.must_use_gateway,
             refuse_unknown_senders: row.refuse_unknown_senders,
+            large_list: Some(row.large_list.cast_unsigned()),
         };
         facts.set_organization(row.id, Some(of_organization));
     }
@@ -225,6 +228,7 @@ pub struct Changes {
     of_unknown_addresses: HashSet<AccountId>,
     addresses: Vec<(String, AccountId)>,
     credentials: Vec<(CredentialId, Option<RelayCredential>)>,
+    lists: Vec<(ListId, Option<DistributionList>)>,
 }
 
 impl Changes {
@@ -253,6 +257,9 @@ impl Changes {
         }
         for (id, credential) in self.credentials {
             facts.set_credential(id, credential);
+        }
+        for (id, list) in self.lists {
+            facts.set_list(id, list);
         }
     }
 }
@@ -291,6 +298,7 @@ struct Touched {
     former_addresses: Vec<String>,
     of_unknown_addresses: HashSet<AccountId>,
     credentials: HashSet<CredentialId>,
+    lists: HashSet<ListId>,
 }
 
 async fn touched_after(db: &mut PgConnection, after: Revision) -> Result<Touched> {
@@ -338,6 +346,9 @@ impl Touched {
             _ if subject == Subject::Credential.as_str() => {
                 self.credentials.insert(key.parse().map_err(|error| unreadable(format!("{error}")))?);
             }
+            _ if subject == Subject::List.as_str() => {
+                self.lists.insert(key.parse().map_err(|error| unreadable(format!("{error}")))?);
+            }
             _ => return Err(unreadable("no such subject".to_owned())),
         }
         Ok(())
@@ -375,6 +386,7 @@ async fn read(db: &mut PgConnection, touched: &Touched, secrets: Secrets) -> Res
         accounts: read_accounts(db, touched).await?,
         addresses: read_addresses(db, touched).await?,
         credentials: read_credentials(db, touched).await?,
+        lists: read_lists(db, touched).await?,
         ..Changes::default()
     })
 }
@@ -391,7 +403,8 @@ async fn read_organizations(
         r#"
         select touched.id as "touched!: OrganizationId", organization.id as "found?: OrganizationId",
                status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId",
-               must_use_gateway as "must_use_gateway?", refuse_unknown_senders as "refuse_unknown_senders?"
+               must_use_gateway as "must_use_gateway?", refuse_unknown_senders as "refuse_unknown_senders?",
+               large_list as "large_list?"
         from unnest($1::uuid[]) as touched (id) left join organization using (id)
         "#,
         &ids as &[OrganizationId],
@@ -402,6 +415,7 @@ async fn read_organizations(
             gateway: row.gateway,
             must_use_gateway: row.must_use_gateway.unwrap_or_default(),
             refuse_unknown_senders: row.refuse_unknown_senders.unwrap_or_default(),
+            large_list: row.large_list.map(i32::cast_unsigned),
         };
         (row.touched, row.found.map(|_| of_organization))
     })
@@ -549,6 +563,84 @@ async fn read_valid_credentials(db: &mut PgConnection, only: Option<&[Credential
     })
     .fetch_all(db)
     .await
+}
+
+async fn read_lists(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(ListId, Option<DistributionList>)>> {
+    if touched.lists.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<ListId> = touched.lists.iter().copied().collect();
+    let mut rows = list_rows(db, None, Some(&ids));
+    let mut lists: Vec<_> = ids.iter().map(|id| (*id, None)).collect();
+    while let Some(row) = rows.try_next().await? {
+        lists.push((row.id, Some(row.into())));
+    }
+    Ok(lists)
+}
+
+/// The lists of one organization, or of all. Their members are asked about by senders of the organization alone.
+pub async fn load_lists(
+    db: &mut PgConnection,
+    organization: Option<OrganizationId>,
+    facts: &mut RoutingFacts,
+) -> Result<()> {
+    let mut rows = list_rows(db, organization, None);
+    while let Some(row) = rows.try_next().await? {
+        facts.set_list(row.id, Some(row.into()));
+    }
+    Ok(())
+}
+
+struct ListRow {
+    organization: OrganizationId,
+    id: ListId,
+    address: String,
+    enabled: bool,
+    may_send: MaySend,
+    expands: bool,
+    large_allowed: bool,
+    members: Vec<Mailbox>,
+    senders: Vec<Mailbox>,
+}
+
+impl From<ListRow> for DistributionList {
+    fn from(row: ListRow) -> Self {
+        Self {
+            organization: row.organization,
+            address: row.address.into(),
+            enabled: row.enabled,
+            may_send: row.may_send,
+            expands: row.expands,
+            large_allowed: row.large_allowed,
+            members: Addresses::new(&row.members),
+            senders: Addresses::new(&row.senders),
+        }
+    }
+}
+
+fn list_rows<'a>(
+    db: &'a mut PgConnection,
+    organization: Option<OrganizationId>,
+    only: Option<&'a [ListId]>,
+) -> BoxStream<'a, Result<ListRow>> {
+    sqlx::query_as!(
+        ListRow,
+        r#"
+        select organization_id as "organization: OrganizationId", id as "id: ListId", address,
+               status = 'enabled' as "enabled!", may_send as "may_send: MaySend", expands, large_allowed,
+               array(select member.address from list_member member
+                     where member.organization_id = list.organization_id and member.list_id = list.id
+                     order by position) as "members!: Vec<Mailbox>",
+               array(select sender.address from list_sender sender
+                     where sender.organization_id = list.organization_id and sender.list_id = list.id
+                     order by sender.address) as "senders!: Vec<Mailbox>"
+        from distribution_list list
+        where ($1::uuid is null or organization_id = $1) and ($2::uuid[] is null or id = any($2))
+        "#,
+        organization as Option<OrganizationId>,
+        only as Option<&[ListId]>,
+    )
+    .fetch(db)
 }
 
 /// The facts that decide about one reverse-path, and no others. For the operator's `route explain`,

@@ -107,6 +107,8 @@ pub struct Undone {
 pub enum Impossible {
     /// Which organizations and mail domains there are is the operator's to say.
     OfOperator,
+    /// It was about distribution lists: those are changed on their pages.
+    OfLists,
     /// It changed no pointer and no account.
     NothingToRestore,
     /// What was there before was not written down.
@@ -130,6 +132,7 @@ impl Entry {
     pub fn impossible(&self) -> Option<Impossible> {
         match self.action.as_str() {
             "organization.create" | "domain.add" => Some(Impossible::OfOperator),
+            "list.create" | "list.edit" | "list.delete" | "list.large" => Some(Impossible::OfLists),
             _ if self.extent.things == 0 => Some(Impossible::NothingToRestore),
             _ if !self.extent.restorable => Some(Impossible::NotRecorded),
             _ => None,

@@ -81,6 +81,10 @@ fn did(action: &str) -> String {
         "credential.create" => "made the relay credential",
         "credential.limit" => "limited the relay credential",
         "credential.revoke" => "revoked the relay credential",
+        "list.create" => "made the distribution list",
+        "list.edit" => "changed the distribution list",
+        "list.delete" => "deleted the distribution list",
+        "list.large" => "said from which size on lists are large, for",
         "inbound-host.set" => "set the inbound host of",
         "inbound-host.delete" => "deleted the inbound host of",
         "account.add" => "added the account",
@@ -417,13 +421,17 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
             ("Gateway", text(&item.after, "address").or_else(|| text(&item.before, "address")).unwrap_or_default())
         }
         "credential" => ("Relay credential", item.name.clone().unwrap_or_else(|| item.key.clone())),
+        "list" => {
+            let former = || text(&item.after, "address").or_else(|| text(&item.before, "address"));
+            ("Distribution list", item.name.clone().or_else(former).unwrap_or_else(|| item.key.clone()))
+        }
         _ => {
             let known =
                 item.name.clone().or_else(|| text(&item.after, "user_id")).or_else(|| text(&item.before, "user_id"));
             ("Account", known.unwrap_or_else(|| item.key.clone()))
         }
     };
-    let history = matches!(subject, "Mail domain" | "Account" | "Relay credential")
+    let history = matches!(subject, "Mail domain" | "Account" | "Relay credential" | "Distribution list")
         .then(|| Link::to(format!("/{slug}/administration/audit-log")).with("subject", &name).build());
     ShownThing {
         subject,
@@ -439,7 +447,7 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 17] = [
+const FIELDS: [(&str, &str); 23] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
@@ -457,6 +465,12 @@ const FIELDS: [(&str, &str); 17] = [
     ("messages_per_minute", "Messages a minute"),
     ("allow_bare_line_feeds", "Bare line feeds allowed"),
     ("revoked", "Revoked"),
+    ("may_send", "Who may send"),
+    ("senders", "Named senders"),
+    ("expands", "Expanded by the relay"),
+    ("large_allowed", "Open although it is large"),
+    ("members", "Members"),
+    ("large_list", "Largest list that is not large"),
 ];
 
 fn shown_field((field, name): (&str, &'static str), item: &Item, items: &Items) -> Option<ShownField> {

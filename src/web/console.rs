@@ -5,11 +5,12 @@ use super::session::InOrganization;
 use crate::store::session::Failing;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
-pub const PAGES: [(&str, &str); 9] = [
+pub const PAGES: [(&str, &str); 10] = [
     (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
     (super::mail_account_manager::LABEL, "mail-account-manager"),
     (super::domain_manager::LABEL, "domain-manager"),
     (super::gateways::LABEL, "gateways"),
+    (super::distribution_lists::LABEL, "distribution-list"),
     (super::outbound_volume::LABEL, "outbound-volume"),
     (super::outbound_queue::LABEL, "outbound-queue"),
     (super::message_trace::LABEL, "message-trace"),

@@ -18,13 +18,13 @@ use super::{
     page,
     route_steps::verdict,
     session::InOrganization,
-    wording::ShownAddress,
+    wording::{self, ShownAddress},
 };
 use crate::{
     mail::{Mailbox, mailbox::MailboxError},
     policy::{
         explanation::{Explanation, Layer, Leads, Told},
-        facts::Decision,
+        facts::{Decision, RoutingFacts},
         routing::{NextHop, Scope},
     },
     store,
@@ -96,7 +96,11 @@ async fn show(
             let typed = asked.sender.trim();
             let mut transaction = app.store.begin(&inside.access).await?;
             let organization = inside.access.organization();
-            let facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
+            let mut facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
+            if recipient.is_some() {
+                store::routing_facts::load_lists(&mut transaction, Some(organization), &mut facts).await?;
+            }
+            let of_list = recipient.as_ref().and_then(|recipient| of_list(&facts, typed, recipient));
             let explanation = facts.explain(typed, &app.settings.platform_default);
             let gateway = match (explanation.leaves(), &explanation.decision) {
                 (true, Decision::Route(found)) => match &found.route.next_hop {
@@ -111,7 +115,9 @@ async fn show(
                 None => None,
             };
             drop(transaction);
-            Some(Answer { facts, ..answer(&explanation, recipient.as_ref()) })
+            let mut answer = answer(&explanation, recipient.as_ref());
+            answer.notes.extend(of_list.filter(|_| explanation.is_taken()));
+            Some(Answer { facts, ..answer })
         }
         _ => None,
     };
@@ -123,6 +129,19 @@ async fn show(
         answer,
     })?;
     Ok((status, page).into_response())
+}
+
+/// What becomes of a message to a distribution list.
+fn of_list(facts: &RoutingFacts, sender: &str, recipient: &Mailbox) -> Option<String> {
+    let list = wording::user_id(recipient);
+    Some(match facts.ask_list((sender, false), &recipient.to_string())? {
+        Ok(Some(members)) => {
+            let members = wording::counted(members.len() as i64, "recipient", "recipients");
+            format!("{list} is a distribution list: a message to it goes to {members} in its place.")
+        }
+        Ok(None) => format!("{list} is a distribution list that takes mail of this sender and is expanded elsewhere."),
+        Err(refusal) => format!("But a message to {list} is refused: {refusal}."),
+    })
 }
 
 fn answer(explanation: &Explanation, recipient: Option<&Mailbox>) -> Answer {

@@ -8,6 +8,8 @@ pub mod audit_log;
 pub mod choice;
 pub mod client_address;
 pub mod console;
+pub mod distribution_list;
+pub mod distribution_lists;
 pub mod domain_manager;
 pub mod domain_outbound_gateway;
 pub mod draft;
@@ -89,6 +91,8 @@ pub struct Settings {
     pub platform_default: PlatformDefault,
     /// Addresses that are not public and that a gateway may have all the same.
     pub allowed_networks: AllowedNetworks,
+    /// `OUTGATE_LIST_MEMBERS`: how many members a distribution list has at most.
+    pub list_members: usize,
 }
 
 /// What every page has at hand.
@@ -183,6 +187,8 @@ pub fn routes() -> Vec<Route> {
         outbound_queue::routes(),
         selected_messages::routes(),
         queued_message::routes(),
+        distribution_lists::routes(),
+        distribution_list::routes(),
         outbound_volume::routes(),
         relay_credentials::routes(),
         route_report::routes(),

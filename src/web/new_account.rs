@@ -167,7 +167,9 @@ fn kept<T>(field: &mut TextField, typed: &str, parse: impl FnOnce(&str) -> Resul
 /// Puts what the store refused beside the field that it is about.
 fn explain(look: &mut NewAccountPage, account: &NewAccount, mistake: &AccountError) {
     let about = match mistake {
-        AccountError::AddressTaken { address, .. } | AccountError::ForeignDomain(address) => address,
+        AccountError::AddressTaken { address, .. }
+        | AccountError::AddressOfList(address)
+        | AccountError::ForeignDomain(address) => address,
         AccountError::Store(_) => return,
     };
     let field = if *about == account.user_id { &mut look.user_id } else { &mut look.addresses };

@@ -631,6 +631,22 @@ pub fn unchanged_credential(credential: &Credential) -> StatusLine {
     })
 }
 
+/// After a distribution list was made, changed or deleted, or it was said which are large.
+pub fn of_list(action: &str, address: &str, progress: &Progress) -> StatusLine {
+    let line = match action {
+        "list.create" => StatusLine::new("Created.").words("The relay knows ").name(&shown(address)).words(" now."),
+        "list.delete" => StatusLine::new("Deleted.").name(&shown(address)).words(" is no distribution list any more."),
+        "list.large" => StatusLine::new("Saved.").words("It holds for all distribution lists."),
+        _ => StatusLine::new("Saved.").words("Mail to ").name(&shown(address)).words(" goes by what stands here."),
+    };
+    line.live(progress)
+}
+
+/// After a save that changed nothing of distribution lists.
+pub fn unchanged_list() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("It was so already.")
+}
+
 /// After a gateway was removed, or its removal was taken back.
 pub fn removed_gateway(removed: &RecentRemoval) -> StatusLine {
     let lead = if removed.is_undo { "Taken back." } else { "Removed." };

@@ -124,6 +124,9 @@ fn never(why: Impossible) -> &'static str {
         Impossible::OfOperator => {
             "Which organizations and mail domains there are is the operator's to say, so this cannot be taken back here."
         }
+        Impossible::OfLists => {
+            "A distribution list is not taken back to what it was. The audit log has what that was: enter it on the list's page."
+        }
         Impossible::NothingToRestore => {
             "It changed no gateway that mail leaves through and no account, so there is nothing to take back."
         }

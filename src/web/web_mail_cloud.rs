@@ -41,6 +41,7 @@ struct WebMailCloud {
     gateways: i64,
     unused_gateways: i64,
     failing_gateways: i64,
+    lists: i64,
     /// How many messages wait, in words, and how many of those are held.
     queued: Option<String>,
     queued_held: i64,
@@ -59,6 +60,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let domains = store::domain::list(&mut transaction, organization).await?;
     let (gateways, unused_gateways) = store::gateway::numbers(&mut transaction, organization).await?;
     let failing_gateways = store::gateway_health::failing(&mut transaction, organization).await?;
+    let lists = store::distribution_list::count(&mut transaction, organization).await?;
     let all = Messages::Matching(Filter::default());
     let queued = store::outbound_queue::count(&mut transaction, organization, &all).await?;
     let today = Period::Today.beginning(OffsetDateTime::now_utc());
@@ -75,6 +77,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         gateways,
         unused_gateways,
         failing_gateways,
+        lists,
         queued: (queued.messages > 0).then(|| outbound_queue::count(queued)),
         queued_held: queued.held,
         volume: outbound_volume::in_words(volume.messages, Unit::Messages),

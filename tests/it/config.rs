@@ -120,6 +120,7 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--public-url", "https://outgate.example.com/admin", "is not the URL of a server"),
         ("--public-url", "https://ann@outgate.example.com", "is not the URL of a server"),
         ("--trusted-proxies", "proxy.example.com", "“proxy.example.com” is not a network"),
+        ("--list-members", "501", "501 is not in 1..=500"),
         ("--smtp-listen", "127.0.0.1:2525,25", "“25” is not an address to listen on"),
         ("--smtp-listen", "", "is not an address to listen on"),
         ("--smtps-listen", "465", "“465” is not an address to listen on"),

@@ -6,6 +6,7 @@ mod connection;
 pub mod data;
 pub mod null_sender;
 pub mod proxy;
+mod recipients;
 mod replies;
 pub mod session;
 pub mod sign_in;

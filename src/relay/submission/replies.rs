@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use crate::{
     mail::{EnhancedStatus, Mailbox, Reply, envelope::domain_of},
-    policy::facts::Decision,
+    policy::{
+        distribution_list::{Refusal, Why},
+        facts::Decision,
+    },
 };
 
 pub(super) const MOST_RECIPIENTS: usize = 1000;
@@ -347,6 +350,22 @@ pub(super) fn too_fast(messages_per_minute: u32) -> Reply {
         (4, 7, 0),
         format!("This relay credential may send {messages_per_minute} messages a minute, try again in a moment"),
     )
+}
+
+/// RFC 3463: 5.2.1 is a mailbox that is disabled, 5.2.4 a list that cannot be expanded.
+pub(super) fn list_refuses(refusal: &Refusal) -> Reply {
+    let enhanced = match refusal.why {
+        Why::Disabled => (5, 2, 1),
+        Why::NoMembers | Why::TooMany => (5, 2, 4),
+        Why::OnlyNamed | Why::OnlyNamedOfLarge | Why::OnlyMembers | Why::Nobody | Why::NoSender => (5, 7, 1),
+    };
+    let mut words = refusal.to_string();
+    if refusal.within.is_none()
+        && let Some(first) = words.get_mut(..1)
+    {
+        first.make_ascii_uppercase();
+    }
+    reply(550, enhanced, words)
 }
 
 pub(super) fn not_your_organization(reverse_path: &str) -> Reply {

@@ -17,6 +17,7 @@ use super::{
     command::{Command, LineReader, MailCommand, Mistake, RcptCommand},
     data::{DataReader, Fault},
     null_sender,
+    recipients::Recipients,
     replies::{self, Encryption},
     sign_in::{Exchange, Given, Mechanism, OrganizationPlace, SignIns},
 };
@@ -24,11 +25,11 @@ use crate::{
     mail::{
         Envelope, Reply,
         id::{AccountId, CredentialId, OrganizationId, QueueId},
-        notify::Wishes,
         received::{Received, Trace},
         short_id::ShortId,
     },
     policy::{
+        distribution_list::Refusal,
         facts::Decision,
         gateway_settings::Returning,
         relay_credential::{RelayCredential, SecretHash},
@@ -167,32 +168,6 @@ enum State {
     /// The message was read; what becomes of it is being found out.
     Deciding,
     Closed,
-}
-
-#[derive(Debug, Default)]
-struct Recipients {
-    forward_paths: Vec<String>,
-    /// For each forward-path up to the last that anything was said about.
-    wishes: Vec<Wishes>,
-}
-
-impl Recipients {
-    fn add(&mut self, RcptCommand { forward_path, wishes }: RcptCommand) {
-        if !wishes.is_empty() {
-            self.wishes.resize(self.forward_paths.len(), Wishes::default());
-            self.wishes.push(wishes);
-        }
-        self.forward_paths.push(forward_path);
-    }
-
-    /// Empty, or one for each forward-path.
-    fn take_wishes(&mut self) -> Vec<Wishes> {
-        let mut wishes = std::mem::take(&mut self.wishes);
-        if !wishes.is_empty() {
-            wishes.resize(self.forward_paths.len(), Wishes::default());
-        }
-        wishes
-    }
 }
 
 /// A message that was refused before anybody could take it, of an organization that is known for sure.
@@ -656,16 +631,49 @@ impl Session {
         if recipients.forward_paths.len() >= replies::MOST_RECIPIENTS {
             return self.say(&replies::too_many_recipients());
         }
+        // Who sends with a null reverse-path is known once the header is read.
+        let list = match mail.reverse_path.as_str() {
+            "" => None,
+            reverse_path => self.terms.table.ask_list((reverse_path, false), &rcpt.forward_path),
+        };
+        match list {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(members))) if recipients.have_room_for(members.len()) => {}
+            Some(Ok(Some(_))) => return self.say(&replies::too_many_recipients()),
+            Some(Err(refusal)) => {
+                let (reverse_path, size) = (mail.reverse_path.clone(), mail.size.unwrap_or_default());
+                return self.refuse_list(&reverse_path, rcpt.forward_path, size, &refusal);
+            }
+        }
         recipients.add(rcpt);
         self.say(&replies::recipient_accepted());
+    }
+
+    fn refuse_list(&mut self, reverse_path: &str, forward_path: String, size: u64, refusal: &Refusal) {
+        let reply = replies::list_refuses(refusal);
+        let reply = self.noted(QueueId::new(), reverse_path, vec![forward_path], size, reply);
+        self.say(&reply);
     }
 
     fn data(&mut self, now: OffsetDateTime) {
         match std::mem::replace(&mut self.state, State::Waiting) {
             State::Envelope(mail, recipients) if !recipients.forward_paths.is_empty() => {
-                let receiving = self.begin_content(mail, recipients, now);
-                self.state = State::Content(Box::new(receiving));
-                self.say(&replies::send_message());
+                let expanded = match mail.reverse_path.as_str() {
+                    "" => Ok(recipients),
+                    reverse_path => recipients.expanded(reverse_path, &self.terms.table),
+                };
+                match expanded {
+                    Ok(recipients) => {
+                        let receiving = self.begin_content(mail, recipients, now);
+                        self.state = State::Content(Box::new(receiving));
+                        self.say(&replies::send_message());
+                    }
+                    // It took the sender's mail until a moment ago.
+                    Err((forward_path, refusal)) => {
+                        let size = mail.size.unwrap_or_default();
+                        self.refuse_list(&mail.reverse_path, forward_path, size, &refusal);
+                    }
+                }
             }
             envelope @ State::Envelope(..) => {
                 self.state = envelope;
@@ -763,7 +771,14 @@ impl Session {
             return Err(replies::coming_back());
         }
         let sender = match receiving.envelope.reverse_path.as_str() {
-            "" => self.sender_of_null(&header.senders)?,
+            "" => {
+                let sender = self.sender_of_null(&header.senders)?;
+                let asked = |path: &String| self.terms.table.ask_list((sender.as_str(), true), path);
+                if let Some(Err(refusal)) = receiving.envelope.forward_paths.iter().find_map(asked) {
+                    return Err(replies::list_refuses(&refusal));
+                }
+                sender
+            }
             given => given.to_owned(),
         };
         let client = Client {

@@ -34,7 +34,7 @@ pub struct Obstacle {
 pub enum What {
     /// It is no longer as the change left it, or was deleted or added again since.
     Changed,
-    /// An address that would be its own again belongs to another account: its User ID.
+    /// An address that would be its own again belongs to another account, by its User ID, or to a distribution list.
     AddressTaken { address: String, by: String },
     /// The mail domain of an address is not the organization's any more.
     DomainGone(String),
@@ -110,6 +110,40 @@ async fn changed(
     Ok(())
 }
 
+/// Addresses that distribution lists have got since.
+async fn addresses_of_lists(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    new: ChangeId,
+    obstacles: &mut Obstacles,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"
+        select item.subject_key as key, item.after ->> 'user_id' as user_id, list.address, list.name,
+               list.id::text as "list_key!"
+        from change_item item
+        cross join lateral jsonb_array_elements_text(item.after -> 'addresses') wanted (address)
+        join distribution_list list on list.organization_id = $1 and list.address = wanted.address
+        where item.organization_id = $1 and item.change_id = $2 and item.subject = 'account' and item.after ? 'addresses'
+        order by list.address limit $3
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+        NAMED,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for row in rows {
+        obstacles.count += 1;
+        let what = What::AddressTaken { address: row.address, by: format!("the distribution list {}", row.name) };
+        let mut obstacle = named(db, organization, change, ("account", row.key.as_str()), row.user_id, what).await?;
+        obstacle.since = change::last_of(db, organization, ("list", &row.list_key), Some(change)).await?;
+        obstacles.first.push(obstacle);
+    }
+    Ok(())
+}
+
 /// Addresses and User IDs that belong to accounts which the undo does not take them from.
 async fn addresses_taken(
     db: &mut PgConnection,
@@ -157,7 +191,7 @@ async fn addresses_taken(
         obstacle.since = change::last_of(db, organization, ("account", &row.owner_key), Some(change)).await?;
         obstacles.first.push(obstacle);
     }
-    Ok(())
+    addresses_of_lists(db, organization, change, new, obstacles).await
 }
 
 /// Mail domains and gateways that would be needed again.

@@ -78,6 +78,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     domains(&photographer).await;
     gateways(&photographer).await;
     relay_credentials(&photographer).await;
+    distribution_lists(&photographer).await;
     explanations(&photographer).await;
     the_queue(&photographer).await;
     traced_messages(&photographer).await;
@@ -515,6 +516,30 @@ async fn relay_credentials(photographer: &Photographer) {
     photographer.look("relay-credential-revoke").await;
     photographer.go(&format!("{CLOUD}/relay-credentials")).await;
     photographer.look("relay-credentials").await;
+}
+
+async fn distribution_lists(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(&format!("{CLOUD}/distribution-list")).await;
+    photographer.look("distribution-list-none").await;
+    browser.click("link", "Add Distribution List").await;
+    browser.find("heading", "Add Distribution List").await;
+    photographer.look("distribution-list-new").await;
+    browser.fill("Members", "nobody").await;
+    browser.click("button", "Create New List").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("distribution-list-mistake").await;
+    browser.fill("Address", "everybody@acme.example").await;
+    browser.fill("Name", HOSTILE).await;
+    browser.fill("Members", "one@acme.example, two@elsewhere.example").await;
+    browser.click("button", "Create New List").await;
+    browser.wait_for_text("Created.").await;
+    photographer.look("distribution-list-made").await;
+    browser.click("link", "Delete").await;
+    browser.find("heading", "Delete this list?").await;
+    photographer.look("distribution-list-delete").await;
+    photographer.go(&format!("{CLOUD}/distribution-list")).await;
+    photographer.look("distribution-list").await;
 }
 
 async fn explanations(photographer: &Photographer) {

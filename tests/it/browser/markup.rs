@@ -58,6 +58,8 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     for page in [
         "domain-manager",
         "gateways",
+        "distribution-list",
+        "distribution-list/new",
         "outbound-volume",
         "relay-credentials",
         "relay-credentials/new",

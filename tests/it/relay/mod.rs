@@ -7,6 +7,7 @@ mod curl;
 mod delay_notice;
 mod delivery;
 mod demonstration_gateway;
+mod distribution_list;
 mod dkim;
 mod exim;
 mod failover;

@@ -5,7 +5,7 @@ use outgate::{
     mail::{
         GatewayAddress, Mailbox,
         envelope::Recipient,
-        id::{AccountId, CredentialId, GatewayId, ImportId, OrganizationId, QueueId, RelayId, Revision},
+        id::{AccountId, CredentialId, GatewayId, ImportId, ListId, OrganizationId, QueueId, RelayId, Revision},
     },
     policy::{
         Role,
@@ -247,6 +247,20 @@ impl Installation {
         let made = store::relay_credential::create(transaction, &new, "operator").await.unwrap();
         assert!(matches!(made, Made::Made(_)), "{made:?}");
         (new.id, new.user_name, secret)
+    }
+
+    /// A distribution list as an administrator makes it.
+    pub async fn list(
+        &self,
+        tenant: &Tenant,
+        address: &str,
+        terms: store::distribution_list::Terms,
+    ) -> (ListId, Revision) {
+        let transaction = OrganizationTransaction::begin(&self.owner, tenant.id).await.unwrap();
+        let (id, address) = (ListId::new(), address.parse().unwrap());
+        let made = store::distribution_list::create(transaction, id, &address, &terms, "operator").await.unwrap();
+        let store::distribution_list::Made::Made(committed) = made else { panic!("{made:?}") };
+        (id, committed.revision)
     }
 
     /// Adds what a relay counted for these subjects and for the whole organization, each: messages, recipients, external

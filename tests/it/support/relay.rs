@@ -81,6 +81,7 @@ pub fn known_facts() -> RoutingFacts {
                 gateway: Some(gateway),
                 must_use_gateway: false,
                 refuse_unknown_senders: domains[0] == "strict.example",
+                ..Default::default()
             }),
         );
         let credentials = match domains[0] {

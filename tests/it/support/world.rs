@@ -105,6 +105,7 @@ impl World {
             trusted_proxies: Vec::new(),
             platform_default: platform_default.clone(),
             allowed_networks: allowed.clone(),
+            list_members: 200,
         };
         let store = installation.web_store().await;
         let serving = stop.clone();

@@ -149,6 +149,20 @@ impl Scene {
         let seen = store::relay_credential::Terms { name: text("a server"), limits: Limits::default() }.seen();
         let of_credential = format!("relay-credentials/{credential}");
         case(Administrator, "/relay-credentials/{credential}", of_credential.clone(), terms(("seen", seen)));
+        let large = vec![("large_list", text("7")), ("seen", text("100"))];
+        case(Administrator, "/large-list", "distribution-list/large-list".to_owned(), large);
+        let fields = || super::distribution_list::FIELDS.map(|(name, value)| (name, text(value)));
+        let mut new_list = fields().to_vec();
+        new_list.extend([("address", text("fresh@acme.example")), ("change", uuid::Uuid::now_v7().to_string())]);
+        case(Administrator, "/distribution-list/new", "distribution-list/new".to_owned(), new_list);
+        let terms = super::distribution_list::of(&["bob@far.example"]);
+        let (list, _) = self.installation.list(&self.acme, "all@acme.example", terms.clone()).await;
+        let mut edited = fields().to_vec();
+        edited.push(("seen", terms.seen()));
+        case(Administrator, "/distribution-list/{list}", format!("distribution-list/{list}"), edited);
+        let (deleted, _) = self.installation.list(&self.acme, "old@acme.example", terms.clone()).await;
+        let seen = vec![("seen", terms.seen())];
+        case(Administrator, "/distribution-list/{list}/delete", format!("distribution-list/{deleted}/delete"), seen);
         case(Administrator, "/revoke", format!("{of_credential}/revoke"), vec![]);
         case(
             Administrator,

@@ -3,7 +3,7 @@
 
 use outgate::{
     mail::{
-        id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, QueueId, VerificationId},
+        id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, ListId, QueueId, VerificationId},
         short_id::ShortId,
     },
     policy::{Role, relay_credential::Limits},
@@ -47,6 +47,7 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let change = ChangeId(change.bind(other.id.0).fetch_one(&installation.owner).await.unwrap());
     let import = installation.staged_import(&other, "user_id\nnew@other.example\n").await;
     let (credential, ..) = installation.credential(&other, Limits::default()).await;
+    let (list, _) = installation.list(&other, "canary-list@other.example", super::distribution_list::of(&[])).await;
     let (account, job, domain) = (theirs, JobId::new(), other.domain.clone());
     let address = "canary.other.example".parse().unwrap();
     let wanted = Wanted { gateway: Some(gateway), address: &address, sender: None, recipient: None, by: "operator" };
@@ -57,7 +58,7 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let message = installation.queued(&other, Queued { gateway: Some(gateway), ..Queued::default() }).await;
     let line = message_trace::handed_over(OffsetDateTime::now_utc(), "secret@other.example", &["b@x.example"], gateway);
     message_trace::write_down(&installation, other.id, &[Event { message, ..line }]).await;
-    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification, message };
+    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification, message, list };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, ("canary", About::Accounts), 1, "operator")
         .await
@@ -128,6 +129,7 @@ struct Theirs {
     credential: CredentialId,
     verification: VerificationId,
     message: QueueId,
+    list: ListId,
 }
 
 impl Theirs {
@@ -142,6 +144,7 @@ impl Theirs {
             "credential" => self.credential.to_string(),
             "verification" => self.verification.to_string(),
             "message" => self.message.to_string(),
+            "list" => self.list.to_string(),
             "short" => ShortId::of(self.message).to_string(),
             _ => panic!("a new kind of place, {place}: name what the other organization has there"),
         }
@@ -158,6 +161,9 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
     }
     if route.ends_with("/record") {
         return super::gateway_record::FIELDS.into_iter().chain([("seen", "1"), ("change", CHANGE)]).collect();
+    }
+    if route.ends_with("/distribution-list/{list}") {
+        return super::distribution_list::FIELDS.into_iter().chain([("seen", "x")]).collect();
     }
     if route.ends_with("/relay-credentials/{credential}") {
         let fields = ["name", "senders", "networks", "messages_per_minute", "seen"];

@@ -31,6 +31,7 @@ async fn every_link_says_how_things_stand(db: PgPool) {
         "Mail Account Manager",
         "Domain Manager",
         "Gateways",
+        "Distribution List",
         "Outbound Volume",
         "Relay Credentials",
         "Explain Route",

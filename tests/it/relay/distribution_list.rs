@@ -1,0 +1,269 @@
+//! Mail to distribution lists: who may send to one, whom it goes to, and what stays as it was sent. From the store to
+//! the wire.
+
+use outgate::{
+    mail::Mailbox,
+    policy::distribution_list::MaySend,
+    store::{
+        self, OrganizationTransaction,
+        distribution_list::{Edited, Terms},
+        gateway::PointerScope,
+    },
+};
+use sqlx::PgPool;
+
+use crate::support::{
+    Gateway, Installation, SmtpClient, Tenant,
+    world::{World, until_live},
+};
+
+struct Scene {
+    installation: Installation,
+    acme: Tenant,
+    gateway: Gateway,
+}
+
+/// The organization acme with a gateway; its lists come before the relay starts.
+async fn scene(owner: PgPool) -> Scene {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    installation.account(&acme, "ann@acme.example", &["ann.lee@acme.example"]).await;
+    installation.account(&acme, "bob@acme.example", &[]).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    Scene { installation, acme, gateway }
+}
+
+fn addresses(all: &[&str]) -> Vec<Mailbox> {
+    all.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+/// A list that everybody inside may send to.
+fn of(members: &[&str]) -> Terms {
+    Terms { name: "a list".to_owned(), expands: true, members: addresses(members), ..Terms::default() }
+}
+
+/// What RCPT answers.
+async fn asked(world: &World, sender: &str, recipient: &str) -> String {
+    let mut client = SmtpClient::greeted(world.submission).await;
+    assert!(client.say(&format!("MAIL FROM:<{sender}>")).await.starts_with("250 "));
+    client.say(&format!("RCPT TO:<{recipient}>")).await
+}
+
+async fn send(world: &World, sender: &str, recipients: &[&str]) -> String {
+    let mut client = SmtpClient::greeted(world.submission).await;
+    assert!(client.say(&format!("MAIL FROM:<{sender}>")).await.starts_with("250 "));
+    for recipient in recipients {
+        let reply = client.say(&format!("RCPT TO:{recipient}")).await;
+        assert!(reply.starts_with("250 "), "{recipient}: {reply}");
+    }
+    assert!(client.say("DATA").await.starts_with("354 "));
+    client.send(b"From: ann@acme.example\r\nTo: all@acme.example\r\n\r\nHello.").await;
+    client.say("\r\n.").await
+}
+
+#[sqlx::test]
+async fn a_message_to_a_list_goes_to_each_member_once_and_is_not_touched(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    gateway.offers("DSN");
+    let team = ["bob@acme.example", "all@acme.example", "ann@acme.example", "eve@far.example"];
+    installation.list(&acme, "team@acme.example", of(&team)).await;
+    let all = ["ann@acme.example", "team@acme.example", "zoe@far.example", "dan@far.example"];
+    installation.list(&acme, "all@acme.example", of(&all)).await;
+    let world = World::start(&installation).await;
+
+    let named = ["<Dan@far.example>", "<ALL@Acme.example> NOTIFY=FAILURE ORCPT=rfc822;all@acme.example"];
+    let reply = send(&world, "ann.lee@acme.example", &named).await;
+
+    assert!(reply.starts_with("250 "), "{reply}");
+    let received = gateway.received(1).await.remove(0);
+    assert_eq!(received.reverse_path, "ann.lee@acme.example");
+    let expected = ["Dan@far.example", "ann@acme.example", "bob@acme.example", "eve@far.example", "zoe@far.example"];
+    assert_eq!(received.recipients, expected, "whom the client named stays as named, the rest is in order");
+    let wishes = "NOTIFY=FAILURE ORCPT=rfc822;all@acme.example";
+    assert_eq!(
+        received.wishes.iter().map(|said| said.trim()).collect::<Vec<_>>(),
+        ["", wishes, wishes, wishes, wishes]
+    );
+    let content = String::from_utf8(received.content).unwrap();
+    let (own, rest) = content.split_once("From: ").unwrap();
+    assert!(own.starts_with("Received: ") && !own.contains("all@acme.example"), "{own}");
+    assert_eq!(rest, "ann@acme.example\r\nTo: all@acme.example\r\n\r\nHello.\r\n");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn who_may_not_send_to_a_list_is_told_so_and_who_may(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let named = Terms { may_send: MaySend::Named, senders: addresses(&["ann@acme.example"]), ..of(&["x@far.example"]) };
+    installation.list(&acme, "named@acme.example", named.clone()).await;
+    let members = Terms { may_send: MaySend::Members, ..of(&["nobody@acme.example", "bob@acme.example"]) };
+    installation.list(&acme, "members@acme.example", members).await;
+    let nobody = Terms { may_send: MaySend::Nobody, ..of(&["part@far.example"]) };
+    installation.list(&acme, "nobody@acme.example", nobody).await;
+    installation.list(&acme, "off@acme.example", Terms { disabled: true, ..of(&["x@far.example"]) }).await;
+    installation.list(&acme, "empty@acme.example", of(&["empty@acme.example"])).await;
+    installation.list(&acme, "outer@acme.example", of(&["named@acme.example", "nobody@acme.example"])).await;
+    let world = World::start(&installation).await;
+    let (ann, bob) = ("ann.lee@acme.example", "bob+x@acme.example");
+    let ask = "; ask an administrator of your organization";
+    for (sender, list, answer) in [
+        (ann, "named@acme.example", None),
+        (
+            bob,
+            "Named+tag@acme.example",
+            Some("550 5.7.1 Only the senders named for it may send to the distribution list named@acme.example"),
+        ),
+        (bob, "members@acme.example", None),
+        (
+            ann,
+            "members@acme.example",
+            Some("550 5.7.1 Only its members may send to the distribution list members@acme.example"),
+        ),
+        (
+            ann,
+            "nobody@acme.example",
+            Some("550 5.7.1 Nobody may send to the distribution list nobody@acme.example itself"),
+        ),
+        (ann, "off@acme.example", Some("550 5.2.1 The distribution list off@acme.example is disabled")),
+        (ann, "empty@acme.example", Some("550 5.2.4 The distribution list empty@acme.example has no members")),
+        (ann, "outer@acme.example", None),
+        (
+            bob,
+            "outer@acme.example",
+            Some(
+                "550 5.7.1 outer@acme.example has another list in it: only the senders named for it may send to the \
+                 distribution list named@acme.example",
+            ),
+        ),
+        // An address that no account has is inside all the same.
+        ("printer@acme.example", "outer@far.example", None),
+    ] {
+        let reply = asked(&world, sender, list).await;
+        match answer {
+            None => assert!(reply.starts_with("250 "), "{sender} to {list}: {reply}"),
+            Some(words) => {
+                let said = reply.split(" (id ").next().unwrap_or_default().trim_end();
+                assert!(said.starts_with(&format!("{words}{ask}")), "{sender} to {list}: {reply}");
+            }
+        }
+    }
+    assert!(send(&world, ann, &["<outer@acme.example>"]).await.starts_with("250 "));
+    assert_eq!(gateway.received(1).await[0].recipients, ["x@far.example", "part@far.example"]);
+
+    // A report's sender is known from its header.
+    let reply = send(&world, "", &["<named@acme.example>"]).await;
+    assert!(
+        reply.starts_with("550 5.7.1 The distribution list named@acme.example takes no mail with a null"),
+        "{reply}"
+    );
+    assert_eq!(gateway.so_far().len(), 1);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_list_that_is_only_checked_goes_on_under_its_own_address(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let passed_on = Terms {
+        may_send: MaySend::Named,
+        senders: addresses(&["ann@acme.example"]),
+        expands: false,
+        ..of(&["x@far.example"])
+    };
+    installation.list(&acme, "raw@acme.example", passed_on).await;
+    let world = World::start(&installation).await;
+
+    assert!(asked(&world, "bob@acme.example", "raw@acme.example").await.starts_with("550 5.7.1 "));
+    assert!(send(&world, "ann@acme.example", &["<Raw@acme.example>", "<Raw@acme.example>"]).await.starts_with("250 "));
+
+    assert_eq!(gateway.received(1).await[0].recipients, ["Raw@acme.example", "Raw@acme.example"]);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_large_list_takes_mail_of_named_senders_unless_an_administrator_said_otherwise(owner: PgPool) {
+    let Scene { installation, acme, gateway: _gateway } = scene(owner).await;
+    let senders = addresses(&["ann@acme.example"]);
+    let of_three = Terms { senders, ..of(&["a@far.example", "b@far.example", "c@far.example"]) };
+    installation.list(&acme, "large@acme.example", of_three.clone()).await;
+    // By what it stands for, not by what is written down.
+    installation.list(&acme, "outer@acme.example", Terms { senders: Vec::new(), ..of(&["large@acme.example"]) }).await;
+    let open = Terms { large_allowed: true, ..of_three };
+    let (_, made) = installation.list(&acme, "open@acme.example", open).await;
+    let world = World::start(&installation).await;
+    until_live(&installation, made).await;
+    assert!(asked(&world, "bob@acme.example", "large@acme.example").await.starts_with("250 "));
+
+    let transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    let set = store::distribution_list::set_large(transaction, 2, 100, "operator").await.unwrap();
+    let store::distribution_list::Large::Changed(committed) = set else { panic!("{set:?}") };
+    until_live(&installation, committed.revision).await;
+
+    for (sender, list, words) in [
+        (
+            "bob@acme.example",
+            "large@acme.example",
+            "550 5.7.1 The distribution list large@acme.example is large: only the senders named for it may send to it",
+        ),
+        ("ann@acme.example", "large@acme.example", "250 "),
+        ("ann@acme.example", "outer@acme.example", "550 5.7.1 The distribution list outer@acme.example is large"),
+        ("bob@acme.example", "open@acme.example", "250 "),
+    ] {
+        let reply = asked(&world, sender, list).await;
+        assert!(reply.starts_with(words), "{sender} to {list}: {reply}");
+    }
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_list_of_another_organization_is_an_address_like_any_other(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let birch = installation.organization("birch").await;
+    installation.list(&birch, "all@birch.example", Terms { disabled: true, ..of(&["secret@birch.example"]) }).await;
+    // Nor does a list become part of another organization's.
+    installation.list(&acme, "all@acme.example", of(&["all@birch.example"])).await;
+    let world = World::start(&installation).await;
+
+    let recipients = ["<all@birch.example>", "<all@acme.example>"];
+    assert!(send(&world, "ann@acme.example", &recipients).await.starts_with("250 "));
+    assert!(send(&world, "", &["<all@birch.example>"]).await.starts_with("250 "), "a report of ann's");
+
+    let received = gateway.received(2).await;
+    assert_eq!([&received[0].recipients, &received[1].recipients], [&["all@birch.example"], &["all@birch.example"]]);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_change_of_a_list_counts_as_soon_as_it_is_live_even_between_rcpt_and_data(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let (id, made) = installation.list(&acme, "all@acme.example", of(&["a@far.example"])).await;
+    let world = World::start(&installation).await;
+    until_live(&installation, made).await;
+    let transaction = || async { OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap() };
+    let edit = async |before: &Terms, after: &Terms| {
+        let edited = store::distribution_list::edit(transaction().await, id, after, &before.seen(), "operator").await;
+        let Edited::Changed(committed) = edited.unwrap() else { panic!("nothing was changed") };
+        until_live(&installation, committed.revision).await;
+    };
+    let first = of(&["a@far.example"]);
+    let second = of(&["b@far.example", "a@far.example"]);
+    edit(&first, &second).await;
+    assert!(send(&world, "ann@acme.example", &["<all@acme.example>"]).await.starts_with("250 "));
+    assert_eq!(gateway.received(1).await[0].recipients, ["b@far.example", "a@far.example"]);
+
+    let mut client = SmtpClient::greeted(world.submission).await;
+    client.say("MAIL FROM:<ann@acme.example>").await;
+    assert!(client.say("RCPT TO:<all@acme.example>").await.starts_with("250 "));
+    let disabled = Terms { disabled: true, ..second.clone() };
+    edit(&second, &disabled).await;
+    assert!(client.say("DATA").await.starts_with("550 5.2.1 "));
+    assert!(client.say("RCPT TO:<bob@far.example>").await.starts_with("503 "), "the message was given up");
+
+    let deleted =
+        store::distribution_list::delete(transaction().await, id, &disabled.seen(), "operator").await.unwrap();
+    let Edited::Changed(committed) = deleted else { panic!("{deleted:?}") };
+    until_live(&installation, committed.revision).await;
+    assert!(send(&world, "ann@acme.example", &["<all@acme.example>"]).await.starts_with("250 "));
+    assert_eq!(gateway.received(2).await[1].recipients, ["all@acme.example"]);
+    world.stop().await;
+}
