@@ -210,7 +210,7 @@ async fn a_message_whose_spool_file_cannot_be_written_is_not_taken_and_the_file_
     })
     .await;
     let of_size = |kib: usize| format!("Subject: {kib} KiB\r\n\r\n{}", "0123456789abcd\r\n".repeat(kib * 64));
-    let not_kept = "451 4.3.0 The message could not be written to disk here, try again later [";
+    let not_kept = "451 4.3.0 The message could not be written to disk here, try again later";
     let mut client = SmtpClient::greeted(relay.submission).await;
 
     begin_large(&mut client).await;
