@@ -104,30 +104,7 @@ impl Relay {
             ended
         };
         let receiving = async {
-            let (refused, accept) = (note_refusals(transfer.clone()), accept(transfer));
-            let sign_ins = Arc::new(SignIns::default());
-            let records_stop = CancellationToken::new();
-            let listening = async {
-                let sign_ins = Arc::clone(&sign_ins);
-                submission::listen(
-                    listeners,
-                    &self.settings,
-                    self.table(),
-                    accept,
-                    Some(refused),
-                    sign_ins,
-                    stop.clone(),
-                )
-                .await;
-                records_stop.cancel();
-            };
-            let recording = async {
-                // Where nobody can sign in there is nothing to be written down.
-                if self.settings.tls.is_some() {
-                    sign_in_records::run(&self.pool, &sign_ins, records_stop.clone()).await;
-                }
-            };
-            tokio::join!(listening, recording);
+            self.receive(listeners, transfer, &stop).await;
             received.cancel();
         };
         let delivering = async {
@@ -142,6 +119,29 @@ impl Relay {
         let (followed, ..) =
             tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying);
         Ok(followed?)
+    }
+
+    /// Takes mail in until `stop`, and what is under way then.
+    async fn receive(
+        &self,
+        listeners: Vec<Listener>,
+        transfer: watch::Receiver<Option<Transfer>>,
+        stop: &CancellationToken,
+    ) {
+        let (refused, accept) = (note_refusals(transfer.clone()), accept(transfer));
+        let (sign_ins, records_stop) = (Arc::new(SignIns::default()), CancellationToken::new());
+        let listening = async {
+            let (table, sign_ins) = (self.table(), Arc::clone(&sign_ins));
+            submission::listen(listeners, &self.settings, table, accept, Some(refused), sign_ins, stop.clone()).await;
+            records_stop.cancel();
+        };
+        let recording = async {
+            // Where nobody can sign in there is nothing to be written down.
+            if self.settings.tls.is_some() {
+                sign_in_records::run(&self.pool, &sign_ins, records_stop.clone()).await;
+            }
+        };
+        tokio::join!(listening, recording);
     }
 
     /// What makes connections: one for mail, and one for who asks whether mail would be accepted.

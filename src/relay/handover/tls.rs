@@ -97,6 +97,11 @@ pub fn certificate_ends_at(session: &ClientConnection, peer: &Peer) -> Option<Of
         return None;
     }
     let (_, certificate) = X509Certificate::from_der(session.peer_certificates()?.first()?).ok()?;
+    valid_until(&certificate)
+}
+
+/// The end of a certificate's validity.
+pub fn valid_until(certificate: &X509Certificate<'_>) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()
 }
 

@@ -13,7 +13,7 @@ use x509_parser::{
 
 use crate::{
     policy::{gateway_record::hex, verification::CertificateFault},
-    relay::handover::connection::Connection,
+    relay::handover::{connection::Connection, tls::valid_until},
 };
 
 /// A certificate as people know it.
@@ -47,7 +47,7 @@ impl Certificate {
         Some(Self {
             names,
             issuer: printable(&read.issuer().to_string()),
-            expires_at: OffsetDateTime::from_unix_timestamp(read.validity().not_after.timestamp()).ok(),
+            expires_at: valid_until(&read),
             fingerprint: hex(&Sha256::digest(certificate)),
         })
     }

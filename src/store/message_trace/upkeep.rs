@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     mail::id::{OrganizationId, RelayId},
+    policy::volume,
     store::Result,
 };
 
@@ -131,10 +132,7 @@ async fn replace(
 }
 
 fn hour_of(id: Uuid) -> OffsetDateTime {
-    let at = super::moment(id.as_u128() >> 80);
-    at - (Duration::new(0, at.nanosecond().cast_signed())
-        + Duration::seconds(at.second().into())
-        + Duration::minutes(at.minute().into()))
+    volume::hour_of(super::moment(id.as_u128() >> 80))
 }
 
 /// Leaves recipients, sizes and clients out of lines that are older than this. Returns how many chunks that were.
