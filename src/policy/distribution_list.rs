@@ -289,12 +289,18 @@ impl Lists {
     }
 }
 
+/// Whether only named senders may send to a list because it is large, though others were chosen. `size` is in
+/// recipients, `large` as [`OrganizationFacts::large_list`](super::facts::OrganizationFacts::large_list).
+pub fn is_narrowed(may_send: MaySend, large_allowed: bool, size: usize, large: Option<u32>) -> bool {
+    let is_large = large.is_some_and(|large| size > large as usize);
+    is_large && !large_allowed && matches!(may_send, MaySend::Inside | MaySend::Members)
+}
+
 /// Who may send to a list of this size, and whether that is so because it is large.
 fn control(list: &DistributionList, size: usize, large: Option<u32>) -> (MaySend, bool) {
-    let is_large = large.is_some_and(|large| size > large as usize) && !list.large_allowed;
-    match list.may_send {
-        MaySend::Inside | MaySend::Members if is_large => (MaySend::Named, true),
-        may_send => (may_send, false),
+    match is_narrowed(list.may_send, list.large_allowed, size, large) {
+        true => (MaySend::Named, true),
+        false => (list.may_send, false),
     }
 }
 

@@ -379,9 +379,8 @@ pub struct ListedList {
     pub name: String,
     pub disabled: bool,
     pub may_send: MaySend,
+    pub large_allowed: bool,
     pub members: i64,
-    /// It has more members than a list has that is not large, and that counts.
-    pub is_large: bool,
 }
 
 /// Where a page of the table begins or ends.
@@ -407,10 +406,9 @@ pub async fn page(
         ListedList,
         r#"
         select list.id as "id: ListId", list.address as "address: Mailbox", list.name,
-               list.status = 'disabled' as "disabled!", may_send as "may_send: MaySend",
-               members.count as "members!", members.count > organization.large_list and not large_allowed as "is_large!"
+               list.status = 'disabled' as "disabled!", may_send as "may_send: MaySend", large_allowed,
+               members.count as "members!"
         from distribution_list list
-        join organization on organization.id = list.organization_id
         cross join lateral (select count(*) from list_member
                             where list_member.organization_id = $1 and list_member.list_id = list.id) members
         where list.organization_id = $1 and ($2::text is null or list.address > $2)

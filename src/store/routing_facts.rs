@@ -44,7 +44,7 @@ async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
     load_accounts(db, &mut facts).await?;
     load_addresses(db, &mut facts).await?;
     load_credentials(db, &mut facts).await?;
-    load_lists(db, None, &mut facts).await?;
+    load_lists(db, &mut facts).await?;
     Ok((revision, facts))
 }
 
@@ -570,7 +570,7 @@ async fn read_lists(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(Lis
         return Ok(Vec::new());
     }
     let ids: Vec<ListId> = touched.lists.iter().copied().collect();
-    let mut rows = list_rows(db, None, Some(&ids));
+    let mut rows = list_rows(db, Some(&ids));
     let mut lists: Vec<_> = ids.iter().map(|id| (*id, None)).collect();
     while let Some(row) = rows.try_next().await? {
         lists.push((row.id, Some(row.into())));
@@ -578,13 +578,41 @@ async fn read_lists(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(Lis
     Ok(lists)
 }
 
-/// The lists of one organization, or of all. Their members are asked about by senders of the organization alone.
-pub async fn load_lists(
+/// The organization's lists that have these addresses, and those in them. An organization may have so many that not
+/// every page can look at all.
+pub async fn load_lists_reached_from(
     db: &mut PgConnection,
-    organization: Option<OrganizationId>,
+    organization: OrganizationId,
+    addresses: &[String],
     facts: &mut RoutingFacts,
 ) -> Result<()> {
-    let mut rows = list_rows(db, organization, None);
+    let ids = sqlx::query_scalar!(
+        r#"
+        with recursive reached (address) as (
+            select unnest($2::text[]) collate "C"
+            union
+            select member.address
+            from reached
+            join distribution_list list on list.organization_id = $1 and list.address = reached.address
+            join list_member member on member.organization_id = $1 and member.list_id = list.id
+        )
+        select list.id as "id: ListId"
+        from reached join distribution_list list on list.organization_id = $1 and list.address = reached.address
+        "#,
+        organization as OrganizationId,
+        addresses,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let mut rows = list_rows(db, Some(&ids));
+    while let Some(row) = rows.try_next().await? {
+        facts.set_list(row.id, Some(row.into()));
+    }
+    Ok(())
+}
+
+async fn load_lists(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
+    let mut rows = list_rows(db, None);
     while let Some(row) = rows.try_next().await? {
         facts.set_list(row.id, Some(row.into()));
     }
@@ -618,11 +646,7 @@ impl From<ListRow> for DistributionList {
     }
 }
 
-fn list_rows<'a>(
-    db: &'a mut PgConnection,
-    organization: Option<OrganizationId>,
-    only: Option<&'a [ListId]>,
-) -> BoxStream<'a, Result<ListRow>> {
+fn list_rows<'a>(db: &'a mut PgConnection, only: Option<&'a [ListId]>) -> BoxStream<'a, Result<ListRow>> {
     sqlx::query_as!(
         ListRow,
         r#"
@@ -635,9 +659,8 @@ fn list_rows<'a>(
                      where sender.organization_id = list.organization_id and sender.list_id = list.id
                      order by sender.address) as "senders!: Vec<Mailbox>"
         from distribution_list list
-        where ($1::uuid is null or organization_id = $1) and ($2::uuid[] is null or id = any($2))
+        where $1::uuid[] is null or id = any($1)
         "#,
-        organization as Option<OrganizationId>,
         only as Option<&[ListId]>,
     )
     .fetch(db)

@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::{
     body::{Body, Bytes},
-    extract::{Multipart, Path, State, multipart::MultipartError},
+    extract::{Multipart, State, multipart::MultipartError},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -21,7 +21,9 @@ use super::{
     job::{self, Failed},
     link::Link,
     mail_account::READ_ONLY,
-    mail_account_manager, page,
+    mail_account_manager,
+    named::Named,
+    page,
     session::InOrganization,
     status,
     text_field::TextField,
@@ -151,7 +153,8 @@ async fn receive(mut form: Multipart) -> Result<Option<Upload>, PageError> {
     Ok(upload.map(|upload| Upload { remove_missing, ..upload }))
 }
 
-fn refused(error: MultipartError) -> PageError {
+/// Why a file could not be received.
+pub(super) fn refused(error: MultipartError) -> PageError {
     if came_too_slowly(&error) {
         PageError::Status(StatusCode::REQUEST_TIMEOUT)
     } else {
@@ -217,18 +220,12 @@ struct PreviewQuery {
     different: Option<String>,
 }
 
-/// The import that the path names; one that cannot be is not found, like one that is not there.
-fn id_of(path: Option<Path<(String, String)>>) -> Result<ImportId, PageError> {
-    path.and_then(|Path((_, id))| id.parse().ok()).ok_or(PageError::NotFound)
-}
-
 async fn preview(
     State(app): State<App>,
     inside: InOrganization,
-    path: Option<Path<(String, String)>>,
+    Named(id): Named<ImportId>,
     Query(query): Query<PreviewQuery>,
 ) -> Result<Response, PageError> {
-    let id = id_of(path)?;
     let mut transaction = app.store.begin(&inside.access).await?;
     let import = account_import::staged(&mut transaction, inside.access.organization(), id).await?;
     let import = import.ok_or(PageError::NotFound)?;
@@ -341,10 +338,9 @@ struct ApplyForm {
 async fn apply(
     State(app): State<App>,
     inside: InOrganization,
-    path: Option<Path<(String, String)>>,
+    Named(id): Named<ImportId>,
     Form(form): Form<ApplyForm>,
 ) -> Result<Response, PageError> {
-    let id = id_of(path)?;
     let mut transaction = app.store.begin(&inside.access).await?;
     let import = account_import::staged(&mut transaction, inside.access.organization(), id).await?;
     let import = import.ok_or(PageError::NotFound)?;

@@ -3,20 +3,22 @@
 
 use askama::Template;
 use axum::{
-    extract::{FromRequest, FromRequestParts, Multipart, RawPathParams, Request, State},
-    http::{StatusCode, request::Parts},
+    extract::{FromRequest, Multipart, Request, State},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 
 use super::{
     App, Route,
+    account_file::refused,
     console::Console,
     distribution_lists::{self, Size, TermsFields, Typed, in_lines, may_manage, own_domains, permit_size, size},
     draft::Draft,
     error::{PageError, see_other},
-    form::{Form, Query, came_too_slowly},
+    form::{Form, Query},
     link::Link,
+    named::Named,
     page,
     session::InOrganization,
     status::{self, Part, StatusLine},
@@ -52,19 +54,6 @@ pub fn routes() -> Vec<Route> {
 /// The page of one list.
 pub fn link(slug: &str, list: ListId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/distribution-list/{list}"))
-}
-
-/// The list that the path names. One that cannot be is not found, like one that is not there.
-struct Named(ListId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let list = params.iter().find(|(name, _)| *name == "list").and_then(|(_, id)| id.parse().ok());
-        list.map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 #[derive(Template)]
@@ -103,8 +92,7 @@ impl DistributionListPage {
 
     /// Its control is narrower than what was chosen.
     fn is_narrowed(&self) -> bool {
-        let terms = &self.list.terms;
-        self.size.is_large && !terms.large_allowed && matches!(terms.may_send, MaySend::Inside | MaySend::Members)
+        self.size.narrows(&self.list.terms)
     }
 
     fn senders(&self) -> String {
@@ -127,7 +115,7 @@ struct PageQuery {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<ListId>,
     Query(query): Query<PageQuery>,
     draft: Draft,
 ) -> Result<Response, PageError> {
@@ -195,7 +183,7 @@ struct EditForm {
 async fn save(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<ListId>,
     Form(form): Form<EditForm>,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
@@ -247,7 +235,7 @@ const LARGEST_FILE: usize = 1024 * 1024;
 async fn import(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<ListId>,
     request: Request,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
@@ -311,10 +299,6 @@ fn told(what: &str, members: &[&Mailbox]) -> String {
 
 /// The file, unless it is too large, and whether members stay that are not in it.
 async fn receive(mut form: Multipart) -> Result<(Option<Vec<u8>>, bool), PageError> {
-    let refused = |error: axum::extract::multipart::MultipartError| match came_too_slowly(&error) {
-        true => PageError::Status(StatusCode::REQUEST_TIMEOUT),
-        false => PageError::Status(error.status()),
-    };
     let (mut file, mut keeps) = (Some(Vec::new()), false);
     while let Some(mut field) = form.next_field().await.map_err(refused)? {
         match field.name() {
@@ -336,7 +320,7 @@ async fn receive(mut form: Multipart) -> Result<(Option<Vec<u8>>, bool), PageErr
 async fn ask_to_delete(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<ListId>,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
     look.deleting = look.may_manage;
@@ -353,7 +337,7 @@ struct DeleteForm {
 async fn delete(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<ListId>,
     Form(form): Form<DeleteForm>,
 ) -> Result<Response, PageError> {
     may_manage(&inside)?;

@@ -158,7 +158,7 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
         console: Console::new(inside, LABEL),
         status,
         mistakes: Vec::new(),
-        rows: lists.into_iter().map(|list| row(slug, list)).collect(),
+        rows: lists.into_iter().map(|list| row(slug, list, large)).collect(),
         count: wording::counted(count, "list", "lists"),
         previous: first.filter(|_| has_previous).map(|first| link(slug).with("before", &first).build()),
         next: last.filter(|_| has_next).map(|last| link(slug).with("after", &last).build()),
@@ -178,8 +178,9 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
     })
 }
 
-fn row(slug: &str, list: ListedList) -> Row {
-    let narrowed = list.is_large && matches!(list.may_send, MaySend::Inside | MaySend::Members);
+fn row(slug: &str, list: ListedList, large: i32) -> Row {
+    let members = usize::try_from(list.members).unwrap_or_default();
+    let narrowed = policy::is_narrowed(list.may_send, list.large_allowed, members, u32::try_from(large).ok());
     Row {
         page: distribution_list::link(slug, list.id).build(),
         address: wording::user_id(&list.address),
@@ -404,12 +405,18 @@ pub(super) struct Size {
     pub recipients: usize,
     /// The enabled lists in it.
     pub nested: usize,
-    pub is_large: bool,
-    pub large: i32,
+    large: i32,
     is_cut_off: bool,
 }
 
-/// Looks at a list with all others of the organization.
+impl Size {
+    /// Whether its control is narrower than what was chosen.
+    pub fn narrows(&self, terms: &Terms) -> bool {
+        policy::is_narrowed(terms.may_send, terms.large_allowed, self.recipients, u32::try_from(self.large).ok())
+    }
+}
+
+/// Looks at a list with the lists in it.
 pub(super) async fn size(
     app: &App,
     inside: &InOrganization,
@@ -419,7 +426,8 @@ pub(super) async fn size(
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
     let mut facts = RoutingFacts::default();
-    store::routing_facts::load_lists(&mut transaction, Some(organization), &mut facts).await?;
+    let members: Vec<String> = terms.members.iter().map(ToString::to_string).collect();
+    store::routing_facts::load_lists_reached_from(&mut transaction, organization, &members, &mut facts).await?;
     let large = store::distribution_list::large(&mut transaction, organization).await?;
     drop(transaction);
     let list = as_followed(organization, address, terms);
@@ -427,7 +435,6 @@ pub(super) async fn size(
     Ok(Size {
         recipients: expansion.members.len(),
         nested: expansion.nested.len(),
-        is_large: i32::try_from(expansion.members.len()).is_ok_and(|recipients| recipients > large),
         large,
         is_cut_off: expansion.is_cut_off,
     })
@@ -453,7 +460,7 @@ pub(super) fn permit_size(fields: &mut TermsFields, terms: &Terms, size: &Size) 
             "With the lists in it this list would stand for more than {} recipients.",
             wording::number(policy::MOST_EXPANDED as i64)
         ));
-    } else if size.is_large && !terms.large_allowed && matches!(terms.may_send, MaySend::Inside | MaySend::Members) {
+    } else if size.narrows(terms) {
         fields.may_send_mistake = Some(format!(
             "This list stands for {}, and one of more than {} is large. Choose named senders, or tick “Open although it is large”.",
             wording::counted(size.recipients as i64, "recipient", "recipients"),

@@ -26,6 +26,7 @@ use crate::{
         explanation::{Explanation, Layer, Leads, Told},
         facts::{Decision, RoutingFacts},
         routing::{NextHop, Scope},
+        sender::candidates,
     },
     store,
 };
@@ -97,8 +98,10 @@ async fn show(
             let mut transaction = app.store.begin(&inside.access).await?;
             let organization = inside.access.organization();
             let mut facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
-            if recipient.is_some() {
-                store::routing_facts::load_lists(&mut transaction, Some(organization), &mut facts).await?;
+            if let Some(recipient) = recipient {
+                let spellings = candidates(&recipient.to_string()).iter().map(ToString::to_string).collect::<Vec<_>>();
+                store::routing_facts::load_lists_reached_from(&mut transaction, organization, &spellings, &mut facts)
+                    .await?;
             }
             let of_list = recipient.as_ref().and_then(|recipient| of_list(&facts, typed, recipient));
             let explanation = facts.explain(typed, &app.settings.platform_default);
