@@ -2,12 +2,7 @@
 //! The list with its filters, the same as a file, and one entry with everything that it touched.
 
 use askama::Template;
-use axum::{
-    body::Body,
-    extract::State,
-    http::header,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use serde_json::Value;
 use time::{Date, Duration, OffsetDateTime, macros::format_description};
@@ -15,6 +10,7 @@ use time::{Date, Duration, OffsetDateTime, macros::format_description};
 use super::{
     App, Route,
     console::Console,
+    csv_file,
     error::PageError,
     form::Query,
     link::Link,
@@ -279,14 +275,9 @@ async fn download(
     let mut transaction = app.store.begin(&inside.access).await?;
     let filter = query.filter(&mut transaction).await?;
     drop(transaction);
-    let name = format!("attachment; filename=\"audit-log-{}.csv\"", inside.access.slug);
-    let begin = Some(Place { app, access: inside.access, filter, before: None, is_first: true });
-    let pieces = futures_util::stream::try_unfold(begin, async |place| match place {
-        Some(place) => place.piece().await.map(Some),
-        None => Ok(None),
-    });
-    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    let name = format!("audit-log-{}.csv", inside.access.slug);
+    let begin = Place { app, access: inside.access, filter, before: None, is_first: true };
+    Ok(csv_file::answer(&name, begin, Place::piece))
 }
 
 /// How far a file was sent. Each piece is read in a transaction of its own: a browser that reads slowly holds none.

@@ -1,7 +1,7 @@
 //! Forms and queries as browsers send them. What no form of ours sends (unknown, repeated or
 //! missing fields, another content type) is refused with a page and changes nothing.
 
-use std::error::Error;
+use std::{collections::HashMap, error::Error, str::FromStr};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::FormRejection},
@@ -50,4 +50,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             Err(rejection) => Err(PageError::Malformed(rejection.to_string())),
         }
     }
+}
+
+/// Parts the fields of a form in which something was ticked: the ids that were, one page of them at most, and every
+/// other field, which comes once.
+pub fn ticked<T: FromStr>(
+    fields: Vec<(String, String)>,
+    most: usize,
+    malformed: impl Fn(&str) -> PageError,
+) -> Result<(Vec<T>, HashMap<String, String>), PageError> {
+    let (ticks, fields): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(name, _)| name == "selected");
+    if ticks.len() > most {
+        return Err(malformed("more ticks than a page has"));
+    }
+    let mut once = HashMap::new();
+    for (name, value) in fields {
+        if once.insert(name, value).is_some() {
+            return Err(malformed("a repeated field"));
+        }
+    }
+    let ids: Result<Vec<T>, _> = ticks.iter().map(|(_, id)| id.parse()).collect();
+    Ok((ids.map_err(|_| malformed("a tick of nothing"))?, once))
 }

@@ -3,8 +3,8 @@
 
 use askama::Template;
 use axum::{
-    extract::{FromRequestParts, RawPathParams, State},
-    http::{StatusCode, request::Parts},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use super::{
     gateway_state::{ShownCheck, ShownState},
     gateways::{self, unicode},
     link::Link,
+    named::Named,
     outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
@@ -49,19 +50,6 @@ pub fn routes() -> Vec<Route> {
 /// The page of one gateway.
 pub fn link(slug: &str, gateway: GatewayId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/gateways/{gateway}"))
-}
-
-/// The gateway that the path names. One that cannot be is not found, like one that is not there.
-pub(super) struct Named(pub GatewayId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let gateway = params.iter().find(|(name, _)| *name == "gateway").and_then(|(_, id)| id.parse().ok());
-        gateway.map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 /// How many accounts are named before the rest are only counted.
@@ -137,7 +125,7 @@ struct PageQuery {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    Named(gateway): Named,
+    Named(gateway): Named<GatewayId>,
     Query(query): Query<PageQuery>,
     draft: Draft,
 ) -> Result<Response, PageError> {
@@ -224,7 +212,7 @@ struct RemoveForm {}
 async fn remove(
     State(app): State<App>,
     inside: InOrganization,
-    Named(gateway): Named,
+    Named(gateway): Named<GatewayId>,
     Form(RemoveForm {}): Form<RemoveForm>,
 ) -> Result<Response, PageError> {
     if !inside.access.role.may_set_organization_gateway() {

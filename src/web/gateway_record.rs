@@ -13,7 +13,8 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::Form,
-    gateway::{self, Named},
+    gateway,
+    named::Named,
     page,
     session::InOrganization,
     status,
@@ -335,7 +336,7 @@ fn in_words(choice: &str) -> &'static str {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    Named(gateway): Named,
+    Named(gateway): Named<GatewayId>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
@@ -351,7 +352,7 @@ async fn show(
 async fn save(
     State(app): State<App>,
     inside: InOrganization,
-    Named(gateway): Named,
+    Named(gateway): Named<GatewayId>,
     Form(form): Form<RecordForm>,
 ) -> Result<Response, PageError> {
     if !inside.access.role.may_set_organization_gateway() {

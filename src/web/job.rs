@@ -10,17 +10,16 @@ use std::{
 };
 
 use askama::Template;
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 
 use super::{
     App, Route,
     console::Console,
     error::{PageError, see_other},
     link::Link,
-    mail_account_manager, outbound_queue, page,
+    mail_account_manager,
+    named::Named,
+    outbound_queue, page,
     session::InOrganization,
     wording,
 };
@@ -190,12 +189,7 @@ impl JobPage {
     }
 }
 
-async fn show(
-    State(app): State<App>,
-    inside: InOrganization,
-    path: Option<Path<(String, String)>>,
-) -> Result<Response, PageError> {
-    let id = path.and_then(|Path((_, id))| id.parse::<JobId>().ok()).ok_or(PageError::NotFound)?;
+async fn show(State(app): State<App>, inside: InOrganization, Named(id): Named<JobId>) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
     let job = job::by_id(&mut transaction, inside.access.organization(), id).await?.ok_or(PageError::NotFound)?;
     drop(transaction);

@@ -17,7 +17,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     mail_account_manager::{self, ListQuery},
-    outbound_gateway::OfAccount,
+    named::Named,
     outbound_volume, page,
     route_steps::{Step, steps},
     session::InOrganization,
@@ -121,7 +121,7 @@ struct AccountQuery {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     draft: Draft,
 ) -> Result<Response, PageError> {
@@ -140,7 +140,7 @@ async fn show(
 async fn back(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, PageError> {
     let organization = inside.access.organization();
@@ -274,7 +274,7 @@ struct NameForm {
 async fn save_name(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     Form(form): Form<NameForm>,
 ) -> Result<Response, PageError> {
@@ -301,7 +301,7 @@ struct UserIdForm {
 async fn save_user_id(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     Form(form): Form<UserIdForm>,
 ) -> Result<Response, PageError> {
@@ -330,7 +330,7 @@ struct AddressesForm {
 async fn save_addresses(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     Form(form): Form<AddressesForm>,
 ) -> Result<Response, PageError> {
@@ -364,7 +364,7 @@ enum Wish {
 async fn save_status(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     Form(form): Form<StatusForm>,
 ) -> Result<Response, PageError> {
@@ -385,7 +385,7 @@ struct DeleteForm {
 async fn delete(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<AccountQuery>,
     Form(form): Form<DeleteForm>,
 ) -> Result<Response, PageError> {

@@ -61,44 +61,24 @@ pub fn link_to_time(slug: &str, from: OffsetDateTime, to: OffsetDateTime) -> Lin
 }
 
 /// What can be searched for besides the beginning of every message: the word in the address, and the words for people.
-pub const STATES: [(&str, &str); 8] = [
-    ("handed-over", "handed over at once"),
-    ("queued", "queued"),
-    ("refused", "refused"),
-    ("attempt", "tried again in vain"),
-    ("delivered", "delivered from the queue"),
-    ("returned", "returned to the sender"),
-    ("given-up", "given up, and nobody to tell"),
-    ("deleted", "deleted from the queue"),
+const STATES: [(Step, &str, &str); 8] = [
+    (Step::HandedOver, "handed-over", "handed over at once"),
+    (Step::Queued, "queued", "queued"),
+    (Step::Refused, "refused", "refused"),
+    (Step::Attempt, "attempt", "tried again in vain"),
+    (Step::Delivered, "delivered", "delivered from the queue"),
+    (Step::Returned, "returned", "returned to the sender"),
+    (Step::GivenUp, "given-up", "given up, and nobody to tell"),
+    (Step::Deleted, "deleted", "deleted from the queue"),
 ];
 
 /// What happened, in the words of the list of states.
 pub fn words(step: Step) -> &'static str {
-    let (_, words) = match step {
-        Step::HandedOver => STATES[0],
-        Step::Queued => STATES[1],
-        Step::Refused => STATES[2],
-        Step::Attempt => STATES[3],
-        Step::Delivered => STATES[4],
-        Step::Returned => STATES[5],
-        Step::GivenUp => STATES[6],
-        Step::Deleted => STATES[7],
-    };
-    words
+    STATES.iter().find(|(one, ..)| *one == step).map(|(.., words)| *words).unwrap_or_default()
 }
 
 fn step(name: &str) -> Option<Step> {
-    Some(match name {
-        "handed-over" => Step::HandedOver,
-        "queued" => Step::Queued,
-        "refused" => Step::Refused,
-        "attempt" => Step::Attempt,
-        "delivered" => Step::Delivered,
-        "returned" => Step::Returned,
-        "given-up" => Step::GivenUp,
-        "deleted" => Step::Deleted,
-        _ => return None,
-    })
+    STATES.iter().find(|(_, one, _)| *one == name).map(|(step, ..)| *step)
 }
 
 /// What the address of the page asks for. Times are UTC.
@@ -159,8 +139,9 @@ impl Asked {
         ]
     }
 
-    fn has_state(&self, name: &str) -> bool {
-        self.state == name
+    /// Name, words, and whether it is chosen.
+    fn states(&self) -> [(&'static str, &'static str, bool); 8] {
+        STATES.map(|(_, name, words)| (name, words, self.state == name))
     }
 
     fn with(&self, link: Link) -> Link {

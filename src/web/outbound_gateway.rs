@@ -3,8 +3,8 @@
 
 use askama::Template;
 use axum::{
-    extract::{FromRequestParts, RawPathParams, State},
-    http::{StatusCode, request::Parts},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use super::{
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     gateway_state::{self, ShownCheck, ShownState},
     mail_account_manager::{self, ListQuery},
+    named::Named,
     page,
     route_steps::{Step, steps},
     session::InOrganization,
@@ -33,19 +34,6 @@ const PATH: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account
 
 pub fn routes() -> Vec<Route> {
     vec![Route::get(PATH, show), Route::post(PATH, save)]
-}
-
-/// The account that the path names. One that cannot be is not found, like one that is not there.
-pub(super) struct OfAccount(pub AccountId);
-
-impl<S: Send + Sync> FromRequestParts<S> for OfAccount {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let account = params.iter().find(|(name, _)| *name == "account").and_then(|(_, id)| id.parse().ok());
-        account.map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 #[derive(Template)]
@@ -82,7 +70,7 @@ struct FormQuery {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<FormQuery>,
     draft: Draft,
 ) -> Result<Response, PageError> {
@@ -146,7 +134,7 @@ async fn look(
 async fn save(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(account): OfAccount,
+    Named(account): Named<AccountId>,
     Query(query): Query<FormQuery>,
     Form(form): Form<GatewayForm>,
 ) -> Result<Response, PageError> {

@@ -2,10 +2,7 @@
 //! is in the message. Opened from `outbound_queue`.
 
 use askama::Template;
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use time::OffsetDateTime;
 
 use super::{
@@ -13,6 +10,7 @@ use super::{
     console::Console,
     error::PageError,
     form::Query,
+    named::Named,
     outbound_queue::{self, QueueQuery, ShownMessage},
     page,
     session::InOrganization,
@@ -75,10 +73,9 @@ impl From<Recipient> for ShownRecipient {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    path: Option<Path<(String, String)>>,
+    Named(id): Named<QueueId>,
     Query(query): Query<QueueQuery>,
 ) -> Result<Response, PageError> {
-    let id = path.and_then(|Path((_, id))| id.parse::<QueueId>().ok()).ok_or(PageError::NotFound)?;
     let (organization, slug) = (inside.access.organization(), &inside.access.slug);
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::outbound_queue::message(&mut transaction, organization, id).await?;

@@ -3,8 +3,8 @@
 
 use askama::Template;
 use axum::{
-    extract::{FromRequestParts, RawPathParams, State},
-    http::{StatusCode, request::Parts},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     link::Link,
+    named::Named,
     page,
     relay_credentials::{self, READ_ONLY, TermsFields, Typed, may_manage, own_domains, take_secret},
     session::InOrganization,
@@ -49,19 +50,6 @@ pub fn routes() -> Vec<Route> {
 /// The page of one credential.
 pub fn link(slug: &str, credential: CredentialId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/relay-credentials/{credential}"))
-}
-
-/// The credential that the path names. One that cannot be is not found, like one that is not there.
-struct Named(CredentialId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let credential = params.iter().find(|(name, _)| *name == "credential").and_then(|(_, id)| id.parse().ok());
-        credential.map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 #[derive(Template)]
@@ -108,7 +96,7 @@ struct PageQuery {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<CredentialId>,
     Query(query): Query<PageQuery>,
     session: Session,
     draft: Draft,
@@ -193,7 +181,7 @@ struct TermsForm {
 async fn save(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<CredentialId>,
     Form(form): Form<TermsForm>,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
@@ -235,7 +223,7 @@ async fn answer(app: &App, inside: &InOrganization, id: CredentialId, edited: Ed
 async fn ask_to_revoke(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<CredentialId>,
 ) -> Result<Response, PageError> {
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
     look.revoking = look.may_manage && !look.credential.revoked;
@@ -250,7 +238,7 @@ struct RevokeForm {}
 async fn revoke(
     State(app): State<App>,
     inside: InOrganization,
-    Named(id): Named,
+    Named(id): Named<CredentialId>,
     Form(RevokeForm {}): Form<RevokeForm>,
 ) -> Result<Response, PageError> {
     if !inside.access.role.may_manage_relay_credentials() {

@@ -8,9 +8,8 @@ use std::{
 
 use askama::Template;
 use axum::{
-    body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -20,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     App, Route,
     console::Console,
+    csv_file,
     error::PageError,
     form::Query,
     link::Link,
@@ -201,14 +201,9 @@ async fn make(
     };
     let day = |day: Date| day.format(DAY).unwrap_or_default();
     let (from, to) = (day(asked.days.0), day(asked.days.1));
-    let name = format!("attachment; filename=\"route-report-{}-{from}-{to}.csv\"", inside.access.slug);
-    let begin = Some(Making { app, access: inside.access, asked, step: At::Beginning(turn) });
-    let pieces = futures_util::stream::try_unfold(begin, async |making| match making {
-        Some(making) => making.piece().await.map(Some),
-        None => Ok(None),
-    });
-    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    let name = format!("route-report-{}-{from}-{to}.csv", inside.access.slug);
+    let begin = Making { app, access: inside.access, asked, step: At::Beginning(turn) };
+    Ok(csv_file::answer(&name, begin, Making::piece))
 }
 
 /// A file while it is made and sent. A failure cuts it off, so that nobody takes it for whole.

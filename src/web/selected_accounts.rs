@@ -12,7 +12,7 @@ use super::{
     App, Route,
     console::Console,
     error::{PageError, see_other},
-    form::Form,
+    form::{Form, ticked},
     gateway_form::{GatewayField, GatewayForm, GatewayMistake},
     job,
     link::Link,
@@ -88,17 +88,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
 
     fn try_from(fields: Vec<(String, String)>) -> Result<Self, PageError> {
         let malformed = |what: &str| PageError::Malformed(format!("{what} in a form for several accounts"));
-        let (ticks, fields): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(name, _)| name == "selected");
-        if ticks.len() > PAGE_SIZE {
-            return Err(malformed("more ticks than a page has"));
-        }
-        let ticked = ticks.iter().map(|(_, id)| id.parse()).collect::<Result<Vec<AccountId>, _>>();
-        let mut once = std::collections::HashMap::new();
-        for (name, value) in fields {
-            if once.insert(name, value).is_some() {
-                return Err(malformed("a repeated field"));
-            }
-        }
+        let (ticked, mut once) = ticked::<AccountId>(fields, PAGE_SIZE, malformed)?;
         let action = match once.remove("action").as_deref() {
             Some("set") => Action::Set,
             Some("delete") => Action::Delete,
@@ -108,7 +98,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
         let change = once.remove("change").map(|change| change.parse()).transpose();
         let form = Self {
             action,
-            ticked: ticked.map_err(|_| malformed("a tick of no account"))?,
+            ticked,
             all: once.remove("all").is_some(),
             outbound_gateway: once.remove("outbound_gateway"),
             gateway: once.remove("gateway"),

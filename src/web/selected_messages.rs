@@ -1,7 +1,7 @@
 //! What an administrator wants of waiting mail: of one message, of those that were ticked in `outbound_queue`, or of
 //! all that it shows. Asked again with the number, then written next to the messages; relays carry it out.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use askama::Template;
 use axum::{
@@ -14,7 +14,7 @@ use super::{
     App, Route,
     console::Console,
     error::{PageError, see_other},
-    form::Form,
+    form::{Form, ticked},
     job,
     link::Link,
     outbound_queue::{self, QueueQuery, filter_in_words},
@@ -73,17 +73,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
 
     fn try_from(fields: Vec<(String, String)>) -> Result<Self, PageError> {
         let malformed = |what: &str| PageError::Malformed(format!("{what} in a form for several messages"));
-        let (ticks, fields): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(name, _)| name == "selected");
-        if ticks.len() > PAGE_SIZE {
-            return Err(malformed("more ticks than a page has"));
-        }
-        let ticked = ticks.iter().map(|(_, id)| id.parse()).collect::<Result<Vec<QueueId>, _>>();
-        let mut once = HashMap::new();
-        for (name, value) in fields {
-            if once.insert(name, value).is_some() {
-                return Err(malformed("a repeated field"));
-            }
-        }
+        let (ticked, mut once) = ticked::<QueueId>(fields, PAGE_SIZE, malformed)?;
         let wish = match once.remove("action").as_deref() {
             Some("retry") => Wish::Retry,
             Some("return") => Wish::Return,
@@ -95,7 +85,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
         let change = once.remove("change").map(|change| change.parse()).transpose();
         let form = Self {
             wish,
-            ticked: ticked.map_err(|_| malformed("a tick of no message"))?,
+            ticked,
             all: once.remove("all").is_some(),
             confirmed: confirmed.map_err(|_| malformed("no number"))?,
             last: last.map_err(|_| malformed("no id of a message"))?,

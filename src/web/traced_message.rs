@@ -2,11 +2,7 @@
 //! Opened from Message Trace, or by the short id that an SMTP reply or a notification names.
 
 use askama::Template;
-use axum::{
-    extract::{FromRequestParts, RawPathParams, State},
-    http::request::Parts,
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use time::{Duration, OffsetDateTime};
 
 use super::{
@@ -16,6 +12,7 @@ use super::{
     gateway,
     link::Link,
     message_trace::{self, LABEL, ShownGap, shown_address, shown_sender, unicode, words},
+    named::Named,
     page,
     session::{InOrganization, SignedIn},
     wording::{self, ShownAddress},
@@ -42,19 +39,6 @@ pub fn routes() -> Vec<Route> {
 /// The story of one message.
 pub fn link(slug: &str, message: QueueId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/message-trace/{message}"))
-}
-
-/// What the path names. One that cannot be is not found, like one that is not there.
-struct Named<T>(T);
-
-impl<S: Send + Sync, T: std::str::FromStr> FromRequestParts<S> for Named<T> {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let named = params.iter().find(|(name, _)| matches!(*name, "message" | "short"));
-        named.and_then(|(_, named)| named.parse().ok()).map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 #[derive(Template)]

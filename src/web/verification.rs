@@ -4,8 +4,8 @@
 
 use askama::Template;
 use axum::{
-    extract::{FromRequestParts, RawPathParams, State},
-    http::{StatusCode, request::Parts},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::{
     gateway, gateways,
     link::Link,
     mail_account_manager::ListQuery,
-    outbound_gateway::OfAccount,
+    named::Named,
     outbound_mail_gateway, page,
     session::InOrganization,
     status,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     mail::{
         GatewayAddress,
-        id::{AccountId, ChangeId, VerificationId},
+        id::{AccountId, ChangeId, GatewayId, VerificationId},
     },
     policy::{
         facts::TlsMode,
@@ -96,19 +96,6 @@ pub fn begin(app: &App, access: &Access, address: &GatewayAddress) {
             tracing::warn!(%error, gateway = %address, "a gateway that was set is not verified");
         }
     });
-}
-
-/// The verification that the path names.
-struct Named(VerificationId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
-        let named = params.iter().find(|(name, _)| *name == "verification").and_then(|(_, id)| id.parse().ok());
-        named.map(Self).ok_or(PageError::NotFound)
-    }
 }
 
 #[derive(Template)]
@@ -263,7 +250,7 @@ impl From<&Step> for ShownStep {
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
-    Named(verification): Named,
+    Named(verification): Named<VerificationId>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, PageError> {
     page(&look(&app, &inside, verification, &query).await?)
@@ -317,7 +304,7 @@ fn may_require_tls(asked: &Verification, stored: &Stored) -> bool {
 async fn require_tls_first(
     State(app): State<App>,
     inside: InOrganization,
-    Named(verification): Named,
+    Named(verification): Named<VerificationId>,
 ) -> Result<Response, PageError> {
     let found = look(&app, &inside, verification, &PageQuery::default()).await;
     found.map(|_| see_other(&link(&inside.access.slug, verification).build()))
@@ -334,7 +321,7 @@ struct RequireTlsForm {
 async fn require_tls(
     State(app): State<App>,
     inside: InOrganization,
-    Named(verification): Named,
+    Named(verification): Named<VerificationId>,
     Form(form): Form<RequireTlsForm>,
 ) -> Result<Response, PageError> {
     let (access, email) = (&inside.access, &inside.access.email);
@@ -382,7 +369,7 @@ async fn require_tls(
 async fn ask_first(
     State(app): State<App>,
     inside: InOrganization,
-    gateway::Named(id): gateway::Named,
+    Named(id): Named<GatewayId>,
 ) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::gateway::overview(&mut transaction, inside.access.organization(), Some(id)).await?.pop();
@@ -398,7 +385,7 @@ struct VerifyForm {}
 async fn ask(
     State(app): State<App>,
     inside: InOrganization,
-    gateway::Named(id): gateway::Named,
+    Named(id): Named<GatewayId>,
     Form(VerifyForm {}): Form<VerifyForm>,
 ) -> Result<Response, PageError> {
     may_ask(&inside)?;
@@ -435,7 +422,7 @@ fn may_ask(inside: &InOrganization) -> Result<(), PageError> {
 async fn list_first(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(id): OfAccount,
+    Named(id): Named<AccountId>,
     Query(list): Query<ListQuery>,
 ) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
@@ -448,7 +435,7 @@ async fn list_first(
 async fn ask_for_account(
     State(app): State<App>,
     inside: InOrganization,
-    OfAccount(id): OfAccount,
+    Named(id): Named<AccountId>,
     Query(list): Query<ListQuery>,
     Form(VerifyForm {}): Form<VerifyForm>,
 ) -> Result<Response, PageError> {
