@@ -115,6 +115,8 @@ impl ShownStep {
 /// Whose pointer led where the message went.
 fn decided_by(event: &Event<'_>) -> &'static str {
     match event.scope {
+        // Before anybody asked where it goes.
+        _ if event.step == Step::Refused && event.address.is_none() => "",
         Some(Scope::User) => "the sender's own gateway",
         Some(Scope::Domain) => "the gateway of the sender's domain",
         Some(Scope::Organization) => "the organization's gateway",

@@ -295,3 +295,19 @@ async fn a_short_id_leads_members_of_the_organization_to_the_message_and_nobody_
     let nobody = pages.browser().get(&short).await;
     assert!(nobody.path.starts_with("/sign-in?next="), "{}", nobody.path);
 }
+
+#[sqlx::test]
+async fn of_what_was_refused_before_a_route_was_asked_for_none_is_named(db: PgPool) {
+    let Scene { installation, acme, admin, gateway, page, now, .. } = scene(db).await;
+    let asked_for = handed_over(now, "ann@acme.example", &["all@acme.example"], gateway);
+    let before =
+        Event { scope: None, gateway: None, revision: None, address: None, server: None, tls: None, ..asked_for };
+    let refused = Event { step: Step::Refused, reply: "550 5.7.1 not to this list".into(), ..before.clone() };
+    let waits = Event { step: Step::Queued, message: QueueId(id_at(now - Duration::MINUTE)), ..before };
+    let (refused_id, waits_id) = (refused.message, waits.message);
+    write_down(&installation, acme.id, &[refused, waits]).await;
+    let story = admin.get(&format!("{page}/{refused_id}")).await.text();
+    assert!(story.contains("550 5.7.1 not to this list") && !story.contains("Decided by"), "{story}");
+    let story = admin.get(&format!("{page}/{waits_id}")).await.text();
+    assert!(story.contains("Decided by the platform's default"), "{story}");
+}
