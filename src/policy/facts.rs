@@ -10,6 +10,7 @@ use std::{
 use super::{
     address_map::AddressMap,
     distribution_list::{DistributionList, Lists},
+    limit::{OrganizationLimits, SenderControl},
     gateway_settings::{GatewaySettings, secret_context},
     relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
@@ -107,6 +108,7 @@ pub struct RoutingFacts {
     /// User name to credential.
     credential_names: HashMap<Box<str>, CredentialId>,
     lists: Lists,
+    limits: HashMap<OrganizationId, Arc<OrganizationLimits>>,
 }
 
 /// What becomes of mail with a given reverse-path.
@@ -332,6 +334,20 @@ impl RoutingFacts {
 
     fn takes_accounts_only(&self, organization: OrganizationId) -> bool {
         self.organizations.get(&organization).is_some_and(|facts| facts.refuse_unknown_senders)
+    }
+
+    /// How much an organization lets be sent.
+    pub fn limits(&self, organization: OrganizationId) -> Option<&Arc<OrganizationLimits>> {
+        self.limits.get(&organization)
+    }
+
+    pub fn set_limits(&mut self, organization: OrganizationId, limits: Option<OrganizationLimits>) {
+        replace(&mut self.limits, organization, limits.map(Arc::new));
+    }
+
+    /// What was said of a sender.
+    pub fn sender_control(&self, organization: OrganizationId, account: Option<AccountId>) -> SenderControl {
+        self.limits.get(&organization).map(|limits| limits.sender(account)).unwrap_or_default()
     }
 
     /// Whether an organization sends nothing. One that is unknown does not either.

@@ -11,7 +11,9 @@ pub mod fault;
 pub mod gateway_network;
 pub mod gateway_record;
 pub mod gateway_settings;
+pub mod limit;
 pub mod pace;
+pub mod recent;
 pub mod relay_credential;
 pub mod retry;
 pub mod role;
@@ -21,5 +23,6 @@ pub mod sign_in_limit;
 pub mod verification;
 pub mod volume;
 pub mod waiting;
+pub mod words;
 
 pub use role::Role;

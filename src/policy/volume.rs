@@ -5,6 +5,7 @@ use std::ops::AddAssign;
 
 use time::{Duration, OffsetDateTime, UtcOffset};
 
+use super::words::words;
 use crate::mail::{DomainName, envelope::domain_of, id::AccountId};
 
 /// How long the counts of a minute are kept.
@@ -61,7 +62,7 @@ impl std::iter::Sum for Count {
 }
 
 /// What is counted in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     #[default]
     Messages,
@@ -72,15 +73,6 @@ pub enum Unit {
 impl Unit {
     pub const ALL: [Self; 3] = [Self::Messages, Self::Recipients, Self::External];
 
-    /// The word for it in addresses of pages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Messages => "messages",
-            Self::Recipients => "recipients",
-            Self::External => "external",
-        }
-    }
-
     /// What one is called, and what several are.
     pub fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -90,6 +82,8 @@ impl Unit {
         }
     }
 }
+
+words!(Unit: "messages" = Messages, "recipients" = Recipients, "external" = External);
 
 /// Whose mail is counted. Each message counts for its organization, for the domain of its sender, and for the account
 /// that has the sender's address or, where none has, for all such senders of the domain together: of these anybody may

@@ -1,11 +1,10 @@
 //! What becomes of mail that waits when the facts change under it: it goes on, it is held, or it returns to
 //! its sender. The relay asks at every attempt; the pages say why mail is held and take the choice.
 
-use std::{fmt, str::FromStr};
-
 use super::{
     facts::{Decision, Found, RoutingFacts, SenderRoute},
     routing::{NextHop, PlatformDefault, Route, Scope, route},
+    words::words,
 };
 use crate::mail::id::{AccountId, GatewayId, OrganizationId};
 
@@ -38,6 +37,10 @@ pub enum HeldBecause {
     AccountRemoved,
     DomainRemoved,
     OrganizationSuspended,
+    /// The sender has sent more than a limit allows.
+    OverLimit,
+    /// An administrator has blocked the sender.
+    SenderBlocked,
 }
 
 impl HeldBecause {
@@ -50,37 +53,10 @@ impl HeldBecause {
             Self::AccountRemoved => "the sender's account or address was removed",
             Self::DomainRemoved => "the sender's domain was removed",
             Self::OrganizationSuspended => "the organization is suspended",
+            Self::OverLimit => "the sender has sent more than a limit allows",
+            Self::SenderBlocked => "the sender is blocked",
         }
     }
-}
-
-/// Not one of the words of a fixed set.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("“{0}” is not known here")]
-pub struct WordError(String);
-
-/// Words by which values are kept.
-macro_rules! words {
-    ($type:ident: $($word:literal = $variant:ident),+ $(,)?) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(Self::$variant => $word),+
-                })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = WordError;
-
-            fn from_str(word: &str) -> Result<Self, Self::Err> {
-                match word {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(WordError(word.to_owned())),
-                }
-            }
-        }
-    };
 }
 
 words!(Choice: "send" = Send, "return" = Return, "delete" = Delete);
@@ -91,6 +67,8 @@ words!(HeldBecause:
     "account-removed" = AccountRemoved,
     "domain-removed" = DomainRemoved,
     "organization-suspended" = OrganizationSuspended,
+    "over-limit" = OverLimit,
+    "sender-blocked" = SenderBlocked,
 );
 
 /// What a message waits for, as it was when it was last routed.
@@ -145,6 +123,9 @@ pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault
     };
     if route.account.is_none() && waits.account.is_some() {
         return Onward::Held(HeldBecause::AccountRemoved);
+    }
+    if facts.sender_control(route.organization, route.account).is_blocked {
+        return Onward::Held(HeldBecause::SenderBlocked);
     }
     match is_what_it_waited_for(waits, &route) {
         true => unless_nowhere(route),

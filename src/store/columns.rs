@@ -22,7 +22,9 @@ use crate::{
         distribution_list::MaySend,
         facts::TlsMode,
         gateway_settings::{OwnDomains, Returning},
+        limit::{Action as LimitAction, Whose, Window},
         routing::Scope,
+        volume::Unit,
         waiting::{Choice, HeldBecause},
     },
 };
@@ -94,13 +96,17 @@ text_column!(
     DomainName,
     GatewayAddress,
     HeldBecause,
+    LimitAction,
     Mailbox,
     MaySend,
     OwnDomains,
     Returning,
     Role,
     Scope,
-    TlsMode
+    TlsMode,
+    Unit,
+    Whose,
+    Window
 );
 wrapped_column!(
     AccountId(Uuid),

@@ -19,6 +19,7 @@ pub mod gateway_notice;
 pub mod gateway_record;
 pub mod held_mail;
 pub mod job;
+pub mod limit;
 pub mod message_trace;
 pub mod organization;
 pub mod outbound_queue;

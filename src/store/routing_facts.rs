@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::{Result, change::Subject, gateway_record};
+use super::{Result, change::Subject, gateway_record, limit};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -18,6 +18,7 @@ use crate::{
         distribution_list::{Addresses, DistributionList, MaySend},
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_settings::{GatewaySettings, OwnDomains, Returning, SignIn},
+        limit::OrganizationLimits,
         relay_credential::{RelayCredential, SecretHash},
         sender,
     },
@@ -45,6 +46,9 @@ async fn load_all(db: &mut PgConnection) -> Result<(Revision, RoutingFacts)> {
     load_addresses(db, &mut facts).await?;
     load_credentials(db, &mut facts).await?;
     load_lists(db, &mut facts).await?;
+    for (organization, limits) in limit::facts_across_tenants(db, None).await? {
+        facts.set_limits(organization, Some(limits));
+    }
     Ok((revision, facts))
 }
 
@@ -229,6 +233,7 @@ pub struct Changes {
     addresses: Vec<(String, AccountId)>,
     credentials: Vec<(CredentialId, Option<RelayCredential>)>,
     lists: Vec<(ListId, Option<DistributionList>)>,
+    limits: Vec<(OrganizationId, OrganizationLimits)>,
 }
 
 impl Changes {
@@ -260,6 +265,9 @@ impl Changes {
         }
         for (id, list) in self.lists {
             facts.set_list(id, list);
+        }
+        for (id, limits) in self.limits {
+            facts.set_limits(id, Some(limits));
         }
     }
 }
@@ -387,6 +395,7 @@ async fn read(db: &mut PgConnection, touched: &Touched, secrets: Secrets) -> Res
         addresses: read_addresses(db, touched).await?,
         credentials: read_credentials(db, touched).await?,
         lists: read_lists(db, touched).await?,
+        limits: read_limits(db, touched).await?,
         ..Changes::default()
     })
 }
@@ -563,6 +572,14 @@ async fn read_valid_credentials(db: &mut PgConnection, only: Option<&[Credential
     })
     .fetch_all(db)
     .await
+}
+
+async fn read_limits(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(OrganizationId, OrganizationLimits)>> {
+    if touched.organizations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<OrganizationId> = touched.organizations.iter().copied().collect();
+    limit::facts_across_tenants(db, Some(&ids)).await
 }
 
 async fn read_lists(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(ListId, Option<DistributionList>)>> {

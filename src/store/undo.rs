@@ -109,6 +109,8 @@ pub enum Impossible {
     OfOperator,
     /// It was about distribution lists: those are changed on their pages.
     OfLists,
+    /// It was about limits or single senders: those are changed on their pages.
+    OfLimits,
     /// It changed no pointer and no account.
     NothingToRestore,
     /// What was there before was not written down.
@@ -133,6 +135,7 @@ impl Entry {
         match self.action.as_str() {
             "organization.create" | "domain.add" => Some(Impossible::OfOperator),
             "list.create" | "list.edit" | "list.delete" | "list.large" => Some(Impossible::OfLists),
+            action if action.starts_with("limit.") || action.starts_with("sender.") => Some(Impossible::OfLimits),
             _ if self.extent.things == 0 => Some(Impossible::NothingToRestore),
             _ if !self.extent.restorable => Some(Impossible::NotRecorded),
             _ => None,

@@ -25,13 +25,24 @@ pub struct Counted {
 }
 
 /// The words of a subject in its two columns.
-fn columns(subject: &Subject) -> (&'static str, String) {
+pub(super) fn columns(subject: &Subject) -> (&'static str, String) {
     match subject {
         Subject::Organization => ("organization", String::new()),
         Subject::Domain(name) => ("domain", name.to_string()),
         Subject::Account(account) => ("account", account.to_string()),
         Subject::NoAccount(domain) => ("no-account", domain.to_string()),
     }
+}
+
+/// The subject that these words stand for.
+pub(super) fn subject_of(kind: &str, subject: &str) -> Result<Subject> {
+    let unreadable = |error: String| sqlx::Error::Decode(format!("{kind} {subject}: {error}").into());
+    Ok(match kind {
+        "account" => Subject::Account(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        "domain" => Subject::Domain(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        "no-account" => Subject::NoAccount(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        _ => Subject::Organization,
+    })
 }
 
 /// Adds what a relay counted, in minutes and hours, all of it or nothing. `batch` is a new id for it: a batch that the

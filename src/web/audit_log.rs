@@ -72,6 +72,13 @@ fn did(action: &str) -> String {
         "gateway.edit" => "changed the gateway",
         "gateway.require" => "said whether mail must leave through a gateway, for",
         "senders.unknown" => "said whether senders that no account has are refused, for",
+        "limit.set" => "set a limit for",
+        "limit.delete" => "deleted a limit of",
+        "limit.let-go" => "sent at once what waited for a limit of",
+        "sender.class" => "said whether this is a service account:",
+        "sender.exempt" => "said until when no limit of its own holds for",
+        "sender.block" => "blocked",
+        "sender.unblock" => "let send again",
         "probe-sender.set" => "set the probe sender of",
         "probe-sender.delete" => "deleted the probe sender of",
         "credential.create" => "made the relay credential",
@@ -438,7 +445,7 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 26] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
@@ -462,6 +469,9 @@ const FIELDS: [(&str, &str); 23] = [
     ("large_allowed", "Open although it is large"),
     ("members", "Members"),
     ("large_list", "Largest list that is not large"),
+    ("of", "Of"),
+    ("limit", "Limit"),
+    ("sender", "Sender"),
 ];
 
 fn shown_field((field, name): (&str, &'static str), item: &Item, items: &Items) -> Option<ShownField> {

@@ -64,6 +64,8 @@ impl From<HeldGroup> for ShownGroup {
                 (HeldBecause::AccountRemoved, _) => "The sender's account or address was removed.",
                 (HeldBecause::DomainRemoved, _) => "The sender's mail domain was removed.",
                 (HeldBecause::OrganizationSuspended, _) => "The organization was suspended.",
+                (HeldBecause::OverLimit, _) => "The sender has sent more than a limit allows.",
+                (HeldBecause::SenderBlocked, _) => "The sender is blocked.",
             },
             address: group.address.as_ref().filter(|_| because == HeldBecause::GatewayTakenAway).map(Into::into),
             since: wording::moment(group.since),

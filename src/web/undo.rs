@@ -127,6 +127,9 @@ fn never(why: Impossible) -> &'static str {
         Impossible::OfLists => {
             "A distribution list is not taken back to what it was. The audit log has what that was: enter it on the list's page."
         }
+        Impossible::OfLimits => {
+            "A limit is not taken back to what it was. The audit log has what that was: enter it on the page Limits."
+        }
         Impossible::NothingToRestore => {
             "It changed no gateway that mail leaves through and no account, so there is nothing to take back."
         }

@@ -1,0 +1,329 @@
+//! How much may be sent within a time: limits, where one is inherited from, and what happens to mail beyond it. Relays
+//! judge by it when the end of DATA has come, pages and commands explain by it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    facts::Found,
+    recent::Recent,
+    routing::Scope,
+    volume::{Count, Subject, Unit},
+    words::words,
+};
+use crate::mail::{DomainName, id::AccountId};
+
+/// For how long the platform's own figures only alert in an organization that is new, in days.
+pub const ONLY_ALERTS: i64 = 14;
+
+/// Beyond so many times an hour's limit a sender is stopped, whatever else was chosen: who has taken an account over
+/// must not get his mail out slowly.
+pub const STOP: i64 = 5;
+
+/// The most that can be set.
+pub const MOST: u32 = 100_000_000;
+
+/// The time in which is counted: always the one that ends now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    Minute,
+    Hour,
+    Day,
+}
+
+impl Window {
+    pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+
+    pub fn length(self) -> Duration {
+        match self {
+            Self::Minute => Duration::MINUTE,
+            Self::Hour => Duration::HOUR,
+            Self::Day => Duration::DAY,
+        }
+    }
+
+    /// What happens beyond a limit for which nothing was chosen.
+    pub fn default_action(self) -> Action {
+        match self {
+            Self::Minute | Self::Hour => Action::Delay,
+            Self::Day => Action::Hold,
+        }
+    }
+
+    /// With its article: … in an hour.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Minute => "a minute",
+            Self::Hour => "an hour",
+            Self::Day => "a day",
+        }
+    }
+}
+
+/// Whose mail a limit counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whose {
+    /// Each account for itself, service accounts apart.
+    Each,
+    /// Each service account for itself, and what no account of a mail domain has sent, together.
+    Service,
+    /// All of the mail domain or of the organization together.
+    Total,
+}
+
+/// What happens to mail beyond a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Administrators are told, and it goes its way.
+    Alert,
+    /// It waits in the queue and leaves at the pace of the limit.
+    Delay,
+    /// It waits until an administrator releases it.
+    Hold,
+    /// 451: whoever submits it keeps it and tries again.
+    Defer,
+    /// 550.
+    Refuse,
+}
+
+impl Action {
+    pub const ALL: [Self; 5] = [Self::Alert, Self::Delay, Self::Hold, Self::Defer, Self::Refuse];
+}
+
+words!(Window: "minute" = Minute, "hour" = Hour, "day" = Day);
+words!(Whose: "each" = Each, "service" = Service, "total" = Total);
+words!(Action: "alert" = Alert, "delay" = Delay, "hold" = Hold, "defer" = Defer, "refuse" = Refuse);
+
+/// What a limit is about: there is one of a kind at most at each scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind {
+    pub whose: Whose,
+    pub window: Window,
+    pub unit: Unit,
+}
+
+/// A limit as it is set at some scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// How many; `None`: as many as one likes, whatever a wider scope says.
+    pub most: Option<u32>,
+    pub action: Action,
+}
+
+/// Where a limit is set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetAt {
+    Organization,
+    Domain(DomainName),
+    Account(AccountId),
+}
+
+impl SetAt {
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Organization => Scope::Organization,
+            Self::Domain(_) => Scope::Domain,
+            Self::Account(_) => Scope::User,
+        }
+    }
+
+    /// Which limits can be set here: an account is one sender, whatever its class.
+    pub fn takes(&self, whose: Whose) -> bool {
+        !matches!((self, whose), (Self::Account(_), Whose::Total | Whose::Service))
+    }
+}
+
+/// The limits of one scope.
+pub type Limits = BTreeMap<Kind, Limit>;
+
+/// What an administrator has said of one sender.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SenderControl {
+    /// A program that sends for many: other figures hold.
+    pub is_service: bool,
+    /// No limit of its own holds until then.
+    pub exempt_until: Option<OffsetDateTime>,
+    /// Nothing new is accepted from it.
+    pub is_blocked: bool,
+}
+
+/// All that an organization has said about how much may be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrganizationLimits {
+    /// Until then the platform's own figures only alert.
+    pub default_acts_from: OffsetDateTime,
+    pub set: HashMap<SetAt, Limits>,
+    /// Only of those of whom something is said.
+    pub senders: HashMap<AccountId, SenderControl>,
+}
+
+/// What the platform sets for everybody. Figures of others that stand behind it: 500 external recipients an hour and
+/// 1,000 recipients a day for a person, twice 2,000 messages in ten minutes and 10,000 a day for what sends in bulk.
+pub fn platform(whose: Whose, accounts: u64) -> Limits {
+    let kind = |window, unit| Kind { whose, window, unit };
+    let limit = |kind: Kind, most: u32| (kind, Limit { most: Some(most), action: kind.window.default_action() });
+    match whose {
+        Whose::Each => Limits::from([
+            limit(kind(Window::Minute, Unit::Recipients), 60),
+            limit(kind(Window::Hour, Unit::External), 500),
+            limit(kind(Window::Day, Unit::Recipients), 1000),
+        ]),
+        Whose::Service => Limits::from([
+            limit(kind(Window::Minute, Unit::Recipients), 200),
+            limit(kind(Window::Day, Unit::Recipients), 10_000),
+        ]),
+        Whose::Total => Limits::from([limit(kind(Window::Day, Unit::External), of_accounts(accounts))]),
+    }
+}
+
+/// What an organization with so many accounts sends outside in a day at most: it grows with them, but slower.
+fn of_accounts(accounts: u64) -> u32 {
+    let most = 500.0 * (accounts.max(1) as f64).powf(0.7) + 9500.0;
+    (most.min(f64::from(MOST)) as u32).next_multiple_of(10)
+}
+
+/// A limit that holds for somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    pub kind: Kind,
+    pub limit: Limit,
+    pub set_by: Scope,
+    /// Whose mail is counted.
+    pub subject: Subject,
+}
+
+impl OrganizationLimits {
+    /// An organization of which nothing else is known.
+    pub fn new(default_acts_from: OffsetDateTime) -> Self {
+        Self { default_acts_from, set: HashMap::new(), senders: HashMap::new() }
+    }
+
+    /// What was said of a sender.
+    pub fn sender(&self, account: Option<AccountId>) -> SenderControl {
+        account.and_then(|account| self.senders.get(&account)).copied().unwrap_or_default()
+    }
+
+    /// The limits that hold for mail of this sender at `now`, in an organization of so many accounts. Of each kind the
+    /// nearest scope's holds for the sender itself; those of a whole domain and of the whole organization hold besides.
+    pub fn applied(&self, sender: &Found, accounts: u64, now: OffsetDateTime) -> Vec<Applied> {
+        let domain = SetAt::Domain(sender.sender.domain().clone());
+        let control = self.sender(sender.account);
+        let mut applied = Vec::with_capacity(6);
+        if control.exempt_until.is_none_or(|until| until <= now) {
+            let (whose, subject) = match sender.account {
+                Some(account) if control.is_service => (Whose::Service, Subject::Account(account)),
+                Some(account) => (Whose::Each, Subject::Account(account)),
+                None => (Whose::Service, Subject::NoAccount(sender.sender.domain().clone())),
+            };
+            let own = sender.account.map(SetAt::Account);
+            let scopes = [own.as_ref(), Some(&domain), Some(&SetAt::Organization)];
+            self.add(&mut applied, whose, &subject, scopes.into_iter().flatten(), accounts, now);
+        }
+        // Beyond the domain there is nothing to inherit: the organization's total is another one.
+        if let Some(limits) = self.set.get(&domain) {
+            add_total(&mut applied, limits, Scope::Domain, &Subject::Domain(sender.sender.domain().clone()));
+        }
+        let scopes = std::iter::once(&SetAt::Organization);
+        self.add(&mut applied, Whose::Total, &Subject::Organization, scopes, accounts, now);
+        applied
+    }
+
+    /// Adds, of each kind, what the first of these scopes that says something says, and at last the platform.
+    fn add<'a>(
+        &self,
+        applied: &mut Vec<Applied>,
+        whose: Whose,
+        subject: &Subject,
+        scopes: impl Iterator<Item = &'a SetAt>,
+        accounts: u64,
+        now: OffsetDateTime,
+    ) {
+        let begun = applied.len();
+        let mut add = |kind: Kind, limit: Limit, set_by: Scope| {
+            if !applied[begun..].iter().any(|other| other.kind == kind) {
+                applied.push(Applied { kind, limit, set_by, subject: subject.clone() });
+            }
+        };
+        for scope in scopes {
+            let limits = self.set.get(scope).into_iter().flatten();
+            // What is set at an account is set for it, of whatever class it is.
+            let is_own = matches!(scope, SetAt::Account(_));
+            for (kind, limit) in limits.filter(|(kind, _)| kind.whose == whose || is_own) {
+                add(Kind { whose, ..*kind }, *limit, scope.scope());
+            }
+        }
+        for (kind, limit) in platform(whose, accounts) {
+            let action = if now < self.default_acts_from { Action::Alert } else { limit.action };
+            add(kind, Limit { action, ..limit }, Scope::Platform);
+        }
+    }
+}
+
+fn add_total(applied: &mut Vec<Applied>, limits: &Limits, set_by: Scope, subject: &Subject) {
+    let totals = limits.iter().filter(|(kind, _)| kind.whose == Whose::Total);
+    applied.extend(totals.map(|(kind, limit)| Applied { kind: *kind, limit: *limit, set_by, subject: subject.clone() }));
+}
+
+/// A limit that one more message goes beyond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    pub applied: Applied,
+    pub most: u32,
+    /// How many there are with this message.
+    pub counted: i64,
+    /// How many this message is beyond the limit with: all of it, unless it was the first beyond.
+    pub surplus: i64,
+    /// When as many are left again as this message has, if nothing else comes meanwhile; `None`: never, it has more
+    /// than the limit allows by itself.
+    pub resumes: Option<OffsetDateTime>,
+    /// Beyond what stops a sender.
+    pub is_stop: bool,
+}
+
+/// The limits that a message goes beyond which its sender wants to send at `now`; `recent` says what a subject has sent.
+pub fn exceeded<'a>(
+    applied: impl IntoIterator<Item = &'a Applied>,
+    recent: impl Fn(&Subject) -> Option<&'a Recent>,
+    message: Count,
+    now: OffsetDateTime,
+) -> Vec<Exceeded> {
+    let exceeded = applied.into_iter().filter_map(|applied| {
+        let Kind { whose, window, unit } = applied.kind;
+        let most = applied.limit.most?;
+        let (wanted, limit) = (message.get(unit), i64::from(most));
+        let recent = recent(&applied.subject);
+        let before = recent.map_or(0, |recent| recent.within(window, unit, now));
+        let counted = before.saturating_add(wanted);
+        if wanted == 0 || counted <= limit {
+            return None;
+        }
+        let resumes = (wanted <= limit)
+            .then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
+        let is_stop = whose != Whose::Total && window == Window::Hour && counted > limit.saturating_mul(STOP);
+        let surplus = wanted.min(counted - limit);
+        Some(Exceeded { applied: applied.clone(), most, counted, surplus, resumes, is_stop })
+    });
+    exceeded.collect()
+}
+
+impl Exceeded {
+    /// How long the surplus takes at the pace of the limit.
+    pub fn takes(&self) -> Duration {
+        self.applied.kind.window.length() * (self.surplus as f64 / f64::from(self.most.max(1)))
+    }
+
+    /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed.
+    pub fn words(&self) -> String {
+        let Kind { window, unit, .. } = self.applied.kind;
+        let (one, many) = unit.words();
+        let noun = if self.counted == 1 { one } else { many };
+        let whose = match &self.applied.subject {
+            Subject::Organization => "of the organization ",
+            Subject::Domain(_) => "of the mail domain ",
+            Subject::NoAccount(_) => "of senders without an account ",
+            Subject::Account(_) => "",
+        };
+        format!("{} {noun} {whose}in {}, at most {} are allowed", self.counted, window.words(), self.most)
+    }
+}

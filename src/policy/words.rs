@@ -1,0 +1,38 @@
+//! Words by which the values of a fixed set are kept, typed and put into addresses. For the decisions that have such.
+
+/// Not one of the words of a fixed set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("“{0}” is not known here")]
+pub struct WordError(pub String);
+
+/// Gives each value of a type its word.
+macro_rules! words {
+    ($type:ident: $($word:literal = $variant:ident),+ $(,)?) => {
+        impl $type {
+            /// The word that stands for it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::policy::words::WordError;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err($crate::policy::words::WordError(word.to_owned())),
+                }
+            }
+        }
+    };
+}
+pub(super) use words;

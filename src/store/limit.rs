@@ -1,0 +1,565 @@
+//! How much may be sent: what each scope says, what was said of single senders, and the turns of who is slowed down.
+//! What it means is `policy::limit`'s; relays judge by it, `relay::meter`.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use sqlx::{PgConnection, PgExecutor};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    OrganizationTransaction, Result,
+    change::{AuditEntry, ChangeItem, Committed, Subject as Changed},
+    volume,
+};
+use crate::{
+    mail::{
+        DomainName, Mailbox,
+        id::{AccountId, OrganizationId},
+    },
+    policy::{
+        limit::{Action, Exceeded, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
+        volume::{Subject, Unit},
+    },
+};
+
+/// The words of a scope in its two columns.
+fn columns(at: &SetAt) -> (&'static str, String) {
+    match at {
+        SetAt::Organization => ("organization", String::new()),
+        SetAt::Domain(name) => ("domain", name.to_string()),
+        SetAt::Account(account) => ("account", account.to_string()),
+    }
+}
+
+struct LimitRow {
+    organization: OrganizationId,
+    kind: String,
+    subject: String,
+    whose: Whose,
+    window: Window,
+    unit: Unit,
+    most: Option<i32>,
+    action: Action,
+}
+
+impl LimitRow {
+    fn at(&self) -> Result<SetAt> {
+        let unreadable = |error: String| sqlx::Error::Decode(format!("limit of {}: {error}", self.subject).into());
+        Ok(match self.kind.as_str() {
+            "account" => SetAt::Account(self.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+            "domain" => SetAt::Domain(self.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+            _ => SetAt::Organization,
+        })
+    }
+
+    fn add_to(self, set: &mut HashMap<SetAt, Limits>) -> Result<()> {
+        let kind = Kind { whose: self.whose, window: self.window, unit: self.unit };
+        let limit = Limit { most: self.most.map(i32::cast_unsigned), action: self.action };
+        set.entry(self.at()?).or_default().insert(kind, limit);
+        Ok(())
+    }
+}
+
+/// What relays know of all organizations, or of these.
+pub async fn facts_across_tenants(
+    db: &mut PgConnection,
+    only: Option<&[OrganizationId]>,
+) -> Result<Vec<(OrganizationId, OrganizationLimits)>> {
+    let acting = sqlx::query!(
+        r#"select id as "id: OrganizationId", limits_act_from from organization where $1::uuid[] is null or id = any($1)"#,
+        only as Option<&[OrganizationId]>,
+    );
+    let acting = acting.map(|row| (row.id, OrganizationLimits::new(row.limits_act_from))).fetch_all(&mut *db).await?;
+    let mut all: HashMap<_, _> = acting.into_iter().collect();
+    let rows = sqlx::query_as!(
+        LimitRow,
+        r#"
+        select organization_id as "organization: OrganizationId", kind, subject, whose as "whose: Whose",
+               time_window as "window: Window", unit as "unit: Unit", most, action as "action: Action"
+        from sending_limit
+        where $1::uuid[] is null or organization_id = any($1)
+        "#,
+        only as Option<&[OrganizationId]>,
+    );
+    for row in rows.fetch_all(&mut *db).await? {
+        if let Some(limits) = all.get_mut(&row.organization) {
+            row.add_to(&mut limits.set)?;
+        }
+    }
+    let rows = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", account_id as "account: AccountId", service,
+               exempt_until, blocked
+        from sender_control
+        where $1::uuid[] is null or organization_id = any($1)
+        "#,
+        only as Option<&[OrganizationId]>,
+    );
+    for row in rows.fetch_all(&mut *db).await? {
+        if let Some(limits) = all.get_mut(&row.organization) {
+            let (is_service, exempt_until, is_blocked) = (row.service, row.exempt_until, row.blocked);
+            limits.senders.insert(row.account, SenderControl { is_service, exempt_until, is_blocked });
+        }
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// The limits that may hold for an account or a mail domain, or for the organization where neither is named: its own,
+/// and those of the wider scopes. What was said of the account is there too.
+pub async fn reaching(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    domain: Option<&DomainName>,
+    account: Option<AccountId>,
+) -> Result<OrganizationLimits> {
+    let acts_from = sqlx::query_scalar!(
+        "select limits_act_from from organization where id = $1",
+        organization as OrganizationId,
+    );
+    let mut limits = OrganizationLimits::new(acts_from.fetch_one(&mut *db).await?);
+    let rows = sqlx::query_as!(
+        LimitRow,
+        r#"
+        select organization_id as "organization: OrganizationId", kind, subject, whose as "whose: Whose",
+               time_window as "window: Window", unit as "unit: Unit", most, action as "action: Action"
+        from sending_limit
+        where organization_id = $1
+          and (kind = 'organization' or (kind = 'domain' and subject = $2) or (kind = 'account' and subject = $3))
+        "#,
+        organization as OrganizationId,
+        domain.map(DomainName::as_str),
+        account.map(|account| account.to_string()),
+    );
+    for row in rows.fetch_all(&mut *db).await? {
+        row.add_to(&mut limits.set)?;
+    }
+    if let Some(account) = account {
+        let control = control(db, organization, account).await?;
+        limits.senders.insert(account, control);
+    }
+    Ok(limits)
+}
+
+/// What was said of an account.
+pub async fn control(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    account: AccountId,
+) -> Result<SenderControl> {
+    let said = sqlx::query!(
+        "select service, exempt_until, blocked from sender_control where organization_id = $1 and account_id = $2",
+        organization as OrganizationId,
+        account as AccountId,
+    );
+    let said = said
+        .map(|row| SenderControl {
+            is_service: row.service,
+            exempt_until: row.exempt_until,
+            is_blocked: row.blocked,
+        })
+        .fetch_optional(db)
+        .await?;
+    Ok(said.unwrap_or_default())
+}
+
+/// How many accounts an organization has: the platform's limit for all of it grows with them.
+pub async fn accounts(db: impl PgExecutor<'_>, organization: OrganizationId) -> Result<u64> {
+    let accounts = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from mail_account where organization_id = $1"#,
+        organization as OrganizationId,
+    );
+    accounts.fetch_one(db).await.map(i64::unsigned_abs)
+}
+
+/// The same of all organizations that have any. Reads all accounts: not to be asked for a message.
+pub async fn accounts_across_tenants(db: impl PgExecutor<'_>) -> Result<HashMap<OrganizationId, u64>> {
+    let accounts = sqlx::query!(
+        r#"select organization_id as "organization: OrganizationId", count(*) as "count!" from mail_account group by 1"#
+    );
+    let accounts = accounts.map(|row| (row.organization, row.count.unsigned_abs())).fetch_all(db).await?;
+    Ok(accounts.into_iter().collect())
+}
+
+/// What became of setting something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// There is no such account or mail domain.
+    NotFound,
+    Unchanged,
+    Changed(Committed),
+}
+
+/// A limit in the words of the audit log: at most 500 external recipients an hour, else delay.
+pub fn in_words(kind: Kind, limit: Limit) -> String {
+    let (_, many) = kind.unit.words();
+    let window = kind.window.words();
+    match limit.most {
+        Some(most) => format!("at most {most} {many} in {window}, beyond it {}", limit.action),
+        None => format!("any number of {many} in {window}"),
+    }
+}
+
+/// Sets a limit, or takes it away (`None`), as one change.
+///
+/// # Panics
+/// If the scope [takes](SetAt::takes) no such limit.
+pub async fn set(
+    mut transaction: OrganizationTransaction,
+    at: &SetAt,
+    kind: Kind,
+    limit: Option<Limit>,
+    actor: &str,
+) -> Result<Set> {
+    assert!(at.takes(kind.whose), "{at:?} has no such limit");
+    let organization = transaction.organization();
+    let Some(name) = lock(&mut transaction, at).await? else { return Ok(Set::NotFound) };
+    let (scope, subject) = columns(at);
+    let before = sqlx::query!(
+        r#"
+        select most, action as "action: Action" from sending_limit
+        where organization_id = $1 and kind = $2 and subject = $3 and whose = $4 and time_window = $5 and unit = $6
+        "#,
+        organization as OrganizationId,
+        scope,
+        subject,
+        kind.whose as Whose,
+        kind.window as Window,
+        kind.unit as Unit,
+    );
+    let before = before.map(|row| Limit { most: row.most.map(i32::cast_unsigned), action: row.action });
+    let before = before.fetch_optional(&mut *transaction).await?;
+    if before == limit {
+        return Ok(Set::Unchanged);
+    }
+    match limit {
+        Some(limit) => write(&mut transaction, (scope, &subject), kind, limit).await?,
+        None => remove(&mut transaction, (scope, &subject), kind).await?,
+    }
+    let words = |limit: Option<Limit>| limit.map(|limit| in_words(kind, limit));
+    let value = |limit: Option<Limit>| Some(json!({ "limit": words(limit), "of": name }));
+    let item = ChangeItem {
+        // Relays read all limits of an organization anew: so one of the former version goes on too.
+        subject: Changed::Organization,
+        key: organization.to_string(),
+        before: value(before),
+        after: value(limit),
+    };
+    let whose = match kind.whose {
+        Whose::Each => "",
+        Whose::Service => ", each service account",
+        Whose::Total => ", in total",
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: if limit.is_some() { "limit.set" } else { "limit.delete" },
+        subject: format!("{name}{whose}"),
+        before: words(before),
+        after: words(limit),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// Locks what is set at, and says what it is called; `None` if it is not there.
+async fn lock(transaction: &mut OrganizationTransaction, at: &SetAt) -> Result<Option<String>> {
+    let organization = transaction.organization();
+    match at {
+        SetAt::Organization => {
+            sqlx::query!("select from organization where id = $1 for no key update", organization as OrganizationId)
+                .fetch_one(&mut **transaction)
+                .await?;
+            Ok(Some("all users".to_owned()))
+        }
+        SetAt::Domain(name) => {
+            let found = sqlx::query_scalar!(
+                "select name from mail_domain where organization_id = $1 and name = $2 for no key update",
+                organization as OrganizationId,
+                name as &DomainName,
+            );
+            found.fetch_optional(&mut **transaction).await
+        }
+        SetAt::Account(account) => {
+            let found = sqlx::query_scalar!(
+                "select user_id from mail_account where organization_id = $1 and id = $2 for no key update",
+                organization as OrganizationId,
+                account as &AccountId,
+            );
+            found.fetch_optional(&mut **transaction).await
+        }
+    }
+}
+
+async fn write(
+    transaction: &mut OrganizationTransaction,
+    (scope, subject): (&str, &str),
+    kind: Kind,
+    limit: Limit,
+) -> Result<()> {
+    let organization = transaction.organization();
+    sqlx::query!(
+        r#"
+        insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        on conflict (organization_id, kind, subject, whose, time_window, unit) do update
+        set most = excluded.most, action = excluded.action
+        "#,
+        organization as OrganizationId,
+        scope,
+        subject,
+        kind.whose as Whose,
+        kind.window as Window,
+        kind.unit as Unit,
+        limit.most.map(u32::cast_signed),
+        limit.action as Action,
+    )
+    .execute(&mut **transaction)
+    .await
+    .map(drop)
+}
+
+async fn remove(transaction: &mut OrganizationTransaction, (scope, subject): (&str, &str), kind: Kind) -> Result<()> {
+    let organization = transaction.organization();
+    sqlx::query!(
+        r#"
+        delete from sending_limit
+        where organization_id = $1 and kind = $2 and subject = $3 and whose = $4 and time_window = $5 and unit = $6
+        "#,
+        organization as OrganizationId,
+        scope,
+        subject,
+        kind.whose as Whose,
+        kind.window as Window,
+        kind.unit as Unit,
+    )
+    .execute(&mut **transaction)
+    .await
+    .map(drop)
+}
+
+/// Says what becomes of mail of one account, as one change: `action` names it in the audit log.
+pub async fn set_control(
+    mut transaction: OrganizationTransaction,
+    account: AccountId,
+    action: &'static str,
+    change: impl FnOnce(&mut SenderControl),
+    actor: &str,
+) -> Result<Set> {
+    let organization = transaction.organization();
+    let Some(name) = lock(&mut transaction, &SetAt::Account(account)).await? else { return Ok(Set::NotFound) };
+    let before = control(&mut transaction, organization, account).await?;
+    let mut after = before;
+    change(&mut after);
+    if before == after {
+        return Ok(Set::Unchanged);
+    }
+    sqlx::query!(
+        r#"
+        insert into sender_control (organization_id, account_id, service, exempt_until, blocked)
+        values ($1, $2, $3, $4, $5)
+        on conflict (organization_id, account_id) do update
+        set service = excluded.service, exempt_until = excluded.exempt_until, blocked = excluded.blocked
+        "#,
+        organization as OrganizationId,
+        account as AccountId,
+        after.is_service,
+        after.exempt_until,
+        after.is_blocked,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let item = ChangeItem {
+        subject: Changed::Organization,
+        key: organization.to_string(),
+        before: Some(json!({ "sender": control_in_words(before), "of": name })),
+        after: Some(json!({ "sender": control_in_words(after), "of": name })),
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action,
+        subject: name,
+        before: Some(control_in_words(before)),
+        after: Some(control_in_words(after)),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+fn control_in_words(control: SenderControl) -> String {
+    let class = if control.is_service { "service account" } else { "ordinary account" };
+    let exempt = control.exempt_until.map(|until| format!(", exempt from limits until {until}"));
+    let blocked = if control.is_blocked { ", blocked" } else { "" };
+    format!("{class}{}{blocked}", exempt.unwrap_or_default())
+}
+
+/// Gives a message its turn behind everybody who is slowed down by the same limit: when it may leave. `None`: so much
+/// waits already that it would be later than `latest`, and no turn was given.
+pub async fn take_turn_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    exceeded: &Exceeded,
+    now: OffsetDateTime,
+    latest: OffsetDateTime,
+) -> Result<Option<OffsetDateTime>> {
+    let (kind, subject) = volume::columns(&exceeded.applied.subject);
+    let takes = exceeded.takes().max(Duration::ZERO).as_seconds_f64();
+    sqlx::query_scalar!(
+        r#"
+        insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+        select $1, $2, $3, $4, $5, $6, $7, $7 + make_interval(secs => $8)
+        where $7 + make_interval(secs => $8) <= $9
+        on conflict (organization_id, kind, subject, time_window, unit) do update
+        set most = excluded.most,
+            since = case when throttle.turn_at < $7 then $7 else throttle.since end,
+            turn_at = greatest(throttle.turn_at, $7) + make_interval(secs => $8)
+        where greatest(throttle.turn_at, $7) + make_interval(secs => $8) <= $9
+        returning turn_at
+        "#,
+        organization as OrganizationId,
+        kind,
+        subject,
+        exceeded.applied.kind.window as Window,
+        exceeded.applied.kind.unit as Unit,
+        exceeded.most.cast_signed(),
+        now,
+        takes,
+        latest,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Somebody who is slowed down.
+#[derive(Debug, Clone)]
+pub struct Throttled {
+    /// Whose mail is counted together.
+    pub subject: Subject,
+    /// The account's User ID, where it is one that is still there.
+    pub user_id: Option<Mailbox>,
+    pub window: Window,
+    pub unit: Unit,
+    pub most: u32,
+    pub since: OffsetDateTime,
+    /// When the last that waits for it leaves.
+    pub until: OffsetDateTime,
+    /// How many messages wait now: of the account, of the domain, of the organization.
+    pub messages: i64,
+}
+
+/// Everybody who is slowed down at `now`, who is so for the longest first.
+pub async fn throttled(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    now: OffsetDateTime,
+) -> Result<Vec<Throttled>> {
+    sqlx::query!(
+        r#"
+        select kind, throttle.subject, time_window as "window: Window", unit as "unit: Unit", most, since, turn_at,
+               account.user_id as "user_id?: Mailbox",
+               (select count(*) from queued_message message
+                where message.organization_id = $1 and message.throttled_until > $2 and message.state = 'waiting'
+                  and case kind
+                      when 'account' then message.sender_account::text = throttle.subject
+                      when 'domain' then message.sender_domain = throttle.subject
+                      when 'no-account' then message.sender_account is null and message.sender_domain = throttle.subject
+                      else true end) as "messages!"
+        from throttle
+        left join mail_account account on account.organization_id = $1
+             and account.id = case when kind = 'account' then throttle.subject::uuid end
+        where throttle.organization_id = $1 and turn_at > $2
+        order by since, kind, throttle.subject, time_window, unit
+        limit 100
+        "#,
+        organization as OrganizationId,
+        now,
+    )
+    .try_map(|row| {
+        Ok(Throttled {
+            subject: volume::subject_of(&row.kind, &row.subject)?,
+            user_id: row.user_id,
+            window: row.window,
+            unit: row.unit,
+            most: row.most.cast_unsigned(),
+            since: row.since,
+            until: row.turn_at,
+            messages: row.messages,
+        })
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// How many messages of an account were let go, and the change that did it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetGo {
+    NotFound,
+    /// Nothing of it waits for a limit.
+    Nothing,
+    Changed(i64, Committed),
+}
+
+/// Lets everything of an account go that waits for a limit, as one change without items: nothing that routes is another.
+pub async fn let_go(
+    mut transaction: OrganizationTransaction,
+    account: AccountId,
+    now: OffsetDateTime,
+    actor: &str,
+) -> Result<LetGo> {
+    let organization = transaction.organization();
+    let Some(name) = lock(&mut transaction, &SetAt::Account(account)).await? else { return Ok(LetGo::NotFound) };
+    let done = sqlx::query!(
+        r#"
+        update queued_message
+        set throttled_until = null,
+            next_attempt_at = case when lease_token is null then $3 else next_attempt_at end
+        where organization_id = $1 and sender_account = $2 and throttled_until > $3 and state = 'waiting'
+        "#,
+        organization as OrganizationId,
+        account as AccountId,
+        now,
+    );
+    let messages = i64::try_from(done.execute(&mut *transaction).await?.rows_affected()).unwrap_or(i64::MAX);
+    if messages == 0 {
+        return Ok(LetGo::Nothing);
+    }
+    sqlx::query!(
+        "delete from throttle where organization_id = $1 and kind = 'account' and subject = $2",
+        organization as OrganizationId,
+        account.to_string(),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "limit.let-go",
+        subject: name,
+        before: Some(format!("{messages} messages waited for a limit")),
+        after: Some("sent now".to_owned()),
+    };
+    let committed = transaction.commit_change(&[], audit).await?;
+    Ok(LetGo::Changed(messages, committed))
+}
+
+/// Holds everything of a sender that waits for a limit, until an administrator decides. Returns how many there were.
+pub async fn hold_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    (account, domain): (Option<AccountId>, &DomainName),
+    (words, held_for): (&str, Duration),
+    now: OffsetDateTime,
+) -> Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update queued_message
+        set state = 'held', held_because = 'over-limit', last_reply = $5, throttled_until = null,
+            expires_at = accepted_at + make_interval(secs => $6), next_attempt_at = accepted_at + make_interval(secs => $6)
+        where organization_id = $1 and sender_account is not distinct from $2 and sender_domain = $3
+          and throttled_until > $4 and state = 'waiting' and lease_token is null and choice is null
+        "#,
+        organization as OrganizationId,
+        account as Option<AccountId>,
+        domain as &DomainName,
+        now,
+        words,
+        held_for.as_seconds_f64(),
+    );
+    done.execute(db).await.map(|done| done.rows_affected())
+}
