@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
 use super::{
     facts::Found,
@@ -191,6 +191,13 @@ pub struct Applied {
     pub set_by: Scope,
     /// Whose mail is counted.
     pub subject: Subject,
+}
+
+impl Default for OrganizationLimits {
+    /// As if the organization were new for ever.
+    fn default() -> Self {
+        Self::new(PrimitiveDateTime::MAX.assume_utc())
+    }
 }
 
 impl OrganizationLimits {

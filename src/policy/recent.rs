@@ -10,8 +10,8 @@ use super::{
 
 /// The time by which everything here is counted, in seconds.
 const TICK: i64 = 10;
-/// Ticks in one number, and how old in ticks something has to be at least to be put together to such a number.
-const STEPS: [(u32, u32); 2] = [(30, 13), (360, 390)];
+/// Ticks in one number, and how many have to be over since its end before what is sent is put together to such a number.
+const STEPS: [(u32, u32); 2] = [(30, 7), (360, 361)];
 /// What is older is forgotten, in ticks: a day, and the hour that it began in.
 const FORGOTTEN: u32 = 9000;
 
@@ -84,14 +84,13 @@ impl Recent {
         let Some(now) = self.slots.last().map(Slot::end) else { return };
         let mut kept: Vec<Slot> = Vec::with_capacity(self.slots.len());
         for slot in self.slots.drain(..) {
-            let age = now - slot.end();
-            if age > FORGOTTEN {
+            if now - slot.end() > FORGOTTEN {
                 continue;
             }
-            let length = STEPS.iter().filter(|(_, older)| age >= *older).map(|(length, _)| *length).next_back();
-            let (start, length) = match length {
-                Some(length) if length > slot.length.into() => (slot.start - slot.start % length, length as u16),
-                _ => (slot.start, slot.length),
+            let is_over = |(length, over): &&(u32, u32)| slot.start - slot.start % length + length + over <= now;
+            let (start, length) = match STEPS.iter().rev().find(is_over) {
+                Some((length, _)) => (slot.start - slot.start % length, *length as u16),
+                None => (slot.start, slot.length),
             };
             match kept.last_mut() {
                 Some(last) if start < last.end() => {
@@ -170,7 +169,7 @@ mod tests {
             recent.add(now, recipients(1));
             now += Duration::seconds(10);
         }
-        assert!(recent.slots.len() <= 60, "{} numbers", recent.slots.len());
+        assert!(recent.slots.len() <= 100, "{} numbers", recent.slots.len());
         now -= Duration::seconds(10);
         assert_eq!(recent.within(Window::Minute, Unit::Recipients, now), 7);
         let hour = recent.within(Window::Hour, Unit::Recipients, now);

@@ -25,6 +25,9 @@ pub struct Metrics {
     pub queued: Counter,
     pub refused: Counter,
     pub deferred: Counter,
+    pub delayed_by_limits: Counter,
+    pub held_by_limits: Counter,
+    pub refused_by_limits: Counter,
     pub delivered: Counter,
     pub attempts_deferred: Counter,
     pub returned: Counter,
@@ -73,6 +76,9 @@ impl Metrics {
             queued: Counter::new(),
             refused: Counter::new(),
             deferred: Counter::new(),
+            delayed_by_limits: Counter::new(),
+            held_by_limits: Counter::new(),
+            refused_by_limits: Counter::new(),
             delivered: Counter::new(),
             attempts_deferred: Counter::new(),
             returned: Counter::new(),
@@ -111,6 +117,9 @@ impl Metrics {
         text.counter("messages_queued", "Messages committed to the queue", self.queued.get());
         text.counter("messages_refused", "Messages answered 5yz after they were read", self.refused.get());
         text.counter("messages_deferred", "Messages answered 4yz after they were read", self.deferred.get());
+        text.counter("messages_delayed_by_limits", "Messages that wait for their turn", self.delayed_by_limits.get());
+        text.counter("messages_held_by_limits", "Messages beyond a limit that are held", self.held_by_limits.get());
+        text.counter("messages_refused_by_limits", "Messages beyond a limit that were not taken", self.refused_by_limits.get());
         text.counter(
             "messages_delivered",
             "Attempts from the queue that delivered a message to at least one recipient",

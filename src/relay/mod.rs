@@ -5,9 +5,11 @@ pub mod demonstration_gateway;
 pub mod follow;
 pub mod gateway_health;
 pub mod handover;
+pub mod limits;
 pub mod memory;
 pub mod message;
 pub mod message_log;
+pub mod meter;
 pub mod metrics;
 pub mod notification;
 pub mod queue;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     handover::{Handover, dialer::Dialer, tls::Tls},
     message::Message,
+    meter::Meter,
     metrics::METRICS,
     queue::{Queue, QueueSettings},
     resolver::Resolver,
@@ -55,13 +58,14 @@ pub struct Relay {
     pool: PgPool,
     table: Arc<RoutingTable>,
     volume: Arc<Volume>,
+    meter: Arc<Meter>,
 }
 
 impl Relay {
     /// Nothing runs yet. The pool connects as the relay's role.
     pub fn new(settings: Settings, pool: PgPool) -> Self {
         let table = Arc::new(RoutingTable::following(settings.default.clone(), settings.max_staleness));
-        Self { settings, pool, table, volume: Arc::default() }
+        Self { settings, pool, table, volume: Arc::default(), meter: Arc::default() }
     }
 
     /// The routing facts that this relay acts on.
@@ -113,7 +117,7 @@ impl Relay {
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
-        let counting = volume::run(&self.volume, &self.pool, known_as.clone(), received.clone());
+        let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
         let (followed, ..) =
@@ -193,8 +197,8 @@ impl Relay {
             queue.take_up(stop).await;
             let transfer_settings =
                 TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
-            let volume = Arc::clone(&self.volume);
-            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), volume, transfer_settings)));
+            let counting = (Arc::clone(&self.volume), Arc::clone(&self.meter));
+            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), counting, transfer_settings)));
             queue.run_until(stop, received, self.settings.finishing()).await;
             done.cancel();
         };

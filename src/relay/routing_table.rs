@@ -22,6 +22,7 @@ use crate::{
         distribution_list::Refusal,
         explanation::Explanation,
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
+        limit::OrganizationLimits,
         relay_credential::{Limits, RelayCredential},
         routing::{PlatformDefault, Scope},
         volume::Count,
@@ -121,6 +122,11 @@ impl RoutingTable {
     /// The address that decides for a sender; the sender itself where nobody has it.
     pub fn deciding(&self, sender: &str) -> String {
         self.find(sender).map_or_else(|| sender.to_owned(), |found| found.sender.to_string())
+    }
+
+    /// How much an organization lets be sent.
+    pub fn limits(&self, organization: OrganizationId) -> Option<Arc<OrganizationLimits>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).limits(organization).cloned()
     }
 
     /// A credential, as long as it is valid.

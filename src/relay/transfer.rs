@@ -16,6 +16,7 @@ use super::{
     },
     message::Message,
     message_log::Line,
+    meter::Meter,
     metrics::METRICS,
     notification::notifications,
     queue::{self, Attempted, Entry, Full, Queue, after, of_answers, of_failed, of_transaction},
@@ -53,11 +54,12 @@ const SENDING: u32 = 15;
 /// Takes responsibility for messages. Clones share everything.
 #[derive(Clone)]
 pub struct Transfer {
-    table: Arc<RoutingTable>,
+    pub(super) table: Arc<RoutingTable>,
     handover: Arc<Handover>,
-    queue: Queue,
+    pub(super) queue: Queue,
     trace: Arc<Trace>,
-    volume: Arc<Volume>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) meter: Arc<Meter>,
     settings: TransferSettings,
 }
 
@@ -71,7 +73,7 @@ pub struct TransferSettings {
 }
 
 /// Where a message can go while the client waits, and whose it is.
-enum Way {
+pub(super) enum Way {
     Peer(SenderRoute, Peer),
     /// Only by way of the queue.
     Queue(SenderRoute, WaitsFor),
@@ -81,8 +83,8 @@ enum Way {
 }
 
 /// What the client hears, and who said it where that was not us.
-struct Answer {
-    reply: Reply,
+pub(super) struct Answer {
+    pub(super) reply: Reply,
     of: Option<(Peer, Option<Through>)>,
 }
 
@@ -93,29 +95,27 @@ impl From<Reply> for Answer {
 }
 
 /// A gateway, and the scope whose pointer led to it; neither for the platform's default.
-type WaitsFor = (Option<GatewayId>, Option<Scope>);
+pub(super) type WaitsFor = (Option<GatewayId>, Option<Scope>);
 
 impl Transfer {
     pub fn new(
         table: Arc<RoutingTable>,
         handover: Arc<Handover>,
         queue: Queue,
-        volume: Arc<Volume>,
+        (volume, meter): (Arc<Volume>, Arc<Meter>),
         settings: TransferSettings,
     ) -> Self {
         let trace = queue.trace();
-        Self { table, handover, queue, trace, volume, settings }
+        Self { table, handover, queue, trace, volume, meter, settings }
     }
 
     /// Hands the message over or queues it; the reply is for the client. 250: the gateway has said so,
     /// or the message is committed. 451: nobody has it, the client is to try again.
     pub async fn accept(&self, message: Message) -> Reply {
-        let counts_for = self.counts_for(&message);
-        let Answer { reply, of } = self.take(&message).await;
-        if let (Some(sender), true) = (counts_for, reply.is_positive()) {
-            let count = self.table.count(sender.organization, &message.envelope.forward_paths);
-            self.volume.add(&sender, message.accepted_at, count);
-        }
+        let Answer { reply, of } = match self.counts_for(&message) {
+            Some(sender) => self.take_within_limits(&message, &sender).await,
+            None => self.take(&message).await,
+        };
         if !reply.is_positive() {
             if reply.is_permanent() {
                 METRICS.refused.add(1)
@@ -165,7 +165,7 @@ impl Transfer {
         self.handed_back(message, sender.organization).is_none().then_some(sender)
     }
 
-    async fn take(&self, message: &Message) -> Answer {
+    pub(super) async fn take(&self, message: &Message) -> Answer {
         let now = message.accepted_at;
         if let Some(first_pass) = &message.client.first_pass {
             tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
@@ -250,7 +250,7 @@ impl Transfer {
         Some(reply.into())
     }
 
-    fn way(&self, message: &Message) -> Way {
+    pub(super) fn way(&self, message: &Message) -> Way {
         let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
         let mut whose = match self.table.decide(&message.sender) {
             Decision::Route(route) => route,
@@ -442,7 +442,7 @@ impl Transfer {
 
     /// Commits messages, the client's first, and says so, with the server that was asked. The error is what the client
     /// hears if they cannot be.
-    async fn store(
+    pub(super) async fn store(
         &self,
         entries: Vec<Entry>,
         (gateway, through): (Option<&Peer>, Option<Through>),
@@ -479,7 +479,7 @@ impl Transfer {
         }
     }
 
-    fn after(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) -> queue::Recorded {
+    pub(super) fn after(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) -> queue::Recorded {
         after(&entry.message, attempted, &self.queue.settings().schedule, true, now)
     }
 
@@ -488,12 +488,12 @@ impl Transfer {
     }
 
     /// The message as the queue would have it, due now.
-    fn entry(&self, message: &Message, whose: &SenderRoute) -> Entry {
+    pub(super) fn entry(&self, message: &Message, whose: &SenderRoute) -> Entry {
         entry(message, whose, message.accepted_at + self.queue.settings().schedule.lifetime)
     }
 }
 
-fn waits_for(peer: &Peer) -> WaitsFor {
+pub(super) fn waits_for(peer: &Peer) -> WaitsFor {
     (peer.waits_for, peer.set_by)
 }
 
@@ -512,6 +512,7 @@ fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> 
         waits_for: None,
         waits_by: None,
         held_because: None,
+        throttled_until: None,
         choice: None,
         retry_wished_at: None,
         attempts: 0,
@@ -551,7 +552,7 @@ fn queued_as(message: &QueuedMessage) -> Reply {
     Reply::new(250, EnhancedStatus(2, 0, 0), format!("queued as {}", message.id))
 }
 
-fn not_stored() -> Reply {
+pub(super) fn not_stored() -> Reply {
     Reply::new(451, EnhancedStatus(4, 3, 0), "the message could not be stored, try again later")
 }
 

@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::metrics::METRICS;
+use super::{
+    meter::{Meter, Reader},
+    metrics::METRICS,
+};
 use crate::{
     mail::{
         DomainName,
@@ -40,6 +43,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const STEP: usize = 2000;
 /// How long the store may take for one.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to tell what others have counted; a whole day of it when a relay starts.
+const READING: Duration = Duration::from_secs(60);
 /// How long the last of them may take together when the relay stops.
 const LAST: Duration = Duration::from_secs(3);
 /// How often the oldest counts are looked for.
@@ -167,13 +172,19 @@ fn add<K: Hash + Eq + Clone>(
 }
 
 /// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what
-/// is left is written once more. Forgets what is too old.
-pub async fn run(volume: &Volume, pool: &PgPool, id: watch::Receiver<Option<RelayId>>, stop: CancellationToken) {
-    let mut writer = Writer::of(volume, pool);
+/// is left is written once more. Forgets what is too old. Reads in between what others have counted.
+pub async fn run(
+    volume: &Volume,
+    meter: &Meter,
+    pool: &PgPool,
+    id: watch::Receiver<Option<RelayId>>,
+    stop: CancellationToken,
+) {
+    let mut writer = Writer::of(volume, meter, pool);
     let (mut store_answers, mut forgets_at) = (true, Instant::now() + FORGETTING);
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
         let Some(relay) = *id.borrow() else { continue };
-        let result = writer.write(relay).await;
+        let result = writer.turn(relay).await;
         if let (Err(error), true) = (&result, store_answers) {
             tracing::warn!(%error, "what is sent is counted in memory until the store answers again");
         }
@@ -207,13 +218,34 @@ pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
 pub struct Writer<'a> {
     volume: &'a Volume,
     pool: &'a PgPool,
+    reader: Reader<'a>,
     /// What is on its way, with the id under which the store knows it: it may have it though it did not say so.
     pending: VecDeque<(Uuid, Vec<Counted>)>,
 }
 
 impl<'a> Writer<'a> {
-    pub fn of(volume: &'a Volume, pool: &'a PgPool) -> Self {
-        Self { volume, pool, pending: VecDeque::new() }
+    pub fn of(volume: &'a Volume, meter: &'a Meter, pool: &'a PgPool) -> Self {
+        Self { volume, pool, reader: Reader::of(meter, pool), pending: VecDeque::new() }
+    }
+
+    /// With another time than [`EVERY`](super::meter::EVERY) between two looks at what others have counted.
+    pub fn looking_each(mut self, pause: Duration) -> Self {
+        self.reader.pause = pause;
+        self
+    }
+
+    /// Reads what was sent before this relay began, writes what it has counted itself, and reads what others have.
+    ///
+    /// # Errors
+    /// If the store does not take it, or does not tell it, in time.
+    pub async fn turn(&mut self, relay: RelayId) -> store::Result<()> {
+        self.read(relay).await?;
+        self.write(relay).await
+    }
+
+    async fn read(&mut self, relay: RelayId) -> store::Result<()> {
+        let reading = self.reader.read(relay, OffsetDateTime::now_utc());
+        timeout(READING, reading).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Writes what was left of the last time, then what was gathered since. What cannot be written stays.
@@ -236,7 +268,9 @@ impl<'a> Writer<'a> {
                 store::volume::add_across_tenants(&mut connection, relay, *batch, rows).await
             };
             timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))?;
-            self.pending.pop_front();
+            if let Some((_, rows)) = self.pending.pop_front() {
+                self.reader.note_written(&rows);
+            }
         }
         Ok(())
     }

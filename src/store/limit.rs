@@ -404,13 +404,13 @@ pub async fn take_turn_across_tenants(
     sqlx::query_scalar!(
         r#"
         insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
-        select $1, $2, $3, $4, $5, $6, $7, $7 + make_interval(secs => $8)
-        where $7 + make_interval(secs => $8) <= $9
+        select $1, $2, $3, $4, $5, $6, $7::timestamptz, $7::timestamptz + make_interval(secs => $8)
+        where $7::timestamptz + make_interval(secs => $8) <= $9::timestamptz
         on conflict (organization_id, kind, subject, time_window, unit) do update
         set most = excluded.most,
-            since = case when throttle.turn_at < $7 then $7 else throttle.since end,
-            turn_at = greatest(throttle.turn_at, $7) + make_interval(secs => $8)
-        where greatest(throttle.turn_at, $7) + make_interval(secs => $8) <= $9
+            since = case when throttle.turn_at < $7::timestamptz then $7::timestamptz else throttle.since end,
+            turn_at = greatest(throttle.turn_at, $7::timestamptz) + make_interval(secs => $8)
+        where greatest(throttle.turn_at, $7::timestamptz) + make_interval(secs => $8) <= $9::timestamptz
         returning turn_at
         "#,
         organization as OrganizationId,

@@ -70,6 +70,8 @@ pub struct QueuedMessage {
     pub waits_by: Option<Scope>,
     /// Why it is held; `None` unless it is.
     pub held_because: Option<HeldBecause>,
+    /// Until when it waits because its sender sent more than a limit allows.
+    pub throttled_until: Option<OffsetDateTime>,
     /// What an administrator chose for it.
     pub choice: Option<Choice>,
     /// When an administrator wanted another attempt, unless there was one since.
@@ -90,6 +92,13 @@ impl QueuedMessage {
     /// By the token of its claim, if somebody has it.
     pub fn leased(&self) -> Option<Leased> {
         self.lease.map(|lease| Leased { organization: self.organization, id: self.id, token: lease.token })
+    }
+
+    /// Until when it is not to be sent because its sender sent too much; `None` if it may go now, or if an administrator
+    /// has decided about it since.
+    pub fn throttled(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let is_wished = self.choice.is_some() || self.retry_wished_at.is_some();
+        self.throttled_until.filter(|until| *until > now && !is_wished)
     }
 
     /// What its route is decided from; `None` for our own notifications, which follow nobody's.
@@ -179,6 +188,7 @@ struct MessageColumns<'a> {
     expires_at: Vec<OffsetDateTime>,
     relays: Vec<Option<Uuid>>,
     tokens: Vec<Option<Uuid>>,
+    throttled_until: Vec<Option<OffsetDateTime>>,
 }
 
 impl<'a> MessageColumns<'a> {
@@ -207,6 +217,7 @@ impl<'a> MessageColumns<'a> {
             expires_at: column(messages, |message| message.expires_at),
             relays: column(messages, |message| message.lease.map(|lease| lease.relay.0)),
             tokens: column(messages, |message| message.lease.map(|lease| lease.token)),
+            throttled_until: column(messages, |message| message.throttled_until),
         }
     }
 }
@@ -239,14 +250,15 @@ macro_rules! write_and {
                 insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters,
                                             size, waits_for, attempts, last_reply, accepted_at, next_attempt_at,
                                             expires_at, lease_relay_id, lease_token, sender_account, sender_domain,
-                                            waits_by, held_because)
+                                            waits_by, held_because, throttled_until)
                 select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
                                      $7::jsonb[], $8::bigint[], $9::uuid[], $10::integer[], $11::text[],
                                      $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::uuid[],
-                                     $16::uuid[], $17::uuid[], $18::text[], $19::text[], $20::text[])
+                                     $16::uuid[], $17::uuid[], $18::text[], $19::text[], $20::text[],
+                                     $21::timestamptz[])
             ), body as (
                 insert into queued_body (organization_id, message_id, piece, content)
-                select * from unnest($21::uuid[], $22::uuid[], $23::integer[], $24::bytea[])
+                select * from unnest($22::uuid[], $23::uuid[], $24::integer[], $25::bytea[])
             )"# + $then,
             &$messages.organizations,
             &$messages.ids,
@@ -268,6 +280,7 @@ macro_rules! write_and {
             &$messages.domains as &[Option<&str>],
             &$messages.waits_by as &[Option<String>],
             &$messages.held_because as &[Option<String>],
+            &$messages.throttled_until as &[Option<OffsetDateTime>],
             &$pieces.organizations,
             &$pieces.ids,
             &$pieces.numbers,
@@ -295,7 +308,7 @@ pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>
     write_and!(
         r#", removed as (
             delete from queued_message message
-            using unnest($25::uuid[], $26::uuid[], $27::uuid[]) as done (organization_id, id, token)
+            using unnest($26::uuid[], $27::uuid[], $28::uuid[]) as done (organization_id, id, token)
             where message.organization_id = done.organization_id and message.id = done.id
               and message.lease_token = done.token
             returning message.organization_id, message.id
@@ -398,7 +411,7 @@ macro_rules! claim {
                       message.sender_domain as "sender_domain: DomainName",
                       message.held_because as "held_because: HeldBecause",
                       case when message.without_report then 'delete' else message.choice end as "choice: Choice",
-                      message.retry_wished_at,
+                      message.retry_wished_at, message.throttled_until,
                       message.accepted_at, message.next_attempt_at,
                       message.expires_at, message.lease_relay_id as "relay!: RelayId", message.lease_token as "token!"
             "#,
@@ -454,6 +467,7 @@ pub async fn claim_probe_across_tenants(
     claim!(
         "select organization_id, id from queued_message
          where organization_id = $3 and waits_for = $4 and state = 'waiting'
+           and (throttled_until is null or throttled_until <= $5)
            and (lease_token is null or (next_attempt_at <= $5 and ($6 or lease_relay_id = $1)))
          order by next_attempt_at
          limit 1",
@@ -490,6 +504,7 @@ struct Claimed {
     held_because: Option<HeldBecause>,
     choice: Option<Choice>,
     retry_wished_at: Option<OffsetDateTime>,
+    throttled_until: Option<OffsetDateTime>,
     attempts: i32,
     last_reply: Option<String>,
     delay_noticed: bool,
@@ -519,6 +534,7 @@ impl From<Claimed> for QueuedMessage {
             held_because: row.held_because,
             choice: row.choice,
             retry_wished_at: row.retry_wished_at,
+            throttled_until: row.throttled_until,
             attempts: row.attempts,
             last_reply: row.last_reply,
             delay_noticed: row.delay_noticed,
@@ -674,7 +690,7 @@ pub async fn make_all_due_across_tenants(db: impl PgExecutor<'_>, now: OffsetDat
         r#"
         update queued_message set next_attempt_at = $1
         where waits_for is not null and state = 'waiting' and lease_token is null and attempts = 0
-          and next_attempt_at > $1
+          and next_attempt_at > $1 and (throttled_until is null or throttled_until <= $1)
         "#,
         now,
     )
@@ -716,6 +732,7 @@ pub async fn make_due(
             select organization_id, id from queued_message
             where organization_id = $1 and waits_for = $2 and state = 'waiting' and lease_token is null
               and next_attempt_at > $4 and ($3::text[] is null or sender = any($3))
+              and (throttled_until is null or throttled_until <= $4)
             order by next_attempt_at
             limit $5
             for update skip locked
@@ -777,6 +794,7 @@ pub async fn make_due_what_is_too_late_across_tenants(
         r#"
         update queued_message set next_attempt_at = $1
         where next_attempt_at > $2 and state <> 'held' and lease_token is null
+          and (throttled_until is null or throttled_until < next_attempt_at)
         "#,
         now,
         latest,
@@ -826,6 +844,8 @@ pub fn held_alike_across_tenants(db: &PgPool) -> impl Stream<Item = Result<HeldA
                         waits_by as "waits_by: Scope", choice as "choice: Choice"
         from queued_message
         where state = 'held' and lease_token is null and sender is not null
+          -- Of this only an administrator lets go.
+          and held_because is distinct from 'over-limit'
         "#,
     )
     .fetch(db)
@@ -839,6 +859,7 @@ pub async fn let_go(db: impl PgExecutor<'_>, alike: &HeldAlike, now: OffsetDateT
         where organization_id = $1 and state = 'held' and lease_token is null and sender = $2
           and sender_account is not distinct from $3 and waits_for is not distinct from $4
           and waits_by is not distinct from $5 and choice is not distinct from $7
+          and held_because is distinct from 'over-limit'
         "#,
         alike.organization as OrganizationId,
         alike.sender,

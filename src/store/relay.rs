@@ -149,6 +149,21 @@ pub async fn heartbeat(db: impl PgExecutor<'_>, relay: RelayId) -> Result<Option
     .await
 }
 
+/// Whether another relay than this one is at work.
+pub async fn are_others_heard_across_tenants(db: impl PgExecutor<'_>, relay: RelayId) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"
+        select exists (
+            select from relay
+            where id <> $1 and signed_off_at is null and last_seen_at > now() - interval '60 seconds'
+        ) as "exists!"
+        "#,
+        relay as RelayId,
+    )
+    .fetch_one(db)
+    .await
+}
+
 /// A relay that stopped in good order is not waited for.
 pub async fn sign_off(db: impl PgExecutor<'_>, relay: RelayId) -> Result<()> {
     sqlx::query!("update relay set signed_off_at = now(), last_seen_at = now() where id = $1", relay as RelayId)

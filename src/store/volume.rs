@@ -1,7 +1,8 @@
 //! How much was sent: counted by relays, added up here by minute and hour, shown by pages and commands.
 //! What is counted is `policy::volume`'s, when it is written `relay::volume`'s.
 
-use sqlx::{Connection, PgConnection, PgExecutor};
+use futures_util::TryStreamExt;
+use sqlx::{Connection, PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -154,6 +155,31 @@ impl Columns {
         .await
         .map(drop)
     }
+}
+
+/// Hands over what was counted in each minute from `since` on, one after the other: there may be very many.
+pub async fn for_each_minute_across_tenants(
+    db: &PgPool,
+    since: OffsetDateTime,
+    mut take: impl FnMut(Counted),
+) -> Result<()> {
+    let mut rows = sqlx::query!(
+        r#"
+        select organization_id as "organization: OrganizationId", kind, subject, minute, messages, recipients, external
+        from volume_minute where minute >= $1
+        "#,
+        since,
+    )
+    .fetch(db);
+    while let Some(row) = rows.try_next().await? {
+        take(Counted {
+            organization: row.organization,
+            subject: subject_of(&row.kind, &row.subject)?,
+            minute: row.minute,
+            count: Count { messages: row.messages, recipients: row.recipients, external: row.external },
+        });
+    }
+    Ok(())
 }
 
 /// How many rows of one organization go in one statement.

@@ -32,6 +32,9 @@ impl Queue {
         if places.is_empty() {
             return Attempted::waits_on(message);
         }
+        if let Some(until) = message.throttled(now) {
+            return Attempted { turn: Some(until), ..Attempted::waits_on(message) };
+        }
         loop {
             let attempted = match self.target(message, now) {
                 Target::Unknown => Some(Attempted::waits_on(message)),

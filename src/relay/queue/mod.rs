@@ -58,7 +58,7 @@ use crate::{
         envelope::{MailParameters, Recipient},
         id::{OrganizationId, QueueId, RelayId},
     },
-    policy::{retry::Schedule, routing::PlatformDefault},
+    policy::{facts::Found, limit::Exceeded, retry::Schedule, routing::PlatformDefault},
     store::{
         self,
         queue::{Lane, Lease, Leased, QueuedMessage, State},
@@ -147,6 +147,7 @@ impl Entry {
             waits_for: None,
             waits_by: None,
             held_because: None,
+            throttled_until: None,
             choice: None,
             retry_wished_at: None,
             attempts: 0,
@@ -220,6 +221,39 @@ impl Queue {
     /// Where it is said what happens to messages.
     pub fn trace(&self) -> Arc<Trace> {
         Arc::clone(&self.shared.trace)
+    }
+
+    /// Gives a message its turn at each limit that it goes beyond: the last of them. `None`: so much waits already that
+    /// it would not leave within `latest`.
+    pub(super) async fn turn_at_limits(
+        &self,
+        organization: OrganizationId,
+        exceeded: &[Exceeded],
+        now: OffsetDateTime,
+        latest: OffsetDateTime,
+        mut note: impl FnMut(&Exceeded, OffsetDateTime),
+    ) -> store::Result<Option<OffsetDateTime>> {
+        let mut last = now;
+        for exceeded in exceeded {
+            let db = &self.shared.db;
+            let turn = store::limit::take_turn_across_tenants(db, organization, exceeded, now, latest).await?;
+            let Some(turn) = turn else { return Ok(None) };
+            note(exceeded, turn);
+            last = last.max(turn);
+        }
+        Ok(Some(last))
+    }
+
+    /// Holds what waits of a sender who is stopped.
+    pub(super) async fn hold_waiting(
+        &self,
+        sender: &Found,
+        words: &str,
+        now: OffsetDateTime,
+    ) -> store::Result<u64> {
+        let of = (sender.account, sender.sender.domain());
+        let held = (words, self.shared.settings.schedule.held_lifetime);
+        store::limit::hold_across_tenants(&self.shared.db, sender.organization, of, held, now).await
     }
 
     /// What organizations have waiting.

@@ -40,6 +40,10 @@ impl Queue {
             return Target::Returned;
         }
         let Some(waits) = message.waits() else { return self.to_inbound_host(message) };
+        // Facts do not let it go: an administrator does.
+        if message.held_because == Some(HeldBecause::OverLimit) && message.choice.is_none() {
+            return Target::Held(HeldBecause::OverLimit);
+        }
         let route = match self.shared.table.onward(&waits) {
             Onward::Route(sender) => sender.route,
             Onward::Return => return Target::Returned,

@@ -37,6 +37,7 @@ mod room;
 mod routing;
 mod schedule;
 mod secret_keys;
+mod sending_limits;
 mod stopping;
 mod store_faults;
 mod submission_content;

@@ -47,7 +47,7 @@ async fn relay(owner: &PgPool) -> RelayId {
 /// Writes what was counted, as a relay does each second.
 async fn write(sending: &Sending) {
     let relay = relay(&sending.owner).await;
-    Writer::of(&sending.volume, &sending.db).write(relay).await.unwrap();
+    Writer::of(&sending.volume, &sending.meter, &sending.db).write(relay).await.unwrap();
 }
 
 /// Kind, subject, messages, recipients and external recipients.
@@ -248,7 +248,7 @@ async fn what_is_counted_while_the_store_is_away_is_written_once_when_it_is_back
     let pool = door.pool_as(store::roles::RELAY);
     let sending = through(&gateway, Sending::on_pool(owner.clone(), pool.clone(), Options::default()).await).await;
     let relay = relay(&owner).await;
-    let mut writer = Writer::of(&sending.volume, &pool);
+    let mut writer = Writer::of(&sending.volume, &sending.meter, &pool);
 
     sending.send().await;
     door.shut().await;

@@ -18,6 +18,7 @@ use outgate::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_network::AllowedNetworks,
         gateway_settings::{GatewayLimits, GatewaySettings},
+        limit::OrganizationLimits,
         retry::Schedule,
         routing::PlatformDefault,
     },
@@ -35,6 +36,7 @@ use outgate::{
         secret_keys::SecretKeys,
         settings::QueueLimits,
         transfer::{Transfer, TransferSettings},
+        meter::Meter,
         volume::{self, Volume},
     },
 };
@@ -105,6 +107,7 @@ pub struct Sending {
     pub handover: Arc<Handover>,
     pub queue: Queue,
     pub volume: Arc<Volume>,
+    pub meter: Arc<Meter>,
     pub transfer: Transfer,
     pub now: OffsetDateTime,
 }
@@ -207,10 +210,12 @@ impl Sending {
         let queue = Queue::new(db.clone(), settings, table.clone(), handover.clone());
         let settings = TransferSettings { handover: options.handover, handover_wait: options.handover_wait };
         let volume = Arc::new(Volume::of(options.volume_rows));
-        let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), volume.clone(), settings);
+        let meter = Arc::new(Meter::default());
+        let counting = (volume.clone(), meter.clone());
+        let transfer = Transfer::new(table.clone(), handover.clone(), queue.clone(), counting, settings);
         let now = OffsetDateTime::now_utc();
         let account = AccountId::new();
-        Self { owner, db, options, organization, account, table, handover, queue, volume, transfer, now }
+        Self { owner, db, options, organization, account, table, handover, queue, volume, meter, transfer, now }
     }
 
     /// Points the organization at a gateway; `None` deletes the pointer.
@@ -347,6 +352,18 @@ impl Sending {
             );
             facts.set_address("ann@acme.example", Some(account));
             facts.set_account(account, Some(AccountFacts { suspended, gateway: user }));
+        });
+    }
+
+    /// Says how much may be sent, in an organization that is not new any more.
+    pub fn set_limits(&self, change: impl FnOnce(&mut OrganizationLimits)) {
+        let (organization, account) = (self.organization, self.account);
+        self.table.change(|facts| {
+            let known = facts.limits(organization).map(|limits| OrganizationLimits::clone(limits));
+            let mut limits = known.unwrap_or_else(|| OrganizationLimits::new(self.now - time::Duration::DAY));
+            change(&mut limits);
+            facts.set_limits(organization, Some(limits));
+            facts.set_address("ann@acme.example", Some(account));
         });
     }
 

@@ -1,0 +1,166 @@
+//! What becomes of a message whose sender sends much: it goes, waits for its turn, is held, or stays with its client.
+//! Part of [`Transfer`]; who has sent how much is the [`meter`](super::meter)'s to know.
+
+use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
+
+use super::{
+    message::Message,
+    meter::Judged,
+    metrics::METRICS,
+    queue::{Attempted, Entry},
+    transfer::{Answer, Transfer, Way, not_stored, waits_for},
+};
+use crate::{
+    mail::{EnhancedStatus, Reply},
+    policy::{
+        facts::Found,
+        limit::{self, Exceeded},
+        waiting::HeldBecause,
+    },
+};
+
+/// How much of one sender may wait for a limit: what the limit lets leave in this time.
+const SURPLUS: Duration = Duration::DAY;
+
+impl Transfer {
+    /// Takes a message as far as limits let it, and counts it.
+    pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
+        let now = message.accepted_at;
+        let count = self.table.count(sender.organization, &message.envelope.forward_paths);
+        let limits = self.table.limits(sender.organization).unwrap_or_default();
+        let answer = match self.meter.judge(&limits, sender, count, now) {
+            Judged::Goes(_) => self.take(message).await,
+            Judged::Delayed(exceeded) => self.delay(message, &exceeded, now).await,
+            Judged::Held(exceeded) => self.hold(message, &exceeded, now).await,
+            Judged::Deferred(exceeded) => return put_off(&exceeded, now).into(),
+            Judged::Refused(exceeded) => return refused(&exceeded, now).into(),
+            Judged::Stopped(exceeded) => return self.stop(sender, &exceeded, now).await.into(),
+            Judged::Blocked => return blocked().into(),
+        };
+        match answer.reply.is_positive() {
+            true => self.volume.add(sender, now, count),
+            false => self.meter.take_back(sender, now, count),
+        }
+        answer
+    }
+
+    /// Commits a message that waits for its turn. Where it goes is decided when it has it; but what nobody would take
+    /// now is refused now.
+    async fn delay(&self, message: &Message, exceeded: &[Exceeded], now: OffsetDateTime) -> Answer {
+        let (whose, waits) = match self.way(message) {
+            Way::Peer(whose, peer) => (whose, waits_for(&peer)),
+            Way::Queue(whose, waits) => (whose, waits),
+            Way::Held(_) => return self.take(message).await,
+            Way::Refused(reply) => return reply.into(),
+        };
+        let organization = whose.organization;
+        let note = |exceeded: &Exceeded, turn| self.meter.note_turn(organization, exceeded, turn);
+        let until = match self.queue.turn_at_limits(organization, exceeded, now, now + SURPLUS, note).await {
+            Ok(Some(until)) => until,
+            Ok(None) => return too_much_waits(exceeded).into(),
+            Err(error) => {
+                tracing::warn!(%error, "a message beyond a limit could not be given its turn");
+                return not_stored().into();
+            }
+        };
+        METRICS.delayed_by_limits.add(1);
+        let mut entry = self.entry(message, &whose);
+        let queued = &mut entry.message;
+        (queued.waits_for, queued.waits_by) = waits;
+        (queued.throttled_until, queued.next_attempt_at) = (Some(until), until);
+        // Waiting for a limit does not make it older.
+        queued.expires_at += until - now;
+        let why = format!("{}; it leaves at {}", in_words(exceeded), clock(until, now));
+        queued.last_reply = Some(why.clone());
+        self.store_saying(entry, &why).await
+    }
+
+    /// Commits a message that an administrator has to let go.
+    async fn hold(&self, message: &Message, exceeded: &Exceeded, now: OffsetDateTime) -> Answer {
+        let (whose, waits) = match self.way(message) {
+            Way::Peer(whose, peer) => (whose, waits_for(&peer)),
+            Way::Queue(whose, waits) => (whose, waits),
+            Way::Held(_) => return self.take(message).await,
+            Way::Refused(reply) => return reply.into(),
+        };
+        METRICS.held_by_limits.add(1);
+        let mut entry = self.entry(message, &whose);
+        (entry.message.waits_for, entry.message.waits_by) = waits;
+        let held = Attempted::held(&entry.message, HeldBecause::OverLimit);
+        entry.message = self.after(&entry, &held, now).message;
+        let why = format!("held until an administrator releases it: {}", exceeded.words());
+        entry.message.last_reply = Some(why.clone());
+        self.store_saying(entry, &why).await
+    }
+
+    async fn store_saying(&self, entry: Entry, why: &str) -> Answer {
+        let id = entry.message.id;
+        match self.store(vec![entry], (None, None)).await {
+            Ok(_) => Reply::new(250, EnhancedStatus(2, 0, 0), format!("queued as {id}; {why}")).into(),
+            Err(reply) => reply.into(),
+        }
+    }
+
+    /// Refuses a message of a sender who is far beyond an hour's limit, and holds what of him waits.
+    async fn stop(&self, sender: &Found, exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
+        METRICS.refused_by_limits.add(1);
+        let words = exceeded.words();
+        if self.meter.is_news(sender, now) {
+            let organization = sender.organization;
+            tracing::error!(%organization, sender = %sender.sender, words, "a sender is stopped: it has sent far too much");
+            let why = format!("held until an administrator releases it: {words}");
+            match self.queue.hold_waiting(sender, &why, now).await {
+                Ok(messages) => tracing::warn!(%organization, sender = %sender.sender, messages, "its waiting mail is held"),
+                Err(error) => tracing::error!(%organization, sender = %sender.sender, %error, "its waiting mail is not held"),
+            }
+        }
+        let times = limit::STOP;
+        let text = format!("{words}; beyond {times} times as many nothing is accepted, ask an administrator");
+        Reply::new(550, EnhancedStatus(5, 7, 1), text)
+    }
+}
+
+/// 451: whoever submits it keeps it.
+fn put_off(exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
+    METRICS.refused_by_limits.add(1);
+    Reply::new(451, EnhancedStatus(4, 7, 1), format!("{}{}", exceeded.words(), resumes(exceeded, now)))
+}
+
+fn refused(exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
+    METRICS.refused_by_limits.add(1);
+    let when = match exceeded.resumes {
+        Some(_) => resumes(exceeded, now),
+        None => "; send it to fewer at once".to_owned(),
+    };
+    Reply::new(550, EnhancedStatus(5, 7, 1), format!("{}{when}", exceeded.words()))
+}
+
+fn too_much_waits(exceeded: &[Exceeded]) -> Reply {
+    METRICS.refused_by_limits.add(1);
+    let text = format!("{}; as much waits already as may leave in a day, send it again later", in_words(exceeded));
+    Reply::new(451, EnhancedStatus(4, 7, 1), text)
+}
+
+fn blocked() -> Reply {
+    METRICS.refused_by_limits.add(1);
+    let text = "an administrator has blocked this sender; ask one before sending again";
+    Reply::new(550, EnhancedStatus(5, 7, 1), text)
+}
+
+fn in_words(exceeded: &[Exceeded]) -> String {
+    exceeded.first().map(Exceeded::words).unwrap_or_default()
+}
+
+fn resumes(exceeded: &Exceeded, now: OffsetDateTime) -> String {
+    exceeded.resumes.map(|at| format!("; sending resumes at {}", clock(at, now))).unwrap_or_default()
+}
+
+/// A time for clients' logs, with its day where that is another.
+fn clock(at: OffsetDateTime, now: OffsetDateTime) -> String {
+    let (at, now) = (at.to_offset(UtcOffset::UTC), now.to_offset(UtcOffset::UTC));
+    let written = match at.date() == now.date() {
+        true => at.format(format_description!("[hour]:[minute]:[second] UTC")),
+        false => at.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")),
+    };
+    written.unwrap_or_default()
+}

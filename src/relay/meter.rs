@@ -1,0 +1,329 @@
+//! Knows what everybody has sent of late, by all relays together, and judges by it whether more may be sent now. In
+//! memory: asked for every message, at the end of its DATA.
+//!
+//! What this relay accepts counts at once; what others accept is read from the store about every two seconds, and so is
+//! what was sent before a start. So relays that share a limit may exceed it together by what comes to the others
+//! within [`EVERY`] and the second in which they write it down.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::{
+    mail::{
+        DomainName, Mailbox,
+        id::{AccountId, OrganizationId, RelayId},
+    },
+    policy::{
+        facts::Found,
+        limit::{self, Action, Applied, Exceeded, Kind, OrganizationLimits},
+        recent::Recent,
+        volume::{Count, MINUTES_KEPT, Subject, minute_of},
+    },
+    store::{self, volume::Counted},
+};
+
+/// How often what other relays have counted is looked at.
+pub const EVERY: Duration = Duration::from_secs(2);
+/// Looking takes at most one part in so many of the time, however many senders there are.
+const SHARE: u32 = 20;
+/// How long after its minute another relay may write what it has counted.
+const LATE: time::Duration = time::Duration::minutes(3);
+/// How often organizations' accounts are counted, and what is over is forgotten.
+const UPKEEP: Duration = Duration::from_secs(600);
+
+/// What everybody has sent within a day.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// A std lock: held for adding up some numbers, never across an await.
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    organizations: HashMap<OrganizationId, OfOrganization>,
+}
+
+/// What one organization has sent.
+#[derive(Debug, Default)]
+struct OfOrganization {
+    /// How many accounts it has.
+    users: u64,
+    all: Recent,
+    domains: HashMap<DomainName, Recent>,
+    accounts: HashMap<AccountId, Recent>,
+    no_account: HashMap<DomainName, Recent>,
+    /// The last turn that was given to whom a limit slows down: who comes before that waits behind it.
+    turns: HashMap<(Subject, Kind), OffsetDateTime>,
+    /// Whose waiting mail was held when, because he has sent far too much.
+    stopped: HashMap<Mailbox, OffsetDateTime>,
+}
+
+/// What is to become of a message. Of all but a refusal it is counted already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judged {
+    /// It goes its way; limits that only alert may be exceeded.
+    Goes(Vec<Exceeded>),
+    /// It waits until it is its turn at each of these.
+    Delayed(Vec<Exceeded>),
+    /// It waits for an administrator.
+    Held(Exceeded),
+    /// Its client keeps it.
+    Deferred(Exceeded),
+    Refused(Exceeded),
+    /// The sender is far beyond an hour's limit: it is refused, and what waits is held.
+    Stopped(Exceeded),
+    /// An administrator has blocked the sender.
+    Blocked,
+}
+
+impl Meter {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges a message that comes at `now`, and counts it unless it is not taken.
+    pub fn judge(&self, limits: &OrganizationLimits, sender: &Found, message: Count, now: OffsetDateTime) -> Judged {
+        if limits.sender(sender.account).is_blocked {
+            return Judged::Blocked;
+        }
+        let mut known = self.known();
+        let known = known.organizations.entry(sender.organization).or_default();
+        let applied = limits.applied(sender, known.users, now);
+        let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), message, now);
+        let judged = judge(&applied, exceeded, |applied| known.waits_behind(applied, message, now));
+        if matches!(judged, Judged::Goes(_) | Judged::Delayed(_) | Judged::Held(_)) {
+            known.add(sender, now, message);
+        }
+        judged
+    }
+
+    /// Takes back a message that was counted at `at` and not accepted after all.
+    pub fn take_back(&self, sender: &Found, at: OffsetDateTime, message: Count) {
+        let Count { messages, recipients, external } = message;
+        let less = Count { messages: -messages, recipients: -recipients, external: -external };
+        self.known().organizations.entry(sender.organization).or_default().add(sender, at, less);
+    }
+
+    /// Notes the turn that a message was given.
+    pub fn note_turn(&self, organization: OrganizationId, exceeded: &Exceeded, turn: OffsetDateTime) {
+        let Applied { subject, kind, .. } = &exceeded.applied;
+        let mut known = self.known();
+        known.organizations.entry(organization).or_default().turns.insert((subject.clone(), *kind), turn);
+    }
+
+    /// Whether nobody has heard within the last minute that this sender is stopped.
+    pub fn is_news(&self, sender: &Found, now: OffsetDateTime) -> bool {
+        let mut known = self.known();
+        let stopped = &mut known.organizations.entry(sender.organization).or_default().stopped;
+        if stopped.get(&sender.sender).is_some_and(|before| now - *before < time::Duration::MINUTE) {
+            return false;
+        }
+        stopped.insert(sender.sender.clone(), now);
+        true
+    }
+
+    /// Adds what others have counted.
+    fn add(&self, counted: &Counted, at: OffsetDateTime, count: Count) {
+        let mut known = self.known();
+        known.organizations.entry(counted.organization).or_default().of(&counted.subject).add(at, count);
+    }
+
+    /// Notes how many accounts each organization has, and forgets what is over.
+    fn tidy(&self, accounts: &HashMap<OrganizationId, u64>, now: OffsetDateTime) {
+        let mut known = self.known();
+        for (organization, users) in accounts {
+            known.organizations.entry(*organization).or_default().users = *users;
+        }
+        for known in known.organizations.values_mut() {
+            known.domains.retain(|_, recent| !recent.is_over(now));
+            known.accounts.retain(|_, recent| !recent.is_over(now));
+            known.no_account.retain(|_, recent| !recent.is_over(now));
+            known.turns.retain(|_, turn| *turn > now);
+            known.stopped.retain(|_, at| now - *at < time::Duration::MINUTE);
+        }
+        known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now));
+    }
+}
+
+impl OfOrganization {
+    fn recent(&self, subject: &Subject) -> Option<&Recent> {
+        match subject {
+            Subject::Organization => Some(&self.all),
+            Subject::Domain(name) => self.domains.get(name),
+            Subject::Account(account) => self.accounts.get(account),
+            Subject::NoAccount(domain) => self.no_account.get(domain),
+        }
+    }
+
+    fn of(&mut self, subject: &Subject) -> &mut Recent {
+        match subject {
+            Subject::Organization => &mut self.all,
+            Subject::Domain(name) => of(&mut self.domains, name),
+            Subject::Account(account) => self.accounts.entry(*account).or_default(),
+            Subject::NoAccount(domain) => of(&mut self.no_account, domain),
+        }
+    }
+
+    fn add(&mut self, sender: &Found, at: OffsetDateTime, count: Count) {
+        self.all.add(at, count);
+        let domain = sender.sender.domain();
+        of(&mut self.domains, domain).add(at, count);
+        match sender.account {
+            Some(account) => self.accounts.entry(account).or_default().add(at, count),
+            None => of(&mut self.no_account, domain).add(at, count),
+        }
+    }
+
+    /// What a message is beyond a limit with that it does not exceed, but before whose surplus it must not leave.
+    fn waits_behind(&self, applied: &Applied, message: Count, now: OffsetDateTime) -> Option<Exceeded> {
+        if self.turns.is_empty() || applied.limit.action != Action::Delay {
+            return None;
+        }
+        let most = applied.limit.most?;
+        let turn = *self.turns.get(&(applied.subject.clone(), applied.kind)).filter(|turn| **turn > now)?;
+        let wanted = message.get(applied.kind.unit);
+        let before = self.recent(&applied.subject).map_or(0, |recent| recent.within(applied.kind.window, applied.kind.unit, now));
+        Some(Exceeded {
+            applied: applied.clone(),
+            most,
+            counted: before + wanted,
+            surplus: wanted,
+            resumes: Some(turn),
+            is_stop: false,
+        })
+    }
+}
+
+/// Without a name for what is there already.
+fn of<'a>(map: &'a mut HashMap<DomainName, Recent>, name: &DomainName) -> &'a mut Recent {
+    if !map.contains_key(name) {
+        map.insert(name.clone(), Recent::default());
+    }
+    map.entry(name.clone()).or_default()
+}
+
+/// What happens where several limits are exceeded: the hardest. `waits_behind` says of a limit that is not whether
+/// somebody waits for it whom this message must not pass.
+fn judge(
+    applied: &[Applied],
+    exceeded: Vec<Exceeded>,
+    waits_behind: impl Fn(&Applied) -> Option<Exceeded>,
+) -> Judged {
+    let hardest = exceeded.iter().max_by_key(|exceeded| (exceeded.is_stop, exceeded.applied.limit.action));
+    match hardest {
+        Some(exceeded) if exceeded.is_stop => return Judged::Stopped(exceeded.clone()),
+        Some(exceeded) => match exceeded.applied.limit.action {
+            Action::Refuse => return Judged::Refused(exceeded.clone()),
+            // What is more than the limit by itself would be put off for ever.
+            Action::Defer if exceeded.resumes.is_none() => return Judged::Refused(exceeded.clone()),
+            Action::Defer => return Judged::Deferred(exceeded.clone()),
+            Action::Hold => return Judged::Held(exceeded.clone()),
+            Action::Delay | Action::Alert => {}
+        },
+        None => {}
+    }
+    let is_exceeded = |applied: &&Applied| exceeded.iter().any(|exceeded| exceeded.applied == **applied);
+    let behind = applied.iter().filter(|applied| !is_exceeded(applied)).filter_map(waits_behind);
+    let beyond = exceeded.iter().filter(|exceeded| exceeded.applied.limit.action == Action::Delay).cloned();
+    let delayed: Vec<_> = beyond.chain(behind).collect();
+    if delayed.is_empty() { Judged::Goes(exceeded) } else { Judged::Delayed(delayed) }
+}
+
+type Key = (OrganizationId, Subject, OffsetDateTime);
+
+/// Keeps a meter up to date with what the store knows of other relays.
+pub struct Reader<'a> {
+    meter: &'a Meter,
+    pool: &'a PgPool,
+    /// What this relay has written of the last minutes.
+    written: HashMap<Key, Count>,
+    /// What is known of others' in the last minutes.
+    others: HashMap<Key, Count>,
+    is_loaded: bool,
+    pub(super) pause: Duration,
+    next: Instant,
+    tidies_at: Instant,
+}
+
+impl<'a> Reader<'a> {
+    pub fn of(meter: &'a Meter, pool: &'a PgPool) -> Self {
+        let now = Instant::now();
+        let (written, others) = (HashMap::new(), HashMap::new());
+        Self { meter, pool, written, others, is_loaded: false, pause: EVERY, next: now, tidies_at: now }
+    }
+
+    /// Notes what has just been written for this relay.
+    pub fn note_written(&mut self, rows: &[Counted]) {
+        for row in rows {
+            *self.written.entry((row.organization, row.subject.clone(), row.minute)).or_default() += row.count;
+        }
+    }
+
+    /// Looks at what others have counted, if it is time for that: of a whole day the first time, before this relay has
+    /// written anything. To be called when everything that was noted is written.
+    ///
+    /// # Errors
+    /// If the store does not answer: then it is tried again the next time.
+    pub async fn read(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
+        let begun = Instant::now();
+        if begun >= self.tidies_at {
+            let accounts = store::limit::accounts_across_tenants(self.pool).await?;
+            self.meter.tidy(&accounts, now);
+            self.tidies_at = begun + UPKEEP;
+        }
+        if begun < self.next {
+            return Ok(());
+        }
+        let since = match self.is_loaded {
+            false => now - MINUTES_KEPT - time::Duration::HOUR,
+            true if store::relay::are_others_heard_across_tenants(self.pool, relay).await? => minute_of(now - LATE),
+            true => {
+                self.next = begun + self.pause;
+                return Ok(());
+            }
+        };
+        self.read_since(since, now).await?;
+        self.is_loaded = true;
+        let rest = if self.pause.is_zero() { Duration::ZERO } else { self.pause.max(begun.elapsed() * SHARE) };
+        self.next = Instant::now() + rest;
+        Ok(())
+    }
+
+    async fn read_since(&mut self, since: OffsetDateTime, now: OffsetDateTime) -> store::Result<()> {
+        let recent = minute_of(now - LATE);
+        self.written.retain(|(_, _, minute), _| *minute >= recent);
+        self.others.retain(|(_, _, minute), _| *minute >= recent);
+        let (meter, written, others) = (self.meter, &self.written, &mut self.others);
+        store::volume::for_each_minute_across_tenants(self.pool, since, |counted| {
+            let key = (counted.organization, counted.subject.clone(), counted.minute);
+            let own = written.get(&key).copied().unwrap_or_default();
+            let known = others.get(&key).copied().unwrap_or_default();
+            let new = less(less(counted.count, own), known);
+            if new == Count::default() {
+                return;
+            }
+            // It was sent within the minute: as late as it can have been, so that nothing is let go too soon.
+            let at = (counted.minute + time::Duration::seconds(59)).min(now);
+            meter.add(&counted, at, new);
+            if counted.minute >= recent {
+                *others.entry(key).or_default() += new;
+            }
+        })
+        .await
+    }
+}
+
+fn less(count: Count, by: Count) -> Count {
+    Count {
+        messages: count.messages - by.messages,
+        recipients: count.recipients - by.recipients,
+        external: count.external - by.external,
+    }
+}
