@@ -15,18 +15,40 @@ use super::{
     dsn::{one_line, rfc2822},
 };
 
-/// One message to one administrator.
+/// Who a message of our own to an administrator is from and for.
 #[derive(Debug, Clone)]
-pub struct GatewayNotice<'a> {
+pub struct OwnMessage<'a> {
     /// Our own name.
     pub hostname: &'a str,
     pub own_id: &'a str,
     pub to: &'a str,
+    pub now: OffsetDateTime,
+}
+
+/// The message, ready to be sent with a null reverse-path.
+pub fn own_message(own: &OwnMessage<'_>, subject: String, text: String) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    MessageBuilder::new()
+        .header("From", Raw::new(format!("Outgate <MAILER-DAEMON@{}>", own.hostname)))
+        .header("To", Raw::new(format!("<{}>", one_line(own.to))))
+        .subject(subject)
+        .header("Date", Raw::new(rfc2822(own.now)))
+        .message_id(format!("{}@{}", own.own_id, own.hostname))
+        // RFC 3834 §5: nobody's automatic answer answers this.
+        .header("Auto-Submitted", Raw::new("auto-generated"))
+        .body(MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), text))
+        .serialize(&mut bytes);
+    bytes
+}
+
+/// One message to one administrator.
+#[derive(Debug, Clone)]
+pub struct GatewayNotice<'a> {
+    pub envelope: OwnMessage<'a>,
     /// The organization's name.
     pub organization: &'a str,
     pub gateway: &'a GatewayAddress,
     pub news: News<'a>,
-    pub now: OffsetDateTime,
 }
 
 /// What is told.
@@ -43,18 +65,7 @@ pub enum News<'a> {
 impl GatewayNotice<'_> {
     /// The message, ready to be sent with a null reverse-path.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        MessageBuilder::new()
-            .header("From", Raw::new(format!("Outgate <MAILER-DAEMON@{}>", self.hostname)))
-            .header("To", Raw::new(format!("<{}>", one_line(self.to))))
-            .subject(self.subject())
-            .header("Date", Raw::new(rfc2822(self.now)))
-            .message_id(format!("{}@{}", self.own_id, self.hostname))
-            // RFC 3834 §5: nobody's automatic answer answers this.
-            .header("Auto-Submitted", Raw::new("auto-generated"))
-            .body(MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), self.text()))
-            .serialize(&mut bytes);
-        bytes
+        own_message(&self.envelope, self.subject(), self.text())
     }
 
     fn subject(&self) -> String {

@@ -7,6 +7,7 @@ pub mod envelope;
 pub mod gateway_address;
 pub mod gateway_notice;
 pub mod id;
+pub mod limit_notice;
 pub mod mailbox;
 pub mod notify;
 pub mod received;

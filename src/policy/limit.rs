@@ -91,6 +91,17 @@ impl Action {
     pub const ALL: [Self; 5] = [Self::Alert, Self::Delay, Self::Hold, Self::Defer, Self::Refuse];
 }
 
+/// How far somebody is with a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Four fifths of it are counted, of a limit for an hour or a day.
+    Near,
+    Beyond,
+    /// So far beyond it that nothing is taken any more.
+    Stopped,
+}
+
+words!(Level: "near" = Near, "beyond" = Beyond, "stopped" = Stopped);
 words!(Window: "minute" = Minute, "hour" = Hour, "day" = Day);
 words!(Whose: "each" = Each, "service" = Service, "total" = Total);
 words!(Action: "alert" = Alert, "delay" = Delay, "hold" = Hold, "defer" = Defer, "refuse" = Refuse);
@@ -272,7 +283,7 @@ fn add_total(applied: &mut Vec<Applied>, limits: &Limits, set_by: Scope, subject
     applied.extend(totals.map(|(kind, limit)| Applied { kind: *kind, limit: *limit, set_by, subject: subject.clone() }));
 }
 
-/// A limit that one more message goes beyond.
+/// A limit that one more message goes beyond, or near to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
     pub applied: Applied,
@@ -284,11 +295,12 @@ pub struct Exceeded {
     /// When as many are left again as this message has, if nothing else comes meanwhile; `None`: never, it has more
     /// than the limit allows by itself.
     pub resumes: Option<OffsetDateTime>,
-    /// Beyond what stops a sender.
-    pub is_stop: bool,
+    /// [`Near`](Level::Near): it is not exceeded yet.
+    pub level: Level,
 }
 
-/// The limits that a message goes beyond which its sender wants to send at `now`; `recent` says what a subject has sent.
+/// The limits that a message goes beyond, or near to, which its sender wants to send at `now`; `recent` says what a
+/// subject has sent.
 pub fn exceeded<'a>(
     applied: impl IntoIterator<Item = &'a Applied>,
     recent: impl Fn(&Subject) -> Option<&'a Recent>,
@@ -296,22 +308,31 @@ pub fn exceeded<'a>(
     now: OffsetDateTime,
 ) -> Vec<Exceeded> {
     let exceeded = applied.into_iter().filter_map(|applied| {
-        let Kind { whose, window, unit } = applied.kind;
+        let Kind { window, unit, .. } = applied.kind;
         let most = applied.limit.most?;
         let (wanted, limit) = (message.get(unit), i64::from(most));
         let recent = recent(&applied.subject);
         let before = recent.map_or(0, |recent| recent.within(window, unit, now));
         let counted = before.saturating_add(wanted);
-        if wanted == 0 || counted <= limit {
-            return None;
-        }
+        let level = level(applied.kind, limit, counted).filter(|_| wanted > 0)?;
         let resumes = (wanted <= limit)
             .then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
-        let is_stop = whose != Whose::Total && window == Window::Hour && counted > limit.saturating_mul(STOP);
-        let surplus = wanted.min(counted - limit);
-        Some(Exceeded { applied: applied.clone(), most, counted, surplus, resumes, is_stop })
+        let surplus = wanted.min(counted - limit).max(0);
+        Some(Exceeded { applied: applied.clone(), most, counted, surplus, resumes, level })
     });
     exceeded.collect()
+}
+
+/// How far somebody is of whom so many are counted; `None`: far from the limit.
+fn level(kind: Kind, limit: i64, counted: i64) -> Option<Level> {
+    let stops = kind.whose != Whose::Total && kind.window == Window::Hour;
+    match counted {
+        _ if stops && counted > limit.saturating_mul(STOP) => Some(Level::Stopped),
+        _ if counted > limit => Some(Level::Beyond),
+        // Within a minute nobody could do anything about it.
+        _ if kind.window != Window::Minute && counted.saturating_mul(5) >= limit.saturating_mul(4) => Some(Level::Near),
+        _ => None,
+    }
 }
 
 impl Exceeded {

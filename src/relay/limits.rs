@@ -29,7 +29,7 @@ impl Transfer {
         let count = self.table.count(sender.organization, &message.envelope.forward_paths);
         let limits = self.table.limits(sender.organization).unwrap_or_default();
         let answer = match self.meter.judge(&limits, sender, count, now) {
-            Judged::Goes(_) => self.take(message).await,
+            Judged::Goes => self.take(message).await,
             Judged::Delayed(exceeded) => self.delay(message, &exceeded, now).await,
             Judged::Held(exceeded) => self.hold(message, &exceeded, now).await,
             Judged::Deferred(exceeded) => return put_off(&exceeded, now).into(),

@@ -22,7 +22,7 @@ use crate::{
     },
     policy::{
         facts::Found,
-        limit::{self, Action, Applied, Exceeded, Kind, OrganizationLimits},
+        limit::{self, Action, Applied, Exceeded, Kind, Level, OrganizationLimits},
         recent::Recent,
         volume::{Count, MINUTES_KEPT, Subject, minute_of},
     },
@@ -63,13 +63,26 @@ struct OfOrganization {
     turns: HashMap<(Subject, Kind), OffsetDateTime>,
     /// Whose waiting mail was held when, because he has sent far too much.
     stopped: HashMap<Mailbox, OffsetDateTime>,
+    /// What administrators are to be told, and when something was put there last.
+    news: Vec<News>,
+    noted: HashMap<(Subject, Level), OffsetDateTime>,
+}
+
+/// Somebody is near a limit or beyond it: administrators are to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    pub organization: OrganizationId,
+    pub exceeded: Exceeded,
+    /// Whose message it was that made it so.
+    pub sender: Mailbox,
+    pub at: OffsetDateTime,
 }
 
 /// What is to become of a message. Of all but a refusal it is counted already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
     /// It goes its way; limits that only alert may be exceeded.
-    Goes(Vec<Exceeded>),
+    Goes,
     /// It waits until it is its turn at each of these.
     Delayed(Vec<Exceeded>),
     /// It waits for an administrator.
@@ -97,8 +110,11 @@ impl Meter {
         let known = known.organizations.entry(sender.organization).or_default();
         let applied = limits.applied(sender, known.users, now);
         let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), message, now);
-        let judged = judge(&applied, exceeded, |applied| known.waits_behind(applied, message, now));
-        if matches!(judged, Judged::Goes(_) | Judged::Delayed(_) | Judged::Held(_)) {
+        let judged = judge(&applied, &exceeded, |applied| known.waits_behind(applied, message, now));
+        for exceeded in exceeded {
+            known.note(exceeded, sender, now);
+        }
+        if matches!(judged, Judged::Goes | Judged::Delayed(_) | Judged::Held(_)) {
             known.add(sender, now, message);
         }
         judged
@@ -129,6 +145,19 @@ impl Meter {
         true
     }
 
+    /// What administrators are to be told since it was asked last.
+    pub fn take_news(&self) -> Vec<News> {
+        self.known().organizations.values_mut().flat_map(|known| std::mem::take(&mut known.news)).collect()
+    }
+
+    /// Puts back what could not be told yet.
+    pub fn put_back(&self, news: Vec<News>) {
+        let mut known = self.known();
+        for news in news {
+            known.organizations.entry(news.organization).or_default().news.push(news);
+        }
+    }
+
     /// Adds what others have counted.
     fn add(&self, counted: &Counted, at: OffsetDateTime, count: Count) {
         let mut known = self.known();
@@ -147,8 +176,9 @@ impl Meter {
             known.no_account.retain(|_, recent| !recent.is_over(now));
             known.turns.retain(|_, turn| *turn > now);
             known.stopped.retain(|_, at| now - *at < time::Duration::MINUTE);
+            known.noted.retain(|_, at| now - *at < time::Duration::HOUR);
         }
-        known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now));
+        known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now) || !known.news.is_empty());
     }
 }
 
@@ -169,6 +199,17 @@ impl OfOrganization {
             Subject::Account(account) => self.accounts.entry(*account).or_default(),
             Subject::NoAccount(domain) => of(&mut self.no_account, domain),
         }
+    }
+
+    /// Notes what administrators are to be told, once an hour.
+    fn note(&mut self, exceeded: Exceeded, sender: &Found, now: OffsetDateTime) {
+        let key = (exceeded.applied.subject.clone(), exceeded.level);
+        if self.noted.get(&key).is_some_and(|noted| now - *noted < time::Duration::HOUR) {
+            return;
+        }
+        self.noted.insert(key, now);
+        let (organization, sender) = (sender.organization, sender.sender.clone());
+        self.news.push(News { organization, exceeded, sender, at: now });
     }
 
     fn add(&mut self, sender: &Found, at: OffsetDateTime, count: Count) {
@@ -196,7 +237,7 @@ impl OfOrganization {
             counted: before + wanted,
             surplus: wanted,
             resumes: Some(turn),
-            is_stop: false,
+            level: Level::Beyond,
         })
     }
 }
@@ -213,27 +254,26 @@ fn of<'a>(map: &'a mut HashMap<DomainName, Recent>, name: &DomainName) -> &'a mu
 /// somebody waits for it whom this message must not pass.
 fn judge(
     applied: &[Applied],
-    exceeded: Vec<Exceeded>,
+    exceeded: &[Exceeded],
     waits_behind: impl Fn(&Applied) -> Option<Exceeded>,
 ) -> Judged {
-    let hardest = exceeded.iter().max_by_key(|exceeded| (exceeded.is_stop, exceeded.applied.limit.action));
-    match hardest {
-        Some(exceeded) if exceeded.is_stop => return Judged::Stopped(exceeded.clone()),
-        Some(exceeded) => match exceeded.applied.limit.action {
-            Action::Refuse => return Judged::Refused(exceeded.clone()),
+    let beyond = || exceeded.iter().filter(|exceeded| exceeded.level > Level::Near);
+    if let Some(hardest) = beyond().max_by_key(|exceeded| (exceeded.level, exceeded.applied.limit.action)) {
+        match (hardest.level, hardest.applied.limit.action) {
+            (Level::Stopped, _) => return Judged::Stopped(hardest.clone()),
+            (_, Action::Refuse) => return Judged::Refused(hardest.clone()),
             // What is more than the limit by itself would be put off for ever.
-            Action::Defer if exceeded.resumes.is_none() => return Judged::Refused(exceeded.clone()),
-            Action::Defer => return Judged::Deferred(exceeded.clone()),
-            Action::Hold => return Judged::Held(exceeded.clone()),
-            Action::Delay | Action::Alert => {}
-        },
-        None => {}
+            (_, Action::Defer) if hardest.resumes.is_none() => return Judged::Refused(hardest.clone()),
+            (_, Action::Defer) => return Judged::Deferred(hardest.clone()),
+            (_, Action::Hold) => return Judged::Held(hardest.clone()),
+            (_, Action::Delay | Action::Alert) => {}
+        }
     }
-    let is_exceeded = |applied: &&Applied| exceeded.iter().any(|exceeded| exceeded.applied == **applied);
-    let behind = applied.iter().filter(|applied| !is_exceeded(applied)).filter_map(waits_behind);
-    let beyond = exceeded.iter().filter(|exceeded| exceeded.applied.limit.action == Action::Delay).cloned();
-    let delayed: Vec<_> = beyond.chain(behind).collect();
-    if delayed.is_empty() { Judged::Goes(exceeded) } else { Judged::Delayed(delayed) }
+    let is_beyond = |applied: &&Applied| beyond().any(|exceeded| exceeded.applied == **applied);
+    let behind = applied.iter().filter(|applied| !is_beyond(applied)).filter_map(waits_behind);
+    let delayed = beyond().filter(|exceeded| exceeded.applied.limit.action == Action::Delay).cloned();
+    let delayed: Vec<_> = delayed.chain(behind).collect();
+    if delayed.is_empty() { Judged::Goes } else { Judged::Delayed(delayed) }
 }
 
 type Key = (OrganizationId, Subject, OffsetDateTime);

@@ -199,7 +199,10 @@ impl Relay {
                 TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
             let counting = (Arc::clone(&self.volume), Arc::clone(&self.meter));
             begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), counting, transfer_settings)));
-            queue.run_until(stop, received, self.settings.finishing()).await;
+            tokio::join!(
+                queue.run_until(stop, received, self.settings.finishing()),
+                queue.keep_telling_of_limits(&self.meter, stop.clone())
+            );
             done.cancel();
         };
         tokio::join!(writing, working);

@@ -20,6 +20,7 @@ pub mod gateway_record;
 pub mod held_mail;
 pub mod job;
 pub mod limit;
+pub mod limit_notice;
 pub mod message_trace;
 pub mod organization;
 pub mod outbound_queue;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Entry, Queue, commit};
 use crate::{
     mail::{
-        gateway_notice::{self, GatewayNotice},
+        gateway_notice::{self, GatewayNotice, OwnMessage},
         id::QueueId,
     },
     store::{
@@ -67,9 +67,7 @@ impl Queue {
     fn notice(&self, told: &ToTell, whom: &str, now: OffsetDateTime) -> Entry {
         let (settings, id) = (&self.shared.settings, QueueId::new());
         let bytes = GatewayNotice {
-            hostname: &settings.hostname,
-            own_id: &id.to_string(),
-            to: whom,
+            envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
             organization: &told.name,
             gateway: &told.address,
             news: match &told.news {
@@ -81,7 +79,6 @@ impl Queue {
                 News::Well => gateway_notice::News::Well,
                 News::Certificate(ending) => gateway_notice::News::Certificate { ends_at: ending.at },
             },
-            now,
         }
         .to_bytes();
         let ends = (now, now + settings.schedule.lifetime);

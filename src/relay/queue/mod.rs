@@ -8,6 +8,7 @@ mod commit;
 mod direct;
 mod gateway_notice;
 mod lease;
+mod limit_notice;
 mod permit;
 mod record;
 mod room;

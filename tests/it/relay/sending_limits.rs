@@ -6,10 +6,12 @@ use std::time::Duration as Std;
 use outgate::{
     mail::{Reply, id::RelayId},
     policy::{
+        Role,
         limit::{Action, Kind, Limit, OrganizationLimits, SenderControl, SetAt, Whose, Window},
         volume::Unit,
     },
     relay::volume::Writer,
+    store,
 };
 use sqlx::PgPool;
 use time::Duration;
@@ -467,4 +469,53 @@ async fn no_more_waits_for_a_limit_than_may_leave_in_a_day(owner: PgPool) {
     let reply = send_after(&sending, 7).await;
     assert!(reply.starts_with("451 4.7.1 7 messages in a day, at most 3 are allowed; as much waits already"), "{reply}");
     assert_eq!(sending.waiting().await.len(), 3);
+}
+
+/// What an administrator is told: subject and body of each message in the queue that is addressed so.
+async fn told(sending: &Sending) -> Vec<String> {
+    let bodies = "select string_agg(convert_from(content, 'UTF8'), '' order by piece) from queued_body body
+                  join queued_message message on message.id = message_id and sender is null
+                  group by message_id order by message_id";
+    sqlx::query_scalar(bodies).fetch_all(&sending.owner).await.unwrap()
+}
+
+#[sqlx::test]
+async fn administrators_are_told_once_an_hour_who_is_near_a_limit_and_who_is_beyond_it(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner.clone()).await;
+    let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
+    store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
+    let an_hour = kind(Whose::Each, Window::Hour, Unit::Messages);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, an_hour, 5, Action::Alert));
+    let tell = async |minutes: i64| {
+        let now = sending.now + Duration::minutes(minutes);
+        sending.queue.tell_of_limits(&sending.meter, now).await.unwrap()
+    };
+    for _ in 0..3 {
+        assert!(is_taken(&sending, 0).await);
+    }
+    assert_eq!(tell(0).await, 0);
+    assert!(is_taken(&sending, 0).await);
+    assert_eq!(tell(0).await, 1);
+    let near = told(&sending).await.remove(0);
+    assert!(near.contains("Subject: ann@acme.example is near a limit"), "{near}");
+    assert!(near.contains("4 messages in an hour, at most 5 are allowed"), "{near}");
+    for _ in 0..4 {
+        assert!(is_taken(&sending, 0).await);
+    }
+    assert_eq!((tell(1).await, tell(1).await), (1, 0), "that the limit is exceeded is told once");
+    let beyond = told(&sending).await.remove(1);
+    assert!(beyond.contains("Subject: ann@acme.example has sent more than is allowed"), "{beyond}");
+    assert!(beyond.contains("Nothing is delayed: you are told, and mail goes its way."), "{beyond}");
+
+    // Another relay sees the same, and tells nothing a second time within the hour.
+    let other = Sending { account: sending.account, now: sending.now, ..sending.another() };
+    for _ in 0..6 {
+        assert!(is_taken(&other, 0).await);
+    }
+    assert_eq!(other.queue.tell_of_limits(&other.meter, sending.now + Duration::minutes(2)).await.unwrap(), 0);
+    for _ in 0..6 {
+        assert!(is_taken(&sending, 3700).await);
+    }
+    assert_eq!(tell(62).await, 2);
 }

@@ -1,0 +1,115 @@
+//! Tells administrators of who is near a limit, beyond it, or stopped: one message an hour, subject and administrator,
+//! queued in the transaction that notes that they were told.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Entry, Queue, commit};
+use crate::{
+    mail::{gateway_notice::OwnMessage, id::QueueId, limit_notice::LimitNotice},
+    policy::{
+        limit::{Action, Level},
+        volume::Subject,
+    },
+    relay::meter::{Meter, News},
+    store,
+};
+
+/// How often it is looked whether there is something to tell.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long the store may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Queue {
+    /// Until `stop`.
+    pub(in crate::relay) async fn keep_telling_of_limits(&self, meter: &Meter, stop: CancellationToken) {
+        while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
+            match timeout(PATIENCE, self.tell_of_limits(meter, OffsetDateTime::now_utc())).await {
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told who sends much"),
+            }
+        }
+    }
+
+    /// Tells what there is to tell at `now`; what cannot be told is kept for the next time. Returns how many messages
+    /// that takes.
+    pub async fn tell_of_limits(&self, meter: &Meter, now: OffsetDateTime) -> store::Result<usize> {
+        let (mut messages, mut news) = (0, meter.take_news().into_iter());
+        while let Some(next) = news.next() {
+            match self.tell_of_limit(&next, now).await {
+                Ok(told) => messages += told,
+                Err(error) => {
+                    meter.put_back(std::iter::once(next).chain(news).collect());
+                    return Err(error);
+                }
+            }
+        }
+        if messages > 0 {
+            self.shared.wake.notify_one();
+        }
+        Ok(messages)
+    }
+
+    async fn tell_of_limit(&self, news: &News, now: OffsetDateTime) -> store::Result<usize> {
+        let (organization, subject) = (news.organization, &news.exceeded.applied.subject);
+        let mut transaction = self.shared.db.begin().await?;
+        let level = news.exceeded.level;
+        if !store::limit_notice::note_across_tenants(&mut *transaction, organization, subject, level, now).await? {
+            return Ok(0);
+        }
+        let whom = store::gateway_notice::administrators_across_tenants(&mut *transaction, organization).await?;
+        let account = if let Subject::Account(account) = subject { Some(*account) } else { None };
+        let (name, user_id) =
+            store::limit_notice::names_across_tenants(&mut *transaction, organization, account).await?;
+        let whose = match subject {
+            Subject::Organization => "All of the organization together".to_owned(),
+            Subject::Domain(name) => format!("The mail domain {name}"),
+            Subject::NoAccount(name) => format!("Senders of {name} without an account"),
+            Subject::Account(_) => user_id.as_ref().unwrap_or(&news.sender).to_string(),
+        };
+        let entries: Vec<Entry> = whom.iter().map(|whom| self.limit_notice(news, (&name, &whose), whom, now)).collect();
+        if !entries.is_empty() {
+            commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
+        }
+        transaction.commit().await?;
+        Ok(entries.len())
+    }
+
+    fn limit_notice(&self, news: &News, (name, whose): (&str, &str), whom: &str, now: OffsetDateTime) -> Entry {
+        let (settings, id) = (&self.shared.settings, QueueId::new());
+        let bytes = LimitNotice {
+            envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
+            organization: name,
+            whose,
+            how: match news.exceeded.level {
+                Level::Near => "is near a limit",
+                Level::Beyond => "has sent more than is allowed",
+                Level::Stopped => "is stopped",
+            },
+            counted: &news.exceeded.words(),
+            happens: happens(news),
+            at: news.at,
+        }
+        .to_bytes();
+        let ends = (now, now + settings.schedule.lifetime);
+        Entry::of_ours(news.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
+    }
+}
+
+/// What becomes of mail now.
+fn happens(news: &News) -> &'static str {
+    match (news.exceeded.level, news.exceeded.applied.limit.action) {
+        (Level::Stopped, _) => "Nothing new is accepted, and what waits of this sender is held until you decide.",
+        (Level::Near, Action::Alert) => "Nothing happens beyond the limit but that you are told.",
+        (Level::Beyond, Action::Alert) => "Nothing is delayed: you are told, and mail goes its way.",
+        (Level::Near, Action::Delay) => "Beyond the limit mail waits in the queue and leaves at the limit's pace.",
+        (Level::Beyond, Action::Delay) => "What is beyond the limit waits in the queue and leaves at the limit's pace.",
+        (Level::Near, Action::Hold) => "Beyond the limit mail is held until you release it.",
+        (Level::Beyond, Action::Hold) => "What is beyond the limit is held until you release it.",
+        (Level::Near, Action::Defer | Action::Refuse) => "Beyond the limit mail is not accepted.",
+        (Level::Beyond, Action::Defer | Action::Refuse) => "What is beyond the limit is not accepted for now.",
+    }
+}
