@@ -24,6 +24,9 @@ from bench_user
 join tenant on tenant.id = org_id
 left join gateway on gateway.organization_id = tenant.organization_id
                  and gateway.address = bench_user.gw_host || ':' || bench_user.gw_port;
+-- More than five times the platform's figure for an hour: nobody is to be stopped.
+insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
+select organization_id, 'organization', '', 'each', 'hour', 'external', null, 'alert' from tenant;
 insert into mail_address (organization_id, address, account_id) select organization_id, user_id, id from mail_account;
 drop table bench_org, bench_user;
 commit;

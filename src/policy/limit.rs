@@ -169,23 +169,31 @@ pub struct OrganizationLimits {
     pub senders: HashMap<AccountId, SenderControl>,
 }
 
-/// What the platform sets for everybody. Figures of others that stand behind it: 500 external recipients an hour and
-/// 1,000 recipients a day for a person, twice 2,000 messages in ten minutes and 10,000 a day for what sends in bulk.
-pub fn platform(whose: Whose, accounts: u64) -> Limits {
-    let kind = |window, unit| Kind { whose, window, unit };
-    let limit = |kind: Kind, most: u32| (kind, Limit { most: Some(most), action: kind.window.default_action() });
-    match whose {
-        Whose::Each => Limits::from([
-            limit(kind(Window::Minute, Unit::Recipients), 60),
-            limit(kind(Window::Hour, Unit::External), 500),
-            limit(kind(Window::Day, Unit::Recipients), 1000),
-        ]),
-        Whose::Service => Limits::from([
-            limit(kind(Window::Minute, Unit::Recipients), 200),
-            limit(kind(Window::Day, Unit::Recipients), 10_000),
-        ]),
-        Whose::Total => Limits::from([limit(kind(Window::Day, Unit::External), of_accounts(accounts))]),
-    }
+/// What the platform sets for each account. Figures of others that stand behind it: 500 external recipients an hour and
+/// 1,000 recipients a day for a person.
+const EACH: [(Kind, u32); 3] = [
+    (Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients }, 60),
+    (Kind { whose: Whose::Each, window: Window::Hour, unit: Unit::External }, 500),
+    (Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients }, 1000),
+];
+
+/// And for each service account: 2,000 messages in ten minutes and 10,000 a day for what sends in bulk.
+const SERVICE: [(Kind, u32); 2] = [
+    (Kind { whose: Whose::Service, window: Window::Minute, unit: Unit::Recipients }, 200),
+    (Kind { whose: Whose::Service, window: Window::Day, unit: Unit::Recipients }, 10_000),
+];
+
+/// What the platform sets for everybody; the total is that of an organization with so many accounts.
+pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limit)> {
+    let fixed: &'static [(Kind, u32)] = match whose {
+        Whose::Each => &EACH,
+        Whose::Service => &SERVICE,
+        Whose::Total => &[],
+    };
+    let total = || (Kind { whose, window: Window::Day, unit: Unit::External }, of_accounts(accounts));
+    let total = (whose == Whose::Total).then(total);
+    let figures = fixed.iter().copied().chain(total);
+    figures.map(|(kind, most)| (kind, Limit { most: Some(most), action: kind.window.default_action() }))
 }
 
 /// What an organization with so many accounts sends outside in a day at most: it grows with them, but slower.
@@ -225,7 +233,8 @@ impl OrganizationLimits {
     /// The limits that hold for mail of this sender at `now`, in an organization of so many accounts. Of each kind the
     /// nearest scope's holds for the sender itself; those of a whole domain and of the whole organization hold besides.
     pub fn applied(&self, sender: &Found, accounts: u64, now: OffsetDateTime) -> Vec<Applied> {
-        let domain = SetAt::Domain(sender.sender.domain().clone());
+        // Most organizations leave it at the platform's figures: nothing is looked up then.
+        let domain = (!self.set.is_empty()).then(|| SetAt::Domain(sender.sender.domain().clone()));
         let control = self.sender(sender.account);
         let mut applied = Vec::with_capacity(6);
         if control.exempt_until.is_none_or(|until| until <= now) {
@@ -235,11 +244,11 @@ impl OrganizationLimits {
                 None => (Whose::Service, Subject::NoAccount(sender.sender.domain().clone())),
             };
             let own = sender.account.map(SetAt::Account);
-            let scopes = [own.as_ref(), Some(&domain), Some(&SetAt::Organization)];
+            let scopes = [own.as_ref(), domain.as_ref(), Some(&SetAt::Organization)];
             self.add(&mut applied, whose, &subject, scopes.into_iter().flatten(), accounts, now);
         }
         // Beyond the domain there is nothing to inherit: the organization's total is another one.
-        if let Some(limits) = self.set.get(&domain) {
+        if let Some(limits) = domain.as_ref().and_then(|domain| self.set.get(domain)) {
             add_total(&mut applied, limits, Scope::Domain, &Subject::Domain(sender.sender.domain().clone()));
         }
         let scopes = std::iter::once(&SetAt::Organization);

@@ -3,6 +3,7 @@
 
 use std::time::Duration as Std;
 
+use nix::sys::signal::Signal;
 use outgate::{
     mail::{Reply, id::RelayId},
     policy::{
@@ -11,14 +12,16 @@ use outgate::{
         volume::Unit,
     },
     relay::volume::Writer,
-    store,
+    store::{self, OrganizationTransaction, gateway::PointerScope, limit},
 };
 use sqlx::PgPool;
 use time::Duration;
+use tokio::time::timeout;
 
 use crate::support::{
-    Gateway, Sending,
-    gateway::{At, Fault},
+    Gateway, Installation, Sending, SmtpClient,
+    gateway::{At, Fault, HAPPENS_WITHIN},
+    outgate::RelayProcess,
     sending::Pointers,
 };
 
@@ -515,7 +518,42 @@ async fn administrators_are_told_once_an_hour_who_is_near_a_limit_and_who_is_bey
     }
     assert_eq!(other.queue.tell_of_limits(&other.meter, sending.now + Duration::minutes(2)).await.unwrap(), 0);
     for _ in 0..6 {
-        assert!(is_taken(&sending, 3700).await);
+        assert!(is_taken(&sending, 4200).await);
     }
-    assert_eq!(tell(62).await, 2);
+    assert_eq!(tell(70).await, 2);
+}
+
+#[sqlx::test]
+async fn a_limit_that_is_saved_is_live_on_the_relays_and_its_refusal_names_the_message(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let installation = Installation::on(owner.clone());
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let relay = RelayProcess::start(&owner, "one", |outgate| outgate).await;
+    let mut smtp = SmtpClient::greeted(relay.submission).await;
+    let mut submit = async || smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: x\r\n\r\nx").await;
+    assert!(submit().await.starts_with("250 "));
+
+    let transaction = OrganizationTransaction::begin(&owner, acme.id).await.unwrap();
+    let limit = Limit { most: Some(2), action: Action::Defer };
+    let set = limit::set(transaction, &SetAt::Account(ann), MESSAGES_A_MINUTE, Some(limit), "operator").await.unwrap();
+    let limit::Set::Changed(committed) = set else { panic!("{set:?}") };
+    let is_live = async {
+        loop {
+            let live = installation.live(committed.revision).await;
+            if live.confirmed == live.relays {
+                break;
+            }
+        }
+    };
+    timeout(HAPPENS_WITHIN, is_live).await.expect("the limit is not live in time");
+
+    // What was sent before the limit was set counts.
+    assert!(submit().await.starts_with("250 "));
+    let reply = submit().await;
+    assert!(reply.starts_with("451 4.7.1 3 messages in a minute, at most 2 are allowed; sending resumes at "), "{reply}");
+    assert!(reply.trim_end().ends_with(']'), "the short id is at its end: {reply}");
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
 }
