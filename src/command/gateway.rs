@@ -110,10 +110,10 @@ pub enum YesNo {
 pub struct Whose {
     /// Only for this mail domain
     #[arg(long)]
-    domain: Option<DomainName>,
+    pub domain: Option<DomainName>,
     /// Only for this user
     #[arg(long)]
-    user: Option<Mailbox>,
+    pub user: Option<Mailbox>,
 }
 
 pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {

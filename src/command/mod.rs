@@ -8,6 +8,7 @@ pub mod demo;
 pub mod domain;
 pub mod gateway;
 pub mod gateway_record;
+pub mod limit;
 pub mod metrics;
 pub mod organization;
 pub mod relay;

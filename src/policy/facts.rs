@@ -10,8 +10,8 @@ use std::{
 use super::{
     address_map::AddressMap,
     distribution_list::{DistributionList, Lists},
-    limit::{OrganizationLimits, SenderControl},
     gateway_settings::{GatewaySettings, secret_context},
+    limit::{OrganizationLimits, SenderControl},
     relay_credential::{Limits, RelayCredential},
     routing::{PlatformDefault, Route, SenderGateways, route},
     sender,

@@ -287,9 +287,63 @@ impl OrganizationLimits {
     }
 }
 
+/// A limit that holds at a scope, and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    pub kind: Kind,
+    pub limit: Limit,
+    pub set_by: Scope,
+}
+
+impl OrganizationLimits {
+    /// The limits that hold at `now` for whose mail at a scope, its own and what it inherits, one of a kind and in the
+    /// order of kinds. `domain` is the account's. An account has no total; that of a domain and that of the organization
+    /// hold side by side, so neither inherits the other.
+    pub fn holding(
+        &self,
+        at: &SetAt,
+        domain: Option<&DomainName>,
+        whose: Whose,
+        accounts: u64,
+        now: OffsetDateTime,
+    ) -> Vec<Holding> {
+        let mut applied = Vec::new();
+        // Whose it is says the caller.
+        let subject = Subject::Organization;
+        match (whose, at) {
+            (Whose::Total, SetAt::Organization) => {
+                self.add(&mut applied, whose, &subject, std::iter::once(at), accounts, now);
+            }
+            (Whose::Total, _) => {
+                let limits = self.set.get(at);
+                limits.into_iter().for_each(|limits| add_total(&mut applied, limits, at.scope(), &subject));
+            }
+            _ => {
+                let domain = domain.cloned().map(SetAt::Domain);
+                let scopes = [Some(at), domain.as_ref(), Some(&SetAt::Organization)];
+                self.add(&mut applied, whose, &subject, scopes.into_iter().flatten(), accounts, now);
+            }
+        }
+        let holding = applied.into_iter().map(|Applied { kind, limit, set_by, .. }| Holding { kind, limit, set_by });
+        let mut holding: Vec<_> = holding.collect();
+        holding.sort_by_key(|holding| holding.kind);
+        holding
+    }
+
+    /// Until when the platform's own figures only alert, while they do.
+    pub fn only_alerts_until(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        Some(self.default_acts_from).filter(|until| *until > now)
+    }
+}
+
 fn add_total(applied: &mut Vec<Applied>, limits: &Limits, set_by: Scope, subject: &Subject) {
     let totals = limits.iter().filter(|(kind, _)| kind.whose == Whose::Total);
-    applied.extend(totals.map(|(kind, limit)| Applied { kind: *kind, limit: *limit, set_by, subject: subject.clone() }));
+    applied.extend(totals.map(|(kind, limit)| Applied {
+        kind: *kind,
+        limit: *limit,
+        set_by,
+        subject: subject.clone(),
+    }));
 }
 
 /// A limit that one more message goes beyond, or near to.

@@ -12,6 +12,7 @@ pub mod gateway_network;
 pub mod gateway_record;
 pub mod gateway_settings;
 pub mod limit;
+pub mod limit_trial;
 pub mod pace;
 pub mod recent;
 pub mod relay_credential;

@@ -45,6 +45,16 @@ impl Role {
         self == Self::Administrator
     }
 
+    /// May limit what the organization and its mail domains send.
+    pub fn may_set_limits(self) -> bool {
+        self == Self::Administrator
+    }
+
+    /// May limit a single account, block it, exempt it and send what waits for its limit.
+    pub fn may_control_senders(self) -> bool {
+        matches!(self, Self::Administrator | Self::UserAdministrator)
+    }
+
     /// The name for people.
     pub fn label(self) -> &'static str {
         match self {

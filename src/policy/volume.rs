@@ -1,7 +1,7 @@
 //! How much mail is sent, and by whom: what is counted, for whom, and the periods in which it is shown. Relays count by
 //! it, pages and commands show by it.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use time::{Duration, OffsetDateTime, UtcOffset};
 
@@ -172,10 +172,27 @@ pub fn hour_of(moment: OffsetDateTime) -> OffsetDateTime {
     start_of(Duration::HOUR, moment)
 }
 
-fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime {
+/// The step of this length that a moment lies in, counted from midnight UTC.
+pub(super) fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime {
     let into = moment.unix_timestamp().rem_euclid(step.whole_seconds());
     let moment = moment.to_offset(UtcOffset::UTC);
     moment - Duration::seconds(into) - Duration::nanoseconds(moment.nanosecond().into())
+}
+
+/// What is sent on a usual day: of the days before the present one on which something was sent, the one in the middle.
+/// `None` if there is none.
+pub fn usual_day(
+    counts: impl IntoIterator<Item = (OffsetDateTime, Count)>,
+    unit: Unit,
+    now: OffsetDateTime,
+) -> Option<i64> {
+    let mut days = BTreeMap::new();
+    for (at, count) in counts.into_iter().filter(|(at, _)| *at < start_of(Duration::DAY, now)) {
+        *days.entry(start_of(Duration::DAY, at)).or_default() += count.get(unit);
+    }
+    let mut counts: Vec<i64> = days.into_values().filter(|count| *count > 0).collect();
+    counts.sort_unstable();
+    counts.get(counts.len() / 2).copied()
 }
 
 /// The top of a scale on which values up to `highest` find room: it and its half are round.
@@ -229,6 +246,22 @@ mod tests {
         assert_eq!(minute_of(now), datetime!(2026-03-01 12:59 UTC));
         assert_eq!(hour_of(now), datetime!(2026-03-01 12:00 UTC));
         assert_eq!(minute_of(datetime!(1969-12-31 23:59:30 UTC)), datetime!(1969-12-31 23:59 UTC));
+    }
+
+    #[test]
+    fn a_usual_day_is_the_one_in_the_middle_of_those_with_mail() {
+        let count = |messages| Count { messages, ..Count::default() };
+        let counted = [
+            (datetime!(2026-03-01 08:00 UTC), count(4)),
+            (datetime!(2026-03-01 23:00 UTC), count(6)),
+            (datetime!(2026-03-02 00:00 UTC), count(3)),
+            (datetime!(2026-03-04 09:00 UTC), count(5000)),
+            (datetime!(2026-03-05 09:00 UTC), count(7)),
+        ];
+        let now = datetime!(2026-03-05 10:00 UTC);
+        assert_eq!(usual_day(counted, Unit::Messages, now), Some(10), "today is not over");
+        assert_eq!(usual_day(counted, Unit::External, now), None);
+        assert_eq!(usual_day([], Unit::Messages, now), None);
     }
 
     #[test]

@@ -1,4 +1,18 @@
-//! Words by which the values of a fixed set are kept, typed and put into addresses. For the decisions that have such.
+//! Words by which the values of a fixed set are kept, typed and put into addresses, and figures as people read them.
+//! For the decisions that have such.
+
+/// `1240` → `1,240`.
+pub fn number(count: i64) -> String {
+    let digits = count.unsigned_abs().to_string();
+    let mut grouped = String::from(if count < 0 { "-" } else { "" });
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
 
 /// Not one of the words of a fixed set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 use sqlx::{PgConnection, PgExecutor};
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     OrganizationTransaction, Result,
@@ -15,11 +15,12 @@ use super::{
 use crate::{
     mail::{
         DomainName, Mailbox,
-        id::{AccountId, OrganizationId},
+        id::{AccountId, ChangeId, OrganizationId, Revision},
     },
     policy::{
         limit::{Action, Exceeded, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
         volume::{Subject, Unit},
+        words,
     },
 };
 
@@ -113,10 +114,8 @@ pub async fn reaching(
     domain: Option<&DomainName>,
     account: Option<AccountId>,
 ) -> Result<OrganizationLimits> {
-    let acts_from = sqlx::query_scalar!(
-        "select limits_act_from from organization where id = $1",
-        organization as OrganizationId,
-    );
+    let acts_from =
+        sqlx::query_scalar!("select limits_act_from from organization where id = $1", organization as OrganizationId,);
     let mut limits = OrganizationLimits::new(acts_from.fetch_one(&mut *db).await?);
     let rows = sqlx::query_as!(
         LimitRow,
@@ -142,22 +141,14 @@ pub async fn reaching(
 }
 
 /// What was said of an account.
-pub async fn control(
-    db: &mut PgConnection,
-    organization: OrganizationId,
-    account: AccountId,
-) -> Result<SenderControl> {
+pub async fn control(db: &mut PgConnection, organization: OrganizationId, account: AccountId) -> Result<SenderControl> {
     let said = sqlx::query!(
         "select service, exempt_until, blocked from sender_control where organization_id = $1 and account_id = $2",
         organization as OrganizationId,
         account as AccountId,
     );
     let said = said
-        .map(|row| SenderControl {
-            is_service: row.service,
-            exempt_until: row.exempt_until,
-            is_blocked: row.blocked,
-        })
+        .map(|row| SenderControl { is_service: row.service, exempt_until: row.exempt_until, is_blocked: row.blocked })
         .fetch_optional(db)
         .await?;
     Ok(said.unwrap_or_default())
@@ -195,7 +186,7 @@ pub fn in_words(kind: Kind, limit: Limit) -> String {
     let (_, many) = kind.unit.words();
     let window = kind.window.words();
     match limit.most {
-        Some(most) => format!("at most {most} {many} in {window}, beyond it {}", limit.action),
+        Some(most) => format!("at most {} {many} in {window}, beyond it {}", words::number(most.into()), limit.action),
         None => format!("any number of {many} in {window}"),
     }
 }
@@ -245,10 +236,11 @@ pub async fn set(
         before: value(before),
         after: value(limit),
     };
-    let whose = match kind.whose {
-        Whose::Each => "",
-        Whose::Service => ", each service account",
-        Whose::Total => ", in total",
+    let whose = match (at, kind.whose) {
+        (SetAt::Account(_), _) => "",
+        (_, Whose::Each) => ", each account",
+        (_, Whose::Service) => ", each service account",
+        (_, Whose::Total) => ", all together",
     };
     let audit = AuditEntry {
         actor: actor.to_owned(),
@@ -385,7 +377,9 @@ pub async fn set_control(
 
 fn control_in_words(control: SenderControl) -> String {
     let class = if control.is_service { "service account" } else { "ordinary account" };
-    let exempt = control.exempt_until.map(|until| format!(", exempt from limits until {until}"));
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    let in_words = |until: OffsetDateTime| until.to_offset(UtcOffset::UTC).format(format).unwrap_or_default();
+    let exempt = control.exempt_until.map(|until| format!(", exempt from limits until {}", in_words(until)));
     let blocked = if control.is_blocked { ", blocked" } else { "" };
     format!("{class}{}{blocked}", exempt.unwrap_or_default())
 }
@@ -536,6 +530,136 @@ pub async fn let_go(
     };
     let committed = transaction.commit_change(&[], audit).await?;
     Ok(LetGo::Changed(messages, committed))
+}
+
+/// A change of a limit or of what was said of a sender, as the page that made it reports on it.
+#[derive(Debug, Clone)]
+pub struct RecentEdit {
+    pub revision: Revision,
+    /// What was done, such as `limit.set`.
+    pub action: String,
+    /// To what, as the audit log has it.
+    pub subject: String,
+    pub before: Option<String>,
+    pub after: Option<String>,
+}
+
+/// Such a change that the organization made within the last ten minutes: later a page has nothing to report.
+pub async fn recent(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+) -> Result<Option<RecentEdit>> {
+    sqlx::query_as!(
+        RecentEdit,
+        r#"
+        select change.revision as "revision: Revision", audit_entry.action, audit_entry.subject, audit_entry.before,
+               audit_entry.after
+        from change
+        join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
+        where change.organization_id = $1 and change.id = $2
+          and change.committed_at > now() - interval '10 minutes'
+          and (audit_entry.action like 'limit.%' or audit_entry.action like 'sender.%')
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// A mail domain or an account for which something else holds than for all.
+#[derive(Debug, Clone)]
+pub struct Exception {
+    pub at: SetAt,
+    /// The User ID of an account.
+    pub user_id: Option<Mailbox>,
+    /// How many limits are set for it.
+    pub limits: i64,
+    pub control: SenderControl,
+}
+
+/// The mail domains that have limits of their own, and the accounts that have some or of whom something is said, so many
+/// at most: domains first.
+pub async fn exceptions(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    now: OffsetDateTime,
+    most: i64,
+) -> Result<Vec<Exception>> {
+    sqlx::query!(
+        r#"
+        with own as materialized (
+            select kind, subject, count(*) as limits from sending_limit
+            where organization_id = $1 and kind in ('domain', 'account') group by kind, subject
+        ), said as materialized (
+            select account_id::text as subject, service, exempt_until, blocked from sender_control
+            where organization_id = $1 and (service or blocked or exempt_until > $2)
+        ), named as materialized (
+            select coalesce(own.kind, 'account') as kind, coalesce(own.subject, said.subject) as subject,
+                   coalesce(limits, 0) as limits, coalesce(service, false) as service, exempt_until,
+                   coalesce(blocked, false) as blocked
+            from own full join said on said.subject = own.subject and own.kind = 'account'
+        )
+        select named.kind as "kind!", named.subject as "subject!", limits as "limits!", service as "service!",
+               exempt_until, blocked as "blocked!", account.user_id as "user_id?: Mailbox"
+        from named
+        left join lateral (
+            select user_id from mail_account
+            where organization_id = $1 and id = case when named.kind = 'account' then named.subject::uuid end offset 0
+        ) as account on true
+        -- What was said of an account that is deleted stays, for Undo.
+        where account.user_id is not null
+           or exists (select from mail_domain where organization_id = $1 and named.kind = 'domain' and name = named.subject)
+        order by named.kind = 'account', coalesce(account.user_id, named.subject)
+        limit $3
+        "#,
+        organization as OrganizationId,
+        now,
+        most,
+    )
+    .try_map(|row| {
+        let unreadable = |error: String| sqlx::Error::Decode(format!("limit of {}: {error}", row.subject).into());
+        let at = match row.kind.as_str() {
+            "account" => SetAt::Account(row.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+            _ => SetAt::Domain(row.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        };
+        let control =
+            SenderControl { is_service: row.service, exempt_until: row.exempt_until, is_blocked: row.blocked };
+        Ok(Exception { at, user_id: row.user_id, limits: row.limits, control })
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// How limits stand in an organization.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    /// How many are set, at whatever scope.
+    pub set: i64,
+    /// How many accounts, domains and the like are slowed down.
+    pub throttled: i64,
+    /// How many accounts are blocked.
+    pub blocked: i64,
+}
+
+pub async fn numbers(db: &mut PgConnection, organization: OrganizationId, now: OffsetDateTime) -> Result<Numbers> {
+    sqlx::query_as!(
+        Numbers,
+        r#"
+        select (select count(*) from sending_limit where organization_id = $1) as "set!",
+               (select count(distinct (kind, subject)) from throttle
+                where organization_id = $1 and turn_at > $2) as "throttled!",
+               (select count(*) from sender_control control
+                where control.organization_id = $1 and blocked
+                  and exists (select from mail_account
+                              where organization_id = $1 and id = control.account_id)) as "blocked!"
+        "#,
+        organization as OrganizationId,
+        now,
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// Holds everything of a sender that waits for a limit, until an administrator decides. Returns how many there were.

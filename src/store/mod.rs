@@ -21,6 +21,7 @@ pub mod held_mail;
 pub mod job;
 pub mod limit;
 pub mod limit_notice;
+pub mod limit_trial;
 pub mod message_trace;
 pub mod organization;
 pub mod outbound_queue;

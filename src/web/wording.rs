@@ -7,23 +7,17 @@ use time::{OffsetDateTime, macros::format_description};
 
 use crate::{
     mail::{GatewayAddress, Mailbox},
-    policy::routing::{NextHop, PlatformDefault, Route, Scope, SenderGateways, route},
+    policy::{
+        routing::{NextHop, PlatformDefault, Route, Scope, SenderGateways, route},
+        words,
+    },
 };
 
 // Templates pass references, everything else values.
 
 /// `1240` → `1,240`.
 pub fn number(count: impl Borrow<i64>) -> String {
-    let count = *count.borrow();
-    let digits = count.unsigned_abs().to_string();
-    let mut grouped = String::from(if count < 0 { "-" } else { "" });
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    words::number(*count.borrow())
 }
 
 /// `1 account`, `1,240 accounts`.

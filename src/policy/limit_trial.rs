@@ -1,0 +1,159 @@
+//! What a limit would have done to mail of the past, told before it is saved: by the counts that are kept of minutes and
+//! hours, and as exactly as those allow. The store finds whom it would have been about.
+
+use std::{cmp::Reverse, collections::VecDeque};
+
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    limit::{Kind, Window},
+    volume::{Count, MINUTES_KEPT, start_of},
+};
+
+/// How far is looked back.
+pub const LOOKED_BACK: Duration = Duration::days(30);
+
+/// How many of those are named whom a limit would have held up most.
+pub const NAMED: usize = 10;
+
+/// From when on the counts are asked that a limit of this window is tried with: minutes are kept for a day only.
+pub fn since(window: Window, now: OffsetDateTime) -> OffsetDateTime {
+    match window {
+        Window::Minute => now - MINUTES_KEPT,
+        Window::Hour | Window::Day => start_of(Duration::HOUR, now) - LOOKED_BACK,
+    }
+}
+
+/// What a limit would have done to one sender.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// In how many minutes, hours or days (UTC), by the limit's window, more was sent than it allows.
+    pub times: i64,
+    /// How many messages were beyond it.
+    pub messages: i64,
+}
+
+/// Tries a limit with what one sender has sent: by the minute for one by the minute, else by the hour, the oldest first.
+/// What is beyond the limit does not count for what comes later.
+pub fn trial(kind: Kind, most: u32, counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Trial {
+    let length = kind.window.length();
+    let mut taken: VecDeque<(OffsetDateTime, i64)> = VecDeque::new();
+    let (mut within, mut exceeded_last) = (0, None);
+    let mut trial = Trial::default();
+    for (at, count) in counts {
+        while let Some((_, left)) = taken.pop_front_if(|(before, _)| *before <= at - length) {
+            within -= left;
+        }
+        let wanted = count.get(kind.unit).max(0);
+        let accepted = wanted.min((i64::from(most) - within).max(0));
+        taken.push_back((at, accepted));
+        within += accepted;
+        if wanted > accepted {
+            trial.messages += share(count.messages, wanted - accepted, wanted);
+            let when = Some(start_of(length, at));
+            trial.times += i64::from(when != exceeded_last);
+            exceeded_last = when;
+        }
+    }
+    trial
+}
+
+/// How many of the messages that surplus is: a message that is beyond the limit in part is beyond it.
+fn share(messages: i64, surplus: i64, of: i64) -> i64 {
+    let (messages, surplus, of) = (i128::from(messages.max(0)), i128::from(surplus), i128::from(of.max(1)));
+    i64::try_from((messages * surplus + of - 1) / of).unwrap_or(i64::MAX)
+}
+
+/// What a limit would have done to all whom it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trials<Sender> {
+    /// How many would have exceeded it.
+    pub senders: i64,
+    pub total: Trial,
+    /// Those with most messages beyond it, and they first.
+    pub most: Vec<(Sender, Trial)>,
+}
+
+impl<Sender> Default for Trials<Sender> {
+    fn default() -> Self {
+        Self { senders: 0, total: Trial::default(), most: Vec::new() }
+    }
+}
+
+impl<Sender> Trials<Sender> {
+    /// Counts one sender; who would not have exceeded the limit is not counted.
+    pub fn add(&mut self, sender: Sender, trial: Trial) {
+        if trial.times == 0 {
+            return;
+        }
+        self.senders += 1;
+        self.total.times += trial.times;
+        self.total.messages += trial.messages;
+        let place = self.most.partition_point(|(_, other)| Reverse(other.messages) <= Reverse(trial.messages));
+        if place < NAMED {
+            self.most.insert(place, (sender, trial));
+            self.most.truncate(NAMED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::policy::{limit::Whose, volume::Unit};
+
+    const START: OffsetDateTime = datetime!(2026-11-02 09:00 UTC);
+
+    fn kind(window: Window, unit: Unit) -> Kind {
+        Kind { whose: Whose::Each, window, unit }
+    }
+
+    /// So many messages to two recipients each, one of them external, so many hours later.
+    fn sent(hours: i64, messages: i64) -> (OffsetDateTime, Count) {
+        (START + Duration::hours(hours), Count { messages, recipients: 2 * messages, external: messages })
+    }
+
+    #[test]
+    fn each_hour_is_looked_at_for_itself_and_what_is_beyond_is_told_in_messages() {
+        let counts = [sent(0, 50), sent(1, 51), sent(2, 10), sent(30, 500)];
+        let limit = kind(Window::Hour, Unit::Recipients);
+        assert_eq!(trial(limit, 100, counts), Trial { times: 2, messages: 1 + 450 });
+        assert_eq!(trial(limit, 1000, counts), Trial::default());
+        assert_eq!(trial(limit, 101, [sent(0, 51)]), Trial { times: 1, messages: 1 }, "in part is beyond it");
+        assert_eq!(trial(kind(Window::Hour, Unit::Messages), 50, counts), Trial { times: 2, messages: 451 });
+        assert_eq!(trial(limit, 1, []), Trial::default());
+    }
+
+    #[test]
+    fn a_day_is_any_twenty_four_hours_and_what_was_beyond_does_not_count_for_later() {
+        let limit = kind(Window::Day, Unit::Messages);
+        // 15 hours later it is the next day by the clock, and within the same 24 hours.
+        let over_midnight = [sent(0, 80), sent(15, 40)];
+        assert_eq!(trial(limit, 100, over_midnight), Trial { times: 1, messages: 20 });
+        assert_eq!(trial(limit, 100, [sent(0, 80), sent(24, 40)]), Trial::default());
+        // 900 of the first are beyond it: after a day nothing of it counts.
+        assert_eq!(trial(limit, 100, [sent(0, 1000), sent(24, 100)]), Trial { times: 1, messages: 900 });
+        // Two hours of one day are one day.
+        assert_eq!(trial(limit, 100, [sent(0, 150), sent(1, 10)]), Trial { times: 1, messages: 60 });
+    }
+
+    #[test]
+    fn those_are_named_who_would_have_been_held_up_most() {
+        let mut trials = Trials::default();
+        for sender in 0..25 {
+            trials.add(sender, Trial { times: 1, messages: sender % 13 });
+        }
+        trials.add(99, Trial::default());
+        assert_eq!((trials.senders, trials.total.times), (25, 25));
+        let named: Vec<_> = trials.most.iter().map(|(sender, _)| *sender).collect();
+        assert_eq!(named, [12, 11, 24, 10, 23, 9, 22, 8, 21, 7]);
+    }
+
+    #[test]
+    fn minutes_are_looked_at_for_a_day_and_hours_for_thirty() {
+        assert_eq!(since(Window::Minute, START), START - Duration::DAY);
+        assert_eq!(since(Window::Day, START + Duration::minutes(59)), START - Duration::days(30));
+    }
+}
