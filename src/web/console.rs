@@ -5,13 +5,14 @@ use super::session::InOrganization;
 use crate::store::session::Failing;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
-pub const PAGES: [(&str, &str); 10] = [
+pub const PAGES: [(&str, &str); 11] = [
     (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
     (super::mail_account_manager::LABEL, "mail-account-manager"),
     (super::domain_manager::LABEL, "domain-manager"),
     (super::gateways::LABEL, "gateways"),
     (super::distribution_lists::LABEL, "distribution-list"),
     (super::outbound_volume::LABEL, "outbound-volume"),
+    (super::limits::LABEL, "limits"),
     (super::outbound_queue::LABEL, "outbound-queue"),
     (super::message_trace::LABEL, "message-trace"),
     (super::relay_credentials::LABEL, "relay-credentials"),

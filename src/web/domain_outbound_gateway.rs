@@ -18,13 +18,13 @@ use super::{
     form::{Form, Query},
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     inbound_host::InboundHostCard,
-    page,
+    limits, page,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
     mail::DomainName,
-    policy::routing::SenderGateways,
+    policy::{limit::SetAt, routing::SenderGateways},
     store::{self, gateway::PointerScope},
 };
 
@@ -65,6 +65,8 @@ struct DomainOutboundGateway {
     own: Option<ShownAddress>,
     without_own: ShownRoute,
     inbound: InboundHostCard,
+    /// The page of its limits.
+    limits: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -123,6 +125,7 @@ async fn look(
     Ok(DomainOutboundGateway {
         console: Console::new(inside, domain_manager::LABEL),
         inbound,
+        limits: limits::link(&inside.access.slug, &SetAt::Domain(name.clone())).build(),
         list: field.way_back.clone(),
         field,
         ascii: (shown != name.as_str()).then(|| name.to_string()),

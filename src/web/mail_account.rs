@@ -16,6 +16,7 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
+    limits,
     mail_account_manager::{self, ListQuery},
     named::Named,
     outbound_volume, page,
@@ -32,7 +33,8 @@ use crate::{
     },
     policy::{
         account_file,
-        volume::{Period, Subject},
+        limit::{SenderControl, SetAt},
+        volume::{Count, Period, Subject, Unit, usual_day},
     },
     store::{
         self, OrganizationTransaction,
@@ -77,9 +79,13 @@ struct MailAccount {
     user_id: String,
     further: Vec<String>,
     steps: Vec<Step>,
-    /// What it sent today and in the last four weeks.
-    volume: [String; 2],
+    /// What it sent today, on a usual day and in the last four weeks.
+    volume: [String; 3],
     volume_page: String,
+    /// The limits that hold for it, a line each, and what was said of it besides.
+    limits: Vec<String>,
+    control: SenderControl,
+    limits_page: String,
     may_manage: bool,
     /// Whether to ask for the deletion to be confirmed.
     deleting: bool,
@@ -174,9 +180,12 @@ async fn look(
             .map(|line| line.undoable(inside.access.role.may_manage_accounts(), undo));
     }
     let volume = volume(&mut transaction, account).await?;
+    let domain = details.user_id.domain();
+    let reaching = store::limit::reaching(&mut transaction, organization, Some(domain), Some(account)).await?;
     drop(transaction);
     let may_manage = inside.access.role.may_manage_accounts();
     let further = details.further_addresses();
+    let (now, control) = (OffsetDateTime::now_utc(), reaching.sender(Some(account)));
     Ok(MailAccount {
         console: Console::new(inside, mail_account_manager::LABEL),
         status,
@@ -185,6 +194,9 @@ async fn look(
         gateway_form: query.list.link_to_form(slug, account).build(),
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
+        limits: limits::of_account(&reaching, account, domain, now),
+        control: SenderControl { exempt_until: control.exempt_until.filter(|until| *until > now), ..control },
+        limits_page: limits::link(slug, &SetAt::Account(account)).build(),
         volume,
         volume_page: outbound_volume::link_to_account(slug, account).build(),
         may_manage,
@@ -199,14 +211,23 @@ async fn look(
     })
 }
 
-/// What an account sent today and in the last four weeks.
-async fn volume(transaction: &mut OrganizationTransaction, account: AccountId) -> store::Result<[String; 2]> {
+/// What an account sent today, on a usual day and in the last four weeks.
+async fn volume(transaction: &mut OrganizationTransaction, account: AccountId) -> store::Result<[String; 3]> {
     let (organization, subject, now) =
         (transaction.organization(), Subject::Account(account), OffsetDateTime::now_utc());
     let [today, four_weeks] = [Period::Today, Period::FourWeeks].map(|period| period.beginning(now));
-    let today = store::volume::total(transaction, organization, &subject, today).await?;
-    let four_weeks = store::volume::total(transaction, organization, &subject, four_weeks).await?;
-    Ok([today, four_weeks].map(|count| outbound_volume::all_in_words(&count)))
+    let hours = store::volume::by_hour(transaction, organization, &subject, four_weeks).await?;
+    let total = |since| hours.iter().filter(|(at, _)| *at >= since).map(|(_, count)| *count).sum();
+    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(hours.iter().copied(), unit, now));
+    let usual = messages.map(|messages| {
+        let (recipients, external) = (recipients.unwrap_or_default(), external.unwrap_or_default());
+        outbound_volume::all_in_words(&Count { messages, recipients, external })
+    });
+    Ok([
+        outbound_volume::all_in_words(&total(today)),
+        usual.unwrap_or_else(|| "not known yet".to_owned()),
+        outbound_volume::all_in_words(&total(four_weeks)),
+    ])
 }
 
 /// What was just saved for an account, or for several.

@@ -60,6 +60,13 @@ pub fn link_to_time(slug: &str, from: OffsetDateTime, to: OffsetDateTime) -> Lin
     link(slug).with("from", &words(from)).with("to", &words(to))
 }
 
+/// What a sender, an address or a domain, has sent from then on.
+pub fn link_to_sender(slug: &str, sender: &str, from: OffsetDateTime) -> Link {
+    let minute = format_description!("[year]-[month]-[day]T[hour]:[minute]");
+    let from = from.to_offset(UtcOffset::UTC).format(minute).unwrap_or_default();
+    link(slug).with("sender", sender).with("from", &from)
+}
+
 /// What can be searched for besides the beginning of every message: the word in the address, and the words for people.
 const STATES: [(Step, &str, &str); 8] = [
     (Step::HandedOver, "handed-over", "handed over at once"),

@@ -28,6 +28,8 @@ pub mod home;
 pub mod inbound_host;
 pub mod job;
 pub mod layers;
+pub mod limit_form;
+pub mod limits;
 pub mod link;
 pub mod mail_account;
 pub mod mail_account_manager;
@@ -48,6 +50,7 @@ pub mod route_report;
 pub mod route_steps;
 pub mod selected_accounts;
 pub mod selected_messages;
+pub mod sender_control;
 pub mod server;
 pub mod session;
 pub mod sign_in;
@@ -192,6 +195,8 @@ pub fn routes() -> Vec<Route> {
         distribution_lists::routes(),
         distribution_list::routes(),
         outbound_volume::routes(),
+        limits::routes(),
+        sender_control::routes(),
         relay_credentials::routes(),
         route_report::routes(),
         relay_credential::routes(),

@@ -46,6 +46,11 @@ pub fn list(slug: &str) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/{LIST}"))
 }
 
+/// What waits of one sender.
+pub fn link_to_sender(slug: &str, sender: &str) -> Link {
+    list(slug).with("sender", sender)
+}
+
 /// What the address of the page says: which part of the list, and what was just decided.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

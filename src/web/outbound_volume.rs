@@ -7,15 +7,27 @@ use serde::Deserialize;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
-    App, Route, console::Console, error::PageError, form::Query, link::Link, page, session::InOrganization, wording,
+    App, Route,
+    console::Console,
+    error::PageError,
+    form::Query,
+    limits,
+    link::Link,
+    outbound_queue, page,
+    session::InOrganization,
+    status::{self, Part, StatusLine},
+    wording,
 };
 use crate::{
     mail::{
         DomainName,
-        id::{AccountId, OrganizationId},
+        id::{AccountId, ChangeId, OrganizationId},
     },
-    policy::volume::{Count, Period, Subject, Unit, hour_of, scale},
-    store::{self, OrganizationTransaction, volume::Whose},
+    policy::{
+        limit::SetAt,
+        volume::{Count, Period, Subject, Unit, hour_of, scale},
+    },
+    store::{self, OrganizationTransaction, limit::Throttled, volume::Whose},
 };
 
 /// The page's name, in the navigation too.
@@ -48,6 +60,9 @@ struct VolumeQuery {
     account: String,
     /// Only of this mail domain.
     domain: String,
+    /// The change that was just made of what waits for a limit.
+    change: String,
+    unchanged: String,
 }
 
 impl VolumeQuery {
@@ -104,6 +119,7 @@ struct Of {
 #[template(path = "outbound_volume.html")]
 struct OutboundVolume {
     console: Console,
+    status: Option<StatusLine>,
     of: Option<Of>,
     /// The value in the address, the words, and whether it is chosen.
     units: Vec<(&'static str, String, bool)>,
@@ -120,6 +136,8 @@ struct OutboundVolume {
     chart: Chart,
     /// Each step with its counts: hours that are to come are left out.
     steps: Vec<(String, Count)>,
+    throttled: Vec<SlowedDown>,
+    may_let_go: bool,
     senders: Vec<Top>,
     domains: Vec<Top>,
     /// The page of the whole organization, with the same unit and period.
@@ -135,6 +153,63 @@ struct Top {
     link: Option<String>,
     note: &'static str,
     count: i64,
+}
+
+/// Somebody who is slowed down.
+struct SlowedDown {
+    name: String,
+    /// Of the limits that hold there.
+    limits: String,
+    /// What is said of an account there besides; `None` where it is none.
+    account: Option<String>,
+    note: &'static str,
+    limit: String,
+    since: String,
+    until: String,
+    messages: i64,
+    /// Those in the queue.
+    queue: String,
+}
+
+impl SlowedDown {
+    fn of(throttled: &Throttled, slug: &str) -> Self {
+        let of_domain = |domain: &DomainName| limits::link(slug, &SetAt::Domain(domain.clone())).build();
+        let (name, limits, note, sender) = match (&throttled.subject, &throttled.user_id) {
+            (Subject::Account(id), Some(user_id)) => {
+                let page = limits::link(slug, &SetAt::Account(*id)).build();
+                (wording::user_id(user_id), page, "", user_id.to_string())
+            }
+            (Subject::Account(id), None) => {
+                let page = limits::link(slug, &SetAt::Organization).build();
+                (id.to_string(), page, "account that was deleted", String::new())
+            }
+            (Subject::Domain(domain), _) => {
+                (domain.to_unicode(), of_domain(domain), "all of the mail domain together", format!("@{domain}"))
+            }
+            (Subject::NoAccount(domain), _) => {
+                (domain.to_unicode(), of_domain(domain), "senders that no account has", format!("@{domain}"))
+            }
+            (Subject::Organization, _) => {
+                let page = limits::link(slug, &SetAt::Organization).build();
+                ("All of the organization together".to_owned(), page, "", String::new())
+            }
+        };
+        let account = match (&throttled.subject, &throttled.user_id) {
+            (Subject::Account(_), Some(_)) => Some(limits.clone()),
+            _ => None,
+        };
+        Self {
+            name,
+            limits,
+            account,
+            note,
+            limit: format!("{} in {}", in_words(throttled.most.into(), throttled.unit), throttled.window.words()),
+            since: wording::moment(throttled.since),
+            until: wording::moment(throttled.until),
+            messages: throttled.messages,
+            queue: outbound_queue::link_to_sender(slug, &sender).build(),
+        }
+    }
 }
 
 /// Bars in a picture that is stretched to the room there is; all text stands beside it.
@@ -247,6 +322,9 @@ async fn show(
         None => top(&mut transaction, organization, since, &query, slug).await?,
         Some(_) => (Vec::new(), Vec::new()),
     };
+    let mut throttled = store::limit::throttled(&mut transaction, organization, now).await?;
+    throttled.retain(|one| of.is_none() || one.subject == subject);
+    let status = status(&mut transaction, &query).await?;
     drop(transaction);
     let steps = period.by_step(now, hours);
     let here = match &of {
@@ -257,6 +335,9 @@ async fn show(
     let past = steps.iter().filter(|(at, _)| *at <= hour_of(now));
     page(&OutboundVolume {
         console: Console::new(&inside, LABEL),
+        status,
+        throttled: throttled.iter().map(|one| SlowedDown::of(one, slug)).collect(),
+        may_let_go: inside.access.role.may_control_senders(),
         units: Unit::ALL.map(|one| (one.as_str(), label(one), one == unit)).to_vec(),
         periods: Period::ALL.map(|one| (one.as_str(), period_in_words(one), one == period)).to_vec(),
         unit_words: unit.words().1,
@@ -273,6 +354,20 @@ async fn show(
         four_weeks: choosing(here, unit, Period::FourWeeks).build(),
         of,
     })
+}
+
+/// What was just let go.
+async fn status(
+    transaction: &mut OrganizationTransaction,
+    query: &VolumeQuery,
+) -> Result<Option<StatusLine>, PageError> {
+    let Ok(change) = query.change.parse::<ChangeId>() else {
+        return Ok((!query.unchanged.is_empty()).then(status::nothing_let_go));
+    };
+    let organization = transaction.organization();
+    let Some(edit) = store::limit::recent(transaction, organization, change).await? else { return Ok(None) };
+    let progress = store::change::progress(transaction, edit.revision).await?;
+    Ok(Some(status::of_limit(&edit, &progress)))
 }
 
 fn choosing(link: Link, unit: Unit, period: Period) -> Link {

@@ -25,6 +25,7 @@ use crate::{
         gateway::{PointerScope, RecentRemoval},
         gateway_record::RecentEdit as RecentEditOfGateway,
         held_mail::RecentChoice,
+        limit::RecentEdit as RecentEditOfLimit,
         organization::Summary,
         outbound_queue::{COUNTED, RecentWish},
         relay_credential::Credential,
@@ -645,6 +646,37 @@ pub fn of_list(action: &str, address: &str, progress: &Progress) -> StatusLine {
 /// After a save that changed nothing of distribution lists.
 pub fn unchanged_list() -> StatusLine {
     StatusLine::new("Nothing changed.").words("It was so already.")
+}
+
+/// After a limit was set or deleted, what waited for one was let go, or something was said of a sender.
+pub fn of_limit(edit: &RecentEditOfLimit, progress: &Progress) -> StatusLine {
+    let (subject, before, after) = (shown(&edit.subject), said(&edit.before), said(&edit.after));
+    let line = match edit.action.as_str() {
+        "limit.set" => StatusLine::new("Saved.").name(&subject).words(format!(": {after}.")),
+        "limit.delete" => StatusLine::new("Deleted.").name(&subject).words(format!(": no longer {before}.")),
+        "limit.let-go" => {
+            return StatusLine::new("Sent now.").name(&subject).words(format!(": {before}. They leave at once."));
+        }
+        "sender.block" => StatusLine::new("Blocked.")
+            .words("New mail of ")
+            .name(&subject)
+            .words(" is refused, and what waits is held for your decision."),
+        "sender.unblock" => StatusLine::new("Saved.")
+            .name(&subject)
+            .words(" may send again. What was held stays so until you decide about it."),
+        _ => StatusLine::new("Saved.").name(&subject).words(format!(": {after}.")),
+    };
+    line.live(progress)
+}
+
+/// A save that changed nothing of limits or senders.
+pub fn unchanged_limit() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("It was so already.")
+}
+
+/// Nothing waited for a limit any more.
+pub fn nothing_let_go() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("Nothing of this sender waits for a limit any more.")
 }
 
 /// After a gateway was removed, or its removal was taken back.

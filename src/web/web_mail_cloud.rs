@@ -17,6 +17,7 @@ use crate::{
     policy::volume::{Period, Subject, Unit},
     store::{
         self,
+        limit::Numbers,
         organization::Summary,
         outbound_queue::{Filter, Messages},
     },
@@ -47,6 +48,7 @@ struct WebMailCloud {
     queued_held: i64,
     /// What was accepted today, in words.
     volume: String,
+    limits: Numbers,
     credentials: i64,
     /// When a credential was used last.
     credential_used: Option<String>,
@@ -63,7 +65,9 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let lists = store::distribution_list::count(&mut transaction, organization).await?;
     let all = Messages::Matching(Filter::default());
     let queued = store::outbound_queue::count(&mut transaction, organization, &all).await?;
-    let today = Period::Today.beginning(OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc();
+    let limits = store::limit::numbers(&mut transaction, organization, now).await?;
+    let today = Period::Today.beginning(now);
     let volume = store::volume::total(&mut transaction, organization, &Subject::Organization, today).await?;
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
@@ -81,6 +85,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         queued: (queued.messages > 0).then(|| outbound_queue::count(queued)),
         queued_held: queued.held,
         volume: outbound_volume::in_words(volume.messages, Unit::Messages),
+        limits,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

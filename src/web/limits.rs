@@ -1,0 +1,725 @@
+//! Limits: how much may be sent, at three scopes: what holds and where it comes from, and the form that sets a limit once
+//! it has said what that would have done. What else is said of one sender is `sender_control`'s.
+
+use askama::Template;
+use axum::{
+    extract::{FromRequestParts, RawPathParams, RawQuery, State},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::{
+    App, Route,
+    console::Console,
+    domain_manager,
+    draft::Draft,
+    error::{PageError, see_other},
+    form::{Form, Query},
+    limit_form::{LimitForm, Typed, in_trial},
+    link::Link,
+    mail_account_manager, outbound_volume, page,
+    sender_control::SenderCard,
+    session::InOrganization,
+    status::{self, Part, StatusLine},
+    wording,
+};
+use crate::{
+    mail::{
+        DomainName,
+        id::{AccountId, ChangeId},
+    },
+    policy::{
+        Role,
+        limit::{Action, Holding, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose},
+        routing::Scope,
+        volume::Unit,
+    },
+    store::{
+        self, OrganizationTransaction,
+        limit::{Exception, Set},
+    },
+};
+
+/// The page's name, in the navigation too.
+pub const LABEL: &str = "Limits";
+
+const OF_ALL: &str = "/{organization}/web-mail-cloud/limits";
+const OF_DOMAIN: &str = "/{organization}/web-mail-cloud/domain-manager/{domain}/limits";
+const OF_ACCOUNT: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/limits";
+
+/// How many mail domains and accounts are named that have limits of their own.
+const EXCEPTIONS: i64 = 50;
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::get(OF_ALL, show),
+        Route::post(OF_ALL, save),
+        Route::get("/{organization}/web-mail-cloud/limits/delete", back),
+        Route::post("/{organization}/web-mail-cloud/limits/delete", delete),
+        Route::get(OF_DOMAIN, show),
+        Route::post(OF_DOMAIN, save),
+        Route::get("/{organization}/web-mail-cloud/domain-manager/{domain}/limits/delete", back),
+        Route::post("/{organization}/web-mail-cloud/domain-manager/{domain}/limits/delete", delete),
+        Route::get(OF_ACCOUNT, show),
+        Route::post(OF_ACCOUNT, save),
+        Route::get("/{organization}/web-mail-cloud/mail-account-manager/{account}/limits/delete", back),
+        Route::post("/{organization}/web-mail-cloud/mail-account-manager/{account}/limits/delete", delete),
+    ]
+}
+
+/// The page of one scope.
+pub fn link(slug: &str, at: &SetAt) -> Link {
+    Link::to(match at {
+        SetAt::Organization => format!("/{slug}/web-mail-cloud/limits"),
+        SetAt::Domain(name) => format!("/{slug}/web-mail-cloud/domain-manager/{name}/limits"),
+        SetAt::Account(account) => format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/limits"),
+    })
+}
+
+/// What the path names: one mail domain or account, else the organization. One that cannot be is not found.
+pub(super) struct Of(pub SetAt);
+
+impl<S: Send + Sync> FromRequestParts<S> for Of {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| PageError::NotFound)?;
+        let named = params.iter().find(|(name, _)| *name != "organization");
+        let at = match named {
+            None => Some(SetAt::Organization),
+            Some(("account", named)) => named.parse().ok().map(SetAt::Account),
+            Some((_, named)) => {
+                named.parse::<DomainName>().ok().filter(|name| name.as_str() == named).map(SetAt::Domain)
+            }
+        };
+        at.map(Self).ok_or(PageError::NotFound)
+    }
+}
+
+/// Whether a role may change what is set there.
+pub(super) fn may_change(role: Role, at: &SetAt) -> bool {
+    match at {
+        SetAt::Organization | SetAt::Domain(_) => role.may_set_limits(),
+        SetAt::Account(_) => role.may_control_senders(),
+    }
+}
+
+fn refusal(at: &SetAt) -> &'static str {
+    match at {
+        SetAt::Organization | SetAt::Domain(_) => {
+            "Only an Administrator may limit the organization and its mail domains. Ask one of your organization."
+        }
+        SetAt::Account(_) => "Your role reads only. Ask an Administrator or a User Administrator of your organization.",
+    }
+}
+
+/// What the limits of a page are about.
+pub(super) struct Place {
+    pub at: SetAt,
+    /// For people; empty for the organization.
+    pub name: String,
+    /// Of a mail domain itself, and of an account that of its User ID.
+    pub domain: Option<DomainName>,
+}
+
+impl Place {
+    async fn find(transaction: &mut OrganizationTransaction, at: &SetAt) -> Result<Self, PageError> {
+        let organization = transaction.organization();
+        let (name, domain) = match at {
+            SetAt::Organization => (String::new(), None),
+            SetAt::Domain(name) => {
+                let found = store::domain::overview(transaction, organization, Some(name)).await?;
+                found.first().ok_or(PageError::NotFound)?;
+                (name.to_unicode(), Some(name.clone()))
+            }
+            SetAt::Account(id) => {
+                let found = store::account::by_id(transaction, organization, *id).await?.ok_or(PageError::NotFound)?;
+                (wording::user_id(&found.user_id), Some(found.user_id.domain().clone()))
+            }
+        };
+        Ok(Self { at: at.clone(), name, domain })
+    }
+
+    /// Where it stands among the pages, and where it leads back to.
+    fn crumbs(&self, slug: &str) -> Vec<(String, String)> {
+        match &self.at {
+            SetAt::Organization => vec![],
+            SetAt::Domain(name) => {
+                vec![(domain_manager::LABEL.to_owned(), domain_manager::link_to_row(slug, name).build())]
+            }
+            SetAt::Account(account) => vec![
+                (mail_account_manager::LABEL.to_owned(), format!("/{slug}/web-mail-cloud/mail-account-manager")),
+                (self.name.clone(), account_page(slug, *account)),
+            ],
+        }
+    }
+
+    fn account(&self) -> Option<AccountId> {
+        match self.at {
+            SetAt::Account(account) => Some(account),
+            SetAt::Organization | SetAt::Domain(_) => None,
+        }
+    }
+
+    /// The page in the navigation that this one belongs to.
+    fn label(&self) -> &'static str {
+        match self.at {
+            SetAt::Organization => LABEL,
+            SetAt::Domain(_) => domain_manager::LABEL,
+            SetAt::Account(_) => mail_account_manager::LABEL,
+        }
+    }
+}
+
+/// The page of an account itself.
+pub(super) fn account_page(slug: &str, account: AccountId) -> String {
+    format!("/{slug}/web-mail-cloud/mail-account-manager/{account}")
+}
+
+#[derive(Template)]
+#[template(path = "limits.html")]
+pub(super) struct LimitsPage {
+    console: Console,
+    pub status: Option<StatusLine>,
+    pub mistakes: Vec<(&'static str, String)>,
+    /// Whose limits, where it is not the organization.
+    name: String,
+    crumbs: Vec<(String, String)>,
+    /// This page, from where the paths of the forms begin.
+    here: String,
+    /// Until when the platform's figures only alert.
+    alerts_until: Option<String>,
+    groups: Vec<Group>,
+    form: Option<LimitForm>,
+    /// Said to who may not change anything here.
+    read_only: Option<&'static str>,
+    is_draft: bool,
+    /// Limits were changed since the form was shown.
+    changed_meanwhile: bool,
+    pub sender: Option<SenderCard>,
+    /// Who has other limits, with the page of each.
+    exceptions: Vec<(String, String, String)>,
+    /// There are more of them.
+    has_more_exceptions: bool,
+}
+
+/// The limits that count the same mail together, apart from others.
+struct Group {
+    id: &'static str,
+    title: String,
+    note: String,
+    rows: Vec<Row>,
+    may_change: bool,
+}
+
+/// One limit as it stands in a table.
+struct Row {
+    id: String,
+    /// `500 external recipients`.
+    most: String,
+    window: &'static str,
+    beyond: String,
+    set_by: String,
+    /// The page where it is set, unless that is this one or nobody's.
+    set_at: Option<String>,
+    is_own: bool,
+    /// This page with the limit in the form.
+    change: String,
+    /// Its words: whose, window, unit.
+    words: [(&'static str, &'static str); 3],
+    /// What is deleted, as it was shown.
+    seen: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LimitsQuery {
+    whose: String,
+    window: String,
+    unit: String,
+    most: String,
+    unlimited: String,
+    action: String,
+    /// What the limit in the form would have done is asked.
+    check: String,
+    /// Whether to ask for the sender's block to be confirmed.
+    pub block: String,
+    /// The change that was just saved.
+    change: String,
+    unchanged: String,
+}
+
+impl LimitsQuery {
+    fn typed(&self) -> Option<Typed> {
+        let named = [&self.whose, &self.window, &self.unit].iter().any(|word| !word.is_empty());
+        named.then(|| Typed {
+            whose: self.whose.clone(),
+            window: self.window.clone(),
+            unit: self.unit.clone(),
+            most: self.most.clone(),
+            is_unlimited: !self.unlimited.is_empty(),
+            action: self.action.clone(),
+        })
+    }
+}
+
+async fn show(
+    State(app): State<App>,
+    inside: InOrganization,
+    Of(at): Of,
+    Query(query): Query<LimitsQuery>,
+    draft: Draft,
+) -> Result<Response, PageError> {
+    let mut look = look(&app, &inside, &at, &query).await?;
+    if let Some(sender) = &mut look.sender {
+        look.is_draft |= sender.restore(&draft);
+    }
+    let Some(form) = &mut look.form else { return page(&look) };
+    if let Some(typed) = Typed::of_draft(&draft) {
+        form.put(&typed, &at);
+        look.is_draft = true;
+        return page(&look);
+    }
+    if query.check.is_empty() {
+        return page(&look);
+    }
+    let typed = query.typed().unwrap_or_default();
+    let Some(kind) = typed.kind(&at) else {
+        return Err(PageError::Malformed("no limit that the form has".to_owned()));
+    };
+    match typed.limit() {
+        Err(mistake) => {
+            form.most.again(typed.most, mistake);
+            again(look, StatusCode::UNPROCESSABLE_ENTITY)
+        }
+        Ok(limit) => {
+            let mut transaction = app.store.begin(&inside.access).await?;
+            let now = OffsetDateTime::now_utc();
+            let tried = match limit.most {
+                Some(most) => Some(
+                    store::limit_trial::try_out(&mut transaction, inside.access.organization(), (&at, kind, most), now)
+                        .await?,
+                ),
+                None => None,
+            };
+            form.trial = Some(in_trial(&inside.access.slug, (&at, kind, limit), tried));
+            page(&look)
+        }
+    }
+}
+
+/// The page with its mistakes.
+pub(super) fn again(mut look: LimitsPage, status: StatusCode) -> Result<Response, PageError> {
+    if let Some(form) = &look.form {
+        look.mistakes.extend(super::text_field::mistakes(&[&form.most]));
+    }
+    Ok((status, page(&look)?).into_response())
+}
+
+/// Who comes to the path of a form, after signing in again for example, is led to the page.
+pub(super) async fn back(
+    State(app): State<App>,
+    inside: InOrganization,
+    Of(at): Of,
+    RawQuery(query): RawQuery,
+) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    Place::find(&mut transaction, &at).await?;
+    drop(transaction);
+    let page = link(&inside.access.slug, &at).build();
+    Ok(see_other(&match query {
+        Some(query) if !query.is_empty() => format!("{page}?{query}"),
+        _ => page,
+    }))
+}
+
+/// The page with what the store has.
+pub(super) async fn look(
+    app: &App,
+    inside: &InOrganization,
+    at: &SetAt,
+    query: &LimitsQuery,
+) -> Result<LimitsPage, PageError> {
+    let (organization, slug) = (inside.access.organization(), &inside.access.slug);
+    let now = OffsetDateTime::now_utc();
+    let may_change = may_change(inside.access.role, at);
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let place = Place::find(&mut transaction, at).await?;
+    let limits = store::limit::reaching(&mut transaction, organization, place.domain.as_ref(), place.account()).await?;
+    let accounts = store::organization::summary(&mut transaction, organization).await?.accounts.unsigned_abs();
+    let status = status(&mut transaction, query).await?;
+    let exceptions = match at {
+        SetAt::Organization => store::limit::exceptions(&mut transaction, organization, now, EXCEPTIONS + 1).await?,
+        SetAt::Domain(_) | SetAt::Account(_) => Vec::new(),
+    };
+    let sender = match place.account() {
+        Some(account) => Some(SenderCard::of(&mut transaction, inside, account, &limits, query).await?),
+        None => None,
+    };
+    drop(transaction);
+    let mut form = may_change.then(|| LimitForm::of(at, &place.name, own(&limits, at)));
+    if let (Some(form), Some(typed)) = (&mut form, query.typed()) {
+        form.put(&typed, at);
+    }
+    let standing = Standing { place: &place, limits: &limits, accounts, now, slug };
+    Ok(LimitsPage {
+        console: Console::new(inside, place.label()),
+        status,
+        mistakes: Vec::new(),
+        crumbs: place.crumbs(slug),
+        here: link(slug, at).build(),
+        alerts_until: limits.only_alerts_until(now).map(wording::moment),
+        groups: standing.groups(may_change),
+        form,
+        read_only: (!may_change).then(|| refusal(at)),
+        is_draft: false,
+        changed_meanwhile: false,
+        sender,
+        has_more_exceptions: exceptions.len() as i64 > EXCEPTIONS,
+        exceptions: exceptions.iter().take(EXCEPTIONS as usize).map(|one| exception(one, slug, now)).collect(),
+        name: place.name,
+    })
+}
+
+/// The limits that are set there itself.
+fn own<'a>(limits: &'a OrganizationLimits, at: &SetAt) -> Option<&'a Limits> {
+    limits.set.get(at)
+}
+
+/// Who it is, the page of its limits, and what is different.
+fn exception(exception: &Exception, slug: &str, now: OffsetDateTime) -> (String, String, String) {
+    let name = match (&exception.at, &exception.user_id) {
+        (_, Some(user_id)) => wording::user_id(user_id),
+        (SetAt::Domain(name), None) => name.to_unicode(),
+        (SetAt::Account(id), None) => id.to_string(),
+        (SetAt::Organization, None) => String::new(),
+    };
+    let SenderControl { is_service, exempt_until, is_blocked } = exception.control;
+    let mut words = Vec::new();
+    if is_blocked {
+        words.push("blocked".to_owned());
+    }
+    if is_service {
+        words.push("service account".to_owned());
+    }
+    words.extend(exempt_until.filter(|until| *until > now).map(|until| {
+        let until = wording::moment(until);
+        format!("exempt until {until}")
+    }));
+    if exception.limits > 0 {
+        words.push(wording::counted(exception.limits, "limit of its own", "limits of its own"));
+    }
+    (name, link(slug, &exception.at).build(), words.join(", "))
+}
+
+async fn status(
+    transaction: &mut OrganizationTransaction,
+    query: &LimitsQuery,
+) -> Result<Option<StatusLine>, PageError> {
+    let Ok(change) = query.change.parse::<ChangeId>() else {
+        return Ok((!query.unchanged.is_empty()).then(status::unchanged_limit));
+    };
+    let organization = transaction.organization();
+    let Some(edit) = store::limit::recent(transaction, organization, change).await? else { return Ok(None) };
+    let progress = store::change::progress(transaction, edit.revision).await?;
+    Ok(Some(status::of_limit(&edit, &progress)))
+}
+
+/// How limits stand at one place.
+struct Standing<'a> {
+    place: &'a Place,
+    limits: &'a OrganizationLimits,
+    accounts: u64,
+    now: OffsetDateTime,
+    slug: &'a str,
+}
+
+impl Standing<'_> {
+    fn groups(&self, may_change: bool) -> Vec<Group> {
+        let (at, name) = (&self.place.at, &self.place.name);
+        let mut groups = match at {
+            SetAt::Account(account) => {
+                let is_service = self.limits.sender(Some(*account)).is_service;
+                let (title, whose) = match is_service {
+                    true => ("This account, a service account", Whose::Service),
+                    false => ("This account", Whose::Each),
+                };
+                let note = "Counted for the account by itself, whatever address of it the mail comes from.";
+                vec![self.group("each", title.to_owned(), note, at, whose, may_change)]
+            }
+            SetAt::Organization | SetAt::Domain(_) => {
+                let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
+                let each =
+                    "Counted for each account by itself. What is set for a mail domain or an account holds instead.";
+                let service =
+                    "Accounts whose own page says that they are, and all senders that no account has, by mail domain.";
+                vec![
+                    self.group("each", format!("Each account{of}"), each, at, Whose::Each, may_change),
+                    self.group("service", format!("Each service account{of}"), service, at, Whose::Service, may_change),
+                ]
+            }
+        };
+        if let Some(domain) = &self.place.domain {
+            let title = format!("All of {} together", domain.to_unicode());
+            let (of, is_here) = (SetAt::Domain(domain.clone()), matches!(at, SetAt::Domain(_)));
+            let note = "Counted for all senders of the mail domain together, besides what each of them may send.";
+            let group = self.group("domain", title, note, &of, Whose::Total, may_change && is_here);
+            if is_here || !group.rows.is_empty() {
+                groups.push(group);
+            }
+        }
+        let note = "Counted for all senders of all mail domains together, besides what each of them may send.";
+        let (title, of) = ("All of the organization together".to_owned(), SetAt::Organization);
+        groups.push(self.group("total", title, note, &of, Whose::Total, may_change && at == &of));
+        groups
+    }
+
+    fn group(&self, id: &'static str, title: String, note: &str, at: &SetAt, whose: Whose, may_change: bool) -> Group {
+        let holding = self.limits.holding(at, self.place.domain.as_ref(), whose, self.accounts, self.now);
+        let rows = holding.iter().enumerate().map(|(index, holding)| self.row(format!("{id}-{index}"), holding));
+        Group { id, title, note: note.to_owned(), rows: rows.collect(), may_change }
+    }
+
+    fn row(&self, id: String, holding: &Holding) -> Row {
+        let Holding { kind, limit, set_by } = *holding;
+        let at = &self.place.at;
+        // What is set for one account is set for it, of whatever class it is.
+        let kind = Kind { whose: if at.takes(kind.whose) { kind.whose } else { Whose::Each }, ..kind };
+        let (set_by, set_at) = self.set_by(set_by);
+        let words = [("whose", kind.whose.as_str()), ("window", kind.window.as_str()), ("unit", kind.unit.as_str())];
+        let change = words.iter().fold(link(self.slug, at), |link, (name, word)| link.with(name, word));
+        let change = match limit.most {
+            Some(most) => change.with("most", &most.to_string()),
+            None => change.with("unlimited", "1"),
+        };
+        let action = if limit.action == Action::Alert && set_by == PLATFORM {
+            kind.window.default_action()
+        } else {
+            limit.action
+        };
+        Row {
+            id,
+            most: most_in_words(kind, limit),
+            window: kind.window.words(),
+            beyond: self.beyond(holding),
+            is_own: set_at.is_none() && set_by != PLATFORM,
+            set_by,
+            set_at,
+            change: format!("{}#limit", change.with("action", action.as_str()).build()),
+            words,
+            seen: store::limit::in_words(kind, limit),
+        }
+    }
+
+    fn beyond(&self, holding: &Holding) -> String {
+        if holding.limit.most.is_none() {
+            return "nothing is".to_owned();
+        }
+        match self.limits.only_alerts_until(self.now) {
+            Some(until) if holding.set_by == Scope::Platform => {
+                let then = beyond_in_words(holding.kind.window.default_action());
+                format!("an alert only until {}, then {then}", wording::moment(until))
+            }
+            _ => beyond_in_words(holding.limit.action).to_owned(),
+        }
+    }
+
+    /// Which scope that is, and its page, unless it is this one.
+    fn set_by(&self, scope: Scope) -> (String, Option<String>) {
+        let of = match (scope, &self.place.domain) {
+            (Scope::Platform, _) => return (PLATFORM.to_owned(), None),
+            (Scope::Organization, _) => SetAt::Organization,
+            (Scope::Domain, Some(domain)) => SetAt::Domain(domain.clone()),
+            (Scope::Domain | Scope::User, _) => self.place.at.clone(),
+        };
+        let name = match &of {
+            SetAt::Organization => "the organization".to_owned(),
+            SetAt::Domain(name) => name.to_unicode(),
+            SetAt::Account(_) => "this account".to_owned(),
+        };
+        match of == self.place.at {
+            true => ("here".to_owned(), None),
+            false => (name, Some(link(self.slug, &of).build())),
+        }
+    }
+}
+
+const PLATFORM: &str = "the platform";
+
+/// `500 external recipients`.
+fn most_in_words(kind: Kind, limit: Limit) -> String {
+    match limit.most {
+        Some(most) => outbound_volume::in_words(most.into(), kind.unit),
+        None => format!("any number of {}", kind.unit.words().1),
+    }
+}
+
+/// What happens to mail beyond a limit.
+pub(super) fn beyond_in_words(action: Action) -> &'static str {
+    match action {
+        Action::Alert => "an alert only",
+        Action::Delay => "delayed",
+        Action::Hold => "held",
+        Action::Defer => "put off (451)",
+        Action::Refuse => "refused (550)",
+    }
+}
+
+/// The limits that hold for an account itself, a line each: for its page.
+pub(super) fn of_account(
+    limits: &OrganizationLimits,
+    account: AccountId,
+    domain: &DomainName,
+    now: OffsetDateTime,
+) -> Vec<String> {
+    let whose = if limits.sender(Some(account)).is_service { Whose::Service } else { Whose::Each };
+    // How many accounts there are is asked for a total only.
+    let holding = limits.holding(&SetAt::Account(account), Some(domain), whose, 0, now);
+    let line = |Holding { kind, limit, set_by }: Holding| {
+        let set_by = match set_by {
+            Scope::User => "set for this account",
+            Scope::Domain => "set for the mail domain",
+            Scope::Organization => "set for the organization",
+            Scope::Platform => PLATFORM,
+        };
+        let beyond = match limit.most {
+            Some(_) => format!(", beyond it {}", beyond_in_words(limit.action)),
+            None => String::new(),
+        };
+        format!("{} in {}{beyond} ({set_by})", most_in_words(kind, limit), kind.window.words())
+    };
+    holding.into_iter().map(line).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaveForm {
+    whose: String,
+    window: String,
+    unit: String,
+    most: String,
+    unlimited: Option<String>,
+    action: String,
+    /// The limits that were set there when the form was shown.
+    seen: String,
+}
+
+async fn save(
+    State(app): State<App>,
+    inside: InOrganization,
+    Of(at): Of,
+    Form(form): Form<SaveForm>,
+) -> Result<Response, PageError> {
+    may(&inside, &at)?;
+    let SaveForm { whose, window, unit, most, unlimited, action, seen } = form;
+    let typed = Typed { whose, window, unit, most, is_unlimited: unlimited.is_some(), action };
+    let Some(kind) = typed.kind(&at) else {
+        return Err(PageError::Malformed("no limit that the form has".to_owned()));
+    };
+    let limit = match typed.limit() {
+        Ok(limit) => limit,
+        Err(mistake) => {
+            let mut look = look(&app, &inside, &at, &LimitsQuery::default()).await?;
+            if let Some(form) = &mut look.form {
+                form.put(&typed, &at);
+                form.most.again(typed.most, mistake);
+            }
+            return again(look, StatusCode::UNPROCESSABLE_ENTITY);
+        }
+    };
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let present = present(&mut transaction, &at).await?;
+    if present.get(&kind) != Some(&limit) && LimitForm::seen(Some(&present)) != seen {
+        drop(transaction);
+        return changed_meanwhile(&app, &inside, &at, Some(&typed)).await;
+    }
+    let set = store::limit::set(transaction, &at, kind, Some(limit), &inside.access.email).await?;
+    answer(&app, &inside, &at, set).await
+}
+
+fn may(inside: &InOrganization, at: &SetAt) -> Result<(), PageError> {
+    if may_change(inside.access.role, at) { Ok(()) } else { Err(PageError::Forbidden(refusal(at))) }
+}
+
+/// What is set there now.
+async fn present(transaction: &mut OrganizationTransaction, at: &SetAt) -> store::Result<Limits> {
+    let organization = transaction.organization();
+    let (domain, account) = match at {
+        SetAt::Organization => (None, None),
+        SetAt::Domain(name) => (Some(name), None),
+        SetAt::Account(account) => (None, Some(*account)),
+    };
+    let mut limits = store::limit::reaching(transaction, organization, domain, account).await?;
+    Ok(limits.set.remove(at).unwrap_or_default())
+}
+
+/// The page as it is now, with what was to be saved.
+async fn changed_meanwhile(
+    app: &App,
+    inside: &InOrganization,
+    at: &SetAt,
+    typed: Option<&Typed>,
+) -> Result<Response, PageError> {
+    let mut look = look(app, inside, at, &LimitsQuery::default()).await?;
+    look.changed_meanwhile = true;
+    if let (Some(form), Some(typed)) = (&mut look.form, typed) {
+        form.put(typed, at);
+    }
+    again(look, StatusCode::CONFLICT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeleteForm {
+    whose: String,
+    window: String,
+    unit: String,
+    /// The limit as it was shown.
+    seen: String,
+}
+
+async fn delete(
+    State(app): State<App>,
+    inside: InOrganization,
+    Of(at): Of,
+    Form(form): Form<DeleteForm>,
+) -> Result<Response, PageError> {
+    may(&inside, &at)?;
+    let DeleteForm { whose, window, unit, seen } = form;
+    let typed = Typed { whose, window, unit, ..Typed::default() };
+    let Some(kind) = typed.kind(&at) else {
+        return Err(PageError::Malformed("no limit that the page has".to_owned()));
+    };
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let present = present(&mut transaction, &at).await?;
+    if present.get(&kind).is_some_and(|limit| store::limit::in_words(kind, *limit) != seen) {
+        drop(transaction);
+        return changed_meanwhile(&app, &inside, &at, None).await;
+    }
+    let set = store::limit::set(transaction, &at, kind, None, &inside.access.email).await?;
+    answer(&app, &inside, &at, set).await
+}
+
+/// On to what became of a save.
+pub(super) async fn answer(app: &App, inside: &InOrganization, at: &SetAt, set: Set) -> Result<Response, PageError> {
+    let page = link(&inside.access.slug, at);
+    match set {
+        Set::NotFound => Err(PageError::NotFound),
+        Set::Unchanged => Ok(see_other(&page.with("unchanged", "1").build())),
+        Set::Changed(committed) => {
+            status::wait_until_live(app, &inside.access, committed.revision).await;
+            Ok(see_other(&page.with("change", &committed.id.to_string()).build()))
+        }
+    }
+}
+
+/// Of a unit, in the words of the form.
+pub(super) fn unit_label(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Messages => "Messages",
+        Unit::Recipients => "Recipients",
+        Unit::External => "External recipients",
+    }
+}
