@@ -110,8 +110,12 @@ impl Transfer {
             tracing::error!(%organization, sender = %sender.sender, words, "a sender is stopped: it has sent far too much");
             let why = format!("held until an administrator releases it: {words}");
             match self.queue.hold_waiting(sender, &why, now).await {
-                Ok(messages) => tracing::warn!(%organization, sender = %sender.sender, messages, "its waiting mail is held"),
-                Err(error) => tracing::error!(%organization, sender = %sender.sender, %error, "its waiting mail is not held"),
+                Ok(messages) => {
+                    tracing::warn!(%organization, sender = %sender.sender, messages, "its waiting mail is held")
+                }
+                Err(error) => {
+                    tracing::error!(%organization, sender = %sender.sender, %error, "its waiting mail is not held")
+                }
             }
         }
         let times = limit::STOP;

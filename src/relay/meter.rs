@@ -230,7 +230,9 @@ impl OfOrganization {
         let most = applied.limit.most?;
         let turn = *self.turns.get(&(applied.subject.clone(), applied.kind)).filter(|turn| **turn > now)?;
         let wanted = message.get(applied.kind.unit);
-        let before = self.recent(&applied.subject).map_or(0, |recent| recent.within(applied.kind.window, applied.kind.unit, now));
+        let before = self
+            .recent(&applied.subject)
+            .map_or(0, |recent| recent.within(applied.kind.window, applied.kind.unit, now));
         Some(Exceeded {
             applied: applied.clone(),
             most,

@@ -119,7 +119,11 @@ impl Metrics {
         text.counter("messages_deferred", "Messages answered 4yz after they were read", self.deferred.get());
         text.counter("messages_delayed_by_limits", "Messages that wait for their turn", self.delayed_by_limits.get());
         text.counter("messages_held_by_limits", "Messages beyond a limit that are held", self.held_by_limits.get());
-        text.counter("messages_refused_by_limits", "Messages beyond a limit that were not taken", self.refused_by_limits.get());
+        text.counter(
+            "messages_refused_by_limits",
+            "Messages beyond a limit that were not taken",
+            self.refused_by_limits.get(),
+        );
         text.counter(
             "messages_delivered",
             "Attempts from the queue that delivered a message to at least one recipient",

@@ -246,12 +246,7 @@ impl Queue {
     }
 
     /// Holds what waits of a sender who is stopped.
-    pub(super) async fn hold_waiting(
-        &self,
-        sender: &Found,
-        words: &str,
-        now: OffsetDateTime,
-    ) -> store::Result<u64> {
+    pub(super) async fn hold_waiting(&self, sender: &Found, words: &str, now: OffsetDateTime) -> store::Result<u64> {
         let of = (sender.account, sender.sender.domain());
         let held = (words, self.shared.settings.schedule.held_lifetime);
         store::limit::hold_across_tenants(&self.shared.db, sender.organization, of, held, now).await

@@ -83,6 +83,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     the_queue(&photographer).await;
     traced_messages(&photographer).await;
     volume(&photographer).await;
+    limits(&photographer).await;
     held_mail(&photographer).await;
     photographer.stop().await;
 }
@@ -657,6 +658,56 @@ async fn volume(photographer: &Photographer) {
     photographer.look("outbound-volume-of-four-weeks").await;
     photographer.go(&format!("{page}?account={georg}&period=four-weeks")).await;
     photographer.look("outbound-volume-of-an-account").await;
+}
+
+/// With what `volume` says was sent.
+async fn limits(photographer: &Photographer) {
+    let (browser, page) = (&photographer.browser, format!("{CLOUD}/limits"));
+    let georg = account_id(photographer, "georg%").await;
+    photographer.go(&page).await;
+    photographer.look("limits").await;
+    browser.fill("At most", "many").await;
+    browser.click("button", "Save").await;
+    browser.find("alert", "There is a problem").await;
+    photographer.look("limits-mistake").await;
+    browser.fill("At most", "5000").await;
+    browser.click("button", "Check").await;
+    browser.find("heading", "What it would have done").await;
+    photographer.look("limits-checked").await;
+    browser.click("button", "Save").await;
+    browser.wait_for_text("Saved.").await;
+    photographer.look("limits-saved").await;
+    photographer.go(&format!("{CLOUD}/domain-manager/acme.example/limits")).await;
+    photographer.look("limits-of-a-domain").await;
+    let of_georg = format!("{TABLE}/{georg}/limits");
+    photographer.go(&of_georg).await;
+    browser.click("checkbox", "Service account").await;
+    browser.click("button", "Save class").await;
+    browser.wait_for_text("Saved.").await;
+    photographer.look("limits-of-an-account").await;
+    browser.click("link", "Block sender").await;
+    browser.find("heading", "Block this sender?").await;
+    photographer.look("limits-block").await;
+    browser.click("button", "Block sender").await;
+    browser.wait_for_text("Blocked.").await;
+    photographer.look("limits-blocked").await;
+    photographer.go(&format!("{TABLE}/{georg}")).await;
+    photographer.look("mail-account-blocked").await;
+    photographer.go(&page).await;
+    photographer.look("limits-exceptions").await;
+    for (kind, subject) in [("account", georg.as_str()), ("domain", "acme.example")] {
+        photographer
+            .execute(&format!(
+                "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+                 select id, '{kind}', '{subject}', 'hour', 'external', 1500, now(), now() + interval '2 hours'
+                 from organization where slug = 'acme'"
+            ))
+            .await;
+    }
+    photographer.go(&format!("{CLOUD}/outbound-volume")).await;
+    photographer.look("outbound-volume-slowed-down").await;
+    photographer.execute("delete from throttle").await;
+    photographer.execute("update sender_control set blocked = false").await;
 }
 
 async fn held_mail(photographer: &Photographer) {

@@ -52,7 +52,7 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
     for path in ["/acme/administration", "/acme/web-mail-cloud", TABLE] {
         go(path).await;
     }
-    for page in ["", "?delete=1", "/outbound-gateway"] {
+    for page in ["", "?delete=1", "/outbound-gateway", "/limits", "/limits?block=1"] {
         go(&format!("{TABLE}/{account}{page}")).await;
     }
     for page in [
@@ -61,6 +61,7 @@ async fn nothing_that_somebody_typed_ever_runs(owner: PgPool) {
         "distribution-list",
         "distribution-list/new",
         "outbound-volume",
+        "limits",
         "relay-credentials",
         "relay-credentials/new",
         "mail-account-manager/new",

@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use sqlx::PgPool;
 
 use super::page_of;
-use crate::support::{Browser, Installation, Pages, Tenant};
+use crate::support::{Browser, Installation, Pages, Queued, Tenant};
 
 /// Nobody is asked for a role there.
 const WITHOUT_ROLE: [&str; 2] = ["/sign-in", "/sign-out"];
@@ -70,6 +70,13 @@ impl Scene {
         let new_change = uuid::Uuid::now_v7().to_string();
         let record_change = uuid::Uuid::now_v7().to_string();
         let bulk_change = uuid::Uuid::now_v7().to_string();
+        let throttled = Queued { account: Some(ann), ..Queued::default() };
+        let throttled = self.installation.queued(&self.acme, throttled).await;
+        sqlx::query("update queued_message set throttled_until = now() + interval '1 hour' where id = $1")
+            .bind(throttled.0)
+            .execute(&self.installation.owner)
+            .await
+            .unwrap();
         let manager = |page: &str| format!("mail-account-manager/{page}");
         let mut cases = Vec::new();
         let mut case = |may, route, path: String, fields: Vec<(&'static str, String)>| {
@@ -195,6 +202,27 @@ impl Scene {
                 ("change", uuid::Uuid::now_v7().to_string()),
             ],
         );
+        let kind = [("whose", text("each")), ("window", text("hour")), ("unit", text("recipients"))];
+        let mut limit = kind.to_vec();
+        limit.extend([("most", text("500")), ("action", text("delay")), ("seen", String::new())]);
+        let mut deleted = kind.to_vec();
+        deleted.push(("seen", text("at most 500 recipients in an hour, beyond it delay")));
+        for (may, below, path) in [
+            (Administrator, "/web-mail-cloud", String::new()),
+            (Administrator, "/domain-manager/{domain}", text("domain-manager/acme.example/")),
+            (UserAdministrator, "/mail-account-manager/{account}", manager(&format!("{bob}/"))),
+        ] {
+            case(may, format!("{below}/limits").leak(), format!("{path}limits"), limit.clone());
+            case(may, format!("{below}/limits/delete").leak(), format!("{path}limits/delete"), deleted.clone());
+        }
+        let class = vec![("service", text("1")), ("seen", text("no"))];
+        let today = time::OffsetDateTime::now_utc().date().to_string();
+        let exempt = vec![("until", today), ("seen", String::new())];
+        let of_sender = |segment: &str| manager(&format!("{bob}/limits/{segment}"));
+        case(UserAdministrator, "/limits/service-account", of_sender("service-account"), class);
+        case(UserAdministrator, "/limits/exempt", of_sender("exempt"), exempt);
+        case(UserAdministrator, "/limits/block", of_sender("block"), vec![("blocked", text("yes"))]);
+        case(UserAdministrator, "/limits/let-go", manager(&format!("{ann}/limits/let-go")), vec![]);
         case(
             UserAdministrator,
             "/mail-account-manager/{account}/outbound-gateway",

@@ -16,6 +16,7 @@ mod held_mail;
 mod inbound_host;
 mod job;
 mod layers;
+mod limits;
 mod mail_account;
 mod mail_account_manager;
 pub mod message_trace;

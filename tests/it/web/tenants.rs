@@ -156,7 +156,7 @@ const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
 
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
-    if ["/gateways/{gateway}", "/revoke", "/verify"].iter().any(|end| route.ends_with(end)) {
+    if ["/gateways/{gateway}", "/revoke", "/verify", "/let-go"].iter().any(|end| route.ends_with(end)) {
         return vec![];
     }
     if route.ends_with("/record") {
@@ -169,7 +169,17 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         let fields = ["name", "senders", "networks", "messages_per_minute", "seen"];
         return fields.map(|field| (field, if field == "name" { "Mallory" } else { "" })).to_vec();
     }
+    let kind = [("whose", "each"), ("window", "hour"), ("unit", "messages")];
+    if route.ends_with("/limits") {
+        return [&kind[..], &[("most", "5"), ("action", "refuse"), ("seen", "")]].concat();
+    }
+    if route.ends_with("/limits/delete") {
+        return [&kind[..], &[("seen", "")]].concat();
+    }
     match route.rsplit('/').next().unwrap() {
+        "service-account" => vec![("service", "1"), ("seen", "no")],
+        "exempt" => vec![("until", ""), ("seen", "2026-11-01")],
+        "block" => vec![("blocked", "yes")],
         "name" => vec![("name", "Mallory"), ("seen", "secret")],
         "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
         "addresses" => vec![("addresses", ""), ("seen", "")],
@@ -271,6 +281,8 @@ async fn everything_of(installation: &Installation, tenant: &Tenant) -> String {
              (select jsonb_agg(mail_account order by id) from mail_account where organization_id = $1),
              (select jsonb_agg(gateway order by id) from gateway where organization_id = $1),
              (select jsonb_agg(relay_credential order by id) from relay_credential where organization_id = $1),
+             (select jsonb_agg(sending_limit) from sending_limit where organization_id = $1),
+             (select jsonb_agg(sender_control) from sender_control where organization_id = $1),
              (select jsonb_agg(change order by id) from change where organization_id = $1))",
     )
     .bind(tenant.id.0)

@@ -1,0 +1,567 @@
+//! Limits: how much may be sent, at three scopes, and what is said of single senders. What relays make of it is
+//! `relay::limits`'.
+
+use outgate::{
+    mail::id::AccountId,
+    policy::{Role, volume::Subject},
+};
+use reqwest::StatusCode;
+use sqlx::{AssertSqlSafe, PgPool};
+use time::{Date, Duration, OffsetDateTime};
+
+use super::page_of;
+use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant, outgate::Outgate};
+
+struct Scene {
+    installation: Installation,
+    acme: Tenant,
+    pages: Pages,
+    admin: Browser,
+    ann: AccountId,
+    ben: AccountId,
+    of_all: String,
+    of_domain: String,
+    of_ann: String,
+    now: OffsetDateTime,
+}
+
+async fn scene(db: PgPool) -> Scene {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let ann = installation.account(&acme, "ann@acme.example", &["a@acme.example"]).await;
+    let ben = installation.account(&acme, "ben@acme.example", &[]).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    Scene {
+        of_all: page_of(&acme, "limits"),
+        of_domain: page_of(&acme, "domain-manager/acme.example/limits"),
+        of_ann: page_of(&acme, &format!("mail-account-manager/{ann}/limits")),
+        installation,
+        acme,
+        pages,
+        admin,
+        ann,
+        ben,
+        now: OffsetDateTime::now_utc(),
+    }
+}
+
+/// What the form that sets a limit was shown with; it is the last of its page.
+fn seen(page: &Page) -> String {
+    let (_, seen) = page.html.rsplit_once(r#"name="seen" value=""#).expect("no form");
+    seen.split_once('"').unwrap().0.to_owned()
+}
+
+impl Scene {
+    async fn page(&self, path: &str) -> Page {
+        let page = self.admin.get(path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+        page
+    }
+
+    async fn text(&self, path: &str) -> String {
+        self.page(path).await.text()
+    }
+
+    /// Saves a limit by the form: whose, window, unit, how many, action.
+    async fn save(&self, path: &str, limit: [&str; 5]) -> Page {
+        let seen = seen(&self.admin.get(path).await);
+        let [whose, window, unit, most, action] = limit;
+        let fields = [("whose", whose), ("window", window), ("unit", unit), ("most", most), ("action", action)];
+        self.admin.submit(path, &[&fields[..], &[("seen", seen.as_str())]].concat()).await
+    }
+
+    async fn sent(&self, account: AccountId, ago: Duration, (messages, recipients, external): (i64, i64, i64)) {
+        let subjects = [Subject::Account(account), Subject::Domain(self.acme.domain.parse().unwrap())];
+        let count = (messages, recipients, external);
+        self.installation.sent(&self.acme, self.now - ago, &subjects, count).await;
+    }
+
+    async fn execute(&self, statement: &str) {
+        sqlx::query(AssertSqlSafe(statement)).execute(&self.installation.owner).await.unwrap();
+    }
+
+    async fn revision(&self) -> i64 {
+        sqlx::query_scalar("select revision from installation").fetch_one(&self.installation.owner).await.unwrap()
+    }
+}
+
+/// The text of one table with its heading.
+fn section(page: &Page, title: &str) -> String {
+    let sections = page.html.split(r#"<section class="card limits-of""#).skip(1);
+    let texts = sections.map(|section| {
+        let html = section.split("</section>").next().unwrap().to_owned();
+        Page { status: page.status, path: page.path.clone(), headers: page.headers.clone(), html }.text()
+    });
+    let texts: Vec<String> = texts.collect();
+    texts.iter().find(|text| text.starts_with(title)).unwrap_or_else(|| panic!("no {title} in {texts:?}")).clone()
+}
+
+#[sqlx::test]
+async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organization_is_new(db: PgPool) {
+    let scene = scene(db).await;
+    let page = scene.page(&scene.of_all).await;
+    assert!(page.text().contains("Your organization is new here: until"), "{}", page.text());
+    let each = section(&page, "Each account");
+    assert!(each.contains("60 recipients in a minute an alert only until"), "{each}");
+    assert!(each.contains("then delayed the platform Set here"), "{each}");
+    assert!(each.contains("1,000 recipients in a day an alert only until") && each.contains("then held"), "{each}");
+
+    scene.execute("update organization set limits_act_from = now()").await;
+    let page = scene.page(&scene.of_all).await;
+    assert!(!page.text().contains("is new here"), "{}", page.text());
+    let each = section(&page, "Each account");
+    for row in [
+        "60 recipients in a minute delayed the platform",
+        "500 external recipients in an hour delayed the platform",
+        "1,000 recipients in a day held the platform",
+    ] {
+        assert!(each.contains(row), "{row}: {each}");
+    }
+    let service = section(&page, "Each service account");
+    assert!(service.contains("10,000 recipients in a day held the platform"), "{service}");
+    let all = section(&page, "All of the organization together");
+    assert!(all.contains("10,320 external recipients in a day held the platform"), "two accounts: {all}");
+    let console = scene.text("/acme/web-mail-cloud").await;
+    assert!(console.contains("Limits The platform’s figures hold"), "{console}");
+}
+
+#[sqlx::test]
+async fn the_nearest_scope_that_has_set_a_limit_decides_and_each_page_says_which_one_that_is(db: PgPool) {
+    let scene = scene(db).await;
+    let saved = scene.save(&scene.of_all, ["each", "hour", "recipients", "5,000", "defer"]).await;
+    let text = saved.text();
+    let said =
+        "Saved. all users, each account: at most 5,000 recipients in an hour, beyond it defer. No relay is running";
+    assert!(text.contains(said), "{text}");
+    let each = section(&saved, "Each account");
+    assert!(each.contains("5,000 recipients in an hour put off (451) here Change Delete"), "{each}");
+    let each = section(&scene.page(&scene.of_domain).await, "Each account of acme.example");
+    assert!(each.contains("5,000 recipients in an hour put off (451) the organization Set here"), "{each}");
+
+    scene.save(&scene.of_domain, ["each", "hour", "recipients", "700", "hold"]).await;
+    let page = scene.page(&scene.of_ann).await;
+    let own = section(&page, "This account");
+    assert!(own.contains("700 recipients in an hour held acme.example Set here"), "{own}");
+    assert_eq!(page.rows_link("700 recipients", "acme.example"), scene.of_domain);
+
+    // Without a number nothing of wider scopes holds any more.
+    let seen = seen(&page);
+    let fields = [("whose", "each"), ("window", "hour"), ("unit", "recipients"), ("most", ""), ("unlimited", "1")];
+    let fields = [&fields[..], &[("action", "delay"), ("seen", seen.as_str())]].concat();
+    let saved = scene.admin.submit(&scene.of_ann, &fields).await;
+    let said = "Saved. ann@acme.example: any number of recipients in an hour.";
+    assert!(saved.text().contains(said), "{}", saved.text());
+    let own = section(&saved, "This account");
+    assert!(own.contains("any number of recipients in an hour nothing is here"), "{own}");
+    let of_ben = page_of(&scene.acme, &format!("mail-account-manager/{}/limits", scene.ben));
+    let own = section(&scene.page(&of_ben).await, "This account");
+    assert!(own.contains("700 recipients in an hour held acme.example"), "{own}");
+
+    // All that differs from the organization's own is found from its page.
+    let text = scene.text(&scene.of_all).await;
+    assert!(text.contains("acme.example1 limit of its own"), "{text}");
+    assert!(text.contains("ann@acme.example1 limit of its own"), "{text}");
+    let account = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    assert!(account.contains("any number of recipients in an hour (set for this account)"), "{account}");
+    let console = scene.text("/acme/web-mail-cloud").await;
+    assert!(console.contains("Limits 3 limits of your own"), "{console}");
+}
+
+#[sqlx::test]
+async fn limits_of_each_and_of_all_together_never_stand_in_one_table(db: PgPool) {
+    let scene = scene(db).await;
+    scene.save(&scene.of_all, ["each", "day", "messages", "11", "refuse"]).await;
+    scene.save(&scene.of_all, ["service", "day", "messages", "22", "refuse"]).await;
+    scene.save(&scene.of_all, ["total", "day", "messages", "33", "refuse"]).await;
+    scene.save(&scene.of_domain, ["total", "day", "messages", "44", "refuse"]).await;
+    let page = scene.page(&scene.of_domain).await;
+    for (title, own) in [
+        ("Each account of acme.example", "11 messages in a day"),
+        ("Each service account of acme.example", "22 messages in a day"),
+        ("All of acme.example together", "44 messages in a day"),
+        ("All of the organization together", "33 messages in a day"),
+    ] {
+        let section = section(&page, title);
+        assert!(section.contains(own), "{title}: {section}");
+        assert_eq!(section.matches("messages in a day").count(), 1, "{title}: {section}");
+    }
+    // The organization's total is changed on its own page.
+    assert!(!section(&page, "All of the organization together").contains("Change"), "{}", page.text());
+    let of_ann = scene.page(&scene.of_ann).await;
+    assert!(section(&of_ann, "All of acme.example together").contains("44 messages in a day"), "{}", of_ann.text());
+    assert!(!of_ann.text().contains("22 messages"), "an ordinary account: {}", of_ann.text());
+}
+
+#[sqlx::test]
+async fn a_limit_is_changed_and_deleted_from_its_row_and_what_a_wider_scope_says_holds_again(db: PgPool) {
+    let scene = scene(db).await;
+    scene.save(&scene.of_all, ["each", "hour", "external", "70", "hold"]).await;
+    let page = scene.admin.get(&scene.of_all).await;
+    let change = scene.admin.get(page.rows_link("70 external", "Change").split('#').next().unwrap()).await;
+    assert_eq!(change.field("most"), "70");
+    for chosen in [r#"value="each" selected"#, r#"value="external" selected"#, r#"value="hour" selected"#] {
+        assert!(change.html.contains(chosen), "{}", change.html);
+    }
+    assert!(change.html.contains(r#"value="hold" selected"#), "{}", change.html);
+
+    let delete = format!("{}/delete", scene.of_all);
+    let row = "at most 70 external recipients in an hour, beyond it hold";
+    let fields = |seen| [("whose", "each"), ("window", "hour"), ("unit", "external"), ("seen", seen)];
+    let before = scene.revision().await;
+    let other = scene.admin.submit(&delete, &fields("at most 71 external recipients in an hour, beyond it hold")).await;
+    assert_eq!((other.status, scene.revision().await), (StatusCode::CONFLICT, before));
+    let deleted = scene.admin.submit(&delete, &fields(row)).await;
+    let text = deleted.text();
+    assert!(text.contains(&format!("Deleted. all users, each account: no longer {row}.")), "{text}");
+    assert!(section(&deleted, "Each account").contains("500 external recipients in an hour"), "{text}");
+    let again = scene.admin.submit(&delete, &fields(row)).await;
+    assert!(again.text().contains("Nothing changed."), "{}", again.text());
+}
+
+#[sqlx::test]
+async fn check_says_what_a_limit_would_have_done_and_saves_nothing(db: PgPool) {
+    let scene = scene(db).await;
+    scene.sent(scene.ann, Duration::days(3), (60, 120, 0)).await;
+    scene.sent(scene.ann, Duration::days(5), (200, 200, 200)).await;
+    scene.sent(scene.ben, Duration::days(5), (101, 101, 1)).await;
+    scene.sent(scene.ben, Duration::days(31), (9999, 9999, 9999)).await;
+    let before = scene.revision().await;
+    let check = |path: &str, fields: &str| format!("{path}?check=1&{fields}");
+
+    let page =
+        scene.admin.get(&check(&scene.of_all, "whose=each&window=hour&unit=recipients&most=100&action=delay")).await;
+    let text = page.text();
+    let said = "In the last 30 days 2 accounts would have exceeded this limit, in 3 hours altogether: \
+                111 messages would have been delayed. Nothing is saved yet.";
+    assert!(text.contains(said), "{text}");
+    assert!(text.contains("ann@acme.example2110 ben@acme.example11"), "{text}");
+    assert_eq!(page.field("most"), "100", "the form is filled in");
+    assert!(page.html.contains(r#"value="delay" selected"#), "{}", page.html);
+    let by_day = check(&scene.of_all, "whose=each&window=day&unit=messages&most=150&action=refuse");
+    let said = "1 account would have exceeded this limit, on 1 day: 50 messages would have been refused (550).";
+    assert!(scene.text(&by_day).await.contains(said), "{}", scene.text(&by_day).await);
+    let total = check(&scene.of_all, "whose=total&window=hour&unit=messages&most=300&action=hold");
+    let said = "the organization would have exceeded this limit, in 1 hour: 1 message would have been held.";
+    assert!(scene.text(&total).await.contains(said), "{}", scene.text(&total).await);
+    let own = check(&scene.of_ann, "whose=each&window=hour&unit=external&most=150&action=alert");
+    let said = "the account would have exceeded this limit, in 1 hour: 50 messages would have raised an alert";
+    assert!(scene.text(&own).await.contains(said), "{}", scene.text(&own).await);
+    let none = check(&scene.of_all, "whose=each&window=hour&unit=messages&most=5000&action=alert");
+    assert!(scene.text(&none).await.contains("In the last 30 days nobody sent more than this limit allows."));
+    let minute = check(&scene.of_all, "whose=each&window=minute&unit=messages&most=50&action=alert");
+    let text = scene.text(&minute).await;
+    assert!(text.contains("In the last 24 hours nobody sent more") && text.contains("the last day says"), "{text}");
+    let unlimited = check(&scene.of_all, "whose=each&window=hour&unit=messages&most=&unlimited=1&action=alert");
+    assert!(scene.text(&unlimited).await.contains("Any number is allowed: nothing would have been beyond it."));
+    assert_eq!(scene.revision().await, before);
+}
+
+#[sqlx::test]
+async fn a_limit_is_tried_with_those_only_for_whom_it_would_hold(db: PgPool) {
+    let scene = scene(db).await;
+    let other = scene.installation.organization("other").await;
+    let theirs = scene.installation.account(&other, "secret@other.example", &[]).await;
+    scene.installation.sent(&other, scene.now, &[Subject::Account(theirs)], (4711, 4711, 4711)).await;
+    scene.sent(scene.ann, Duration::DAY, (100, 100, 100)).await;
+    scene.sent(scene.ben, Duration::DAY, (80, 80, 80)).await;
+    let unknown = Subject::NoAccount(scene.acme.domain.parse().unwrap());
+    scene.installation.sent(&scene.acme, scene.now, &[unknown], (90, 90, 90)).await;
+    let each = format!("{}?check=1&whose=each&window=day&unit=messages&most=10&action=hold", scene.of_all);
+    let service = format!("{}?check=1&whose=service&window=day&unit=messages&most=10&action=hold", scene.of_all);
+    assert!(scene.text(&each).await.contains("2 accounts would have"), "{}", scene.text(&each).await);
+    let text = scene.text(&service).await;
+    assert!(text.contains("1 sender would have exceeded this limit, on 1 day: 80 messages"), "{text}");
+    assert!(text.contains("senders of acme.example that no account has"), "{text}");
+
+    // A service account, and one with a limit of the kind itself.
+    scene.admin.submit(&format!("{}/service-account", scene.of_ann), &[("service", "1"), ("seen", "no")]).await;
+    let text = scene.text(&each).await;
+    assert!(
+        text.contains("1 account would have exceeded this limit, on 1 day: 70 messages would have been held"),
+        "{text}"
+    );
+    assert!(scene.text(&service).await.contains("2 senders would have"), "{}", scene.text(&service).await);
+    let of_ben = page_of(&scene.acme, &format!("mail-account-manager/{}/limits", scene.ben));
+    scene.save(&of_ben, ["each", "day", "messages", "5000", "hold"]).await;
+    assert!(scene.text(&each).await.contains("nobody sent more than this limit allows"), "{}", scene.text(&each).await);
+}
+
+#[sqlx::test]
+async fn a_mistaken_number_is_answered_beside_the_field_and_changes_nothing(db: PgPool) {
+    let scene = scene(db).await;
+    let before = scene.revision().await;
+    for typed in ["", "0", "-1", "1.5", "many", "100000001"] {
+        for path in [&scene.of_all, &scene.of_domain, &scene.of_ann] {
+            let saved = scene.save(path, ["each", "day", "external", typed, "refuse"]).await;
+            assert_eq!(saved.status, StatusCode::UNPROCESSABLE_ENTITY, "{typed}");
+            let text = saved.text();
+            let mistake = "Enter a whole number from 1 to 100,000,000, or choose Unlimited.";
+            assert_eq!(text.matches(mistake).count(), 2, "{text}");
+            assert_eq!(saved.field("most"), typed, "what was typed is kept");
+            assert!(saved.html.contains(r#"value="refuse" selected"#) && saved.html.contains("<title>Error: "));
+        }
+    }
+    let checked =
+        scene.admin.get(&format!("{}?check=1&whose=each&window=day&unit=messages&most=x", scene.of_all)).await;
+    assert_eq!(checked.status, StatusCode::UNPROCESSABLE_ENTITY);
+    for (path, whose, window) in
+        [(&scene.of_ann, "total", "day"), (&scene.of_ann, "service", "day"), (&scene.of_all, "each", "week")]
+    {
+        let saved = scene.save(path, [whose, window, "messages", "5", "hold"]).await;
+        assert_eq!(saved.status, StatusCode::BAD_REQUEST, "no form has that");
+    }
+    assert_eq!(scene.revision().await, before);
+}
+
+#[sqlx::test]
+async fn what_was_changed_meanwhile_is_not_replaced_unseen(db: PgPool) {
+    let scene = scene(db).await;
+    let seen_before = seen(&scene.admin.get(&scene.of_all).await);
+    scene.save(&scene.of_all, ["each", "hour", "messages", "100", "hold"]).await;
+    let before = scene.revision().await;
+    let fields = [("whose", "each"), ("window", "hour"), ("unit", "messages"), ("most", "900"), ("action", "delay")];
+    let fields = [&fields[..], &[("seen", seen_before.as_str())]].concat();
+    let late = scene.admin.submit(&scene.of_all, &fields).await;
+    assert_eq!((late.status, scene.revision().await), (StatusCode::CONFLICT, before));
+    let text = late.text();
+    assert!(text.contains("The limits were changed meanwhile"), "{text}");
+    assert!(text.contains("100 messages in an hour held here"), "{text}");
+    assert_eq!(late.field("most"), "900");
+    let seen_now = seen(&late);
+    let again = [&fields[..5], &[("seen", seen_now.as_str())]].concat();
+    let saved = scene.admin.submit(&scene.of_all, &again).await.text();
+    assert!(saved.contains("900 messages in an hour delayed here"), "{saved}");
+}
+
+#[sqlx::test]
+async fn a_service_account_has_the_figures_of_those_and_is_found(db: PgPool) {
+    let scene = scene(db).await;
+    scene.execute("update organization set limits_act_from = now()").await;
+    let path = format!("{}/service-account", scene.of_ann);
+    let saved = scene.admin.submit(&path, &[("service", "1"), ("seen", "no")]).await;
+    assert!(saved.text().contains("Saved. ann@acme.example: service account."), "{}", saved.text());
+    let own = section(&saved, "This account, a service account");
+    assert!(own.contains("10,000 recipients in a day held the platform"), "{own}");
+    assert!(!own.contains("500 external"), "{own}");
+    let all = scene.text(&scene.of_all).await;
+    assert!(all.contains("ann@acme.exampleservice account"), "{all}");
+    // Who did not touch the box changes nothing.
+    let untouched = scene.admin.submit(&path, &[("seen", "no")]).await.text();
+    assert!(untouched.contains("Nothing changed.") && untouched.contains("Class Service account"), "{untouched}");
+    let back = scene.admin.submit(&path, &[("seen", "yes")]).await.text();
+    assert!(back.contains("Class Ordinary account"), "{back}");
+}
+
+#[sqlx::test]
+async fn a_sender_is_exempt_until_the_end_of_a_day(db: PgPool) {
+    let scene = scene(db).await;
+    let path = format!("{}/exempt", scene.of_ann);
+    let today = scene.now.date();
+    let saved = scene.admin.submit(&path, &[("until", &today.to_string()), ("seen", "")]).await;
+    let midnight = today.next_day().unwrap();
+    let until = format!(
+        "Until {} {} {}, 00:00 UTC no limit of its own holds",
+        midnight.day(),
+        midnight.month(),
+        midnight.year()
+    );
+    assert!(saved.text().contains(&until), "{}", saved.text());
+    assert_eq!(saved.field("until"), today.to_string());
+    let account = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    assert!(account.contains("until then none of these holds"), "{account}");
+    let before = scene.revision().await;
+    let day = |date: Date| date.to_string();
+    for (typed, mistake) in [
+        (day(today.previous_day().unwrap()), "Choose a day that is not over yet."),
+        (day(today + Duration::days(400)), "Choose a day within a year. For longer, set limits of its own."),
+        ("tomorrow".to_owned(), "Enter a day as year, month and day: 2027-01-31."),
+        ("9999-12-31".to_owned(), "Choose a day within a year."),
+    ] {
+        let refused = scene.admin.submit(&path, &[("until", &typed), ("seen", &today.to_string())]).await;
+        assert_eq!((refused.status, refused.field("until")), (StatusCode::UNPROCESSABLE_ENTITY, typed));
+        assert_eq!(refused.text().matches(mistake).count(), 2, "{}", refused.text());
+    }
+    assert_eq!(scene.revision().await, before);
+    let ended = scene.admin.submit(&path, &[("until", ""), ("seen", &today.to_string())]).await;
+    assert!(ended.text().contains("Exempt No") && ended.field("until").is_empty(), "{}", ended.text());
+}
+
+#[sqlx::test]
+async fn a_sender_is_blocked_after_a_question_and_the_page_leads_to_what_it_sent(db: PgPool) {
+    let scene = scene(db).await;
+    let page = scene.admin.get(&scene.of_ann).await;
+    assert!(page.text().contains("Sending Allowed"), "{}", page.text());
+    let question = scene.admin.get(&page.link("Block sender")).await;
+    assert!(
+        question.text().contains("Block this sender? New mail of ann@acme.example is refused"),
+        "{}",
+        question.text()
+    );
+    let path = format!("{}/block", scene.of_ann);
+    let blocked = scene.admin.submit(&path, &[("blocked", "yes")]).await;
+    let text = blocked.text();
+    assert!(text.contains("Blocked. New mail of ann@acme.example is refused, and what waits is held"), "{text}");
+    assert!(text.contains("Sending Blocked: its mail is refused"), "{text}");
+    let trace = scene.admin.get(&blocked.link("a@acme.example")).await;
+    assert!(trace.path.contains("message-trace?sender=a%40acme.example&from=20"), "{}", trace.path);
+    assert_eq!((trace.status, trace.field("sender")), (StatusCode::OK, "a@acme.example".to_owned()));
+    let account = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    assert!(account.contains("Blocked: new mail is refused."), "{account}");
+    assert!(scene.text(&scene.of_all).await.contains("ann@acme.exampleblocked"));
+    assert!(scene.text("/acme/web-mail-cloud").await.contains("1 sender is blocked"));
+    let twice = scene.admin.submit(&path, &[("blocked", "yes")]).await;
+    assert!(twice.text().contains("Nothing changed."), "{}", twice.text());
+
+    let again = scene.admin.submit(&path, &[("blocked", "no")]).await;
+    assert!(again.text().contains("ann@acme.example may send again."), "{}", again.text());
+    let log = scene.text("/acme/administration/audit-log").await;
+    assert!(log.contains("blocked ann@acme.example") && log.contains("let send again ann@acme.example"), "{log}");
+}
+
+#[sqlx::test]
+async fn each_role_changes_what_it_may_and_reads_the_rest(db: PgPool) {
+    let scene = scene(db).await;
+    for (role, may_all, may_ann) in [
+        (Role::Administrator, true, true),
+        (Role::UserAdministrator, false, true),
+        (Role::AdminAssistant, false, false),
+    ] {
+        let browser = match role {
+            Role::Administrator => &scene.admin,
+            _ => &scene.pages.signed_in(&scene.installation, &scene.acme, role).await,
+        };
+        for (path, may) in [(&scene.of_all, may_all), (&scene.of_domain, may_all), (&scene.of_ann, may_ann)] {
+            let page = browser.get(path).await;
+            assert_eq!(page.status, StatusCode::OK, "{role} {path}");
+            assert_eq!(page.html.contains(">Save</button>"), may, "{role} {path}");
+            assert_eq!(page.html.contains("Set here"), may, "{role} {path}");
+            let reason =
+                if path == &scene.of_ann { "Your role reads only." } else { "Only an Administrator may limit" };
+            assert_eq!(page.text().contains(reason), !may, "{role} {path}: {}", page.text());
+        }
+        assert_eq!(browser.get(&scene.of_ann).await.html.contains("Block sender"), may_ann, "{role}");
+        assert!(
+            !browser.get(&format!("{}?block=1", scene.of_ann)).await.html.contains(">Block sender</button>") || may_ann
+        );
+    }
+}
+
+#[sqlx::test]
+async fn who_is_slowed_down_is_named_and_what_waits_is_sent_now(db: PgPool) {
+    let scene = scene(db).await;
+    let volume = page_of(&scene.acme, "outbound-volume");
+    assert!(!scene.text(&volume).await.contains("Slowed down"));
+    for _ in 0..3 {
+        scene.installation.queued(&scene.acme, Queued { account: Some(scene.ann), ..Queued::default() }).await;
+    }
+    scene.execute("update queued_message set throttled_until = now() + interval '2 hours'").await;
+    let subject = scene.ann;
+    scene
+        .execute(&format!(
+            "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+             select id, 'account', '{subject}', 'hour', 'external', 1500, now(), now() + interval '2 hours'
+             from organization where slug = 'acme'"
+        ))
+        .await;
+    scene
+        .execute(
+            "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+             select id, 'organization', '', 'day', 'messages', 7, now(), now() + interval '1 hour'
+             from organization where slug = 'acme'",
+        )
+        .await;
+    let page = scene.admin.get(&volume).await;
+    let text = page.text();
+    let said = "ann@acme.example Limit 1,500 external recipients in an hour Since";
+    assert!(text.contains(said) && text.contains("Waiting 3 messages The last leaves"), "{text}");
+    assert!(text.contains("All of the organization together Limit 7 messages in a day"), "{text}");
+    assert_eq!(page.html.matches("Send waiting mail now").count(), 1, "of an account only: {}", page.html);
+    assert_eq!(page.link("ann@acme.example"), scene.of_ann);
+    let queue = scene.admin.get(&page.link("3 messages")).await;
+    assert_eq!(queue.field("sender"), "ann@acme.example");
+    let of_ben = scene.text(&format!("{volume}?account={}", scene.ben)).await;
+    assert!(!of_ben.contains("Slowed down"), "{of_ben}");
+    assert!(scene.text("/acme/web-mail-cloud").await.contains("2 senders are slowed down"));
+
+    let path = format!("{}/let-go", scene.of_ann);
+    let let_go = scene.admin.submit(&path, &[]).await;
+    let text = let_go.text();
+    assert!(text.contains("Sent now. ann@acme.example: 3 messages waited for a limit. They leave at once."), "{text}");
+    assert!(!text.contains("1,500 external"), "{text}");
+    let due: i64 = sqlx::query_scalar(
+        "select count(*) from queued_message where throttled_until is null and next_attempt_at <= now()",
+    )
+    .fetch_one(&scene.installation.owner)
+    .await
+    .unwrap();
+    assert_eq!(due, 3);
+    let before = scene.revision().await;
+    let twice = scene.admin.submit(&path, &[]).await.text();
+    assert!(twice.contains("Nothing of this sender waits for a limit any more."), "{twice}");
+    assert_eq!(scene.revision().await, before);
+}
+
+#[sqlx::test]
+async fn the_account_s_page_says_what_is_usual_for_it(db: PgPool) {
+    let scene = scene(db).await;
+    let page = page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann));
+    assert!(scene.text(&page).await.contains("On a usual day not known yet"));
+    for (days, messages) in [(1, 10), (2, 12), (3, 900)] {
+        scene.sent(scene.ann, Duration::days(days), (messages, messages, 0)).await;
+    }
+    let text = scene.text(&page).await;
+    assert!(text.contains("On a usual day 12 messages, 12 recipients, 0 external recipients"), "{text}");
+}
+
+#[sqlx::test]
+async fn the_command_sets_what_the_page_shows_and_shows_what_the_page_sets(db: PgPool) {
+    let scene = scene(db).await;
+    scene.execute("update organization set limits_act_from = now()").await;
+    let outgate = Outgate::on(&scene.installation.owner);
+    let set = async |words: &[&str]| outgate.succeeds(&[&["limit", "set", "acme"][..], words].concat()).await;
+
+    let said = set(&["--each", "--window", "hour", "--recipients", "1500", "--action", "refuse"]).await;
+    assert!(
+        said.starts_with("The limit is set: at most 1,500 recipients in an hour, beyond it refuse. Revision"),
+        "{said}"
+    );
+    let each = section(&scene.page(&scene.of_all).await, "Each account");
+    assert!(each.contains("1,500 recipients in an hour refused (550) here"), "{each}");
+    set(&["--service", "--window", "day", "--messages", "9"]).await;
+    set(&["--domain", "acme.example", "--total", "--window", "day", "--external", "800", "--action", "alert"]).await;
+    set(&["--user", "ann@acme.example", "--window", "minute", "--recipients", "--unlimited"]).await;
+    let again =
+        set(&["--user", "ann@acme.example", "--each", "--window", "minute", "--recipients", "--unlimited"]).await;
+    assert_eq!(again, "Nothing changed: it was so already.\n");
+
+    let all = outgate.succeeds(&["limit", "show", "acme"]).await;
+    let expected = "Each account:\n  at most 60 recipients in a minute, beyond it delay, set by platform\n  \
+                    at most 1,500 recipients in an hour, beyond it refuse, set by organization\n  \
+                    at most 500 external recipients in an hour, beyond it delay, set by platform\n  \
+                    at most 1,000 recipients in a day, beyond it hold, set by platform\nEach service account:\n  \
+                    at most 200 recipients in a minute, beyond it delay, set by platform\n  \
+                    at most 9 messages in a day, beyond it hold, set by organization\n  \
+                    at most 10,000 recipients in a day, beyond it hold, set by platform\n\
+                    All of the organization together:\n  \
+                    at most 10,320 external recipients in a day, beyond it hold, set by platform\n";
+    assert_eq!(all, expected);
+    let of_ann = outgate.succeeds(&["limit", "show", "acme", "--user", "a@acme.example"]).await;
+    let expected =
+        "The account:\n  any number of recipients in a minute, set by user\n  at most 1,500 recipients in an hour";
+    assert!(of_ann.starts_with(expected), "{of_ann}");
+    let total =
+        "All of acme.example together:\n  at most 800 external recipients in a day, beyond it alert, set by domain";
+    assert!(of_ann.contains(total), "{of_ann}");
+    scene.execute("update organization set limits_act_from = now() + interval '3 days'").await;
+    let new = outgate.succeeds(&["limit", "show", "acme", "--domain", "acme.example"]).await;
+    assert!(new.starts_with("Until ") && new.contains("the platform's limits only alert"), "{new}");
+    assert!(new.contains("at most 60 recipients in a minute, beyond it alert, set by platform"), "{new}");
+
+    let deleted = outgate
+        .succeeds(&["limit", "delete", "acme", "--user", "ann@acme.example", "--window", "minute", "--recipients"])
+        .await;
+    assert!(deleted.starts_with("The limit is deleted. Revision"), "{deleted}");
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains("60 recipients in a minute"), "{own}");
+}
