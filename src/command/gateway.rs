@@ -6,11 +6,13 @@ use outgate::{
     mail::{DomainName, GatewayAddress, Mailbox},
     policy::{
         gateway_network::{self, AllowedNetworks},
+        going_live::VerifyBeforeLive,
         waiting::Choice,
     },
     store::{
         self, OrganizationTransaction,
         gateway::{PointerScope, Set},
+        pending_gateway::Saved,
     },
 };
 use sqlx::PgPool;
@@ -30,6 +32,9 @@ pub enum Gateway {
         whose: Whose,
         /// A host name or IP address, with a port if it is not 25
         address: GatewayAddress,
+        /// Go live when the organization's pages would: what has to be verified first goes live when it has passed
+        #[arg(long)]
+        when_verified: bool,
     },
     /// Delete the gateway of all users, of one mail domain or of one user
     Delete {
@@ -70,6 +75,13 @@ pub enum Gateway {
         #[command(flatten)]
         edit: Box<Edit>,
     },
+    /// Say which gateways that are saved have to pass a verification before they go live
+    VerifyBeforeLive {
+        /// The organization's slug
+        slug: String,
+        #[arg(value_enum)]
+        wanted: BeforeLive,
+    },
     /// Say whether mail must leave through a gateway: then a sender without one is held, never sent directly
     Require {
         /// The organization's slug
@@ -99,6 +111,26 @@ impl Waiting {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum BeforeLive {
+    /// None
+    Never,
+    /// Those that replace a gateway which works
+    Replacing,
+    /// All of the organization and its mail domains; without another gateway mail waits until then
+    Always,
+}
+
+impl From<BeforeLive> for VerifyBeforeLive {
+    fn from(wanted: BeforeLive) -> Self {
+        match wanted {
+            BeforeLive::Never => Self::Never,
+            BeforeLive::Replacing => Self::Replacing,
+            BeforeLive::Always => Self::Always,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum YesNo {
     Yes,
@@ -116,10 +148,23 @@ pub struct Whose {
     pub user: Option<Mailbox>,
 }
 
+impl Whose {
+    fn in_words(&self) -> String {
+        match (&self.user, &self.domain) {
+            (Some(user), _) => user.to_string(),
+            (None, Some(domain)) => domain.to_unicode(),
+            (None, None) => "all users".to_owned(),
+        }
+    }
+}
+
 pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
     let (slug, whose, address, waiting) = match command {
-        Gateway::Set { slug, whose, address } => {
+        Gateway::Set { slug, whose, address, when_verified } => {
             gateway_network::check_address(&address, allowed)?;
+            if when_verified {
+                return set_when_verified(owner, &slug, &whose, &address).await;
+            }
             (slug, whose, Some(address), None)
         }
         Gateway::Delete { slug, whose, waiting } => (slug, whose, None, waiting.choice()),
@@ -133,28 +178,65 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
         Gateway::Edit { slug, address, edit } => {
             return gateway_record::edit(owner, &slug, &address, &edit, allowed).await;
         }
+        Gateway::VerifyBeforeLive { slug, wanted } => return verify_before_live(owner, &slug, wanted.into()).await,
         Gateway::Require { slug, required } => return require(owner, &slug, required == YesNo::Yes).await,
     };
     let mut transaction = super::begin(owner, &slug).await?;
     let scope = scope(&mut transaction, &slug, &whose).await?;
-    let of = match (&whose.user, &whose.domain) {
-        (Some(user), _) => user.to_string(),
-        (None, Some(domain)) => domain.to_unicode(),
-        (None, None) => "all users".to_owned(),
-    };
-    match store::gateway::set_choosing(transaction, &scope, address.as_ref(), waiting, super::OPERATOR).await? {
-        Set::NotFound => anyhow::bail!("{slug} has no {of}"),
-        Set::Unchanged => println!("Nothing changed: it was so already."),
-        Set::Changed(committed) => match address {
-            Some(address) => {
-                println!(
-                    "Mail of {of} now leaves through {}. Revision {}.",
-                    address.with_port_in_words(),
-                    committed.revision
-                );
-            }
-            None => println!("The gateway of {of} is deleted. Revision {}.", committed.revision),
-        },
+    let set = store::gateway::set_choosing(transaction, &scope, address.as_ref(), waiting, super::OPERATOR).await?;
+    say_what_is_live(&slug, &whose, address.as_ref(), &set)
+}
+
+fn say_what_is_live(slug: &str, whose: &Whose, address: Option<&GatewayAddress>, set: &Set) -> anyhow::Result<()> {
+    let of = whose.in_words();
+    match (set, address) {
+        (Set::NotFound, _) => anyhow::bail!("{slug} has no {of}"),
+        (Set::Unchanged, _) => println!("Nothing changed: it was so already."),
+        (Set::Changed(committed), Some(address)) => {
+            let (address, revision) = (address.with_port_in_words(), committed.revision);
+            println!("Mail of {of} now leaves through {address}. Revision {revision}.");
+        }
+        (Set::Changed(committed), None) => {
+            println!("The gateway of {of} is deleted. Revision {}.", committed.revision);
+        }
+    }
+    Ok(())
+}
+
+/// As the pages do: at once, or when it has passed its verification. The web processes look after what is pending.
+async fn set_when_verified(owner: &PgPool, slug: &str, whose: &Whose, address: &GatewayAddress) -> anyhow::Result<()> {
+    let mut transaction = super::begin(owner, slug).await?;
+    let scope = scope(&mut transaction, slug, whose).await?;
+    match store::pending_gateway::set(transaction, &scope, Some(address), super::OPERATOR).await? {
+        Saved::AtOnce(set, _) => say_what_is_live(slug, whose, Some(address), &set),
+        Saved::Already => {
+            println!("Nothing changed: it goes live when it has passed its verification.");
+            Ok(())
+        }
+        Saved::Pending(committed) => {
+            println!(
+                "{} is being checked. Until it has passed, mail of {} leaves as before. Revision {}.",
+                address.with_port_in_words(),
+                whose.in_words(),
+                committed.revision
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn verify_before_live(owner: &PgPool, slug: &str, wanted: VerifyBeforeLive) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    match store::organization::set_verify_before_live(transaction, wanted, super::OPERATOR).await? {
+        Set::NotFound | Set::Unchanged => println!("Nothing changed: it was so already."),
+        Set::Changed(committed) => {
+            let which = match wanted {
+                VerifyBeforeLive::Never => "no gateway",
+                VerifyBeforeLive::Replacing => "a gateway that replaces one which works",
+                VerifyBeforeLive::Always => "every gateway of all users or a mail domain",
+            };
+            println!("Of {slug}, {which} has to pass before it goes live. Revision {}.", committed.revision);
+        }
     }
     Ok(())
 }

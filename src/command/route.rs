@@ -31,7 +31,8 @@ pub async fn run(command: Route, owner: &PgPool, default: &PlatformDefault) -> a
     let facts = store::routing_facts::for_sender_across_tenants(owner, &sender).await?;
     let explanation = facts.explain(&sender, default);
     println!("{}", explanation.sentence(recipient.as_ref(), Told::Operator));
-    for note in explanation.notes(recipient.as_ref()) {
+    let pending = store::pending_gateway::notes(&mut *owner.acquire().await?, &explanation).await?;
+    for note in explanation.notes(recipient.as_ref()).into_iter().chain(pending) {
         println!("{note}");
     }
     for layer in &explanation.layers {

@@ -20,6 +20,8 @@ pub struct Explanation {
     /// What is asked about, nearest first. Empty if the domain is nobody's.
     pub layers: Vec<Layer>,
     must_use: bool,
+    /// Mail is held until the organization's gateway has passed its verification.
+    awaits: bool,
     /// No account has the address, and the organization takes mail of accounts only.
     is_unknown: bool,
 }
@@ -83,7 +85,8 @@ impl RoutingFacts {
         };
         let decision = self.decide(sender, default);
         let is_unknown = self.refuses_unknown(sender);
-        Explanation { sender: sender.to_owned(), decision, found, layers, must_use, is_unknown }
+        let awaits = found.as_ref().is_some_and(|found| self.awaits_gateway(found.organization));
+        Explanation { sender: sender.to_owned(), decision, found, layers, must_use, awaits, is_unknown }
     }
 }
 
@@ -135,6 +138,11 @@ impl Explanation {
                 format!("directly to the servers of {}", recipient.domain().to_unicode())
             }
             (NextHop::Platform(PlatformDefault::Mx), None) => "directly to the recipients' servers".to_owned(),
+            (NextHop::Nowhere, _) if self.awaits => {
+                return format!(
+                    "Mail from {sender} is held: the gateway of all users has not passed its verification yet."
+                );
+            }
             (NextHop::Nowhere, _) => {
                 return format!("Mail from {sender} is held: it must leave through a gateway, and none is set.");
             }
@@ -154,7 +162,7 @@ impl Explanation {
         } else if given.as_ref() != Some(&found.sender) {
             notes.push(format!("It is an address of {} with something added to it.", shown(&found.sender)));
         }
-        if self.must_use {
+        if self.must_use && !self.awaits {
             notes.push("This organization's mail must leave through a gateway; without one it is held.".to_owned());
         }
         if recipient.is_some() {

@@ -62,6 +62,8 @@ pub struct OrganizationFacts {
     pub gateway: Option<GatewayId>,
     /// A sender without a gateway is held instead of following the platform's default.
     pub must_use_gateway: bool,
+    /// There is none, and one that was saved goes live when it has passed its verification: until then mail is held.
+    pub awaits_gateway: bool,
     /// New mail from an address that no account has is refused instead of following its domain.
     pub refuse_unknown_senders: bool,
     /// A distribution list with more recipients is large; `None`: none is.
@@ -318,6 +320,11 @@ impl RoutingFacts {
 
     fn pointed_at(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
         self.gateway(id?).cloned()
+    }
+
+    /// See [`OrganizationFacts::awaits_gateway`].
+    pub fn awaits_gateway(&self, organization: OrganizationId) -> bool {
+        self.organizations.get(&organization).is_some_and(|facts| facts.awaits_gateway)
     }
 
     /// A gateway as it is now.

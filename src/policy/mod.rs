@@ -11,6 +11,7 @@ pub mod fault;
 pub mod gateway_network;
 pub mod gateway_record;
 pub mod gateway_settings;
+pub mod going_live;
 pub mod limit;
 pub mod limit_trial;
 pub mod pace;

@@ -643,7 +643,7 @@ struct Row {
     user_gateway: Option<GatewayAddress>,
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
-    must_use_gateway: bool,
+    holds_without_gateway: bool,
 }
 
 impl From<Row> for ListedAccount {
@@ -652,7 +652,7 @@ impl From<Row> for ListedAccount {
             user: row.user_gateway,
             domain: row.domain_gateway,
             organization: row.organization_gateway,
-            must_use: row.must_use_gateway,
+            must_use: row.holds_without_gateway,
         };
         Self { id: row.id, user_id: row.user_id, name: row.name, suspended: row.suspended, gateways }
     }
@@ -674,7 +674,7 @@ pub async fn by_id(
                account.status = 'suspended' as "suspended!",
                own.address as "user_gateway?: GatewayAddress",
                of_domain.address as "domain_gateway?: GatewayAddress",
-               of_all.address as "organization_gateway?: GatewayAddress", organization.must_use_gateway
+               of_all.address as "organization_gateway?: GatewayAddress", organization.holds_without_gateway
         from account
         join organization on organization.id = $1
         join mail_domain domain on domain.organization_id = $1 and domain.name = account.domain

@@ -166,9 +166,9 @@ async fn state(db: &mut PgConnection, organization: OrganizationId) -> Result<St
                exists (select from queued_message
                        where organization_id = o.id and (state = 'held' or (state = 'waiting' and last_reply is not null))
                       ) as "in_trouble!",
-               one.must_use_gateway and one.outbound_gateway_id is null as "needs_gateway!"
+               one.holds_without_gateway and one.outbound_gateway_id is null as "needs_gateway!"
         from in_organization($1) o (id)
-        cross join lateral (select must_use_gateway, outbound_gateway_id from organization where id = o.id offset 0) one
+        cross join lateral (select holds_without_gateway, outbound_gateway_id from organization where id = o.id offset 0) one
         "#,
         organization as OrganizationId,
     )
@@ -266,7 +266,7 @@ struct Read {
     user_gateway: Option<GatewayAddress>,
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
-    must_use_gateway: bool,
+    holds_without_gateway: bool,
     /// How many accounts the organization has.
     accounts: i64,
     /// Whether any of its mail is held or waits for a gateway that did not take it.
@@ -277,7 +277,7 @@ struct Read {
 
 impl Read {
     fn state(&self) -> State {
-        let needs_gateway = self.must_use_gateway && self.organization_gateway.is_none();
+        let needs_gateway = self.holds_without_gateway && self.organization_gateway.is_none();
         State { accounts: self.accounts, in_trouble: self.in_trouble, needs_gateway }
     }
 
@@ -286,7 +286,7 @@ impl Read {
             user: self.user_gateway,
             domain: self.domain_gateway,
             organization: self.organization_gateway,
-            must_use: self.must_use_gateway,
+            must_use: self.holds_without_gateway,
         };
         let needs_gateway = needs_gateway && !self.suspended && gateways.user.is_none() && gateways.domain.is_none();
         Row {
@@ -321,7 +321,7 @@ macro_rules! page_of {
                  cross join lateral (select name, outbound_gateway_id from mail_domain
                                      where organization_id = o.id and name = o.domain offset 0) one),
              of_all as materialized (
-                 select one.must_use_gateway, (select address from gateway
+                 select one.holds_without_gateway, (select address from gateway
                                                where organization_id = o.id and id = one.outbound_gateway_id) as address,
                         (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = o.id) as accounts,
                         exists (select from queued_message
@@ -329,7 +329,7 @@ macro_rules! page_of {
                                   and (state = 'held' or (state = 'waiting' and last_reply is not null))) as in_trouble,
                         " + $($beyond)+ + " as is_beyond
                  from (select organization_id as id from account limit 1) o
-                 cross join lateral (select must_use_gateway, outbound_gateway_id from organization
+                 cross join lateral (select holds_without_gateway, outbound_gateway_id from organization
                                      where id = o.id offset 0) one)
              select account.id as \"id!: AccountId\", account.user_id as \"user_id!: Mailbox\", account.name as \"name!\",
                     account.status = 'suspended' as \"suspended!\",
@@ -338,7 +338,7 @@ macro_rules! page_of {
                                                        and id = account.outbound_gateway_id)
                     end as \"user_gateway?: GatewayAddress\",
                     domain.address as \"domain_gateway?: GatewayAddress\",
-                    of_all.address as \"organization_gateway?: GatewayAddress\", of_all.must_use_gateway as \"must_use_gateway!\",
+                    of_all.address as \"organization_gateway?: GatewayAddress\", of_all.holds_without_gateway as \"holds_without_gateway!\",
                     of_all.accounts as \"accounts!\", of_all.in_trouble as \"in_trouble!\", of_all.is_beyond as \"is_beyond!\"
              from account
              cross join of_all

@@ -193,7 +193,8 @@ pub async fn items(db: &mut PgConnection, organization: OrganizationId, change: 
     .await?;
     let pointed = first.iter().flat_map(|item| [&item.before, &item.after]).flatten();
     let ids: Vec<String> = pointed
-        .filter_map(|fields| fields.get("outbound_gateway").and_then(Value::as_str).map(str::to_owned))
+        .flat_map(|fields| ["outbound_gateway", "pending_gateway"].map(|field| fields.get(field)))
+        .filter_map(|id| id.and_then(Value::as_str).map(str::to_owned))
         .collect();
     let gateways = sqlx::query!(
         r#"select id::text as "id!", address from gateway where organization_id = $1 and id = any ($2::text[]::uuid[])"#,

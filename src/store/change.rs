@@ -38,14 +38,14 @@ impl Subject {
 ///
 /// | subject | fields |
 /// |---|---|
-/// | organization | `outbound_gateway`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list` |
-/// | domain | `outbound_gateway`, `inbound_host` |
+/// | organization | `outbound_gateway`, `pending_gateway`, `verify_before_live`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list` |
+/// | domain | `outbound_gateway`, `pending_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |
 /// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |
 /// | list | `address`, `name`, `status`, `may_send`, `senders`, `expands`, `large_allowed`, `members` |
 ///
-/// `outbound_gateway` is a gateway's id or null.
+/// `outbound_gateway` and `pending_gateway` are a gateway's id or null.
 #[derive(Debug, Clone)]
 pub struct ChangeItem {
     pub subject: Subject,

@@ -22,6 +22,7 @@ use crate::{
         distribution_list::MaySend,
         facts::TlsMode,
         gateway_settings::{OwnDomains, Returning},
+        going_live::VerifyBeforeLive,
         limit::{Action as LimitAction, Level, Whose, Window},
         routing::Scope,
         volume::Unit,
@@ -106,6 +107,7 @@ text_column!(
     Scope,
     TlsMode,
     Unit,
+    VerifyBeforeLive,
     Whose,
     Window
 );

@@ -160,7 +160,7 @@ pub async fn overview(
         r#"
         select domain.name as "name: DomainName", coalesce(used.accounts, 0) as "accounts!",
                coalesce(used.following, 0) as "following!", own.address as "own?: GatewayAddress",
-               of_all.address as "of_all?: GatewayAddress", organization.must_use_gateway,
+               of_all.address as "of_all?: GatewayAddress", organization.holds_without_gateway,
                domain.inbound_host as "inbound_host: GatewayAddress"
         from mail_domain domain
         join organization on organization.id = domain.organization_id
@@ -186,7 +186,7 @@ pub async fn overview(
             user: None,
             domain: row.own,
             organization: row.of_all,
-            must_use: row.must_use_gateway,
+            must_use: row.holds_without_gateway,
         },
         inbound_host: row.inbound_host,
     })

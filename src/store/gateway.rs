@@ -1,7 +1,7 @@
 //! Gateways and the pointers to them: what the one form at three scopes reads and writes.
 //! Pages and the command line change them here and nowhere else.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -33,6 +33,19 @@ pub struct Pointer {
     pub subject: String,
     pub gateway: Option<GatewayId>,
     pub address: Option<GatewayAddress>,
+    /// The gateway that it is to point at once that has passed its verification.
+    pub pending: Option<(GatewayId, GatewayAddress)>,
+}
+
+impl Pointer {
+    /// What an administrator wants it to point at: what is pending, else what it says.
+    pub fn wanted(&self) -> Option<&GatewayAddress> {
+        self.pending.as_ref().map(|(_, address)| address).or(self.address.as_ref())
+    }
+
+    pub(super) fn pending_id(&self) -> Option<GatewayId> {
+        self.pending.as_ref().map(|(id, _)| *id)
+    }
 }
 
 /// What became of setting a pointer.
@@ -46,7 +59,8 @@ pub enum Set {
 }
 
 /// Points a scope at the organization's gateway with this address, made if it is new; `None`
-/// deletes the pointer. The gateway itself stays: other scopes may use it, and its history is kept.
+/// deletes the pointer. It is live at once, and a gateway that was pending there is no longer wanted.
+/// The gateway itself stays: other scopes may use it, and its history is kept.
 /// Mail that waits for it because of this pointer goes on waiting.
 pub async fn set(
     transaction: OrganizationTransaction,
@@ -71,26 +85,22 @@ pub async fn set_choosing(
         return Ok(Set::NotFound);
     };
     if before.address.as_ref() == address {
-        return Ok(Set::Unchanged);
+        return super::pending_gateway::forget(transaction, scope, before, actor).await;
     }
     let mut items = Vec::new();
     let gateway = match address {
         Some(address) => Some(find_or_create(&mut transaction, organization, address, &mut items).await?),
         None => None,
     };
-    point(&mut transaction, organization, scope, gateway).await?;
+    point(&mut transaction, organization, scope, gateway, None).await?;
     let mut decision = None;
     if let (Some(deleted), Some(address), None) = (before.gateway, &before.address, gateway) {
         let messages = held_mail::count_by_pointer(&mut transaction, organization, scope, deleted).await?;
         held_mail::choose_by_pointer(&mut transaction, organization, scope, deleted, waiting).await?;
         decision = (messages > 0).then(|| held_mail::choice_entry(actor, messages, &before.subject, address, waiting));
     }
-    items.push(ChangeItem {
-        subject: scope.subject(),
-        key: scope.key(organization),
-        before: Some(pointer_value(before.gateway)),
-        after: Some(pointer_value(gateway)),
-    });
+    let pending = before.pending_id().map(|pending| (Some(pending), None));
+    items.push(pointer_item(scope, organization, Some((before.gateway, gateway)), pending));
     let audit = AuditEntry {
         actor: actor.to_owned(),
         action: if address.is_some() { "gateway.set" } else { "gateway.delete" },
@@ -107,7 +117,8 @@ pub async fn set_choosing(
 }
 
 impl PointerScope {
-    fn subject(&self) -> Subject {
+    /// What it is in the items of changes.
+    pub fn subject(&self) -> Subject {
         match self {
             Self::Organization => Subject::Organization,
             Self::Domain(_) => Subject::Domain,
@@ -115,7 +126,8 @@ impl PointerScope {
         }
     }
 
-    fn key(&self, organization: OrganizationId) -> String {
+    /// Its key in the items of changes.
+    pub fn key(&self, organization: OrganizationId) -> String {
         match self {
             Self::Organization => organization.to_string(),
             Self::Domain(name) => name.to_string(),
@@ -124,8 +136,25 @@ impl PointerScope {
     }
 }
 
-fn pointer_value(gateway: Option<GatewayId>) -> Value {
-    json!({ "outbound_gateway": gateway })
+/// A gateway before and after a change.
+type Moved = (Option<GatewayId>, Option<GatewayId>);
+
+/// What a change did to a scope: where it points, and what is pending there.
+pub(super) fn pointer_item(
+    scope: &PointerScope,
+    organization: OrganizationId,
+    pointer: Option<Moved>,
+    pending: Option<Moved>,
+) -> ChangeItem {
+    let (mut was, mut is) = (Map::new(), Map::new());
+    for (field, moved) in [("outbound_gateway", pointer), ("pending_gateway", pending)] {
+        if let Some((before, after)) = moved {
+            was.insert(field.to_owned(), json!(before));
+            is.insert(field.to_owned(), json!(after));
+        }
+    }
+    let (subject, key) = (scope.subject(), scope.key(organization));
+    ChangeItem { subject, key, before: Some(Value::Object(was)), after: Some(Value::Object(is)) }
 }
 
 /// What a scope points at now; `None` if the organization has no such domain or account.
@@ -134,12 +163,11 @@ pub async fn pointer(
     organization: OrganizationId,
     scope: &PointerScope,
 ) -> Result<Option<Pointer>> {
-    let found = match scope {
-        PointerScope::Organization => of_organization(db, organization).await?,
-        PointerScope::Domain(name) => of_domain(db, organization, name).await?,
-        PointerScope::Account(account) => of_account(db, organization, *account).await?,
-    };
-    Ok(found.map(|(subject, gateway, address)| Pointer { subject, gateway, address }))
+    match scope {
+        PointerScope::Organization => of_organization(db, organization).await,
+        PointerScope::Domain(name) => of_domain(db, organization, name).await,
+        PointerScope::Account(account) => of_account(db, organization, *account).await,
+    }
 }
 
 /// The same, with the row locked, so that two changes of one pointer come one after the other.
@@ -179,31 +207,40 @@ pub async fn pointer_for_update(
     pointer(db, organization, scope).await
 }
 
-type Found = Option<(String, Option<GatewayId>, Option<GatewayAddress>)>;
-
-async fn of_organization(db: &mut PgConnection, organization: OrganizationId) -> Result<Found> {
+async fn of_organization(db: &mut PgConnection, organization: OrganizationId) -> Result<Option<Pointer>> {
     let row = sqlx::query!(
         r#"
-        select organization.outbound_gateway_id as "gateway: GatewayId", gateway.address as "address?: GatewayAddress"
+        select organization.outbound_gateway_id as "gateway: GatewayId", gateway.address as "address?: GatewayAddress",
+               pending.id as "pending_id?: GatewayId", pending.address as "pending?: GatewayAddress"
         from organization
         left join gateway on gateway.organization_id = organization.id and gateway.id = organization.outbound_gateway_id
+        left join gateway pending
+               on pending.organization_id = organization.id and pending.id = organization.pending_gateway_id
         where organization.id = $1
         "#,
         organization as OrganizationId,
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|row| ("all users".to_owned(), row.gateway, row.address)))
+    Ok(row.map(|row| Pointer {
+        subject: "all users".to_owned(),
+        gateway: row.gateway,
+        address: row.address,
+        pending: row.pending_id.zip(row.pending),
+    }))
 }
 
-async fn of_domain(db: &mut PgConnection, organization: OrganizationId, name: &DomainName) -> Result<Found> {
+async fn of_domain(db: &mut PgConnection, organization: OrganizationId, name: &DomainName) -> Result<Option<Pointer>> {
     let row = sqlx::query!(
         r#"
         select mail_domain.name, mail_domain.outbound_gateway_id as "gateway: GatewayId",
-               gateway.address as "address?: GatewayAddress"
+               gateway.address as "address?: GatewayAddress",
+               pending.id as "pending_id?: GatewayId", pending.address as "pending?: GatewayAddress"
         from mail_domain
         left join gateway on gateway.organization_id = mail_domain.organization_id
                          and gateway.id = mail_domain.outbound_gateway_id
+        left join gateway pending on pending.organization_id = mail_domain.organization_id
+                                 and pending.id = mail_domain.pending_gateway_id
         where mail_domain.organization_id = $1 and mail_domain.name = $2
         "#,
         organization as OrganizationId,
@@ -211,10 +248,19 @@ async fn of_domain(db: &mut PgConnection, organization: OrganizationId, name: &D
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|row| (row.name, row.gateway, row.address)))
+    Ok(row.map(|row| Pointer {
+        subject: row.name,
+        gateway: row.gateway,
+        address: row.address,
+        pending: row.pending_id.zip(row.pending),
+    }))
 }
 
-async fn of_account(db: &mut PgConnection, organization: OrganizationId, account: AccountId) -> Result<Found> {
+async fn of_account(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    account: AccountId,
+) -> Result<Option<Pointer>> {
     let row = sqlx::query!(
         r#"
         select mail_account.user_id as "user_id: Mailbox", mail_account.outbound_gateway_id as "gateway: GatewayId",
@@ -229,31 +275,41 @@ async fn of_account(db: &mut PgConnection, organization: OrganizationId, account
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|row| (row.user_id.to_string(), row.gateway, row.address)))
+    Ok(row.map(|row| Pointer {
+        subject: row.user_id.to_string(),
+        gateway: row.gateway,
+        address: row.address,
+        pending: None,
+    }))
 }
 
-async fn point(
+/// For an account nothing is ever pending.
+pub(super) async fn point(
     db: &mut PgConnection,
     organization: OrganizationId,
     scope: &PointerScope,
     gateway: Option<GatewayId>,
+    pending: Option<GatewayId>,
 ) -> Result<()> {
     match scope {
         PointerScope::Organization => {
             sqlx::query!(
-                "update organization set outbound_gateway_id = $2 where id = $1",
+                "update organization set outbound_gateway_id = $2, pending_gateway_id = $3 where id = $1",
                 organization as OrganizationId,
                 gateway as Option<GatewayId>,
+                pending as Option<GatewayId>,
             )
             .execute(db)
             .await?
         }
         PointerScope::Domain(name) => {
             sqlx::query!(
-                "update mail_domain set outbound_gateway_id = $3 where organization_id = $1 and name = $2",
+                "update mail_domain set outbound_gateway_id = $3, pending_gateway_id = $4
+                 where organization_id = $1 and name = $2",
                 organization as OrganizationId,
                 name as &DomainName,
                 gateway as Option<GatewayId>,
+                pending as Option<GatewayId>,
             )
             .execute(db)
             .await?
@@ -419,12 +475,17 @@ pub struct GatewayOverview {
     pub waiting: i64,
     /// The gateways that it stands in for, by address.
     pub backup_of: Vec<GatewayAddress>,
+    /// It is to be the gateway of all users once it has passed its verification.
+    pub pending_of_all: bool,
+    /// The mail domains whose gateway it is to be then, by name.
+    pub pending_domains: Vec<String>,
 }
 
 impl GatewayOverview {
-    /// Whether no scope points at it, and it stands in for no other gateway.
+    /// Whether no scope points at it or is to, and it stands in for no other gateway.
     pub fn is_unused(&self) -> bool {
-        !self.of_all && self.domains.is_empty() && self.accounts == 0 && self.backup_of.is_empty()
+        let is_pending = self.pending_of_all || !self.pending_domains.is_empty();
+        !self.of_all && self.domains.is_empty() && self.accounts == 0 && self.backup_of.is_empty() && !is_pending
     }
 }
 
@@ -444,7 +505,10 @@ pub async fn overview(
                array(select other.address from gateway_backup backup
                      join gateway other on other.organization_id = $1 and other.id = backup.gateway_id
                      where backup.organization_id = $1 and backup.backup_id = gateway.id
-                     order by other.address) as "backup_of!: Vec<GatewayAddress>"
+                     order by other.address) as "backup_of!: Vec<GatewayAddress>",
+               coalesce(organization.pending_gateway_id = gateway.id, false) as "pending_of_all!",
+               array(select name from mail_domain where organization_id = $1 and pending_gateway_id = gateway.id
+                     order by name) as "pending_domains!"
         from gateway
         join organization on organization.id = gateway.organization_id
         left join (select outbound_gateway_id as id, array_agg(name order by name) as names from mail_domain
@@ -474,9 +538,11 @@ pub async fn numbers(db: &mut PgConnection, organization: OrganizationId) -> Res
         r#"
         select count(*) as "gateways!",
                count(*) filter (where not exists (select from organization
-                                                  where id = $1 and outbound_gateway_id = gateway.id)
+                                                  where id = $1 and gateway.id in (outbound_gateway_id, pending_gateway_id))
                                   and not exists (select from mail_domain
                                                   where organization_id = $1 and outbound_gateway_id = gateway.id)
+                                  and not exists (select from mail_domain
+                                                  where organization_id = $1 and pending_gateway_id = gateway.id)
                                   and not exists (select from mail_account
                                                   where organization_id = $1 and outbound_gateway_id = gateway.id offset 0)
                                ) as "unused!"
@@ -557,8 +623,9 @@ pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId
         r#"
         delete from gateway
         where organization_id = $1 and id = $2
-          and not exists (select from organization where id = $1 and outbound_gateway_id = $2)
+          and not exists (select from organization where id = $1 and $2 in (outbound_gateway_id, pending_gateway_id))
           and not exists (select from mail_domain where organization_id = $1 and outbound_gateway_id = $2)
+          and not exists (select from mail_domain where organization_id = $1 and pending_gateway_id = $2)
           and not exists (select from mail_account where organization_id = $1 and outbound_gateway_id = $2)
           and not exists (select from queued_message where organization_id = $1 and waits_for = $2)
           and not exists (select from gateway_backup where organization_id = $1 and backup_id = $2)
@@ -636,7 +703,7 @@ pub async fn recently_removed(
     .await
 }
 
-/// What a pointer says, where that is neither what an administrator saw nor what is to be set.
+/// What a pointer says or is to say once that is verified, where that is neither what an administrator saw nor what is to be set.
 #[derive(Debug, Clone)]
 pub struct ChangedMeanwhile {
     pub address: Option<GatewayAddress>,
@@ -656,12 +723,13 @@ pub async fn changed_meanwhile(
 ) -> Result<Option<ChangedMeanwhile>> {
     let organization = transaction.organization();
     let Some(now) = pointer_for_update(transaction, organization, scope).await? else { return Ok(None) };
-    let shown = now.address.as_ref().map(ToString::to_string).unwrap_or_default();
-    if shown == seen || now.address.as_ref() == address {
+    let shown = now.wanted().map(ToString::to_string).unwrap_or_default();
+    if shown == seen || now.wanted() == address {
         return Ok(None);
     }
     let by =
         change::last_of(transaction, organization, (scope.subject().as_str(), &scope.key(organization)), None).await?;
-    let by_themselves = by.as_ref().is_some_and(|by| by.actor == actor);
-    Ok((!by_themselves).then_some(ChangedMeanwhile { address: now.address, by }))
+    let on_behalf = super::pending_gateway::on_behalf_of(actor);
+    let by_themselves = by.as_ref().is_some_and(|by| by.actor == actor || by.actor == on_behalf);
+    Ok((!by_themselves).then_some(ChangedMeanwhile { address: now.wanted().cloned(), by }))
 }

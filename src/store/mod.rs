@@ -25,6 +25,7 @@ pub mod limit_trial;
 pub mod message_trace;
 pub mod organization;
 pub mod outbound_queue;
+pub mod pending_gateway;
 pub mod pool;
 pub mod queue;
 pub mod relay;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     mail::{DomainName, GatewayAddress, Mailbox, id::OrganizationId},
-    policy::routing::SenderGateways,
+    policy::{going_live::VerifyBeforeLive, routing::SenderGateways},
 };
 
 /// What an organization is called in paths and on the command line.
@@ -172,6 +172,64 @@ pub async fn set_unknown_senders(mut transaction: OrganizationTransaction, refus
     chosen(transaction, changed, ("refuse_unknown_senders", refuse), ("senders.unknown", "all users"), actor).await
 }
 
+/// Says which gateways have to pass a verification before they go live, as one change. What is pending stays so.
+pub async fn set_verify_before_live(
+    mut transaction: OrganizationTransaction,
+    wanted: VerifyBeforeLive,
+    actor: &str,
+) -> Result<Set> {
+    let organization = transaction.organization();
+    let before = sqlx::query_scalar!(
+        r#"
+        select verify_before_live as "wanted: VerifyBeforeLive" from organization where id = $1 for no key update
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if before == wanted {
+        return Ok(Set::Unchanged);
+    }
+    sqlx::query!(
+        "update organization set verify_before_live = $2 where id = $1",
+        organization as OrganizationId,
+        wanted as VerifyBeforeLive,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let value = |choice: VerifyBeforeLive| Some(json!({ "verify_before_live": choice.to_string() }));
+    let item = ChangeItem {
+        subject: Subject::Organization,
+        key: organization.to_string(),
+        before: value(before),
+        after: value(wanted),
+    };
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "gateway.verify-before-live",
+        subject: "all users".to_owned(),
+        before: Some(before.to_string()),
+        after: Some(wanted.to_string()),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// Which gateways of the organization have to pass a verification before they go live: none as long as it has no mail
+/// domain to verify for.
+pub(super) async fn verify_before_live(transaction: &mut OrganizationTransaction) -> Result<VerifyBeforeLive> {
+    let organization = transaction.organization();
+    let row = sqlx::query!(
+        r#"
+        select verify_before_live as "wanted: VerifyBeforeLive", probe_sender_of($1) is not null as "can_be!"
+        from organization where id = $1
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(&mut **transaction)
+    .await?;
+    Ok(if row.can_be { row.wanted } else { VerifyBeforeLive::Never })
+}
+
 /// What became of saying whom verifications come from.
 #[derive(Debug)]
 pub enum ProbeSender {
@@ -288,6 +346,12 @@ pub struct Summary {
     pub following: i64,
     pub administrators: i64,
     pub gateway: Option<GatewayAddress>,
+    /// What is to be the gateway once it has passed its verification.
+    pub pending: Option<GatewayAddress>,
+    /// Which gateways have to pass one before they go live.
+    pub verify_before_live: VerifyBeforeLive,
+    /// A sender without a gateway is held, by that choice or because one is pending.
+    pub holds_without_gateway: bool,
     /// A sender without a gateway is held instead of following the platform's default.
     pub must_use_gateway: bool,
     /// New mail from an address that no account has is refused.
@@ -301,7 +365,7 @@ pub struct Summary {
 impl Summary {
     /// What applies to everybody who has nothing nearer.
     pub fn gateways(&self) -> SenderGateways<GatewayAddress> {
-        let (organization, must_use) = (self.gateway.clone(), self.must_use_gateway);
+        let (organization, must_use) = (self.gateway.clone(), self.holds_without_gateway);
         SenderGateways { user: None, domain: None, organization, must_use }
     }
 
@@ -328,6 +392,12 @@ pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Res
                 join gateway on gateway.organization_id = organization.id
                             and gateway.id = organization.outbound_gateway_id
                 where organization.id = $1) as "gateway: GatewayAddress",
+               (select gateway.address from organization
+                join gateway on gateway.organization_id = organization.id
+                            and gateway.id = organization.pending_gateway_id
+                where organization.id = $1) as "pending: GatewayAddress",
+               (select verify_before_live from organization where id = $1) as "verify_before_live!: VerifyBeforeLive",
+               (select holds_without_gateway from organization where id = $1) as "holds_without_gateway!",
                (select must_use_gateway from organization where id = $1) as "must_use_gateway!",
                (select refuse_unknown_senders from organization where id = $1) as "refuse_unknown_senders!",
                (select probe_sender from organization where id = $1) as "probe_sender: Mailbox",

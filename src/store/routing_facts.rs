@@ -60,7 +60,8 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
     let mut rows = sqlx::query!(
         r#"
         select id as "id: OrganizationId", status = 'suspended' as "suspended!",
-               outbound_gateway_id as "gateway: GatewayId", must_use_gateway, refuse_unknown_senders, large_list
+               outbound_gateway_id as "gateway: GatewayId", holds_without_gateway, refuse_unknown_senders, large_list,
+               outbound_gateway_id is null and pending_gateway_id is not null as "awaits_gateway!"
         from organization
         "#,
     )
@@ -69,7 +70,8 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
         let of_organization = OrganizationFacts {
             suspended: row.suspended,
             gateway: row.gateway,
-            must_use_gateway: row.must_use_gateway,
+            must_use_gateway: row.holds_without_gateway,
+            awaits_gateway: row.awaits_gateway,
             refuse_unknown_senders: row.refuse_unknown_senders,
             large_list: Some(row.large_list.cast_unsigned()),
         };
@@ -412,7 +414,9 @@ async fn read_organizations(
         r#"
         select touched.id as "touched!: OrganizationId", organization.id as "found?: OrganizationId",
                status = 'suspended' as suspended, outbound_gateway_id as "gateway?: GatewayId",
-               must_use_gateway as "must_use_gateway?", refuse_unknown_senders as "refuse_unknown_senders?",
+               holds_without_gateway as "holds_without_gateway?",
+               outbound_gateway_id is null and pending_gateway_id is not null as awaits_gateway,
+               refuse_unknown_senders as "refuse_unknown_senders?",
                large_list as "large_list?"
         from unnest($1::uuid[]) as touched (id) left join organization using (id)
         "#,
@@ -422,7 +426,8 @@ async fn read_organizations(
         let of_organization = OrganizationFacts {
             suspended: row.suspended.unwrap_or_default(),
             gateway: row.gateway,
-            must_use_gateway: row.must_use_gateway.unwrap_or_default(),
+            must_use_gateway: row.holds_without_gateway.unwrap_or_default(),
+            awaits_gateway: row.awaits_gateway.unwrap_or_default(),
             refuse_unknown_senders: row.refuse_unknown_senders.unwrap_or_default(),
             large_list: row.large_list.map(i32::cast_unsigned),
         };

@@ -77,7 +77,7 @@ macro_rules! over_accounts {
                and (not $6 or id in (select account_id from mail_in_trouble where organization_id = $1)
                     or status = 'active' and outbound_gateway_id is null
                        and domain in (select name from mail_domain where organization_id = $1 and outbound_gateway_id is null)
-                       and (select must_use_gateway and outbound_gateway_id is null from organization where id = $1)) "
+                       and (select holds_without_gateway and outbound_gateway_id is null from organization where id = $1)) "
                 + $end,
             $organization as OrganizationId,
             $of.ticked as Option<&[AccountId]>,

@@ -67,6 +67,8 @@ pub struct Thing {
     pub pointer_only: bool,
     /// Whether it was only about whether mail must leave through a gateway.
     pub requirement_only: bool,
+    /// Whether it was only about which gateways have to pass a verification before they go live.
+    pub verify_before_live_only: bool,
     /// Whether it was only about senders that no account has.
     pub unknown_senders_only: bool,
     /// Whether it was only about whom verifications come from.
@@ -191,8 +193,11 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_or(subject = 'account'), false) as "accounts!",
                coalesce(bool_or(subject = 'account' and (not both_there or fields - 'outbound_gateway' <> '{}')),
                         false) as "whole_accounts!",
-               coalesce(bool_or(is_thing and (not both_there or fields - 'outbound_gateway' <> '{}')),
+               coalesce(bool_or(is_thing and (not both_there
+                                              or fields - '{outbound_gateway,pending_gateway}'::text[] <> '{}')),
                         false) as "more_than_pointers!",
+               coalesce(bool_and(both_there and fields - 'verify_before_live' = '{}') filter (where is_thing),
+                        false) as "verify_before_live_only!",
                coalesce(bool_and(both_there and fields - 'must_use_gateway' = '{}') filter (where is_thing),
                         false) as "requirement_only!",
                coalesce(bool_and(both_there and fields - 'refuse_unknown_senders' = '{}') filter (where is_thing),
@@ -208,9 +213,10 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
                    when 'organization' then
-                       both_there and fields - '{outbound_gateway,must_use_gateway,refuse_unknown_senders,probe_sender}'::text[]
-                                      = '{}'
-                   when 'domain' then both_there and fields - '{outbound_gateway,inbound_host}'::text[] = '{}'
+                       both_there and fields - '{outbound_gateway,pending_gateway,verify_before_live,must_use_gateway,
+                                                 refuse_unknown_senders,probe_sender}'::text[] = '{}'
+                   when 'domain' then
+                       both_there and fields - '{outbound_gateway,pending_gateway,inbound_host}'::text[] = '{}'
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
                        and (both_there or fields ?& '{user_id,name,status,addresses}')
@@ -248,6 +254,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
             key,
             pointer_only,
             requirement_only,
+            verify_before_live_only: row.verify_before_live_only,
             unknown_senders_only: row.unknown_senders_only,
             probe_sender_only: row.probe_sender_only,
             inbound_host_only,

@@ -29,6 +29,7 @@ use crate::{
     store::{
         self, OrganizationTransaction,
         audit_log::{Filter, Item, Items, ListedChange, PAGE_SIZE},
+        pending_gateway,
         tenant::Access,
         undo::{Entry, REDO, UNDO},
     },
@@ -70,6 +71,11 @@ fn did(action: &str) -> String {
         "gateway.delete" => "deleted the gateway of",
         "gateway.remove" => "removed the gateway",
         "gateway.edit" => "changed the gateway",
+        pending_gateway::PENDING => "set, to go live once verified, the gateway of",
+        pending_gateway::LIVE => "made live, since it has passed its verification, the gateway of",
+        pending_gateway::USED_ANYWAY => "made live, although it has not passed a verification, the gateway of",
+        pending_gateway::GIVEN_UP => "gave up, before it had passed its verification, a gateway of",
+        "gateway.verify-before-live" => "said which gateways are verified before they go live, for",
         "gateway.require" => "said whether mail must leave through a gateway, for",
         "senders.unknown" => "said whether senders that no account has are refused, for",
         "limit.set" => "set a limit for",
@@ -445,11 +451,13 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 26] = [
+const FIELDS: [(&str, &str); 28] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
     ("outbound_gateway", "Outbound Gateway"),
+    ("pending_gateway", "Outbound Gateway once verified"),
+    ("verify_before_live", "Verify before it goes live"),
     ("must_use_gateway", "Mail must leave through a gateway"),
     ("refuse_unknown_senders", "Refuse senders that no account has"),
     ("probe_sender", "Probe Sender"),

@@ -11,16 +11,21 @@ use super::{
     error::PageError,
     form::Query,
     link::Link,
-    page,
+    page, pending_gateway,
     session::InOrganization,
     status::{self, Part, StatusLine},
     undo,
-    wording::{self, ShownRoute},
+    wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
     mail::{DomainName, id::ChangeId},
     store::{
-        self, OrganizationTransaction, change::Subject, domain::DomainOverview, gateway::PointerScope, tenant::Access,
+        self, OrganizationTransaction,
+        change::Subject,
+        domain::DomainOverview,
+        gateway::PointerScope,
+        pending_gateway::{Check, Pending},
+        tenant::Access,
     },
 };
 
@@ -47,6 +52,8 @@ struct DomainManager {
     console: Console,
     status: Option<StatusLine>,
     rows: Vec<Row>,
+    /// A gateway is being verified that goes live then.
+    is_under_way: bool,
 }
 
 /// One mail domain as it stands in the table.
@@ -56,6 +63,8 @@ struct Row {
     name: String,
     accounts: i64,
     route: ShownRoute,
+    /// What goes live when it has passed its verification, and how that goes.
+    pending: Option<(ShownAddress, &'static str)>,
     marked: bool,
     form: String,
     /// Where its own gateway is deleted, if there is one and the role allows it.
@@ -63,6 +72,11 @@ struct Row {
 }
 
 impl Row {
+    /// Whether it is followed while a gateway is being verified.
+    fn is_live(&self) -> bool {
+        self.marked || self.pending.is_some()
+    }
+
     /// The ASCII form, where it is not what is shown already.
     fn ascii(&self) -> Option<&str> {
         (self.key != self.name).then_some(self.key.as_str())
@@ -80,6 +94,8 @@ struct ListQuery {
     inbound: String,
     /// What the save was of that changed nothing.
     unchanged: String,
+    /// Why what was saved is live at once.
+    at_once: String,
 }
 
 async fn show(
@@ -89,20 +105,32 @@ async fn show(
 ) -> Result<Response, PageError> {
     let mut transaction = app.store.begin(&inside.access).await?;
     let domains = store::domain::overview(&mut transaction, inside.access.organization(), None).await?;
+    let pending = store::pending_gateway::list(&mut transaction, inside.access.organization(), None).await?;
+    let of = |domain: &DomainOverview| {
+        let scope = PointerScope::Domain(domain.name.clone());
+        pending.iter().find(|pending| pending.scope == scope)
+    };
     let selected = domains.iter().find(|domain| domain.name.as_str() == query.selected);
     let status = match selected {
-        Some(domain) => status(&app, &inside.access, &mut transaction, &query, domain).await?,
+        Some(domain) => status(&app, &inside.access, &mut transaction, &query, domain, of(domain)).await?,
         None => None,
     };
     drop(transaction);
     page(&DomainManager {
         console: Console::new(&inside, LABEL),
         status,
-        rows: domains.iter().map(|domain| row(&app, &inside, &query, domain)).collect(),
+        rows: domains.iter().map(|domain| row(&app, &inside, &query, domain, of(domain))).collect(),
+        is_under_way: pending.iter().any(|pending| matches!(pending.check(), Check::UnderWay | Check::Passed)),
     })
 }
 
-fn row(app: &App, inside: &InOrganization, query: &ListQuery, domain: &DomainOverview) -> Row {
+fn row(
+    app: &App,
+    inside: &InOrganization,
+    query: &ListQuery,
+    domain: &DomainOverview,
+    pending: Option<&Pending>,
+) -> Row {
     let may_delete = domain.gateways.domain.is_some() && inside.access.role.may_set_organization_gateway();
     let form = link_to_form(&inside.access.slug, &domain.name);
     Row {
@@ -110,6 +138,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, domain: &DomainOve
         name: domain.name.to_unicode(),
         accounts: domain.accounts,
         route: ShownRoute::of(domain.gateways.clone(), &app.settings.platform_default),
+        pending: pending.map(|pending| ((&pending.address).into(), pending_gateway::in_brief(pending))),
         marked: query.selected == domain.name.as_str(),
         delete: may_delete.then(|| form.clone().with("delete", "1").build()),
         form: form.build(),
@@ -123,6 +152,7 @@ async fn status(
     transaction: &mut OrganizationTransaction,
     query: &ListQuery,
     domain: &DomainOverview,
+    pending: Option<&Pending>,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
     let default = &app.settings.platform_default;
@@ -131,6 +161,8 @@ async fn status(
     let Ok(change) = asked.parse::<ChangeId>() else {
         return Ok(match query.unchanged.as_str() {
             "" => None,
+            "pending" if let Some(pending) = pending => Some(status::still_pending(pending)),
+            "decided" => Some(status::decided_already()),
             "inbound-host" => Some(status::unchanged_inbound_host(domain, default)),
             _ => Some(status::unchanged_domain(domain)),
         });
@@ -139,13 +171,22 @@ async fn status(
     let Some(change) = store::change::recent(transaction, organization, change, Subject::Domain, key).await? else {
         return Ok(None);
     };
+    let scope = PointerScope::Domain(domain.name.clone());
+    let (change, passed) = status::as_it_went_on(transaction, &scope, change).await?;
     let progress = store::change::progress(transaction, change.revision).await?;
     let line = match of_inbound_host {
         true => status::of_inbound_host(&change, domain, default, &progress),
+        false if let Some(line) = status::of_pending(&change, pending, &progress) => match line.is_warning {
+            true => line.leading_to("What to do", link_to_form(&access.slug, &domain.name)),
+            false => line,
+        },
         false => {
-            let scope = PointerScope::Domain(domain.name.clone());
             let messages = status::taking_new_way(transaction, &scope, &change).await?;
-            status::of_domain(&change, domain, default, &progress).taking(messages).what_left(&access.slug, &change)
+            let because = if passed { status::PASSED } else { &query.at_once };
+            status::of_domain(&change, domain, default, &progress)
+                .because(Some(because))
+                .taking(messages)
+                .what_left(&access.slug, &change)
         }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))

@@ -19,6 +19,7 @@ use super::{
     gateway_form::{self, GatewayField, GatewayForm, GatewayMistake, Pointed},
     inbound_host::InboundHostCard,
     limits, page,
+    pending_gateway::{ShownPending, Until},
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
@@ -104,21 +105,24 @@ async fn look(
     let domain = found.ok_or(PageError::NotFound)?;
     let may_save = inside.access.role.may_set_organization_gateway();
     let own = domain.gateways.domain.as_ref();
+    let scope = PointerScope::Domain(name.clone());
+    let pending = store::pending_gateway::list(&mut transaction, organization, Some(&scope)).await?.pop();
     let inbound = InboundHostCard::of(app, inside, &domain);
     let mut field = GatewayField::of(
         &mut transaction,
         organization,
-        own,
+        pending.as_ref().map(|pending| &pending.address).or(own),
         "Host name or IP address of the server that mail of this domain leaves through. Leave empty for none.",
         (!may_save).then_some("Only an Administrator may change the gateway of a mail domain. You can see it."),
         &inside.access.slug,
     )
     .await?
     .offering(&link_to_form(&inside.access.slug, name), Some(query.gateway.as_str()))
-    .with_waiting(&mut transaction, organization, &PointerScope::Domain(name.clone()))
+    .with_waiting(&mut transaction, organization, &scope)
     .await?
     .back_from(&mut transaction, organization, Some(query.verified.as_str()))
-    .await?;
+    .await?
+    .with_pending(pending.as_ref().map(|pending| ShownPending::of(pending, &inside.access.slug)));
     drop(transaction);
     field.way_back = link_to_row(&inside.access.slug, name).build();
     let shown = name.to_unicode();

@@ -112,6 +112,7 @@ async fn show(
                 },
                 _ => None,
             };
+            let pending = store::pending_gateway::notes(&mut transaction, &explanation).await?;
             let slug = &inside.access.slug;
             let facts = match gateway {
                 Some(gateway) => gateway_state::facts(&mut transaction, organization, &gateway.address, slug).await?,
@@ -119,6 +120,7 @@ async fn show(
             };
             drop(transaction);
             let mut answer = answer(&explanation, recipient.as_ref());
+            answer.notes.extend(pending);
             answer.notes.extend(of_list.filter(|_| explanation.is_taken()));
             Some(Answer { facts, ..answer })
         }

@@ -15,6 +15,7 @@ use crate::{
     store::{
         self,
         gateway::{ChangedMeanwhile, PointerScope, Set},
+        pending_gateway::Saved,
         tenant::Access,
         verification::{Asked, Wanted},
     },
@@ -26,6 +27,7 @@ use super::{
     error::{PageError, see_other},
     gateway_state::{self, ShownCheck, ShownState},
     link::Link,
+    pending_gateway::ShownPending,
     status, verification, waiting_mail,
     wording::{self, ShownAddress},
 };
@@ -100,7 +102,8 @@ pub async fn verify(
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
-            let shown = pointer.address.map(|address| address.to_string()).unwrap_or_default();
+            app.going_live.ring();
+            let shown = pointer.wanted().map(ToString::to_string).unwrap_or_default();
             let seen = form.seen.clone().unwrap_or(shown);
             let link = verification::link_from_form(&access.slug, verification, scope, &seen);
             Ok(Ok(see_other(&page(link).build())))
@@ -118,7 +121,8 @@ pub enum Pointed {
     Conflict(Conflict),
 }
 
-/// Points a scope at the address, or at nothing, and leads back to a page that says what became of it.
+/// Points a scope at the address, at once or when it has passed its verification, or at nothing, and leads back to a
+/// page that says what became of it.
 pub async fn point(
     app: &App,
     access: &Access,
@@ -139,17 +143,33 @@ pub async fn point(
     {
         return Ok(Pointed::Answer(question));
     }
-    match store::gateway::set(transaction, scope, address, &access.email).await? {
-        Set::NotFound => Err(PageError::NotFound),
-        Set::Unchanged => Ok(Pointed::Answer(see_other(&back.with("unchanged", "1").build()))),
-        Set::Changed(committed) => {
+    let next = match store::pending_gateway::set(transaction, scope, address, &access.email).await? {
+        Saved::AtOnce(Set::NotFound, _) => return Err(PageError::NotFound),
+        Saved::AtOnce(Set::Unchanged, _) => back.with("unchanged", "1"),
+        Saved::AtOnce(Set::Changed(committed), because) => {
             if let Some(address) = address {
                 verification::begin(app, access, address);
             }
             status::wait_until_live(app, access, committed.revision).await;
-            Ok(Pointed::Answer(see_other(&back.with("change", &committed.id.to_string()).build())))
+            let back = back.with("change", &committed.id.to_string());
+            match status::at_once(because) {
+                Some(word) => back.with("at_once", word),
+                None => back,
+            }
         }
-    }
+        Saved::Pending(committed) => {
+            app.going_live.ring();
+            status::wait_until_live(app, access, committed.revision).await;
+            back.with("change", &committed.id.to_string())
+        }
+        Saved::Already => {
+            if let Some(address) = address {
+                verification::again(app, access, address).await?;
+            }
+            back.with("unchanged", "pending")
+        }
+    };
+    Ok(Pointed::Answer(see_other(&next.build())))
 }
 
 /// Two administrators want different things: what there is now, what was sent, and who came first.
@@ -205,6 +225,8 @@ pub struct GatewayField {
     pub facts: Option<(ShownState, ShownCheck)>,
     /// How many waiting messages take the way that is saved, in words; `None` if there are none.
     pub waiting: Option<String>,
+    /// What stands in the field is not live yet.
+    pub pending: Option<ShownPending>,
 }
 
 /// A gateway that is one click away from standing in the field.
@@ -219,7 +241,7 @@ pub struct Offered {
 const MOST_OFFERED: usize = 8;
 
 impl GatewayField {
-    /// With what the store has. Call [`GatewayField::again`] to show what was typed instead.
+    /// With what the store has: `present` is what is set, or pending. Call [`GatewayField::again`] to show what was typed instead.
     pub async fn of(
         db: &mut PgConnection,
         organization: OrganizationId,
@@ -235,6 +257,7 @@ impl GatewayField {
         Ok(Self {
             facts,
             waiting: None,
+            pending: None,
             typed: present.map(ToString::to_string).unwrap_or_default(),
             seen: present.map(ToString::to_string).unwrap_or_default(),
             mistake: None,
@@ -265,6 +288,16 @@ impl GatewayField {
             self.typed = chosen;
         }
         self
+    }
+
+    /// With what is pending where it is set.
+    pub fn with_pending(self, pending: Option<ShownPending>) -> Self {
+        Self { pending, ..self }
+    }
+
+    /// Whether the page is to be looked at again soon.
+    pub fn is_being_checked(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.is_under_way)
     }
 
     /// With the mail that waits and goes by what this form sets, for who may save it.

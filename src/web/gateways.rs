@@ -76,6 +76,10 @@ pub fn used_by(gateway: &GatewayOverview) -> String {
     if gateway.accounts > 0 {
         users.push(wording::counted(gateway.accounts, "account", "accounts"));
     }
+    if gateway.pending_of_all {
+        users.push("all users once it is verified".to_owned());
+    }
+    users.extend(gateway.pending_domains.iter().map(|name| format!("{} once it is verified", unicode(name))));
     match users.split_last() {
         None => "nobody".to_owned(),
         Some((last, [])) => last.clone(),

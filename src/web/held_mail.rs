@@ -49,8 +49,9 @@ pub struct ShownGroup {
     pub can_be_sent: bool,
 }
 
-impl From<HeldGroup> for ShownGroup {
-    fn from(group: HeldGroup) -> Self {
+impl ShownGroup {
+    /// `awaits`: the gateway of all users has not passed its verification yet, and there is no other.
+    pub fn of(group: HeldGroup, awaits: bool) -> Self {
         let HeldFor { because, waits_by, waits_for } = group.held_for;
         let named = i64::try_from(group.first_senders.len()).unwrap_or(i64::MAX);
         Self {
@@ -59,6 +60,9 @@ impl From<HeldGroup> for ShownGroup {
                 (HeldBecause::GatewayTakenAway, Some(Scope::User)) => "The sender's own gateway was taken away:",
                 (HeldBecause::GatewayTakenAway, Some(Scope::Domain)) => "The mail domain's gateway was taken away:",
                 (HeldBecause::GatewayTakenAway, _) => "The gateway of all users was taken away:",
+                (HeldBecause::NoGateway, _) if awaits => {
+                    "The gateway of all users has not passed its verification yet. Then the mail leaves by itself."
+                }
                 (HeldBecause::NoGateway, _) => "Mail must leave through a gateway, and the sender has none.",
                 (HeldBecause::AccountSuspended, _) => "The sender's account is suspended.",
                 (HeldBecause::AccountRemoved, _) => "The sender's account or address was removed.",

@@ -22,6 +22,7 @@ pub mod gateway_form;
 pub mod gateway_record;
 pub mod gateway_state;
 pub mod gateways;
+pub mod going_live;
 pub mod health;
 pub mod held_mail;
 pub mod home;
@@ -42,6 +43,7 @@ pub mod outbound_mail_gateway;
 pub mod outbound_queue;
 pub mod outbound_volume;
 pub mod password;
+pub mod pending_gateway;
 pub mod probe_sender;
 pub mod queued_message;
 pub mod relay_credential;
@@ -60,6 +62,7 @@ pub mod traced_message;
 pub mod undo;
 pub mod unknown_senders;
 pub mod verification;
+pub mod verify_before_live;
 pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;
@@ -106,6 +109,8 @@ pub struct App {
     pub store: WebStore,
     pub settings: Arc<Settings>,
     pub passwords: Verifier,
+    /// Looks after gateways that go live when they are verified.
+    pub going_live: going_live::Bell,
     /// Refuses what another site makes a browser send.
     csrf: CsrfLayer,
 }
@@ -118,7 +123,8 @@ impl App {
             let origin = origin(url).with_context(|| format!("“{url}” is not the address of a web site"))?;
             csrf = csrf.add_trusted_origin(origin)?;
         }
-        Ok(Self { store, settings: Arc::new(settings), passwords: Verifier::new()?, csrf })
+        let (passwords, going_live) = (Verifier::new()?, going_live::Bell::default());
+        Ok(Self { store, settings: Arc::new(settings), passwords, going_live, csrf })
     }
 
     /// Whether browsers come by https and may be told to insist on it.
@@ -178,6 +184,8 @@ pub fn routes() -> Vec<Route> {
         mail_account::routes(),
         outbound_gateway::routes(),
         must_use_gateway::routes(),
+        verify_before_live::routes(),
+        pending_gateway::routes(),
         unknown_senders::routes(),
         probe_sender::routes(),
         held_mail::routes(),

@@ -19,6 +19,7 @@ use super::{
     held_mail::ShownGroup,
     link::Link,
     page,
+    pending_gateway::{ShownPending, Until},
     probe_sender::ProbeSenderCard,
     session::InOrganization,
     status::{self, Part, StatusLine},
@@ -30,7 +31,7 @@ use crate::{
     policy::routing::{PlatformDefault, SenderGateways},
     store::{
         self, OrganizationTransaction, change::Subject, domain::ListedDomain, gateway::PointerScope,
-        organization::Summary, tenant::Access,
+        organization::Summary, pending_gateway::Pending, tenant::Access,
     },
 };
 
@@ -64,6 +65,15 @@ struct OutboundMailGateway {
     probe: ProbeSenderCard,
 }
 
+impl OutboundMailGateway {
+    /// Which gateways may have to pass a verification before they go live, and what that means.
+    const BEFORE_LIVE: [(&str, &str, &str); 3] = [
+        ("never", "None", "what is saved is live at once"),
+        ("replacing", "Those that replace a gateway that works", "the first one is live at once"),
+        ("always", "All of them", "where there is no other gateway until then, mail waits"),
+    ];
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct AfterSave {
@@ -75,6 +85,10 @@ struct AfterSave {
     senders: Option<String>,
     /// The change of whom verifications come from.
     probe: Option<String>,
+    /// The change of which gateways have to pass a verification first.
+    before_live: Option<String>,
+    /// Why what was saved is live at once.
+    at_once: Option<String>,
     /// The decision about held mail; `nothing` where there was none.
     decided: Option<String>,
     /// One of the offered gateways, to stand in the field.
@@ -107,13 +121,15 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     let held = store::held_mail::groups(&mut transaction, organization).await?;
-    let status = status(&mut transaction, &inside.access, after, &summary, default).await?;
+    let pending =
+        store::pending_gateway::list(&mut transaction, organization, Some(&PointerScope::Organization)).await?.pop();
+    let status = status(&mut transaction, &inside.access, after, &summary, pending.as_ref(), default).await?;
     let read_only = (!inside.access.role.may_set_organization_gateway())
         .then_some("Only an Administrator may change the gateway of all users. You can see it.");
     let field = GatewayField::of(
         &mut transaction,
         organization,
-        summary.gateway.as_ref(),
+        summary.pending.as_ref().or(summary.gateway.as_ref()),
         "Host name or IP address of the server that all users' mail leaves through. Leave empty for none.",
         read_only,
         &inside.access.slug,
@@ -123,13 +139,15 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     .with_waiting(&mut transaction, organization, &PointerScope::Organization)
     .await?
     .back_from(&mut transaction, organization, after.verified.as_deref())
-    .await?;
+    .await?
+    .with_pending(pending.as_ref().map(|pending| ShownPending::of(pending, &inside.access.slug)));
     drop(transaction);
+    let awaits = summary.gateway.is_none() && pending.is_some();
     let domains = with_gateway(&domains);
     Ok(OutboundMailGateway {
         console: Console::new(inside, LABEL),
         status,
-        held: held.into_iter().map(ShownGroup::from).collect(),
+        held: held.into_iter().map(|group| ShownGroup::of(group, awaits)).collect(),
         field,
         platform: ShownRoute::of(SenderGateways { must_use: false, organization: None, ..summary.gateways() }, default),
         route: ShownRoute::of(summary.gateways(), default),
@@ -146,6 +164,7 @@ async fn status(
     access: &Access,
     after: &AfterSave,
     summary: &Summary,
+    pending: Option<&Pending>,
     default: &PlatformDefault,
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = transaction.organization();
@@ -153,6 +172,9 @@ async fn status(
         Some("unknown-senders") => return Ok(Some(status::unchanged_unknown_senders(summary))),
         Some("probe-sender") => return Ok(Some(status::unchanged_probe_sender(summary))),
         Some("must-use") => return Ok(Some(status::unchanged_must_use(summary))),
+        Some("before-live") => return Ok(Some(status::unchanged_verify_before_live(summary))),
+        Some("pending") if let Some(pending) = pending => return Ok(Some(status::still_pending(pending))),
+        Some("decided") => return Ok(Some(status::decided_already())),
         Some(_) => return Ok(Some(status::unchanged_organization(summary))),
         None => {}
     }
@@ -165,25 +187,30 @@ async fn status(
         });
     }
     let change = after.required.as_deref().or(after.senders.as_deref()).or(after.probe.as_deref());
-    let change = change.or(after.change.as_deref());
+    let change = change.or(after.before_live.as_deref()).or(after.change.as_deref());
     let Some(change) = change.and_then(|change| change.parse::<ChangeId>().ok()) else { return Ok(None) };
     let key = organization.to_string();
     let Some(change) = store::change::recent(transaction, organization, change, Subject::Organization, &key).await?
     else {
         return Ok(None);
     };
+    let scope = PointerScope::Organization;
+    let (change, passed) = status::as_it_went_on(transaction, &scope, change).await?;
     let progress = store::change::progress(transaction, change.revision).await?;
     let undo = undo::link(&access.slug, change.id);
     let line = match (&after.required, &summary.gateway) {
         (None, _) if after.probe.is_some() => status::of_probe_sender(&change, summary),
+        (None, _) if after.before_live.is_some() => status::of_verify_before_live(&change, summary),
         (None, _) if after.senders.is_some() => status::of_unknown_senders(&change, summary, &progress),
         (Some(_), _) => status::of_must_use(&change, summary, default, &progress),
+        (None, _) if let Some(line) = status::of_pending(&change, pending, &progress) => line,
         (None, None) if summary.must_use_gateway && change.after.is_none() => {
             status::of_organization_that_must_use_one(&change, summary, &progress)
         }
         (None, _) => {
-            let messages = status::taking_new_way(transaction, &PointerScope::Organization, &change).await?;
+            let messages = status::taking_new_way(transaction, &scope, &change).await?;
             status::of_organization(&change, summary, default, &progress)
+                .because(if passed { Some(status::PASSED) } else { after.at_once.as_deref() })
                 .taking(messages)
                 .what_left(&access.slug, &change)
         }

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{App, Settings, client_address::Peer, router};
+use super::{App, Settings, client_address::Peer, going_live, router};
 use crate::store::WebStore;
 
 /// For the header of a request to arrive, which is also how long an idle connection is kept.
@@ -38,7 +38,9 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let pages = router(App::new(settings, store)?);
+    let app = App::new(settings, store)?;
+    tokio::spawn(going_live::run(app.clone(), stop.clone()));
+    let pages = router(app);
     let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     let connections = GracefulShutdown::new();
     while let Some((stream, peer, place)) = accept(&listener, &places, &stop).await {

@@ -9,11 +9,13 @@ use super::{
     App,
     link::Link,
     message_trace,
+    pending_gateway::{Until, in_brief},
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
     mail::{GatewayAddress, id::Revision},
     policy::{
+        going_live::{Because, VerifyBeforeLive},
         routing::{PlatformDefault, Scope},
         waiting::Choice,
     },
@@ -28,6 +30,7 @@ use crate::{
         limit::RecentEdit as RecentEditOfLimit,
         organization::Summary,
         outbound_queue::{COUNTED, RecentWish},
+        pending_gateway::{Check, GIVEN_UP, PENDING, Pending},
         relay_credential::Credential,
         selected_accounts::ChangedAccounts,
         tenant::Access,
@@ -110,14 +113,32 @@ impl StatusLine {
         }
     }
 
-    /// Ends with the way to what left in the time of a change that was taken back.
-    pub(super) fn what_left(mut self, slug: &str, change: &RecentChange) -> Self {
-        if let Some(from) = change.undone_from {
-            let link = message_trace::link_to_time(slug, from, change.committed_at);
-            self.parts.push(Part::Words(" ".to_owned()));
-            self.parts.push(Part::Link("What left in between", link.build()));
+    /// Ends with why what was saved is live, by a word of [`at_once`]; others say nothing.
+    pub(super) fn because(self, word: Option<&str>) -> Self {
+        match word {
+            Some("failing") => self.words(" It is live at once, since the former one does not take mail."),
+            Some("untried") => self.words(" It is live at once: nothing has shown that the former one works."),
+            Some(PASSED) => self.words(" It has passed its verification."),
+            _ => self,
         }
+    }
+
+    /// Ends with the way to a page where more is said.
+    pub(super) fn leading_to(mut self, label: &'static str, link: Link) -> Self {
+        self.parts.push(Part::Words(" ".to_owned()));
+        self.parts.push(Part::Link(label, link.build()));
         self
+    }
+
+    /// Ends with the way to what left in the time of a change that was taken back.
+    pub(super) fn what_left(self, slug: &str, change: &RecentChange) -> Self {
+        match change.undone_from {
+            Some(from) => {
+                let link = message_trace::link_to_time(slug, from, change.committed_at);
+                self.leading_to("What left in between", link)
+            }
+            None => self,
+        }
     }
 
     pub(super) fn live(mut self, progress: &Progress) -> Self {
@@ -202,6 +223,99 @@ fn confirmed(confirmation: &Confirmation, saved_at: Option<OffsetDateTime>) -> S
         Some(seconds) => format!("{confirmed}, {:.2} s after the save", seconds.max(0.0)),
         None => confirmed,
     }
+}
+
+/// How a page is told in its address why what was saved is live at once, where that is to be said.
+pub fn at_once(because: Because) -> Option<&'static str> {
+    match because {
+        Because::NotWanted | Because::First => None,
+        Because::FormerFails => Some("failing"),
+        Because::FormerUntried => Some("untried"),
+        Because::HasPassed => Some(PASSED),
+    }
+}
+
+/// The same of one that has passed its verification.
+pub const PASSED: &str = "passed";
+
+/// A change as it went on: where it was of a gateway that has passed its verification since, the change by which that
+/// went live, and `true`.
+pub async fn as_it_went_on(
+    transaction: &mut OrganizationTransaction,
+    scope: &PointerScope,
+    change: RecentChange,
+) -> store::Result<(RecentChange, bool)> {
+    let organization = transaction.organization();
+    if change.action != PENDING {
+        return Ok((change, false));
+    }
+    let Some(live) = store::pending_gateway::went_live(transaction, organization, scope, change.id).await? else {
+        return Ok((change, false));
+    };
+    let key = scope.key(organization);
+    let live = store::change::recent(transaction, organization, live, scope.subject(), &key).await?;
+    Ok(live.map_or((change, false), |live| (live, true)))
+}
+
+/// After a save of what is to go live when it has passed its verification, and as long as it has not; `None` if the
+/// change was about something else.
+pub fn of_pending(change: &RecentChange, pending: Option<&Pending>, progress: &Progress) -> Option<StatusLine> {
+    if change.action == GIVEN_UP {
+        let line = StatusLine::new("Given up.").words("This page shows what applies.");
+        return Some(line.live(progress));
+    }
+    let is_still = |pending: &&Pending| change.after.as_deref() == Some(&pending.address.to_string());
+    let pending = pending.filter(is_still)?;
+    let line = about_pending(StatusLine::new(lead(&change.action)), pending);
+    // Where it waits, relays have to know.
+    let is_warning = line.is_warning;
+    let line = if Until::of(pending) == Until::Waits { line.live(progress) } else { line };
+    Some(StatusLine { is_warning: line.is_warning || is_warning, ..line })
+}
+
+/// A save of what is pending already: it is verified once more.
+pub fn still_pending(pending: &Pending) -> StatusLine {
+    about_pending(StatusLine::new("Nothing changed."), pending)
+}
+
+fn about_pending(line: StatusLine, pending: &Pending) -> StatusLine {
+    let is_warning = matches!(pending.check(), Check::Refused | Check::NotAnswered);
+    let line = line.address(&pending.address).words(format!(" {}. Until it has passed, ", in_brief(pending)));
+    let line = match Until::of(pending) {
+        Until::Through(address) => line.words("mail keeps leaving through ").address(address).words("."),
+        Until::AsNow => line.words("mail goes on as it does now."),
+        Until::Waits => line.words("mail without another gateway waits."),
+    };
+    StatusLine { is_warning, ..line }
+}
+
+/// A decision about a pending gateway that is not pending any more.
+pub fn decided_already() -> StatusLine {
+    StatusLine::new("Nothing changed.").words("It is not waiting for its verification any more.")
+}
+
+/// After it was said which gateways have to pass a verification before they go live.
+pub fn of_verify_before_live(change: &RecentChange, summary: &Summary) -> StatusLine {
+    let line = StatusLine::new(lead(&change.action));
+    if change.after != Some(summary.verify_before_live.to_string()) {
+        return line.words("It was changed again since: this page shows what applies now.");
+    }
+    before_live(line, summary)
+}
+
+/// It was said so already.
+pub fn unchanged_verify_before_live(summary: &Summary) -> StatusLine {
+    before_live(StatusLine::new("Nothing changed."), summary)
+}
+
+fn before_live(line: StatusLine, summary: &Summary) -> StatusLine {
+    line.words(match summary.verify_before_live {
+        VerifyBeforeLive::Never => "A gateway that is saved is live at once.",
+        VerifyBeforeLive::Replacing => {
+            "A gateway that replaces one which works goes live when it has passed its verification."
+        }
+        VerifyBeforeLive::Always => "Every gateway of all users or a mail domain goes live when it has passed.",
+    })
 }
 
 /// The first words about a change that is saved.

@@ -200,6 +200,7 @@ async fn take_back(
         Undo::Already(undone) => refused(entry, already(&inside.access.slug, &undone)),
         Undo::InTheWay(obstacles) => refused(entry, in_the_way(&obstacles)),
         Undo::Done(committed) => {
+            app.going_live.ring();
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             Ok(see_other(&way_back(&app, &inside.access, &entry.extent, &query, committed.id).await?.build()))
         }
@@ -276,6 +277,9 @@ async fn way_back(
         Some(("organization", _, true)) => outbound_mail_gateway::here(slug).with("change", &id),
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.requirement_only) => {
             outbound_mail_gateway::here(slug).with("required", &id)
+        }
+        Some(("organization", _, _)) if sole.is_some_and(|thing| thing.verify_before_live_only) => {
+            outbound_mail_gateway::here(slug).with("before_live", &id)
         }
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.unknown_senders_only) => {
             outbound_mail_gateway::here(slug).with("senders", &id)

@@ -95,7 +95,21 @@ pub fn begin(app: &App, access: &Access, address: &GatewayAddress) {
         if let Err(error) = asked.await {
             tracing::warn!(%error, gateway = %address, "a gateway that was set is not verified");
         }
+        app.going_live.ring();
     });
+}
+
+/// Has a gateway verified once more that has to pass before it goes live.
+pub async fn again(app: &App, access: &Access, address: &GatewayAddress) -> Result<(), PageError> {
+    let organization = access.organization();
+    let mut transaction = app.store.begin(access).await?;
+    let gateway = store::gateway::with_address(&mut transaction, organization, address).await?;
+    let wanted = Wanted { gateway, address, sender: None, recipient: None, by: &access.email };
+    // Where several are under way, or this one, there is nothing to be said about it.
+    store::verification::ask(&mut transaction, organization, &wanted).await?;
+    transaction.commit().await?;
+    app.going_live.ring();
+    Ok(())
 }
 
 #[derive(Template)]
@@ -135,6 +149,8 @@ struct Typed {
     is_of_all: bool,
     /// It was saved since.
     is_saved: bool,
+    /// It goes live when it has passed.
+    is_pending: bool,
     /// The form with the address.
     form: String,
     /// The form's own address, where it is sent to, for who may save it.
@@ -182,11 +198,12 @@ impl PageQuery {
             }
             PointerScope::Account(account) => (self.list.link_to_form(slug, *account), role.may_set_account_gateway()),
         };
-        let is_saved = pointer.address.as_ref() == Some(address);
+        let is_saved = pointer.wanted() == Some(address);
         Ok(Some(Typed {
             subject: gateways::unicode(&pointer.subject),
             is_of_all: scope == PointerScope::Organization,
             is_saved,
+            is_pending: is_saved && pointer.address.as_ref() != Some(address),
             save: (may && !is_saved).then(|| form.clone().build()),
             form: form.with("verified", &id.to_string()).build(),
             seen: self.seen.clone().unwrap_or_default(),
@@ -398,6 +415,7 @@ async fn ask(
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
+            app.going_live.ring();
             Ok(see_other(&link(&inside.access.slug, verification).build()))
         }
         Asked::NotFound => Err(PageError::NotFound),
@@ -454,6 +472,7 @@ async fn ask_for_account(
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
+            app.going_live.ring();
             let page = list.place_below(link(slug, verification)).with("selected", &id.to_string());
             Ok(see_other(&page.build()))
         }

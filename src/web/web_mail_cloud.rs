@@ -9,7 +9,7 @@ use super::{
     App, Route,
     console::Console,
     error::PageError,
-    outbound_queue, outbound_volume, page,
+    outbound_queue, outbound_volume, page, pending_gateway,
     session::InOrganization,
     wording::{self, ShownAddress, ShownRoute},
 };
@@ -18,6 +18,7 @@ use crate::{
     store::{
         self,
         limit::Numbers,
+        gateway::PointerScope,
         organization::Summary,
         outbound_queue::{Filter, Messages},
     },
@@ -34,6 +35,10 @@ struct WebMailCloud {
     summary: Summary,
     /// The organization's own gateway, where it has one.
     gateway: Option<ShownAddress>,
+    /// What goes live when it has passed its verification, for all users, and how that goes.
+    pending: Option<(ShownAddress, &'static str)>,
+    /// The same for mail domains: how many.
+    pending_domains: i64,
     route: ShownRoute,
     /// Messages that are held and wait for a decision.
     held: i64,
@@ -59,6 +64,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let organization = inside.access.organization();
     let summary = store::organization::summary(&mut transaction, organization).await?;
     let held = store::held_mail::count(&mut transaction, organization).await?;
+    let pending = store::pending_gateway::list(&mut transaction, organization, None).await?;
     let domains = store::domain::list(&mut transaction, organization).await?;
     let (gateways, unused_gateways) = store::gateway::numbers(&mut transaction, organization).await?;
     let failing_gateways = store::gateway_health::failing(&mut transaction, organization).await?;
@@ -75,6 +81,11 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         console: Console::new(&inside, "Web Mail Cloud"),
         route: ShownRoute::of(summary.gateways(), &app.settings.platform_default),
         gateway: summary.gateway.as_ref().map(ShownAddress::from),
+        pending: pending
+            .iter()
+            .find(|pending| pending.scope == PointerScope::Organization)
+            .map(|pending| ((&pending.address).into(), pending_gateway::in_brief(pending))),
+        pending_domains: count(pending.iter().filter(|pending| pending.scope != PointerScope::Organization).count()),
         held,
         domains: count(domains.len()),
         domains_with_gateway: count(domains.iter().filter(|domain| domain.gateway.is_some()).count()),

@@ -215,6 +215,10 @@ async fn gone(
             where item.after ->> 'outbound_gateway' is not null
               and (item.after ->> 'outbound_gateway')::uuid not in (select id from gateway where organization_id = $1)
             union
+            select item.position, null from item
+            where item.after ->> 'pending_gateway' is not null
+              and (item.after ->> 'pending_gateway')::uuid not in (select id from gateway where organization_id = $1)
+            union
             -- The backups of a record.
             select item.position, null from item
             join change_item undone on undone.organization_id = $1 and undone.change_id = $4

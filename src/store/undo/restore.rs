@@ -140,12 +140,15 @@ pub(super) async fn mirror(
                    case item.subject
                    when 'organization' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id,
+                                                 'pending_gateway', pending_gateway_id,
+                                                 'verify_before_live', verify_before_live,
                                                  'must_use_gateway', must_use_gateway,
                                                  'refuse_unknown_senders', refuse_unknown_senders,
                                                  'probe_sender', probe_sender)
                        from organization where id = $1 and id::text = item.subject_key)
                    when 'domain' then (
-                       select jsonb_build_object('outbound_gateway', outbound_gateway_id, 'inbound_host', inbound_host)
+                       select jsonb_build_object('outbound_gateway', outbound_gateway_id,
+                                                 'pending_gateway', pending_gateway_id, 'inbound_host', inbound_host)
                        from mail_domain where organization_id = $1 and name = item.subject_key)
                    when 'account' then (
                        select jsonb_build_object('user_id', user_id, 'name', name, 'status', status,
@@ -301,6 +304,10 @@ async fn organization_row(db: &mut PgConnection, organization: OrganizationId, n
         update organization
         set outbound_gateway_id = case when item.after ? 'outbound_gateway' then (item.after ->> 'outbound_gateway')::uuid
                                        else organization.outbound_gateway_id end,
+            pending_gateway_id = case when item.after ? 'pending_gateway' then (item.after ->> 'pending_gateway')::uuid
+                                      else organization.pending_gateway_id end,
+            verify_before_live = case when item.after ? 'verify_before_live' then item.after ->> 'verify_before_live'
+                                      else organization.verify_before_live end,
             must_use_gateway = case when item.after ? 'must_use_gateway' then (item.after ->> 'must_use_gateway')::boolean
                                     else organization.must_use_gateway end,
             refuse_unknown_senders = case when item.after ? 'refuse_unknown_senders'
@@ -325,6 +332,8 @@ async fn domains(db: &mut PgConnection, organization: OrganizationId, new: Chang
         update mail_domain
         set outbound_gateway_id = case when item.after ? 'outbound_gateway' then (item.after ->> 'outbound_gateway')::uuid
                                        else mail_domain.outbound_gateway_id end,
+            pending_gateway_id = case when item.after ? 'pending_gateway' then (item.after ->> 'pending_gateway')::uuid
+                                      else mail_domain.pending_gateway_id end,
             inbound_host = case when item.after ? 'inbound_host' then item.after ->> 'inbound_host'
                                 else mail_domain.inbound_host end
         from change_item item

@@ -85,6 +85,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     volume(&photographer).await;
     limits(&photographer).await;
     held_mail(&photographer).await;
+    a_pending_gateway(&photographer).await;
     photographer.stop().await;
 }
 
@@ -286,7 +287,7 @@ async fn undo(photographer: &Photographer) {
     browser.click("DisclosureTriangle", "When each relay confirmed it").await;
     photographer.look("outbound-mail-gateway-saved-and-confirmed").await;
     let change = browser.client.current_url().await.unwrap();
-    let change = change.query().unwrap().trim_start_matches("change=").to_owned();
+    let change = change.query().unwrap().trim_start_matches("change=").split('&').next().unwrap().to_owned();
     photographer.go(&format!("/acme/web-mail-cloud/undo/{change}")).await;
     photographer.look("undo").await;
     photographer.execute("update audit_entry set actor = 'bea@acme.example' where actor = 'admin@acme.example'").await;
@@ -743,6 +744,30 @@ async fn held_mail(photographer: &Photographer) {
     photographer.look("must-use-gateway").await;
     photographer.go(TABLE).await;
     photographer.look("mail-account-manager-must-use-gateway").await;
+}
+
+async fn a_pending_gateway(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.execute("update organization set verify_before_live = 'always' where slug = 'acme'").await;
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Mail, Fault::Stalls);
+    let form = format!("{CLOUD}/domain-manager/acme.example/outbound-gateway");
+    photographer.go(&form).await;
+    photographer.save(&gateway.address.to_string()).await;
+    browser.wait_for_text("is being checked").await;
+    photographer.look("domain-manager-pending").await;
+    photographer.go(&form).await;
+    photographer.look("domain-outbound-gateway-pending").await;
+    gateway.says(At::Mail, "550 5.7.1 We do not know you");
+    photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
+    photographer.save(&gateway.address.to_string()).await;
+    browser.wait_for_text("It has not passed its check").await;
+    photographer.look("outbound-mail-gateway-refused").await;
+    photographer.go(CLOUD).await;
+    photographer.look("web-mail-cloud-refused").await;
+    photographer.go(&form).await;
+    browser.click("button", "Give it up").await;
+    browser.wait_for_text("Given up.").await;
 }
 
 async fn account_id(photographer: &Photographer, user_id: &str) -> String {

@@ -8,7 +8,7 @@ use outgate::{
     web,
 };
 use reqwest::{Method, StatusCode};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::page_of;
 use crate::support::{Browser, Installation, Pages, Queued, Tenant};
@@ -65,6 +65,7 @@ impl Scene {
         self.installation.message(&self.acme, Some(ann), Some("user"), None, Some("gateway-taken-away")).await;
         self.installation.set_gateway(&self.acme, &PointerScope::Account(bob), "bob.example.com").await;
         let of_bob = self.installation.gateway_of(&self.acme, "bob.example.com").await;
+        let gateway_of_bob = of_bob;
         self.installation.waiting_message(&self.acme, Some(bob), "user", "bob.example.com").await;
         let (credential, ..) = self.installation.credential(&self.acme, Limits::default()).await;
         let new_change = uuid::Uuid::now_v7().to_string();
@@ -84,6 +85,9 @@ impl Scene {
         };
         let text = |text: &str| text.to_owned();
         use May::{Administrator, UserAdministrator};
+        let pending =
+            |of: &str, action: &str| vec![("of", text(of)), ("gateway", of_bob.to_string()), ("action", text(action))];
+        case(Administrator, "/pending-gateway", "pending-gateway".to_owned(), pending("all", "give-up"));
         case(Administrator, "undo/{change}", format!("undo/{change}"), vec![]);
         case(
             Administrator,
@@ -102,6 +106,12 @@ impl Scene {
             "/must-use-gateway",
             "outbound-mail-gateway/must-use-gateway".to_owned(),
             vec![("must_use_gateway", text("1")), ("seen", text("no"))],
+        );
+        case(
+            Administrator,
+            "/verify-before-live",
+            "outbound-mail-gateway/verify-before-live".to_owned(),
+            vec![("verify_before_live", text("never")), ("seen", text("replacing"))],
         );
         case(
             Administrator,
@@ -135,6 +145,7 @@ impl Scene {
                 ("waiting", text("return")),
             ],
         );
+        case(Administrator, "/pending-gateway", "pending-gateway".to_owned(), pending("acme.example", "use"));
         case(
             Administrator,
             "/domain-manager/{domain}/outbound-gateway",
@@ -275,6 +286,12 @@ impl Scene {
         );
         case(UserAdministrator, "/status", of_bob("status"), vec![("status", text("suspended"))]);
         case(UserAdministrator, "/delete", of_bob("delete"), vec![("seen", text("rob@acme.example"))]);
+        for table in ["organization", "mail_domain"] {
+            let pending = AssertSqlSafe(format!("update {table} set pending_gateway_id = $1"));
+            sqlx::query(pending).bind(gateway_of_bob.0).execute(&self.installation.owner).await.unwrap();
+        }
+        // It is verified already, so that nothing happens by itself.
+        store::pending_gateway::look(&self.installation.web_store().await).await.unwrap();
         cases
     }
 

@@ -26,6 +26,7 @@ mod outbound_gateway;
 mod outbound_mail_gateway;
 mod outbound_queue;
 mod outbound_volume;
+mod pending_gateway;
 mod probe_sender;
 mod relay_credentials;
 mod roles;

@@ -184,6 +184,8 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "user-id" => vec![("user_id", "mallory@acme.example"), ("seen", "secret@other.example")],
         "addresses" => vec![("addresses", ""), ("seen", "")],
         "inbound-host" => vec![("inbound_host", "evil.example.com"), ("seen", "")],
+        "pending-gateway" => vec![("of", "other.example"), ("gateway", CHANGE), ("action", "use")],
+        "verify-before-live" => vec![("verify_before_live", "always"), ("seen", "replacing")],
         "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
         "require-tls" => vec![("change", CHANGE)],
         "status" => vec![("status", "suspended")],
