@@ -92,6 +92,9 @@ async fn set_up(machine: &Machine, ledger: &std::sync::Arc<Ledger>) {
     let outgate = &machine.outgate;
     outgate.succeeds(&["organization", "create", "acme", "--name", "Acme", "--domain", "acme.example"]).await;
     outgate.succeeds(&["accounts", "import", "acme", accounts.to_str().unwrap()]).await;
+    // Nobody is stopped here for sending much.
+    let hour = ["--each", "--window", "hour", "--external", "--unlimited"];
+    outgate.succeeds(&[&["limit", "set", "acme"], &hour[..]].concat()).await;
     let followed = async { while outgate.succeeds(&["route", "explain", NUDGER]).await.is_empty() {} };
     timeout(FOLLOWS_WITHIN, followed).await.expect("the accounts are known");
     let live = async {

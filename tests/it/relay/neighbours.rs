@@ -48,6 +48,9 @@ async fn how_long_clients_wait_beside_a_tarpit_and_a_flood() {
     for (slug, gateway) in [("measured", takes_all.gateway().await), ("noisy", takes_all.gateway().await)] {
         let domain = format!("{slug}.example");
         outgate.succeeds(&["organization", "create", slug, "--name", slug, "--domain", &domain]).await;
+        // The flood is to be as large as it is, and nobody stopped for it.
+        let hour = ["--each", "--window", "hour", "--external", "--unlimited"];
+        outgate.succeeds(&[&["limit", "set", slug], &hour[..]].concat()).await;
         outgate.succeeds(&["gateway", "set", slug, &gateway.to_string()]).await;
     }
     let (_folder, accounts) = file_with(&file);
