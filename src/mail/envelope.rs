@@ -12,6 +12,8 @@ pub struct Envelope {
     pub reverse_path: String,
     /// As given in RCPT, without angle brackets, in the order given.
     pub forward_paths: Vec<String>,
+    /// How many recipients were named, where distribution lists among them gave way to their members.
+    pub named: Option<usize>,
     /// What RCPT said about notifications, for each forward-path. Empty if it said nothing about any.
     pub wishes: Vec<Wishes>,
     pub parameters: MailParameters,

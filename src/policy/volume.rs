@@ -17,8 +17,10 @@ pub const HOURS_KEPT: Duration = Duration::days(731);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     pub messages: i64,
+    /// As they were named: a distribution list that a relay expands is one, whoever may send to it is for the list to
+    /// say.
     pub recipients: i64,
-    /// Recipients whose domain is not one of the sender's organization.
+    /// Recipients whose domain is not one of the sender's organization, members of lists among them.
     pub external: i64,
 }
 

@@ -190,6 +190,7 @@ impl Session {
                 self.envelope = Some(Envelope {
                     reverse_path: from.address.into_owned(),
                     forward_paths: Vec::new(),
+                    named: None,
                     wishes: Vec::new(),
                     parameters: MailParameters::default(),
                 });

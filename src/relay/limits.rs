@@ -26,7 +26,7 @@ impl Transfer {
     /// Takes a message as far as limits let it, and counts it.
     pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
         let now = message.accepted_at;
-        let count = self.table.count(sender.organization, &message.envelope.forward_paths);
+        let count = self.table.count(sender.organization, &message.envelope);
         let limits = self.table.limits(sender.organization).unwrap_or_default();
         let answer = match self.meter.judge(&limits, sender, count, now) {
             Judged::Goes => self.take(message).await,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     mail::{
-        DomainName, Mailbox,
+        DomainName, Envelope, Mailbox,
         envelope::domain_of,
         id::{CredentialId, GatewayId, OrganizationId, Revision},
     },
@@ -166,10 +166,14 @@ impl RoutingTable {
         domain.is_some_and(|domain| facts.is_own(organization, &domain))
     }
 
-    /// What a message of the organization's to these recipients counts.
-    pub fn count(&self, organization: OrganizationId, forward_paths: &[String]) -> Count {
+    /// What a message of the organization's counts.
+    pub fn count(&self, organization: OrganizationId, envelope: &Envelope) -> Count {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
-        Count::of_message(forward_paths, |domain| facts.is_own(organization, domain))
+        let count = Count::of_message(&envelope.forward_paths, |domain| facts.is_own(organization, domain));
+        match envelope.named {
+            Some(named) => Count { recipients: i64::try_from(named).unwrap_or(i64::MAX), ..count },
+            None => count,
+        }
     }
 
     /// A gateway as it is connected to, with those that stand in for it.

@@ -18,6 +18,8 @@ pub(super) struct Recipients {
     wishes: Vec<Wishes>,
     /// How many members the lists among them stand for.
     members: usize,
+    /// How many were named, once lists among them have given way to their members.
+    pub named: Option<usize>,
 }
 
 /// A list that refuses, as it was named.
@@ -68,7 +70,7 @@ impl Recipients {
         let named = self.forward_paths.iter().zip(&of_lists).filter(|(_, members)| members.is_none());
         let mut met: HashSet<String> = named.map(|(forward_path, _)| canonical(forward_path)).collect();
         let mut wishes = self.take_wishes().into_iter();
-        let mut expanded = Self::default();
+        let mut expanded = Self { named: Some(self.forward_paths.len()), ..Self::default() };
         for (forward_path, members) in self.forward_paths.into_iter().zip(of_lists) {
             let wishes = wishes.next().unwrap_or_default();
             match members {

@@ -722,6 +722,7 @@ impl Session {
             envelope: Envelope {
                 reverse_path: mail.reverse_path,
                 wishes: recipients.take_wishes(),
+                named: recipients.named,
                 forward_paths: recipients.forward_paths,
                 parameters: mail.parameters,
             },

@@ -90,6 +90,11 @@ async fn a_message_to_a_list_goes_to_each_member_once_and_is_not_touched(owner: 
     assert!(own.starts_with("Received: ") && !own.contains("all@acme.example"), "{own}");
     assert_eq!(rest, "ann@acme.example\r\nTo: all@acme.example\r\n\r\nHello.\r\n");
     world.stop().await;
+
+    // A list counts as one recipient, and its members outside as external ones.
+    let counted = "select messages, recipients, external from volume_hour where kind = 'organization'";
+    let counted: (i64, i64, i64) = sqlx::query_as(counted).fetch_one(&installation.owner).await.unwrap();
+    assert_eq!(counted, (1, 2, 3));
 }
 
 #[sqlx::test]

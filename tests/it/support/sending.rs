@@ -377,6 +377,7 @@ impl Sending {
             envelope: Envelope {
                 reverse_path: "ann@acme.example".to_owned(),
                 forward_paths: to.iter().map(|to| (*to).to_owned()).collect(),
+                named: None,
                 wishes: Vec::new(),
                 parameters: MailParameters::default(),
             },

@@ -123,7 +123,7 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
     let all = section(&page, "All of the organization together");
     assert!(all.contains("10,320 external recipients in a day held the platform"), "two accounts: {all}");
     let console = scene.text("/acme/web-mail-cloud").await;
-    assert!(console.contains("Limits The platform’s figures hold"), "{console}");
+    assert!(console.contains("Limits The platform's figures hold"), "{console}");
 }
 
 #[sqlx::test]

@@ -171,6 +171,7 @@ async fn the_account_s_page_says_its_volume_and_leads_to_its_chart(db: PgPool) {
 
     let account = scene.admin.get(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
     let said = "Today (UTC) 1 message, 2 recipients, 1 external recipient \
+                On a usual day 1,000 messages, 1,000 recipients, 1,000 external recipients \
                 Last four weeks 1,001 messages, 1,002 recipients, 1,001 external recipients";
     assert!(account.text().contains(said), "{}", account.text());
     // The first is that of the navigation.
