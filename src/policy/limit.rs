@@ -378,8 +378,8 @@ pub fn exceeded<'a>(
         let before = recent.map_or(0, |recent| recent.within(window, unit, now));
         let counted = before.saturating_add(wanted);
         let level = level(applied.kind, limit, counted).filter(|_| wanted > 0)?;
-        let resumes = (wanted <= limit)
-            .then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
+        let resumes =
+            (wanted <= limit).then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
         let surplus = wanted.min(counted - limit).max(0);
         Some(Exceeded { applied: applied.clone(), most, counted, surplus, resumes, level })
     });

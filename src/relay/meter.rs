@@ -254,11 +254,7 @@ fn of<'a>(map: &'a mut HashMap<DomainName, Recent>, name: &DomainName) -> &'a mu
 
 /// What happens where several limits are exceeded: the hardest. `waits_behind` says of a limit that is not whether
 /// somebody waits for it whom this message must not pass.
-fn judge(
-    applied: &[Applied],
-    exceeded: &[Exceeded],
-    waits_behind: impl Fn(&Applied) -> Option<Exceeded>,
-) -> Judged {
+fn judge(applied: &[Applied], exceeded: &[Exceeded], waits_behind: impl Fn(&Applied) -> Option<Exceeded>) -> Judged {
     let beyond = || exceeded.iter().filter(|exceeded| exceeded.level > Level::Near);
     if let Some(hardest) = beyond().max_by_key(|exceeded| (exceeded.level, exceeded.applied.limit.action)) {
         match (hardest.level, hardest.applied.limit.action) {

@@ -72,6 +72,10 @@ impl OutboundMailGateway {
         ("replacing", "Those that replace a gateway that works", "the first one is live at once"),
         ("always", "All of them", "where there is no other gateway until then, mail waits"),
     ];
+
+    fn is_chosen(&self, choice: &str) -> bool {
+        self.summary.verify_before_live.to_string() == choice
+    }
 }
 
 #[derive(Default, Deserialize)]

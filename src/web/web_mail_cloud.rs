@@ -17,8 +17,8 @@ use crate::{
     policy::volume::{Period, Subject, Unit},
     store::{
         self,
-        limit::Numbers,
         gateway::PointerScope,
+        limit::Numbers,
         organization::Summary,
         outbound_queue::{Filter, Messages},
     },

@@ -178,7 +178,10 @@ async fn what_is_held_for_a_limit_waits_for_an_administrator_whatever_else_chang
     // Other facts let nothing go.
     sending.set_limits(|limits| limits.set.clear());
     step_at(&sending, 3600).await;
-    sqlx::query("update queued_message set next_attempt_at = now() - interval '1 hour'").execute(&sending.owner).await.unwrap();
+    sqlx::query("update queued_message set next_attempt_at = now() - interval '1 hour'")
+        .execute(&sending.owner)
+        .await
+        .unwrap();
     step_at(&sending, 3601).await;
     assert_eq!(sending.waiting().await[0].state, "held");
     sqlx::query("update queued_message set choice = 'send', next_attempt_at = now() - interval '1 hour'")
@@ -256,7 +259,10 @@ async fn the_platforms_figures_only_alert_in_a_new_organization_besides_the_stop
     let (taken, reply) = taken_at_once(&sending, 100, 40).await;
     assert_eq!(taken, 2500);
     let said = reply.to_string();
-    assert!(said.starts_with("550 5.7.1 2600 external recipients in an hour, at most 500 are allowed; beyond 5 times"), "{said}");
+    assert!(
+        said.starts_with("550 5.7.1 2600 external recipients in an hour, at most 500 are allowed; beyond 5 times"),
+        "{said}"
+    );
 }
 
 #[sqlx::test]
@@ -393,7 +399,9 @@ async fn relays_count_together_and_each_message_once(owner: PgPool) {
     let gateway = Gateway::start().await;
     let one = through(&gateway, owner.clone()).await;
     let other = Sending { account: one.account, now: one.now, ..one.another() };
-    one.set_limits(|limits| set(limits, SetAt::Organization, kind(Whose::Each, Window::Hour, Unit::Messages), 6, Action::Defer));
+    one.set_limits(|limits| {
+        set(limits, SetAt::Organization, kind(Whose::Each, Window::Hour, Unit::Messages), 6, Action::Defer)
+    });
     let ids = [RelayId::new(), RelayId::new()];
     for id in ids {
         relay(&owner, id).await;
@@ -470,7 +478,10 @@ async fn no_more_waits_for_a_limit_than_may_leave_in_a_day(owner: PgPool) {
         assert!(send_after(&sending, place).await.starts_with("250 "), "{place}");
     }
     let reply = send_after(&sending, 7).await;
-    assert!(reply.starts_with("451 4.7.1 7 messages in a day, at most 3 are allowed; as much waits already"), "{reply}");
+    assert!(
+        reply.starts_with("451 4.7.1 7 messages in a day, at most 3 are allowed; as much waits already"),
+        "{reply}"
+    );
     assert_eq!(sending.waiting().await.len(), 3);
 }
 
@@ -552,7 +563,10 @@ async fn a_limit_that_is_saved_is_live_on_the_relays_and_its_refusal_names_the_m
     // What was sent before the limit was set counts.
     assert!(submit().await.starts_with("250 "));
     let reply = submit().await;
-    assert!(reply.starts_with("451 4.7.1 3 messages in a minute, at most 2 are allowed; sending resumes at "), "{reply}");
+    assert!(
+        reply.starts_with("451 4.7.1 3 messages in a minute, at most 2 are allowed; sending resumes at "),
+        "{reply}"
+    );
     assert!(reply.trim_end().ends_with(']'), "the short id is at its end: {reply}");
     relay.signal(Signal::SIGTERM);
     assert!(relay.ended().await.success());
