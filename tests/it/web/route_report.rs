@@ -48,8 +48,14 @@ impl Scene {
         (self.now.date() - Duration::days(before)).to_string()
     }
 
+    /// One file is made at a time, and other tests of this process make theirs.
     async fn file(&self, fields: &str) -> Page {
-        self.admin.get(&format!("{}.csv?{fields}", self.page)).await
+        loop {
+            let page = self.admin.get(&format!("{}.csv?{fields}", self.page)).await;
+            if page.status != StatusCode::TOO_MANY_REQUESTS {
+                return page;
+            }
+        }
     }
 
     /// The rows for this many days up to today: the account and its numbers.
