@@ -11,7 +11,6 @@ use outgate::{
         limit::{self, Action, Holding, Kind, MOST, OrganizationLimits, SetAt, Window},
         routing::Scope,
         volume::Unit,
-        words::number,
     },
     store::{self, OrganizationTransaction, gateway::PointerScope, limit::Set},
     web::wording,
@@ -31,12 +30,14 @@ pub enum Limit {
         at: gateway::Whose,
         #[command(flatten)]
         whose: WhoseMail,
-        /// The time in which is counted; it always ends now
+        /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that time
+        /// of the week: three times that is allowed, and always as many as the limit says. message: one message, refused beyond it;
+        /// approval: one message, held beyond it until an administrator releases it
         #[arg(long, value_parser = window())]
         window: Window,
         #[command(flatten)]
         most: AtMost,
-        /// What becomes of mail beyond it [default: hold for a day, else delay]
+        /// What becomes of mail beyond it [default: hold for a day, else delay; not for one message]
         #[arg(long, value_parser = action())]
         action: Option<Action>,
     },
@@ -166,6 +167,15 @@ pub async fn run(command: Limit, owner: &PgPool) -> anyhow::Result<()> {
             let at = set_at(&mut transaction, &slug, &at).await?;
             let (unit, most) = most.unit_and_number()?;
             let kind = Kind { whose: whose.at(&at)?, window, unit };
+            anyhow::ensure!(
+                kind.is_possible(),
+                "--window {window} limits --recipients or --external of each account: one message is nobody's total"
+            );
+            anyhow::ensure!(
+                !window.is_one_message() || action.is_none_or(|action| action == window.default_action()),
+                "--window {window} goes without --action: beyond it a message {}",
+                if window == Window::Message { "is refused" } else { "waits for approval" }
+            );
             let limit = limit::Limit { most, action: action.unwrap_or(window.default_action()) };
             set(transaction, &slug, &at, kind, Some(limit)).await
         }
@@ -281,16 +291,7 @@ impl Shown {
             println!("{title}:");
         }
         for Holding { kind, limit, set_by } in holding {
-            let (_, unit) = kind.unit.words();
-            let window = kind.window.words();
-            match limit.most {
-                Some(most) => println!(
-                    "  at most {} {unit} in {window}, beyond it {}, set by {set_by}",
-                    number(most.into()),
-                    limit.action
-                ),
-                None => println!("  any number of {unit} in {window}, set by {set_by}"),
-            }
+            println!("  {}, set by {set_by}", store::limit::in_words(kind, limit));
         }
     }
 }

@@ -3,43 +3,13 @@
 
 use std::fmt::Write;
 
-use mail_builder::{
-    MessageBuilder,
-    headers::{content_type::ContentType, raw::Raw},
-    mime::MimePart,
-};
 use time::OffsetDateTime;
 
 use super::{
     GatewayAddress,
     dsn::{one_line, rfc2822},
+    own_message::{OwnMessage, own_message},
 };
-
-/// Who a message of our own to an administrator is from and for.
-#[derive(Debug, Clone)]
-pub struct OwnMessage<'a> {
-    /// Our own name.
-    pub hostname: &'a str,
-    pub own_id: &'a str,
-    pub to: &'a str,
-    pub now: OffsetDateTime,
-}
-
-/// The message, ready to be sent with a null reverse-path.
-pub fn own_message(own: &OwnMessage<'_>, subject: String, text: String) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    MessageBuilder::new()
-        .header("From", Raw::new(format!("Outgate <MAILER-DAEMON@{}>", own.hostname)))
-        .header("To", Raw::new(format!("<{}>", one_line(own.to))))
-        .subject(subject)
-        .header("Date", Raw::new(rfc2822(own.now)))
-        .message_id(format!("{}@{}", own.own_id, own.hostname))
-        // RFC 3834 §5: nobody's automatic answer answers this.
-        .header("Auto-Submitted", Raw::new("auto-generated"))
-        .body(MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), text))
-        .serialize(&mut bytes);
-    bytes
-}
 
 /// One message to one administrator.
 #[derive(Debug, Clone)]

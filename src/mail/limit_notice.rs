@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     dsn::one_line,
-    gateway_notice::{OwnMessage, own_message},
+    own_message::{OwnMessage, own_message},
 };
 
 /// One message to one administrator.

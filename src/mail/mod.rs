@@ -10,6 +10,7 @@ pub mod id;
 pub mod limit_notice;
 pub mod mailbox;
 pub mod notify;
+pub mod own_message;
 pub mod received;
 pub mod reply;
 pub mod short_id;

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use time::{Duration, OffsetDateTime, PrimitiveDateTime};
+use time::{Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
 use super::{
     facts::Found,
     recent::Recent,
     routing::Scope,
+    usual::FACTOR,
     volume::{Count, Subject, Unit},
     words::words,
 };
@@ -29,25 +30,45 @@ pub const MOST: u32 = 100_000_000;
 pub enum Window {
     Minute,
     Hour,
+    /// An hour too, compared with what is usual at that time of the week: the limit is [`FACTOR`] times that, and never
+    /// below the figure that is set.
+    Usual,
     Day,
+    /// One message, with all its parts where it was split: beyond it an administrator has to approve it.
+    Approval,
+    /// One message: beyond it it is refused.
+    Message,
 }
 
+/// A message to so many recipients is remembered for [`PARTS_KEPT`], and what comes with the same Message-ID from the
+/// same sender counts as a part of it: servers split what goes to many.
+pub const PART: usize = 10;
+/// For how long.
+pub const PARTS_KEPT: Duration = Duration::minutes(15);
+
 impl Window {
-    pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+    pub const ALL: [Self; 6] = [Self::Minute, Self::Hour, Self::Usual, Self::Day, Self::Approval, Self::Message];
+
+    /// Whether it is about one message, and not about what is sent within a time.
+    pub fn is_one_message(self) -> bool {
+        matches!(self, Self::Approval | Self::Message)
+    }
 
     pub fn length(self) -> Duration {
         match self {
             Self::Minute => Duration::MINUTE,
-            Self::Hour => Duration::HOUR,
+            Self::Hour | Self::Usual => Duration::HOUR,
             Self::Day => Duration::DAY,
+            Self::Approval | Self::Message => PARTS_KEPT,
         }
     }
 
     /// What happens beyond a limit for which nothing was chosen.
     pub fn default_action(self) -> Action {
         match self {
-            Self::Minute | Self::Hour => Action::Delay,
-            Self::Day => Action::Hold,
+            Self::Minute | Self::Hour | Self::Usual => Action::Delay,
+            Self::Day | Self::Approval => Action::Hold,
+            Self::Message => Action::Refuse,
         }
     }
 
@@ -55,8 +76,9 @@ impl Window {
     pub fn words(self) -> &'static str {
         match self {
             Self::Minute => "a minute",
-            Self::Hour => "an hour",
+            Self::Hour | Self::Usual => "an hour",
             Self::Day => "a day",
+            Self::Approval | Self::Message => "one message",
         }
     }
 }
@@ -102,7 +124,7 @@ pub enum Level {
 }
 
 words!(Level: "near" = Near, "beyond" = Beyond, "stopped" = Stopped);
-words!(Window: "minute" = Minute, "hour" = Hour, "day" = Day);
+words!(Window: "minute" = Minute, "hour" = Hour, "usual" = Usual, "day" = Day, "approval" = Approval, "message" = Message);
 words!(Whose: "each" = Each, "service" = Service, "total" = Total);
 words!(Action: "alert" = Alert, "delay" = Delay, "hold" = Hold, "defer" = Defer, "refuse" = Refuse);
 
@@ -112,6 +134,24 @@ pub struct Kind {
     pub whose: Whose,
     pub window: Window,
     pub unit: Unit,
+}
+
+impl Kind {
+    /// What happens beyond a limit of the platform.
+    pub fn default_action(self) -> Action {
+        match (self.whose, self.window) {
+            // Nobody waits because all together send more than usual.
+            (Whose::Total, Window::Usual) => Action::Alert,
+            (_, window) => window.default_action(),
+        }
+    }
+}
+
+impl Kind {
+    /// Whether there can be a limit of this kind: one message is nobody's total, and is not many messages.
+    pub fn is_possible(self) -> bool {
+        !self.window.is_one_message() || (self.whose != Whose::Total && self.unit != Unit::Messages)
+    }
 }
 
 /// A limit as it is set at some scope.
@@ -171,17 +211,23 @@ pub struct OrganizationLimits {
 
 /// What the platform sets for each account. Figures of others that stand behind it: 500 external recipients an hour and
 /// 1,000 recipients a day for a person.
-const EACH: [(Kind, u32); 3] = [
+const EACH: [(Kind, u32); 5] = [
     (Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients }, 60),
     (Kind { whose: Whose::Each, window: Window::Hour, unit: Unit::External }, 500),
+    (Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients }, 100),
     (Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients }, 1000),
+    (Kind { whose: Whose::Each, window: Window::Message, unit: Unit::Recipients }, 500),
 ];
 
 /// And for each service account: 2,000 messages in ten minutes and 10,000 a day for what sends in bulk.
-const SERVICE: [(Kind, u32); 2] = [
+const SERVICE: [(Kind, u32); 3] = [
     (Kind { whose: Whose::Service, window: Window::Minute, unit: Unit::Recipients }, 200),
+    (Kind { whose: Whose::Service, window: Window::Usual, unit: Unit::Recipients }, 1000),
     (Kind { whose: Whose::Service, window: Window::Day, unit: Unit::Recipients }, 10_000),
 ];
+
+/// And for all of an organization together, whatever its size.
+const TOTAL: (Kind, u32) = (Kind { whose: Whose::Total, window: Window::Usual, unit: Unit::Recipients }, 1000);
 
 /// What the platform sets for everybody; the total is that of an organization with so many accounts.
 pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limit)> {
@@ -190,10 +236,10 @@ pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limi
         Whose::Service => &SERVICE,
         Whose::Total => &[],
     };
-    let total = || (Kind { whose, window: Window::Day, unit: Unit::External }, of_accounts(accounts));
-    let total = (whose == Whose::Total).then(total);
-    let figures = fixed.iter().copied().chain(total);
-    figures.map(|(kind, most)| (kind, Limit { most: Some(most), action: kind.window.default_action() }))
+    let day = Kind { whose, window: Window::Day, unit: Unit::External };
+    let totals = [TOTAL, (day, of_accounts(accounts))].into_iter().filter(move |_| whose == Whose::Total);
+    let figures = fixed.iter().copied().chain(totals);
+    figures.map(|(kind, most)| (kind, Limit { most: Some(most), action: kind.default_action() }))
 }
 
 /// What an organization with so many accounts sends outside in a day at most: it grows with them, but slower.
@@ -350,7 +396,12 @@ fn add_total(applied: &mut Vec<Applied>, limits: &Limits, set_by: Scope, subject
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
     pub applied: Applied,
+    /// How many are allowed now.
     pub most: u32,
+    /// What is usual at this time, of a limit that goes by that.
+    pub usual: Option<i64>,
+    /// From when on they are counted.
+    pub since: OffsetDateTime,
     /// How many there are with this message.
     pub counted: i64,
     /// How many this message is beyond the limit with: all of it, unless it was the first beyond.
@@ -363,27 +414,46 @@ pub struct Exceeded {
 }
 
 /// The limits that a message goes beyond, or near to, which its sender wants to send at `now`; `recent` says what a
-/// subject has sent.
+/// subject has sent, and `usual` what it usually sends in an hour, if that is known: it is asked of those who are half
+/// way to their limit. `earlier` are the recipients of the same message that came before, in other parts of it.
 pub fn exceeded<'a>(
     applied: impl IntoIterator<Item = &'a Applied>,
     recent: impl Fn(&Subject) -> Option<&'a Recent>,
-    message: Count,
+    usual: impl Fn(&Subject) -> Option<Count>,
+    (message, earlier): (Count, Count),
     now: OffsetDateTime,
 ) -> Vec<Exceeded> {
     let exceeded = applied.into_iter().filter_map(|applied| {
         let Kind { window, unit, .. } = applied.kind;
         let most = applied.limit.most?;
-        let (wanted, limit) = (message.get(unit), i64::from(most));
+        let wanted = message.get(unit);
         let recent = recent(&applied.subject);
-        let before = recent.map_or(0, |recent| recent.within(window, unit, now));
+        let before = match window.is_one_message() {
+            true => earlier.get(unit),
+            false => recent.map_or(0, |recent| recent.within(window, unit, now)),
+        };
         let counted = before.saturating_add(wanted);
+        let usual = match window {
+            Window::Usual if counted.saturating_mul(2) < i64::from(most) => return None,
+            Window::Usual => Some(usual(&applied.subject)?.get(unit)),
+            _ => None,
+        };
+        let most = usual.map_or(most, |usual| unusual_beyond(most, usual));
+        let limit = i64::from(most);
         let level = level(applied.kind, limit, counted).filter(|_| wanted > 0)?;
-        let resumes =
-            (wanted <= limit).then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
+        let resumes = (wanted <= limit && !window.is_one_message())
+            .then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
         let surplus = wanted.min(counted - limit).max(0);
-        Some(Exceeded { applied: applied.clone(), most, counted, surplus, resumes, level })
+        let since = now - window.length();
+        Some(Exceeded { applied: applied.clone(), most, usual, since, counted, surplus, resumes, level })
     });
     exceeded.collect()
+}
+
+/// Beyond how many it is unusual, where this is usual and the limit is set to `floor`.
+pub fn unusual_beyond(floor: u32, usual: i64) -> u32 {
+    let times = usual.max(0).saturating_mul(FACTOR.into());
+    floor.max(u32::try_from(times).unwrap_or(u32::MAX))
 }
 
 /// How far somebody is of whom so many are counted; `None`: far from the limit.
@@ -392,19 +462,31 @@ fn level(kind: Kind, limit: i64, counted: i64) -> Option<Level> {
     match counted {
         _ if stops && counted > limit.saturating_mul(STOP) => Some(Level::Stopped),
         _ if counted > limit => Some(Level::Beyond),
-        // Within a minute nobody could do anything about it.
-        _ if kind.window != Window::Minute && counted.saturating_mul(5) >= limit.saturating_mul(4) => Some(Level::Near),
+        // Within a minute nobody could do anything about it, and what is nearly unusual is not unusual.
+        _ if matches!(kind.window, Window::Hour | Window::Day)
+            && counted.saturating_mul(5) >= limit.saturating_mul(4) =>
+        {
+            Some(Level::Near)
+        }
         _ => None,
     }
 }
 
 impl Exceeded {
+    /// Whether administrators are told: not of who waits a minute or two, for that they could do nothing about it.
+    pub fn is_news(&self) -> bool {
+        let Applied { kind, limit, set_by, .. } = &self.applied;
+        let goes_by_itself = limit.action == Action::Delay || *set_by == Scope::Platform;
+        kind.window != Window::Minute || !goes_by_itself
+    }
+
     /// How long the surplus takes at the pace of the limit.
     pub fn takes(&self) -> Duration {
         self.applied.kind.window.length() * (self.surplus as f64 / f64::from(self.most.max(1)))
     }
 
-    /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed.
+    /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed. Or what is
+    /// usual: 412 recipients since 14:00 UTC, usually at most 60 in an hour at this time.
     pub fn words(&self) -> String {
         let Kind { window, unit, .. } = self.applied.kind;
         let (one, many) = unit.words();
@@ -415,6 +497,20 @@ impl Exceeded {
             Subject::NoAccount(_) => "of senders without an account ",
             Subject::Account(_) => "",
         };
-        format!("{} {noun} {whose}in {}, at most {} are allowed", self.counted, window.words(), self.most)
+        match self.usual {
+            None if window == Window::Approval => {
+                format!("{} {noun} in one message, more than {} need approval", self.counted, self.most)
+            }
+            None => format!("{} {noun} {whose}in {}, at most {} are allowed", self.counted, window.words(), self.most),
+            Some(usual) => {
+                let since = self.since.to_offset(UtcOffset::UTC);
+                let (hour, minute) = (since.hour(), since.minute());
+                let usually = if usual == 0 { "none".to_owned() } else { format!("at most {usual}") };
+                format!(
+                    "{} {noun} {whose}since {hour:02}:{minute:02} UTC, usually {usually} in an hour at this time",
+                    self.counted
+                )
+            }
+        }
     }
 }

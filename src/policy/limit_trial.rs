@@ -6,7 +6,8 @@ use std::{cmp::Reverse, collections::VecDeque};
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    limit::{Kind, Window},
+    limit::{Kind, Window, unusual_beyond},
+    usual::{WEEKS, usual},
     volume::{Count, MINUTES_KEPT, start_of},
 };
 
@@ -20,7 +21,15 @@ pub const NAMED: usize = 10;
 pub fn since(window: Window, now: OffsetDateTime) -> OffsetDateTime {
     match window {
         Window::Minute => now - MINUTES_KEPT,
-        Window::Hour | Window::Day => start_of(Duration::HOUR, now) - LOOKED_BACK,
+        _ => start_of(Duration::HOUR, now) - LOOKED_BACK,
+    }
+}
+
+/// From when on the counts are needed for that: what is usual is found from the weeks before.
+pub fn counts_since(window: Window, now: OffsetDateTime) -> OffsetDateTime {
+    match window {
+        Window::Usual => since(window, now) - Duration::weeks(WEEKS.into()) - Duration::HOUR,
+        _ => since(window, now),
     }
 }
 
@@ -33,19 +42,42 @@ pub struct Trial {
     pub messages: i64,
 }
 
-/// Tries a limit with what one sender has sent: by the minute for one by the minute, else by the hour, the oldest first.
-/// What is beyond the limit does not count for what comes later.
-pub fn trial(kind: Kind, most: u32, counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Trial {
+/// What one sender has sent: by the minute for a limit by the minute, else by the hour, the oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// When it began to send, as far as is kept.
+    pub first: Option<OffsetDateTime>,
+    pub counts: Vec<(OffsetDateTime, Count)>,
+}
+
+impl Sent {
+    /// How many were allowed at that time, if anything was limited.
+    fn allowed(&self, kind: Kind, most: u32, at: OffsetDateTime) -> Option<i64> {
+        let allowed = match kind.window {
+            Window::Usual => unusual_beyond(most, usual(&self.counts, self.first, at)?.get(kind.unit)),
+            _ => most,
+        };
+        Some(allowed.into())
+    }
+}
+
+/// Tries a limit with what one sender has sent from `since` on. What is beyond the limit does not count for what comes
+/// later.
+pub fn trial(kind: Kind, most: u32, sent: &Sent, since: OffsetDateTime) -> Trial {
     let length = kind.window.length();
     let mut taken: VecDeque<(OffsetDateTime, i64)> = VecDeque::new();
     let (mut within, mut exceeded_last) = (0, None);
     let mut trial = Trial::default();
-    for (at, count) in counts {
+    for (at, count) in sent.counts.iter().copied().filter(|(at, _)| *at >= since) {
         while let Some((_, left)) = taken.pop_front_if(|(before, _)| *before <= at - length) {
             within -= left;
         }
         let wanted = count.get(kind.unit).max(0);
-        let accepted = wanted.min((i64::from(most) - within).max(0));
+        let left = match within + wanted <= i64::from(most) {
+            true => wanted,
+            false => sent.allowed(kind, most, at).map_or(wanted, |allowed| (allowed - within).max(0)),
+        };
+        let accepted = wanted.min(left);
         taken.push_back((at, accepted));
         within += accepted;
         if wanted > accepted {
@@ -110,6 +142,11 @@ mod tests {
         Kind { whose: Whose::Each, window, unit }
     }
 
+    fn tried(kind: Kind, most: u32, counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Trial {
+        let counts: Vec<_> = counts.into_iter().collect();
+        trial(kind, most, &Sent { first: counts.first().map(|(at, _)| *at), counts }, START)
+    }
+
     /// So many messages to two recipients each, one of them external, so many hours later.
     fn sent(hours: i64, messages: i64) -> (OffsetDateTime, Count) {
         (START + Duration::hours(hours), Count { messages, recipients: 2 * messages, external: messages })
@@ -119,11 +156,11 @@ mod tests {
     fn each_hour_is_looked_at_for_itself_and_what_is_beyond_is_told_in_messages() {
         let counts = [sent(0, 50), sent(1, 51), sent(2, 10), sent(30, 500)];
         let limit = kind(Window::Hour, Unit::Recipients);
-        assert_eq!(trial(limit, 100, counts), Trial { times: 2, messages: 1 + 450 });
-        assert_eq!(trial(limit, 1000, counts), Trial::default());
-        assert_eq!(trial(limit, 101, [sent(0, 51)]), Trial { times: 1, messages: 1 }, "in part is beyond it");
-        assert_eq!(trial(kind(Window::Hour, Unit::Messages), 50, counts), Trial { times: 2, messages: 451 });
-        assert_eq!(trial(limit, 1, []), Trial::default());
+        assert_eq!(tried(limit, 100, counts), Trial { times: 2, messages: 1 + 450 });
+        assert_eq!(tried(limit, 1000, counts), Trial::default());
+        assert_eq!(tried(limit, 101, [sent(0, 51)]), Trial { times: 1, messages: 1 }, "in part is beyond it");
+        assert_eq!(tried(kind(Window::Hour, Unit::Messages), 50, counts), Trial { times: 2, messages: 451 });
+        assert_eq!(tried(limit, 1, []), Trial::default());
     }
 
     #[test]
@@ -131,12 +168,27 @@ mod tests {
         let limit = kind(Window::Day, Unit::Messages);
         // 15 hours later it is the next day by the clock, and within the same 24 hours.
         let over_midnight = [sent(0, 80), sent(15, 40)];
-        assert_eq!(trial(limit, 100, over_midnight), Trial { times: 1, messages: 20 });
-        assert_eq!(trial(limit, 100, [sent(0, 80), sent(24, 40)]), Trial::default());
+        assert_eq!(tried(limit, 100, over_midnight), Trial { times: 1, messages: 20 });
+        assert_eq!(tried(limit, 100, [sent(0, 80), sent(24, 40)]), Trial::default());
         // 900 of the first are beyond it: after a day nothing of it counts.
-        assert_eq!(trial(limit, 100, [sent(0, 1000), sent(24, 100)]), Trial { times: 1, messages: 900 });
+        assert_eq!(tried(limit, 100, [sent(0, 1000), sent(24, 100)]), Trial { times: 1, messages: 900 });
         // Two hours of one day are one day.
-        assert_eq!(trial(limit, 100, [sent(0, 150), sent(1, 10)]), Trial { times: 1, messages: 60 });
+        assert_eq!(tried(limit, 100, [sent(0, 150), sent(1, 10)]), Trial { times: 1, messages: 60 });
+    }
+
+    #[test]
+    fn what_is_usual_is_found_from_the_weeks_before_and_only_what_is_beyond_it_is_unusual() {
+        let limit = kind(Window::Usual, Unit::Recipients);
+        let week = 7 * 24;
+        // 100 recipients each Monday at nine, then 290, then 310; at night nothing is usual.
+        let mut counts: Vec<_> = (-4..=-1).map(|weeks| sent(weeks * week, 50)).collect();
+        counts.extend([sent(0, 145), sent(12, 60), sent(week, 155)]);
+        assert_eq!(tried(limit, 100, counts.clone()), Trial { times: 2, messages: 10 + 5 });
+        assert_eq!(tried(limit, 400, counts.clone()), Trial::default());
+        // Whom nobody knows yet nobody calls unusual.
+        let new = Sent { first: Some(START - Duration::days(3)), counts };
+        assert_eq!(trial(limit, 100, &new, START).times, 0);
+        assert_eq!(counts_since(Window::Usual, START), since(Window::Usual, START) - Duration::hours(4 * week + 1));
     }
 
     #[test]

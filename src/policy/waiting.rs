@@ -1,6 +1,8 @@
 //! What becomes of mail that waits when the facts change under it: it goes on, it is held, or it returns to
 //! its sender. The relay asks at every attempt; the pages say why mail is held and take the choice.
 
+use time::Duration;
+
 use super::{
     facts::{Decision, Found, RoutingFacts, SenderRoute},
     routing::{NextHop, PlatformDefault, Route, Scope, route},
@@ -41,9 +43,19 @@ pub enum HeldBecause {
     OverLimit,
     /// An administrator has blocked the sender.
     SenderBlocked,
+    /// It goes to so many that an administrator has to approve it.
+    NeedsApproval,
 }
 
+/// How long mail waits for approval before it returns.
+pub const APPROVED_WITHIN: Duration = Duration::days(2);
+
 impl HeldBecause {
+    /// Whether only an administrator lets it go, whatever the facts are.
+    pub fn is_for_an_administrator(self) -> bool {
+        matches!(self, Self::OverLimit | Self::NeedsApproval)
+    }
+
     /// The end of a sentence: it is held because …
     pub fn words(self) -> &'static str {
         match self {
@@ -55,6 +67,7 @@ impl HeldBecause {
             Self::OrganizationSuspended => "the organization is suspended",
             Self::OverLimit => "the sender has sent more than a limit allows",
             Self::SenderBlocked => "the sender is blocked",
+            Self::NeedsApproval => "it goes to many, and no administrator has approved it yet",
         }
     }
 }
@@ -69,6 +82,7 @@ words!(HeldBecause:
     "organization-suspended" = OrganizationSuspended,
     "over-limit" = OverLimit,
     "sender-blocked" = SenderBlocked,
+    "needs-approval" = NeedsApproval,
 );
 
 /// What a message waits for, as it was when it was last routed.

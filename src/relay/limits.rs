@@ -8,13 +8,13 @@ use super::{
     meter::Judged,
     metrics::METRICS,
     queue::{Attempted, Entry},
-    transfer::{Answer, Transfer, Way, not_stored, waits_for},
+    transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
 };
 use crate::{
     mail::{EnhancedStatus, Reply},
     policy::{
-        facts::Found,
-        limit::{self, Exceeded},
+        facts::{Found, SenderRoute},
+        limit::{self, Exceeded, Window},
         waiting::HeldBecause,
     },
 };
@@ -28,7 +28,7 @@ impl Transfer {
         let now = message.accepted_at;
         let count = self.table.count(sender.organization, &message.envelope);
         let limits = self.table.limits(sender.organization).unwrap_or_default();
-        let answer = match self.meter.judge(&limits, sender, count, now) {
+        let answer = match self.meter.judge(&limits, sender, (count, message.message_id.as_deref()), now) {
             Judged::Goes => self.take(message).await,
             Judged::Delayed(exceeded) => self.delay(message, &exceeded, now).await,
             Judged::Held(exceeded) => self.hold(message, &exceeded, now).await,
@@ -39,7 +39,7 @@ impl Transfer {
         };
         match answer.reply.is_positive() {
             true => self.volume.add(sender, now, count),
-            false => self.meter.take_back(sender, now, count),
+            false => self.meter.take_back(sender, now, (count, message.message_id.as_deref())),
         }
         answer
     }
@@ -47,12 +47,7 @@ impl Transfer {
     /// Commits a message that waits for its turn. Where it goes is decided when it has it; but what nobody would take
     /// now is refused now.
     async fn delay(&self, message: &Message, exceeded: &[Exceeded], now: OffsetDateTime) -> Answer {
-        let (whose, waits) = match self.way(message) {
-            Way::Peer(whose, peer) => (whose, waits_for(&peer)),
-            Way::Queue(whose, waits) => (whose, waits),
-            Way::Held(_) => return self.take(message).await,
-            Way::Refused(reply) => return reply.into(),
-        };
+        let Some((whose, waits)) = self.waiting(message) else { return self.take(message).await };
         let organization = whose.organization;
         let note = |exceeded: &Exceeded, turn| self.meter.note_turn(organization, exceeded, turn);
         let until = match self.queue.turn_at_limits(organization, exceeded, now, now + SURPLUS, note).await {
@@ -77,20 +72,28 @@ impl Transfer {
 
     /// Commits a message that an administrator has to let go.
     async fn hold(&self, message: &Message, exceeded: &Exceeded, now: OffsetDateTime) -> Answer {
-        let (whose, waits) = match self.way(message) {
-            Way::Peer(whose, peer) => (whose, waits_for(&peer)),
-            Way::Queue(whose, waits) => (whose, waits),
-            Way::Held(_) => return self.take(message).await,
-            Way::Refused(reply) => return reply.into(),
-        };
+        let Some((whose, waits)) = self.waiting(message) else { return self.take(message).await };
         METRICS.held_by_limits.add(1);
         let mut entry = self.entry(message, &whose);
         (entry.message.waits_for, entry.message.waits_by) = waits;
-        let held = Attempted::held(&entry.message, HeldBecause::OverLimit);
+        let (because, decides) = match exceeded.applied.kind.window {
+            Window::Approval => (HeldBecause::NeedsApproval, "approves"),
+            _ => (HeldBecause::OverLimit, "releases"),
+        };
+        let held = Attempted::held(&entry.message, because);
         entry.message = self.after(&entry, &held, now).message;
-        let why = format!("held until an administrator releases it: {}", exceeded.words());
+        let why = format!("held until an administrator {decides} it: {}", exceeded.words());
         entry.message.last_reply = Some(why.clone());
         self.store_saying(entry, &why).await
+    }
+
+    /// Whose a message is that could wait, and for what; `None` of one that is refused or held whoever sends much.
+    fn waiting(&self, message: &Message) -> Option<(SenderRoute, WaitsFor)> {
+        match self.way(message) {
+            Way::Peer(whose, peer) => Some((whose, waits_for(&peer))),
+            Way::Queue(whose, waits) => Some((whose, waits)),
+            Way::Held(_) | Way::Refused(_) => None,
+        }
     }
 
     async fn store_saying(&self, entry: Entry, why: &str) -> Answer {
@@ -132,6 +135,11 @@ fn put_off(exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
 
 fn refused(exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
     METRICS.refused_by_limits.add(1);
+    if exceeded.applied.kind.window == Window::Message {
+        // RFC 3463 §3.6, 5.5.3: too many recipients. For good: to a 452 clients answer by splitting it.
+        let text = format!("{}; send it to a distribution list, or ask an administrator", exceeded.words());
+        return Reply::new(550, EnhancedStatus(5, 5, 3), text);
+    }
     let when = match exceeded.resumes {
         Some(_) => resumes(exceeded, now),
         None => "; send it to fewer at once".to_owned(),

@@ -16,6 +16,9 @@ pub struct Message {
     pub envelope: Envelope,
     /// The address that decides the route: the reverse-path, or what the header says where that is null.
     pub sender: String,
+    /// By it parts of one message are known that a client or server has split; only of what goes to
+    /// [many](crate::policy::limit::PART).
+    pub message_id: Option<String>,
     /// Our `Received` field in front, then every byte as it was sent, transparency dots removed.
     pub content: Content,
     pub accepted_at: OffsetDateTime,

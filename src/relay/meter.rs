@@ -6,7 +6,8 @@
 //! within [`EVERY`] and the second in which they write it down.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,9 +23,10 @@ use crate::{
     },
     policy::{
         facts::Found,
-        limit::{self, Action, Applied, Exceeded, Kind, Level, OrganizationLimits},
+        limit::{self, Action, Applied, Exceeded, Kind, Level, OrganizationLimits, PARTS_KEPT},
         recent::Recent,
-        volume::{Count, MINUTES_KEPT, Subject, minute_of},
+        usual::{self, usual},
+        volume::{Count, MINUTES_KEPT, Subject, hour_of, minute_of},
     },
     store::{self, volume::Counted},
 };
@@ -35,6 +37,12 @@ pub const EVERY: Duration = Duration::from_secs(2);
 const SHARE: u32 = 20;
 /// How long after its minute another relay may write what it has counted.
 const LATE: time::Duration = time::Duration::minutes(3);
+/// Of how many messages to many is remembered what has come of them, in each organization.
+const MOST_PARTS: usize = 5000;
+/// Of how many it is found out at a time what they usually send.
+const USUAL_AT_ONCE: usize = 500;
+/// For how long what was usual in an hour is good enough while that of the present one is not known.
+const UPKEEP_OF_USUAL: time::Duration = time::Duration::hours(3);
 /// How often organizations' accounts are counted, and what is over is forgotten.
 const UPKEEP: Duration = Duration::from_secs(600);
 
@@ -59,8 +67,15 @@ struct OfOrganization {
     domains: HashMap<DomainName, Recent>,
     accounts: HashMap<AccountId, Recent>,
     no_account: HashMap<DomainName, Recent>,
-    /// The last turn that was given to whom a limit slows down: who comes before that waits behind it.
-    turns: HashMap<(Subject, Kind), OffsetDateTime>,
+    /// The last turn that was given to whom a limit slows down, and what that was beyond: who comes before that turn
+    /// waits behind it.
+    turns: HashMap<(Subject, Kind), (OffsetDateTime, Exceeded)>,
+    /// What somebody usually sends at which hour, `None` where nothing is usual yet; only of those who send much.
+    usual: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
+    /// Of whom it has to be found out.
+    wanted: HashSet<Subject>,
+    /// What has come of messages to many that may be split, by sender and Message-ID, and when the last of it.
+    parts: HashMap<(Mailbox, String), (OffsetDateTime, Count)>,
     /// Whose waiting mail was held when, because he has sent far too much.
     stopped: HashMap<Mailbox, OffsetDateTime>,
     /// What administrators are to be told, and when something was put there last.
@@ -101,37 +116,53 @@ impl Meter {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges a message that comes at `now`, and counts it unless it is not taken.
-    pub fn judge(&self, limits: &OrganizationLimits, sender: &Found, message: Count, now: OffsetDateTime) -> Judged {
+    /// Judges a message that comes at `now`, and counts it unless it is not taken. Of what goes to many its Message-ID
+    /// is given.
+    pub fn judge(
+        &self,
+        limits: &OrganizationLimits,
+        sender: &Found,
+        (message, message_id): (Count, Option<&str>),
+        now: OffsetDateTime,
+    ) -> Judged {
         if limits.sender(sender.account).is_blocked {
             return Judged::Blocked;
         }
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
         let applied = limits.applied(sender, known.users, now);
-        let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), message, now);
+        let earlier = message_id.map_or_else(Count::default, |id| known.earlier_parts(sender, id, now));
+        let wanted = RefCell::new(Vec::new());
+        let usual = |subject: &Subject| known.usual_at(subject, now, &mut wanted.borrow_mut());
+        let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), usual, (message, earlier), now);
+        known.wanted.extend(wanted.into_inner());
         let judged = judge(&applied, &exceeded, |applied| known.waits_behind(applied, message, now));
         for exceeded in exceeded {
             known.note(exceeded, sender, now);
         }
         if matches!(judged, Judged::Goes | Judged::Delayed(_) | Judged::Held(_)) {
             known.add(sender, now, message);
+            known.add_part(sender, message_id, now, message);
         }
         judged
     }
 
     /// Takes back a message that was counted at `at` and not accepted after all.
-    pub fn take_back(&self, sender: &Found, at: OffsetDateTime, message: Count) {
+    pub fn take_back(&self, sender: &Found, at: OffsetDateTime, (message, message_id): (Count, Option<&str>)) {
         let Count { messages, recipients, external } = message;
         let less = Count { messages: -messages, recipients: -recipients, external: -external };
-        self.known().organizations.entry(sender.organization).or_default().add(sender, at, less);
+        let mut known = self.known();
+        let known = known.organizations.entry(sender.organization).or_default();
+        known.add(sender, at, less);
+        known.add_part(sender, message_id, at, less);
     }
 
     /// Notes the turn that a message was given.
     pub fn note_turn(&self, organization: OrganizationId, exceeded: &Exceeded, turn: OffsetDateTime) {
         let Applied { subject, kind, .. } = &exceeded.applied;
         let mut known = self.known();
-        known.organizations.entry(organization).or_default().turns.insert((subject.clone(), *kind), turn);
+        let turns = &mut known.organizations.entry(organization).or_default().turns;
+        turns.insert((subject.clone(), *kind), (turn, exceeded.clone()));
     }
 
     /// Whether nobody has heard within the last minute that this sender is stopped.
@@ -158,14 +189,37 @@ impl Meter {
         }
     }
 
+    /// Of whom it has to be found out what they usually send.
+    pub fn wanted(&self) -> Vec<(OrganizationId, Subject)> {
+        let known = self.known();
+        let of = |(organization, known): (&OrganizationId, &OfOrganization)| {
+            known.wanted.iter().map(|subject| (*organization, subject.clone())).collect::<Vec<_>>()
+        };
+        known.organizations.iter().flat_map(of).collect()
+    }
+
+    /// Notes what this subject usually sends in the hour of `now`.
+    pub fn note_usual(
+        &self,
+        organization: OrganizationId,
+        subject: Subject,
+        usual: Option<Count>,
+        now: OffsetDateTime,
+    ) {
+        let mut known = self.known();
+        let known = known.organizations.entry(organization).or_default();
+        known.wanted.remove(&subject);
+        known.usual.insert(subject, (hour_of(now), usual));
+    }
+
     /// Adds what others have counted.
     fn add(&self, counted: &Counted, at: OffsetDateTime, count: Count) {
         let mut known = self.known();
-        known.organizations.entry(counted.organization).or_default().of(&counted.subject).add(at, count);
+        known.organizations.entry(counted.organization).or_default().add_to(&counted.subject, at, count);
     }
 
     /// Notes how many accounts each organization has, and forgets what is over.
-    fn tidy(&self, accounts: &HashMap<OrganizationId, u64>, now: OffsetDateTime) {
+    pub fn tidy(&self, accounts: &HashMap<OrganizationId, u64>, now: OffsetDateTime) {
         let mut known = self.known();
         for (organization, users) in accounts {
             known.organizations.entry(*organization).or_default().users = *users;
@@ -174,7 +228,9 @@ impl Meter {
             known.domains.retain(|_, recent| !recent.is_over(now));
             known.accounts.retain(|_, recent| !recent.is_over(now));
             known.no_account.retain(|_, recent| !recent.is_over(now));
-            known.turns.retain(|_, turn| *turn > now);
+            known.parts.retain(|_, (at, _)| now - *at < PARTS_KEPT);
+            known.turns.retain(|_, (turn, _)| *turn > now);
+            known.usual.retain(|_, (hour, _)| now - *hour < UPKEEP_OF_USUAL);
             known.stopped.retain(|_, at| now - *at < time::Duration::MINUTE);
             known.noted.retain(|_, at| now - *at < time::Duration::HOUR);
         }
@@ -192,17 +248,52 @@ impl OfOrganization {
         }
     }
 
-    fn of(&mut self, subject: &Subject) -> &mut Recent {
+    fn add_to(&mut self, subject: &Subject, at: OffsetDateTime, count: Count) {
         match subject {
-            Subject::Organization => &mut self.all,
-            Subject::Domain(name) => of(&mut self.domains, name),
-            Subject::Account(account) => self.accounts.entry(*account).or_default(),
-            Subject::NoAccount(domain) => of(&mut self.no_account, domain),
+            Subject::Organization => self.all.add(at, count),
+            Subject::Domain(name) => add(&mut self.domains, name, at, count),
+            Subject::Account(account) => self.accounts.entry(*account).or_default().add(at, count),
+            Subject::NoAccount(domain) => add(&mut self.no_account, domain, at, count),
         }
+    }
+
+    /// What has come of this message before, in other parts.
+    fn earlier_parts(&self, sender: &Found, message_id: &str, now: OffsetDateTime) -> Count {
+        let known = self.parts.get(&(sender.sender.clone(), message_id.to_owned()));
+        known.filter(|(at, _)| now - *at < PARTS_KEPT).map_or_else(Count::default, |(_, count)| *count)
+    }
+
+    fn add_part(&mut self, sender: &Found, message_id: Option<&str>, at: OffsetDateTime, count: Count) {
+        let Some(message_id) = message_id else { return };
+        let key = (sender.sender.clone(), message_id.to_owned());
+        if self.parts.len() >= MOST_PARTS && !self.parts.contains_key(&key) {
+            self.parts.retain(|_, (last, _)| at - *last < PARTS_KEPT);
+        }
+        if self.parts.len() < MOST_PARTS || self.parts.contains_key(&key) {
+            let (last, sum) = self.parts.entry(key).or_insert((at, Count::default()));
+            if at - *last >= PARTS_KEPT {
+                *sum = Count::default();
+            }
+            *last = at;
+            *sum += count;
+        }
+    }
+
+    /// What this subject usually sends at this time, as far as that is known. Where it is not known for this hour it is
+    /// put among what has to be found out, and what was usual an hour ago still is.
+    fn usual_at(&self, subject: &Subject, now: OffsetDateTime, wanted: &mut Vec<Subject>) -> Option<Count> {
+        let known = self.usual.get(subject);
+        if known.is_none_or(|(hour, _)| *hour != hour_of(now)) && !self.wanted.contains(subject) {
+            wanted.push(subject.clone());
+        }
+        known.and_then(|(_, usual)| *usual)
     }
 
     /// Notes what administrators are to be told, once an hour.
     fn note(&mut self, exceeded: Exceeded, sender: &Found, now: OffsetDateTime) {
+        if !exceeded.is_news() {
+            return;
+        }
         let key = (exceeded.applied.subject.clone(), exceeded.level);
         if self.noted.get(&key).is_some_and(|noted| now - *noted < time::Duration::HOUR) {
             return;
@@ -215,10 +306,10 @@ impl OfOrganization {
     fn add(&mut self, sender: &Found, at: OffsetDateTime, count: Count) {
         self.all.add(at, count);
         let domain = sender.sender.domain();
-        of(&mut self.domains, domain).add(at, count);
+        add(&mut self.domains, domain, at, count);
         match sender.account {
             Some(account) => self.accounts.entry(account).or_default().add(at, count),
-            None => of(&mut self.no_account, domain).add(at, count),
+            None => add(&mut self.no_account, domain, at, count),
         }
     }
 
@@ -228,28 +319,33 @@ impl OfOrganization {
             return None;
         }
         let most = applied.limit.most?;
-        let turn = *self.turns.get(&(applied.subject.clone(), applied.kind)).filter(|turn| **turn > now)?;
-        let wanted = message.get(applied.kind.unit);
-        let before = self
-            .recent(&applied.subject)
-            .map_or(0, |recent| recent.within(applied.kind.window, applied.kind.unit, now));
+        let Kind { window, unit, .. } = applied.kind;
+        let (turn, exceeded) = self.turns.get(&(applied.subject.clone(), applied.kind))?;
+        if *turn <= now {
+            return None;
+        }
+        let wanted = message.get(unit);
+        let before = self.recent(&applied.subject).map_or(0, |recent| recent.within(window, unit, now));
         Some(Exceeded {
             applied: applied.clone(),
-            most,
+            // What is usual now may not be known yet.
+            most: exceeded.usual.map_or(most, |usual| limit::unusual_beyond(most, usual)),
+            usual: exceeded.usual,
+            since: now - window.length(),
             counted: before + wanted,
             surplus: wanted,
-            resumes: Some(turn),
+            resumes: Some(*turn),
             level: Level::Beyond,
         })
     }
 }
 
-/// Without a name for what is there already.
-fn of<'a>(map: &'a mut HashMap<DomainName, Recent>, name: &DomainName) -> &'a mut Recent {
-    if !map.contains_key(name) {
-        map.insert(name.clone(), Recent::default());
+/// Copies the name for what is not there yet only: this is done for every message.
+fn add(map: &mut HashMap<DomainName, Recent>, name: &DomainName, at: OffsetDateTime, count: Count) {
+    match map.get_mut(name) {
+        Some(recent) => recent.add(at, count),
+        None => map.entry(name.clone()).or_default().add(at, count),
     }
-    map.entry(name.clone()).or_default()
 }
 
 /// What happens where several limits are exceeded: the hardest. `waits_behind` says of a limit that is not whether
@@ -297,6 +393,11 @@ impl<'a> Reader<'a> {
         Self { meter, pool, written, others, is_loaded: false, pause: EVERY, next: now, tidies_at: now }
     }
 
+    /// Whether it knows of what was sent before it began.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
     /// Notes what has just been written for this relay.
     pub fn note_written(&mut self, rows: &[Counted]) {
         for row in rows {
@@ -316,6 +417,7 @@ impl<'a> Reader<'a> {
             self.meter.tidy(&accounts, now);
             self.tidies_at = begun + UPKEEP;
         }
+        self.look_up_usual(now).await?;
         if begun < self.next {
             return Ok(());
         }
@@ -331,6 +433,18 @@ impl<'a> Reader<'a> {
         self.is_loaded = true;
         let rest = if self.pause.is_zero() { Duration::ZERO } else { self.pause.max(begun.elapsed() * SHARE) };
         self.next = Instant::now() + rest;
+        Ok(())
+    }
+
+    /// Finds out what those usually send of whom that was asked, some at a time.
+    async fn look_up_usual(&self, now: OffsetDateTime) -> store::Result<()> {
+        let hours: Vec<_> = usual::hours(now).collect();
+        for wanted in self.meter.wanted().chunks(USUAL_AT_ONCE) {
+            let found = store::volume::hours_across_tenants(self.pool, wanted, &hours).await?;
+            for ((organization, subject), (first, counts)) in wanted.iter().zip(found) {
+                self.meter.note_usual(*organization, subject.clone(), usual(&counts, first, now), now);
+            }
+        }
         Ok(())
     }
 

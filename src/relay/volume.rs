@@ -234,13 +234,18 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// Reads what was sent before this relay began, writes what it has counted itself, and reads what others have.
+    /// Reads what was sent before this relay began and what others have counted, and writes what it has itself, whether
+    /// or not that could be read.
     ///
     /// # Errors
     /// If the store does not take it, or does not tell it, in time.
     pub async fn turn(&mut self, relay: RelayId) -> store::Result<()> {
-        self.read(relay).await?;
-        self.write(relay).await
+        let read = self.read(relay).await;
+        if read.is_err() && !self.reader.is_loaded() {
+            // What is written before the past was read would be read as others'.
+            return read;
+        }
+        self.write(relay).await.and(read)
     }
 
     async fn read(&mut self, relay: RelayId) -> store::Result<()> {

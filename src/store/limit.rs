@@ -19,6 +19,7 @@ use crate::{
     },
     policy::{
         limit::{Action, Exceeded, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
+        usual::FACTOR,
         volume::{Subject, Unit},
         words,
     },
@@ -157,16 +158,19 @@ pub async fn control(db: &mut PgConnection, organization: OrganizationId, accoun
 /// How many accounts an organization has: the platform's limit for all of it grows with them.
 pub async fn accounts(db: impl PgExecutor<'_>, organization: OrganizationId) -> Result<u64> {
     let accounts = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from mail_account where organization_id = $1"#,
+        r#"select coalesce(sum(accounts), 0)::bigint as "count!" from account_count where organization_id = $1"#,
         organization as OrganizationId,
     );
     accounts.fetch_one(db).await.map(i64::unsigned_abs)
 }
 
-/// The same of all organizations that have any. Reads all accounts: not to be asked for a message.
+/// The same of all organizations that have any.
 pub async fn accounts_across_tenants(db: impl PgExecutor<'_>) -> Result<HashMap<OrganizationId, u64>> {
     let accounts = sqlx::query!(
-        r#"select organization_id as "organization: OrganizationId", count(*) as "count!" from mail_account group by 1"#
+        r#"
+        select organization_id as "organization: OrganizationId", sum(accounts)::bigint as "count!"
+        from account_count group by organization_id
+        "#
     );
     let accounts = accounts.map(|row| (row.organization, row.count.unsigned_abs())).fetch_all(db).await?;
     Ok(accounts.into_iter().collect())
@@ -185,9 +189,15 @@ pub enum Set {
 pub fn in_words(kind: Kind, limit: Limit) -> String {
     let (_, many) = kind.unit.words();
     let window = kind.window.words();
-    match limit.most {
-        Some(most) => format!("at most {} {many} in {window}, beyond it {}", words::number(most.into()), limit.action),
-        None => format!("any number of {many} in {window}"),
+    match (limit.most.map(|most| words::number(most.into())), kind.window) {
+        (Some(floor), Window::Usual) => {
+            format!("at most {FACTOR} times the usual {many} in {window} or {floor}, beyond it {}", limit.action)
+        }
+        (None, Window::Usual) => format!("any number of {many} in {window}, however unusual"),
+        (Some(most), Window::Approval) => format!("at most {most} {many} in {window} without approval"),
+        (None, Window::Approval) => format!("any number of {many} in {window} without approval"),
+        (Some(most), _) => format!("at most {most} {many} in {window}, beyond it {}", limit.action),
+        (None, _) => format!("any number of {many} in {window}"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     },
     policy::{
         limit::{Kind, SetAt, Whose, Window},
-        limit_trial::{Trial, Trials, since, trial},
+        limit_trial::{Sent, Trials, counts_since, since, trial},
         volume::{Count, Subject, Unit},
     },
 };
@@ -47,6 +47,10 @@ pub async fn try_out(
     (at, kind, most): (&SetAt, Kind, u32),
     now: OffsetDateTime,
 ) -> Result<Tried> {
+    if kind.window.is_one_message() {
+        // Counts are of minutes and hours.
+        return Ok(Tried { trials: Trials::default(), is_all: true });
+    }
     let since = since(kind.window, now);
     let mut senders: Vec<(Subject, Sender)> = match (at, kind.whose) {
         (SetAt::Organization, Whose::Total) => vec![(Subject::Organization, Sender::All)],
@@ -62,8 +66,9 @@ pub async fn try_out(
     }
     let mut trials = Trials::default();
     for some in senders.chunks(AT_ONCE) {
-        for ((_, sender), trial) in some.iter().zip(tried(db, organization, some, (kind, most), since).await?) {
-            trials.add(sender.clone(), trial);
+        let sent = sent(db, organization, some, (kind, counts_since(kind.window, now))).await?;
+        for ((_, sender), sent) in some.iter().zip(sent) {
+            trials.add(sender.clone(), trial(kind, most, &sent, since));
         }
     }
     Ok(Tried { trials, is_all })
@@ -78,10 +83,11 @@ async fn accounts(
     since: OffsetDateTime,
 ) -> Result<Vec<(Subject, Sender)>> {
     let parts = if kind.window == Window::Day { 2 } else { 1 };
+    let step = if kind.window == Window::Usual { Window::Hour } else { kind.window };
     let found = sqlx::query!(
         r#"
         with counted as (
-            select subject, date_trunc($3, hour, 'UTC') as step, messages, recipients, external
+            select subject, date_trunc($11, hour, 'UTC') as step, messages, recipients, external
             from volume_hour where $3 <> 'minute' and organization_id = $1 and hour >= $2 and kind = 'account'
             union all
             select subject, minute, messages, recipients, external
@@ -122,6 +128,7 @@ async fn accounts(
         kind.whose == Whose::Service,
         kind.whose as Whose,
         MOST_TRIED as i64 + 1,
+        step as Window,
     );
     let found = found.map(|row| (Subject::Account(row.id), Sender::Account(row.id, row.user_id)));
     found.fetch_all(db).await
@@ -158,20 +165,19 @@ async fn without_account(
     Ok(found.into_iter().map(|name| (Subject::NoAccount(name.clone()), Sender::NoAccount(name))).collect())
 }
 
-/// What a limit would have done to each of these, in their order.
-async fn tried(
+/// What each of these has sent since then, in their order.
+async fn sent(
     db: &mut PgConnection,
     organization: OrganizationId,
     senders: &[(Subject, Sender)],
-    (kind, most): (Kind, u32),
-    since: OffsetDateTime,
-) -> Result<Vec<Trial>> {
+    (kind, since): (Kind, OffsetDateTime),
+) -> Result<Vec<Sent>> {
     let (kinds, subjects): (Vec<&str>, Vec<String>) =
         senders.iter().map(|(subject, _)| volume::columns(subject)).unzip();
     let rows = sqlx::query!(
         r#"
         select sender.position as "position!", counted.at as "at!", counted.messages as "messages!",
-               counted.recipients as "recipients!", counted.external as "external!"
+               counted.recipients as "recipients!", counted.external as "external!", first.hour as "first?"
         from unnest($2::text[], $3::text[]) with ordinality as sender (kind, subject, position)
         cross join lateral (
             select hour as at, messages, recipients, external from volume_hour
@@ -182,6 +188,11 @@ async fn tried(
             where $5 = 'minute' and organization_id = $1 and kind = sender.kind and subject = sender.subject
               and minute >= $4
         ) as counted
+        left join lateral (
+            select hour from volume_hour
+            where $5 = 'usual' and organization_id = $1 and kind = sender.kind and subject = sender.subject
+            order by hour limit 1
+        ) as first on true
         order by sender.position, counted.at
         "#,
         organization as OrganizationId,
@@ -190,11 +201,14 @@ async fn tried(
         since,
         kind.window as Window,
     );
-    let mut counts = vec![Vec::new(); senders.len()];
+    let mut sent = vec![Sent::default(); senders.len()];
     for row in rows.fetch_all(db).await? {
-        let sender = usize::try_from(row.position - 1).ok().and_then(|sender| counts.get_mut(sender));
+        let sender = usize::try_from(row.position - 1).ok().and_then(|sender| sent.get_mut(sender));
         let count = Count { messages: row.messages, recipients: row.recipients, external: row.external };
-        sender.into_iter().for_each(|sender| sender.push((row.at, count)));
+        if let Some(sender) = sender {
+            sender.first = row.first;
+            sender.counts.push((row.at, count));
+        }
     }
-    Ok(counts.into_iter().map(|counts| trial(kind, most, counts)).collect())
+    Ok(sent)
 }

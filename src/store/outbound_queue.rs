@@ -468,6 +468,8 @@ pub async fn next_meant(
 pub enum Wish {
     /// Another attempt now. Where it goes is not changed by it.
     Retry,
+    /// It goes on that is held until an administrator lets it go: for a limit, or for approval.
+    Release,
     /// Back to its sender, with a report.
     Return,
     /// Removed, and nobody is told.
@@ -479,6 +481,7 @@ impl Wish {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
+            Self::Release => "release",
             Self::Return => "return",
             Self::Delete => "delete",
         }
@@ -488,6 +491,7 @@ impl Wish {
     pub fn action(self) -> &'static str {
         match self {
             Self::Retry => "queue.retry",
+            Self::Release => "queue.release",
             Self::Return => "queue.return",
             Self::Delete => "queue.delete",
         }
@@ -517,11 +521,13 @@ pub async fn write_wish(
         r#"
         with free as materialized (
             select id from queued_message where organization_id = $1 and id = any ($2)
+              and ($3::text <> 'release' or held_because in ('over-limit', 'needs-approval'))
             order by id for no key update skip locked
         )
         update queued_message message
-        set choice = case $3::text when 'retry' then choice else 'return' end,
+        set choice = case $3::text when 'retry' then choice when 'release' then 'send' else 'return' end,
             without_report = case $3 when 'retry' then without_report
+                                     when 'release' then without_report
                                      when 'delete' then true
                                      -- Who could be told is nobody: a report about a report is never made.
                                      else nullif(reverse_path = '', false) end,
@@ -547,9 +553,14 @@ pub async fn write_wish(
     if !rest.is_empty() {
         let rest: Vec<QueueId> = rest.into_iter().collect();
         wished.busy = sqlx::query_scalar!(
-            r#"select id as "id: QueueId" from queued_message where organization_id = $1 and id = any ($2)"#,
+            r#"
+            select id as "id: QueueId" from queued_message
+            where organization_id = $1 and id = any ($2)
+              and ($3::text <> 'release' or held_because in ('over-limit', 'needs-approval'))
+            "#,
             organization as OrganizationId,
             &rest as &[QueueId],
+            wish.as_str(),
         )
         .fetch_all(db)
         .await?;
@@ -582,7 +593,7 @@ pub async fn recent(
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
         where change.organization_id = $1 and change.id = $2
           and change.committed_at > now() - interval '10 minutes'
-          and audit_entry.action in ('queue.retry', 'queue.return', 'queue.delete')
+          and audit_entry.action in ('queue.retry', 'queue.release', 'queue.return', 'queue.delete')
         "#,
         organization as OrganizationId,
         change as ChangeId,

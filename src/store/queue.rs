@@ -845,7 +845,7 @@ pub fn held_alike_across_tenants(db: &PgPool) -> impl Stream<Item = Result<HeldA
         from queued_message
         where state = 'held' and lease_token is null and sender is not null
           -- Of this only an administrator lets go.
-          and held_because is distinct from 'over-limit'
+          and coalesce(held_because, '') not in ('over-limit', 'needs-approval')
         "#,
     )
     .fetch(db)
@@ -859,7 +859,7 @@ pub async fn let_go(db: impl PgExecutor<'_>, alike: &HeldAlike, now: OffsetDateT
         where organization_id = $1 and state = 'held' and lease_token is null and sender = $2
           and sender_account is not distinct from $3 and waits_for is not distinct from $4
           and waits_by is not distinct from $5 and choice is not distinct from $7
-          and held_because is distinct from 'over-limit'
+          and coalesce(held_because, '') not in ('over-limit', 'needs-approval')
         "#,
         alike.organization as OrganizationId,
         alike.sender,

@@ -182,6 +182,53 @@ pub async fn for_each_minute_across_tenants(
     Ok(())
 }
 
+/// When somebody began to send, as far as is kept, and what was counted in some hours.
+pub type Hours = (Option<OffsetDateTime>, Vec<(OffsetDateTime, Count)>);
+
+/// What each of these has sent in each of these hours, in their order; hours without mail are not there.
+pub async fn hours_across_tenants(
+    db: impl PgExecutor<'_>,
+    whose: &[(OrganizationId, Subject)],
+    hours: &[OffsetDateTime],
+) -> Result<Vec<Hours>> {
+    let organizations: Vec<Uuid> = whose.iter().map(|(organization, _)| organization.0).collect();
+    let (kinds, subjects): (Vec<&str>, Vec<String>) = whose.iter().map(|(_, subject)| columns(subject)).unzip();
+    let rows = sqlx::query!(
+        r#"
+        select asked.position as "position!", first.hour as "first!", counted.hour as "hour?",
+               counted.messages as "messages?", counted.recipients as "recipients?", counted.external as "external?"
+        from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
+             as asked (organization_id, kind, subject, position)
+        cross join lateral (
+            select hour from volume_hour
+            where organization_id = asked.organization_id and kind = asked.kind and subject = asked.subject
+            order by hour limit 1
+        ) as first
+        left join lateral (
+            select hour, messages, recipients, external from volume_hour
+            where organization_id = asked.organization_id and kind = asked.kind and subject = asked.subject
+              and hour = any($4)
+        ) as counted on true
+        "#,
+        &organizations,
+        &kinds as &[&str],
+        &subjects,
+        hours,
+    );
+    let mut found = vec![(None, Vec::new()); whose.len()];
+    for row in rows.fetch_all(db).await? {
+        let place = usize::try_from(row.position - 1).ok().and_then(|place| found.get_mut(place));
+        let Some((first, counts)) = place else { continue };
+        *first = Some(row.first);
+        if let (Some(hour), Some(messages), Some(recipients), Some(external)) =
+            (row.hour, row.messages, row.recipients, row.external)
+        {
+            counts.push((hour, Count { messages, recipients, external }));
+        }
+    }
+    Ok(found)
+}
+
 /// How many rows of one organization go in one statement.
 const FORGOTTEN_AT_ONCE: i64 = 1000;
 
@@ -253,6 +300,23 @@ pub async fn by_hour(
     )
     .map(|row| (row.hour, Count { messages: row.messages, recipients: row.recipients, external: row.external }))
     .fetch_all(db)
+    .await
+}
+
+/// The first hour in which a subject sent something, as far as is kept.
+pub async fn first(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    subject: &Subject,
+) -> Result<Option<OffsetDateTime>> {
+    let (kind, subject) = columns(subject);
+    sqlx::query_scalar!(
+        "select hour from volume_hour where organization_id = $1 and kind = $2 and subject = $3 order by hour limit 1",
+        organization as OrganizationId,
+        kind,
+        subject,
+    )
+    .fetch_optional(db)
     .await
 }
 

@@ -108,6 +108,7 @@ fn did(action: &str) -> String {
         "mail.return" => "returned the mail of",
         "mail.keep" => "kept waiting the mail of",
         "queue.retry" => "had tried at once",
+        "queue.release" => "released",
         "queue.return" => "returned to the senders",
         "queue.delete" => "deleted without a report",
         UNDO => "took back a change of",

@@ -76,10 +76,15 @@ impl Typed {
         Some(Kind { whose, window: self.window.parse().ok()?, unit: self.unit.parse().ok()? })
     }
 
-    /// The limit, or what is wrong with the number.
-    pub fn limit(&self) -> Result<Limit, String> {
-        let action = self.action.parse().or_else(|_| self.window.parse().map(Window::default_action));
-        let action = action.unwrap_or(Action::Delay);
+    /// The limit of this kind, or what is wrong with it.
+    pub fn limit(&self, kind: Kind) -> Result<Limit, String> {
+        if !kind.is_possible() {
+            return Err("For one message, limit the recipients or external recipients of each account.".to_owned());
+        }
+        let action = match kind.window.is_one_message() {
+            true => kind.window.default_action(),
+            false => self.action.parse().unwrap_or(kind.window.default_action()),
+        };
         if self.is_unlimited {
             return Ok(Limit { most: None, action });
         }
@@ -104,7 +109,13 @@ impl LimitForm {
         let whose = all.map(|one| (one.as_str(), whose(one), one == Whose::Each)).to_vec();
         let whose = Select { id: "whose", label: "Whose mail", options: whose };
         let units = Unit::ALL.map(|one| (one.as_str(), limits::unit_label(one).to_owned(), one == Unit::Recipients));
-        let windows = Window::ALL.map(|one| (one.as_str(), format!("In {}", one.words()), one == Window::Hour));
+        let window = |one: Window| match one {
+            Window::Usual => "In an hour, compared with what is usual".to_owned(),
+            Window::Approval => "In one message: more need approval".to_owned(),
+            Window::Message => "In one message: more are refused".to_owned(),
+            Window::Minute | Window::Hour | Window::Day => format!("In {}", one.words()),
+        };
+        let windows = Window::ALL.map(|one| (one.as_str(), window(one), one == Window::Hour));
         let actions = Action::ALL.map(|one| (one.as_str(), in_words(one).to_owned(), one == Action::Delay));
         Self {
             whose: at.takes(Whose::Total).then_some(whose),
@@ -116,7 +127,8 @@ impl LimitForm {
             most: TextField {
                 id: "most",
                 label: "At most",
-                hint: "How many in any such time.",
+                hint: "How many in any such time. Compared with what is usual, 3 times the usual are allowed, and always as \
+                       many as this.",
                 lines: 1,
                 direction: "ltr",
                 ..TextField::default()
@@ -181,8 +193,13 @@ pub fn in_trial(slug: &str, (at, kind, limit): (&SetAt, Kind, Limit), tried: Opt
     };
     let time = match kind.window {
         Window::Minute => "In the last 24 hours".to_owned(),
-        Window::Hour | Window::Day => format!("In the last {} days", LOOKED_BACK.whole_days()),
+        _ => format!("In the last {} days", LOOKED_BACK.whole_days()),
     };
+    if kind.window.is_one_message() {
+        let sentence = "To how many each message went is not counted, so this cannot be tried.".to_owned();
+        let note = "Message Trace says it of each.".to_owned();
+        return ShownTrial { sentence, note, rows: Vec::new(), times: "", messages: "" };
+    }
     let sentence = match trials.senders {
         0 => format!("{time} nobody sent more than this limit allows."),
         senders => format!(
@@ -207,7 +224,13 @@ pub fn in_trial(slug: &str, (at, kind, limit): (&SetAt, Kind, Limit), tried: Opt
             "What was sent is kept by the minute for one day only, so this is what the last day says.",
         ),
         Window::Hour => ("Hours in which it was exceeded", "By the hours of the clock, in which counts are kept."),
+        Window::Usual => (
+            "Hours in which it was exceeded",
+            "By the hours of the clock, each compared with the same hours of the four weeks before it. Of who had sent \
+             for less than two weeks nothing was usual yet.",
+        ),
         Window::Day => ("Days on which it was exceeded", "By any 24 hours, to the hour; days are UTC."),
+        Window::Approval | Window::Message => ("", ""),
     };
     let first = if trials.senders > NAMED as i64 { format!(" The first {NAMED} are named.") } else { String::new() };
     ShownTrial {
@@ -233,7 +256,8 @@ fn who(at: &SetAt, whose: Whose, senders: i64, is_all: bool) -> String {
 fn when(window: Window, total: Trial, senders: i64) -> String {
     let times = match window {
         Window::Minute => format!("in {}", wording::counted(total.times, "minute", "minutes")),
-        Window::Hour => format!("in {}", wording::counted(total.times, "hour", "hours")),
+        Window::Approval | Window::Message => String::new(),
+        Window::Hour | Window::Usual => format!("in {}", wording::counted(total.times, "hour", "hours")),
         Window::Day => format!("on {}", wording::counted(total.times, "day", "days")),
     };
     if senders > 1 { format!("{times} altogether") } else { times }

@@ -32,8 +32,9 @@ use crate::{
     },
     policy::{
         Role,
-        limit::{Action, Holding, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose},
+        limit::{Action, Holding, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
         routing::Scope,
+        usual::FACTOR,
         volume::Unit,
     },
     store::{
@@ -289,7 +290,7 @@ async fn show(
     let Some(kind) = typed.kind(&at) else {
         return Err(PageError::Malformed("no limit that the form has".to_owned()));
     };
-    match typed.limit() {
+    match typed.limit(kind) {
         Err(mistake) => {
             form.most.again(typed.most, mistake);
             again(look, StatusCode::UNPROCESSABLE_ENTITY)
@@ -494,11 +495,8 @@ impl Standing<'_> {
             Some(most) => change.with("most", &most.to_string()),
             None => change.with("unlimited", "1"),
         };
-        let action = if limit.action == Action::Alert && set_by == PLATFORM {
-            kind.window.default_action()
-        } else {
-            limit.action
-        };
+        let action =
+            if limit.action == Action::Alert && set_by == PLATFORM { kind.default_action() } else { limit.action };
         Row {
             id,
             most: most_in_words(kind, limit),
@@ -517,9 +515,12 @@ impl Standing<'_> {
         if holding.limit.most.is_none() {
             return "nothing is".to_owned();
         }
+        if holding.kind.window == Window::Approval {
+            return "held for approval".to_owned();
+        }
         match self.limits.only_alerts_until(self.now) {
             Some(until) if holding.set_by == Scope::Platform => {
-                let then = beyond_in_words(holding.kind.window.default_action());
+                let then = beyond_in_words(holding.kind.default_action());
                 format!("an alert only until {}, then {then}", wording::moment(until))
             }
             _ => beyond_in_words(holding.limit.action).to_owned(),
@@ -550,9 +551,13 @@ const PLATFORM: &str = "the platform";
 
 /// `500 external recipients`.
 fn most_in_words(kind: Kind, limit: Limit) -> String {
-    match limit.most {
-        Some(most) => outbound_volume::in_words(most.into(), kind.unit),
-        None => format!("any number of {}", kind.unit.words().1),
+    match (limit.most, kind.window) {
+        (Some(floor), Window::Usual) => {
+            format!("{FACTOR} times what is usual, or {}", outbound_volume::in_words(floor.into(), kind.unit))
+        }
+        (None, Window::Usual) => format!("any number of {}, however unusual", kind.unit.words().1),
+        (Some(most), _) => outbound_volume::in_words(most.into(), kind.unit),
+        (None, _) => format!("any number of {}", kind.unit.words().1),
     }
 }
 
@@ -618,7 +623,7 @@ async fn save(
     let Some(kind) = typed.kind(&at) else {
         return Err(PageError::Malformed("no limit that the form has".to_owned()));
     };
-    let limit = match typed.limit() {
+    let limit = match typed.limit(kind) {
         Ok(limit) => limit,
         Err(mistake) => {
             let mut look = look(&app, &inside, &at, &LimitsQuery::default()).await?;

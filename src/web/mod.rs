@@ -63,6 +63,7 @@ pub mod undo;
 pub mod unknown_senders;
 pub mod verification;
 pub mod verify_before_live;
+mod volume_chart;
 pub mod waiting_mail;
 pub mod web_mail_cloud;
 pub mod wording;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     mail::id::{ChangeId, QueueId},
-    policy::{routing::PlatformDefault, waiting::Choice},
+    policy::{routing::PlatformDefault, waiting::{Choice, HeldBecause}},
     store::{
         self, OrganizationTransaction,
         outbound_queue::{COUNTED, Counted, Filter, Listed, Messages, Position, WaitsFor, Why},
@@ -224,6 +224,8 @@ pub struct ShownMessage {
     /// Why it waits, in words.
     pub why: String,
     pub is_held: bool,
+    /// Only an administrator lets it go.
+    pub is_to_be_released: bool,
     pub is_being_tried: bool,
     /// What was said last.
     pub reply: Option<String>,
@@ -241,6 +243,7 @@ impl ShownMessage {
             target,
             why: why(&message),
             is_held: message.why == Why::Held,
+            is_to_be_released: message.held_because.is_some_and(HeldBecause::is_for_an_administrator),
             is_being_tried: matches!(message.why, Why::BeingTried | Why::AnswerAwaited),
             next: next(&message, now),
             since: wording::moment(message.accepted_at),

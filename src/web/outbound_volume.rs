@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
-use time::{OffsetDateTime, macros::format_description};
+use time::{Duration, OffsetDateTime, macros::format_description};
 
 use super::{
     App, Route,
@@ -16,6 +16,7 @@ use super::{
     outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    volume_chart::{Chart, limit_lines, step_in_short},
     wording,
 };
 use crate::{
@@ -24,8 +25,9 @@ use crate::{
         id::{AccountId, ChangeId, OrganizationId},
     },
     policy::{
-        limit::SetAt,
-        volume::{Count, Period, Subject, Unit, hour_of, scale},
+        limit::{self, Holding, SetAt, Window},
+        usual::{WEEKS, usual, usual_on},
+        volume::{Count, Period, Subject, Unit, hour_of},
     },
     store::{self, OrganizationTransaction, limit::Throttled, volume::Whose},
 };
@@ -85,6 +87,7 @@ impl VolumeQuery {
                 field: ("account", id.to_string()),
                 name: wording::user_id(&account.user_id),
                 page: account_page(slug, id),
+                domain: Some(account.user_id.domain().clone()),
             }));
         }
         if !self.domain.is_empty() {
@@ -95,6 +98,7 @@ impl VolumeQuery {
                 field: ("domain", name.to_string()),
                 name: name.to_unicode(),
                 page: format!("/{slug}/web-mail-cloud/domain-manager"),
+                domain: None,
                 subject: Subject::Domain(name),
             }));
         }
@@ -113,6 +117,8 @@ struct Of {
     field: (&'static str, String),
     name: String,
     page: String,
+    /// Of an account the mail domain of its User ID.
+    domain: Option<DomainName>,
 }
 
 #[derive(Template)]
@@ -134,8 +140,9 @@ struct OutboundVolume {
     total: String,
     is_empty: bool,
     chart: Chart,
-    /// Each step with its counts: hours that are to come are left out.
-    steps: Vec<(String, Count)>,
+    is_usual_known: bool,
+    /// Each step with its counts, and what is usual in the chosen unit: hours that are to come are left out.
+    steps: Vec<(String, Count, Option<i64>)>,
     throttled: Vec<SlowedDown>,
     may_let_go: bool,
     senders: Vec<Top>,
@@ -203,71 +210,17 @@ impl SlowedDown {
             limits,
             account,
             note,
-            limit: format!("{} in {}", in_words(throttled.most.into(), throttled.unit), throttled.window.words()),
+            limit: {
+                let most = in_words(throttled.most.into(), throttled.unit);
+                match throttled.window {
+                    Window::Usual => format!("{most} in an hour, by what is usual"),
+                    window => format!("{most} in {}", window.words()),
+                }
+            },
             since: wording::moment(throttled.since),
             until: wording::moment(throttled.until),
             messages: throttled.messages,
             queue: outbound_queue::link_to_sender(slug, &sender).build(),
-        }
-    }
-}
-
-/// Bars in a picture that is stretched to the room there is; all text stands beside it.
-struct Chart {
-    /// What it shows, for who cannot see it.
-    label: String,
-    width: usize,
-    bars: Vec<Bar>,
-    /// The scale, from the top down.
-    scale: [String; 3],
-    /// Where each quarter begins.
-    quarters: [String; 4],
-}
-
-/// In the chart's own units: as many across as the chart is wide, a thousand from the top down.
-struct Bar {
-    x: usize,
-    y: i64,
-    height: i64,
-    /// What it stands for.
-    title: String,
-}
-
-/// How wide the place of one bar is, and how much of it stays free before it.
-const PLACE: usize = 10;
-const GAP: usize = 1;
-/// How high the chart is.
-const HEIGHT: i64 = 1000;
-
-impl Chart {
-    fn of(steps: &[(OffsetDateTime, Count)], unit: Unit, period: Period) -> Self {
-        let highest = steps.iter().map(|(at, count)| (count.get(unit), *at)).max_by_key(|(count, _)| *count);
-        let (highest, at) = highest.unwrap_or((0, OffsetDateTime::UNIX_EPOCH));
-        let top = scale(highest);
-        let bar = |(index, (at, count)): (usize, &(OffsetDateTime, Count))| {
-            let count = count.get(unit);
-            let height = i128::from(count) * i128::from(HEIGHT) / i128::from(top);
-            // Few are not none.
-            let height = i64::try_from(height).unwrap_or(HEIGHT).max(if count > 0 { 8 } else { 0 });
-            let title = format!("{}: {}", step_in_words(*at, period), in_words(count, unit));
-            Bar { x: index * PLACE + GAP, y: HEIGHT - height, height, title }
-        };
-        let quarter = |quarter: usize| {
-            let step = steps.get(quarter * steps.len() / 4);
-            step.map(|(at, _)| step_in_short(*at, period)).unwrap_or_default()
-        };
-        Self {
-            label: format!(
-                "Chart: {} by {}. Most: {}, {}. The table has all figures.",
-                unit.words().1,
-                if period == Period::Today { "hour" } else { "day" },
-                in_words(highest, unit),
-                step_in_words(at, period),
-            ),
-            width: steps.len() * PLACE,
-            bars: steps.iter().enumerate().filter(|(_, (_, count))| count.get(unit) > 0).map(bar).collect(),
-            scale: [top, top / 2, 0].map(wording::number),
-            quarters: [0, 1, 2, 3].map(quarter),
         }
     }
 }
@@ -290,22 +243,6 @@ fn label(unit: Unit) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-fn step_in_words(at: OffsetDateTime, period: Period) -> String {
-    let format = match period {
-        Period::Today => format_description!("[hour]:00 UTC"),
-        Period::FourWeeks => format_description!("[day padding:none] [month repr:long]"),
-    };
-    at.format(format).unwrap_or_default()
-}
-
-fn step_in_short(at: OffsetDateTime, period: Period) -> String {
-    let format = match period {
-        Period::Today => format_description!("[hour]:00"),
-        Period::FourWeeks => format_description!("[day padding:none] [month repr:short]"),
-    };
-    at.format(format).unwrap_or_default()
-}
-
 async fn show(
     State(app): State<App>,
     inside: InOrganization,
@@ -317,7 +254,10 @@ async fn show(
     let mut transaction = app.store.begin(&inside.access).await?;
     let of = query.whose(&mut transaction, slug).await?;
     let subject = of.as_ref().map_or(Subject::Organization, |of| of.subject.clone());
-    let hours = store::volume::by_hour(&mut transaction, organization, &subject, since).await?;
+    let looked_back = since - Duration::weeks(WEEKS.into()) - Duration::HOUR;
+    let hours = store::volume::by_hour(&mut transaction, organization, &subject, looked_back).await?;
+    let first = store::volume::first(&mut transaction, organization, &subject).await?;
+    let holding = limits_holding(&mut transaction, organization, &subject, of.as_ref(), now).await?;
     let (senders, domains) = match &of {
         None => top(&mut transaction, organization, since, &query, slug).await?,
         Some(_) => (Vec::new(), Vec::new()),
@@ -326,13 +266,18 @@ async fn show(
     throttled.retain(|one| of.is_none() || one.subject == subject);
     let status = status(&mut transaction, &query).await?;
     drop(transaction);
-    let steps = period.by_step(now, hours);
+    let usual = |at: OffsetDateTime| match period {
+        Period::Today => usual(&hours, first, at),
+        Period::FourWeeks => usual_on(&hours, first, at),
+    };
+    let steps = period.by_step(now, hours.iter().copied());
+    let usual: Vec<_> = steps.iter().map(|(at, _)| usual(*at).map(|usual| usual.get(unit))).collect();
     let here = match &of {
         Some(Of { field: (name, value), .. }) => link(slug).with(name, value),
         None => link(slug),
     };
     let total: Count = steps.iter().map(|(_, count)| *count).sum();
-    let past = steps.iter().filter(|(at, _)| *at <= hour_of(now));
+    let past = steps.iter().zip(&usual).filter(|((at, _), _)| *at <= hour_of(now));
     page(&OutboundVolume {
         console: Console::new(&inside, LABEL),
         status,
@@ -346,14 +291,38 @@ async fn show(
         days: days(since, now),
         total: all_in_words(&total),
         is_empty: total.messages == 0,
-        chart: Chart::of(&steps, unit, period),
-        steps: past.map(|(at, count)| (step_in_short(*at, period), *count)).collect(),
+        chart: Chart::of(&steps, &usual, limit_lines(&holding, unit, period), (unit, period)),
+        is_usual_known: usual.iter().any(Option::is_some),
+        steps: past.map(|((at, count), usual)| (step_in_short(*at, period), *count, *usual)).collect(),
         senders,
         domains,
         whole: choosing(link(slug), unit, period).build(),
         four_weeks: choosing(here, unit, Period::FourWeeks).build(),
         of,
     })
+}
+
+/// The limits that hold for the mail that is shown.
+async fn limits_holding(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    subject: &Subject,
+    of: Option<&Of>,
+    now: OffsetDateTime,
+) -> Result<Vec<Holding>, PageError> {
+    let (at, domain, account) = match subject {
+        Subject::Account(id) => (SetAt::Account(*id), of.and_then(|of| of.domain.as_ref()), Some(*id)),
+        Subject::Domain(name) => (SetAt::Domain(name.clone()), Some(name), None),
+        Subject::Organization | Subject::NoAccount(_) => (SetAt::Organization, None, None),
+    };
+    let limits = store::limit::reaching(transaction, organization, domain, account).await?;
+    let whose = match account {
+        None => limit::Whose::Total,
+        Some(_) if limits.sender(account).is_service => limit::Whose::Service,
+        Some(_) => limit::Whose::Each,
+    };
+    let accounts = store::limit::accounts(&mut **transaction, organization).await?;
+    Ok(limits.holding(&at, domain, whose, accounts, now))
 }
 
 /// What was just let go.

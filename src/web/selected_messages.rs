@@ -76,6 +76,7 @@ impl TryFrom<Vec<(String, String)>> for SelectedForm {
         let (ticked, mut once) = ticked::<QueueId>(fields, PAGE_SIZE, malformed)?;
         let wish = match once.remove("action").as_deref() {
             Some("retry") => Wish::Retry,
+            Some("release") => Wish::Release,
             Some("return") => Wish::Return,
             Some("delete") => Wish::Delete,
             _ => return Err(malformed("no action")),
@@ -144,6 +145,7 @@ fn title(wish: Wish, messages: i64) -> String {
     let messages = wording::counted(messages, "message", "messages");
     match wish {
         Wish::Retry => format!("Retry {messages} now"),
+        Wish::Release => format!("Release {messages}"),
         Wish::Return => format!("Return {messages}"),
         Wish::Delete => format!("Delete {messages}"),
     }
@@ -158,7 +160,7 @@ async fn confirm(
     let access = &inside.access;
     if !access.role.may_decide_about_mail() {
         return Err(PageError::Forbidden(
-            "Only an Administrator may retry, return or delete waiting mail. Ask one of your organization.",
+            "Only an Administrator may retry, release, return or delete waiting mail. Ask one of your organization.",
         ));
     }
     let (Some(confirmed), Some(last)) = (form.confirmed, form.last) else {
@@ -323,6 +325,7 @@ impl Order {
         let written = wording::number(done.written);
         let mut words = match self.form.wish {
             Wish::Retry => format!("{written} due now"),
+            Wish::Release => format!("{written} released"),
             Wish::Return => format!("{written} on the way back with a report"),
             Wish::Delete => format!("{written} deleted without a report"),
         };
@@ -333,7 +336,8 @@ impl Order {
         let busy = done.busy.len() as i64;
         let left = self.confirmed - done.written - busy;
         if left > 0 {
-            words.push_str(&format!("; {} had left meanwhile", wording::number(left)));
+            let why = if self.form.wish == Wish::Release { "did not wait for it" } else { "had left meanwhile" };
+            words.push_str(&format!("; {} {why}", wording::number(left)));
         }
         if busy > 0 {
             words.push_str(&format!("; {} could not be reached: try again", wording::number(busy)));

@@ -698,6 +698,7 @@ pub fn of_queue(wish: Option<&RecentWish>) -> StatusLine {
         Some(wish) => {
             let lead = match wish.action.as_str() {
                 "queue.retry" => "Retry.",
+                "queue.release" => "Release.",
                 "queue.return" => "Return.",
                 _ => "Delete.",
             };

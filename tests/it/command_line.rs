@@ -142,8 +142,20 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         (&["limit", "show", "nobody"], &[], "", "there is no organization “nobody”"),
         (&["limit", "show", "acme"], &["--domain", "birch.example"], "", "acme has no mail domain birch.example"),
         (&["limit", "set", "acme", "--window", "hour"], &["--messages", "5"], "", "--each, --service or --total"),
-        (&["limit", "set", "acme", "--window", "week"], &["--each", "--messages", "5"], "", "minute, hour, day"),
+        (
+            &["limit", "set", "acme", "--window", "week"],
+            &["--each", "--messages", "5"],
+            "",
+            "minute, hour, usual, day, approval, message",
+        ),
         (&["limit", "set", "acme", "--window", "hour"], &["--each", "--messages", "0"], "", "1..=100000000"),
+        (&["limit", "set", "acme", "--window", "message"], &["--total", "--recipients", "5"], "", "nobody's total"),
+        (
+            &["limit", "set", "acme", "--window", "approval"],
+            &["--each", "--recipients", "5", "--action", "refuse"],
+            "",
+            "waits for approval",
+        ),
         (&["limit", "set", "acme", "--window", "hour"], &["--each", "--messages"], "", "--messages wants a number"),
         (
             &["limit", "set", "acme", "--window", "hour"],

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Entry, Queue, commit};
 use crate::{
     mail::{
-        gateway_notice::{self, GatewayNotice, OwnMessage},
+        gateway_notice::{self, GatewayNotice},
         id::QueueId,
+        own_message::OwnMessage,
     },
     store::{
         self,

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue, commit};
 use crate::{
-    mail::{gateway_notice::OwnMessage, id::QueueId, limit_notice::LimitNotice},
+    mail::{id::QueueId, limit_notice::LimitNotice, own_message::OwnMessage},
     policy::{
-        limit::{Action, Level},
+        limit::{Action, Level, Window},
         volume::Subject,
     },
     relay::meter::{Meter, News},
@@ -20,16 +20,15 @@ use crate::{
 
 /// How often it is looked whether there is something to tell.
 const EVERY: Duration = Duration::from_secs(5);
-/// How long the store may take.
+/// How long the store may take for one of them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Queue {
     /// Until `stop`.
     pub(in crate::relay) async fn keep_telling_of_limits(&self, meter: &Meter, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
-            match timeout(PATIENCE, self.tell_of_limits(meter, OffsetDateTime::now_utc())).await {
-                Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told who sends much"),
+            if let Err(error) = self.tell_of_limits(meter, OffsetDateTime::now_utc()).await {
+                tracing::warn!(%error, "administrators could not be told who sends much");
             }
         }
     }
@@ -39,7 +38,8 @@ impl Queue {
     pub async fn tell_of_limits(&self, meter: &Meter, now: OffsetDateTime) -> store::Result<usize> {
         let (mut messages, mut news) = (0, meter.take_news().into_iter());
         while let Some(next) = news.next() {
-            match self.tell_of_limit(&next, now).await {
+            let telling = timeout(PATIENCE, self.tell_of_limit(&next, now)).await;
+            match telling.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
                 Ok(told) => messages += told,
                 Err(error) => {
                     meter.put_back(std::iter::once(next).chain(news).collect());
@@ -80,12 +80,16 @@ impl Queue {
 
     fn limit_notice(&self, news: &News, (name, whose): (&str, &str), whom: &str, now: OffsetDateTime) -> Entry {
         let (settings, id) = (&self.shared.settings, QueueId::new());
+        let window = news.exceeded.applied.kind.window;
         let bytes = LimitNotice {
             envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
             organization: name,
             whose,
             how: match news.exceeded.level {
                 Level::Near => "is near a limit",
+                Level::Beyond if window == Window::Approval => "has sent to many, which needs approval",
+                Level::Beyond if window == Window::Message => "wants to send to too many at once",
+                Level::Beyond if news.exceeded.usual.is_some() => "sends much more than usual",
                 Level::Beyond => "has sent more than is allowed",
                 Level::Stopped => "is stopped",
             },
@@ -102,6 +106,12 @@ impl Queue {
 /// What becomes of mail now.
 fn happens(news: &News) -> &'static str {
     match (news.exceeded.level, news.exceeded.applied.limit.action) {
+        (Level::Beyond, Action::Hold) if news.exceeded.applied.kind.window == Window::Approval => {
+            "It is held until you release it, in the Outbound Queue; after two days it returns to its sender."
+        }
+        (Level::Beyond, Action::Refuse) if news.exceeded.applied.kind.window == Window::Message => {
+            "The message was refused, and its sender told to use a distribution list or to ask you."
+        }
         (Level::Stopped, _) => "Nothing new is accepted, and what waits of this sender is held until you decide.",
         (Level::Near, Action::Alert) => "Nothing happens beyond the limit but that you are told.",
         (Level::Beyond, Action::Alert) => "Nothing is delayed: you are told, and mail goes its way.",

@@ -22,7 +22,7 @@ use crate::{
     policy::{
         retry::{self, Schedule},
         routing::PlatformDefault,
-        waiting::{Choice, HeldBecause},
+        waiting::{APPROVED_WITHIN, Choice, HeldBecause},
     },
     relay::{message_log::Line, metrics::METRICS, notification::notifications, trace::Trace},
     store::{
@@ -370,7 +370,11 @@ fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Sched
     message.held_because = attempted.held;
     if let Some(because) = attempted.held {
         message.state = State::Held;
-        message.expires_at = message.accepted_at + schedule.held_lifetime;
+        let kept = match because {
+            HeldBecause::NeedsApproval => APPROVED_WITHIN.min(schedule.held_lifetime),
+            _ => schedule.held_lifetime,
+        };
+        message.expires_at = message.accepted_at + kept;
         message.last_reply = Some(because.words().to_owned());
         message.next_attempt_at = notice.map_or(end(message), |notice| notice.min(end(message)));
         return;

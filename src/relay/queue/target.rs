@@ -41,8 +41,10 @@ impl Queue {
         }
         let Some(waits) = message.waits() else { return self.to_inbound_host(message) };
         // Facts do not let it go: an administrator does.
-        if message.held_because == Some(HeldBecause::OverLimit) && message.choice.is_none() {
-            return Target::Held(HeldBecause::OverLimit);
+        if let (Some(because), None) = (message.held_because, message.choice)
+            && because.is_for_an_administrator()
+        {
+            return Target::Held(because);
         }
         let route = match self.shared.table.onward(&waits) {
             Onward::Route(sender) => sender.route,

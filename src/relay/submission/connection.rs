@@ -232,6 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             id,
             envelope: submitted.envelope,
             sender: submitted.sender,
+            message_id: submitted.message_id,
             content,
             accepted_at: OffsetDateTime::now_utc(),
             client: submitted.client,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use mail_parser::MessageParser;
 use time::OffsetDateTime;
 
 use super::{
@@ -32,6 +33,7 @@ use crate::{
         distribution_list::Refusal,
         facts::Decision,
         gateway_settings::Returning,
+        limit::PART,
         relay_credential::{RelayCredential, SecretHash},
     },
     relay::{
@@ -110,6 +112,8 @@ pub struct Submitted {
     pub envelope: Envelope,
     /// The address that decides the route.
     pub sender: String,
+    /// As in [`Message`](crate::relay::message::Message).
+    pub message_id: Option<String>,
     /// What was not spooled: all of a small message, our `Received` field included.
     pub rest: Vec<u8>,
     /// The memory that this takes.
@@ -208,6 +212,8 @@ struct HeaderFacts {
     trace: Trace,
     /// Who may have sent it; only looked for if the reverse-path is null.
     senders: Vec<String>,
+    /// Only looked for in what goes to many.
+    message_id: Option<String>,
 }
 
 impl Session {
@@ -746,9 +752,9 @@ impl Session {
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         let mut receiving = *receiving;
         match self.judge(&mut receiving) {
-            Ok((sender, client)) => {
+            Ok((sender, message_id, client)) => {
                 let Receiving { id, envelope, content: rest, held, .. } = receiving;
-                Some(Action::Accept(Box::new(Submitted { id, envelope, sender, rest, held, client })))
+                Some(Action::Accept(Box::new(Submitted { id, envelope, sender, message_id, rest, held, client })))
             }
             Err(refusal) => {
                 let Envelope { reverse_path, forward_paths, .. } = receiving.envelope;
@@ -759,8 +765,8 @@ impl Session {
         }
     }
 
-    /// Whether a message that was read to its end can be passed on, and for whom.
-    fn judge(&self, receiving: &mut Receiving) -> Result<(String, Client), Reply> {
+    /// Whether a message that was read to its end can be passed on, and for whom; with its Message-ID.
+    fn judge(&self, receiving: &mut Receiving) -> Result<(String, Option<String>, Client), Reply> {
         if let Some(fault) = receiving.reader.fault() {
             return Err(self.refusal_of(fault));
         }
@@ -787,7 +793,7 @@ impl Session {
             is_proven: self.named && (self.terms.trusts(self.client) || self.encrypted || self.signed_in.is_some()),
             first_pass: header.trace.first_pass,
         };
-        Ok((sender, client))
+        Ok((sender, header.message_id, client))
     }
 
     /// A refusal with an id at its end, under which it is told of, where it is about mail of an organization that is
@@ -890,6 +896,11 @@ impl Session {
     }
 }
 
+/// What the Message-ID field says (RFC 5322 §3.6.4).
+fn message_id(content: &[u8]) -> Option<String> {
+    MessageParser::new().parse_headers(content)?.message_id().map(str::to_owned)
+}
+
 impl Receiving {
     /// True at the end of the message.
     fn read(&mut self, input: &mut &[u8], max_message_size: u64) -> bool {
@@ -917,7 +928,7 @@ impl Receiving {
 
     fn take_header(&mut self, hostname: &str) -> HeaderFacts {
         self.look_at_header(hostname);
-        self.header.take().unwrap_or(HeaderFacts { trace: Trace::default(), senders: Vec::new() })
+        self.header.take().unwrap_or(HeaderFacts { trace: Trace::default(), senders: Vec::new(), message_id: None })
     }
 
     fn look_at_header(&mut self, hostname: &str) {
@@ -929,7 +940,9 @@ impl Receiving {
             true => null_sender::candidates(as_sent),
             false => Vec::new(),
         };
-        self.header = Some(HeaderFacts { trace: Trace::of(as_sent, hostname), senders });
+        let goes_to_many = self.envelope.forward_paths.len() >= PART;
+        let message_id = if goes_to_many { message_id(as_sent) } else { None };
+        self.header = Some(HeaderFacts { trace: Trace::of(as_sent, hostname), senders, message_id });
     }
 }
 

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 use crate::support::{Gateway, Installation, Sending, gateway::At, sending::Pointers};
 
 /// Writes a wish next to everything that waits, as the pages' role.
-async fn wish(sending: &Sending, wish: Wish) {
+pub(super) async fn wish(sending: &Sending, wish: Wish) {
     let web = Installation::on(sending.owner.clone()).pool_as(store::roles::WEB).await;
     let mut transaction = OrganizationTransaction::begin(&web, sending.organization).await.unwrap();
     let ids: Vec<uuid::Uuid> =

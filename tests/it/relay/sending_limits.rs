@@ -486,7 +486,8 @@ async fn no_more_waits_for_a_limit_than_may_leave_in_a_day(owner: PgPool) {
 }
 
 /// What an administrator is told: subject and body of each message in the queue that is addressed so.
-async fn told(sending: &Sending) -> Vec<String> {
+/// What administrators were told, the oldest first.
+pub(super) async fn told(sending: &Sending) -> Vec<String> {
     let bodies = "select string_agg(convert_from(content, 'UTF8'), '' order by piece) from queued_body body
                   join queued_message message on message.id = message_id and sender is null
                   group by message_id order by message_id";

@@ -382,6 +382,7 @@ impl Sending {
                 parameters: MailParameters::default(),
             },
             sender: "ann@acme.example".to_owned(),
+            message_id: None,
             content: Content::Memory(content.as_ref().to_vec().into()),
             accepted_at: self.now,
             client: Client { address: Ipv4Addr::LOCALHOST.into(), is_proven: true, first_pass: None },

@@ -114,6 +114,7 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
     for row in [
         "60 recipients in a minute delayed the platform",
         "500 external recipients in an hour delayed the platform",
+        "3 times what is usual, or 100 recipients in an hour delayed the platform",
         "1,000 recipients in a day held the platform",
     ] {
         assert!(each.contains(row), "{row}: {each}");
@@ -122,6 +123,7 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
     assert!(service.contains("10,000 recipients in a day held the platform"), "{service}");
     let all = section(&page, "All of the organization together");
     assert!(all.contains("10,320 external recipients in a day held the platform"), "two accounts: {all}");
+    assert!(all.contains("3 times what is usual, or 1,000 recipients in an hour an alert only"), "{all}");
     let console = scene.text("/acme/web-mail-cloud").await;
     assert!(console.contains("Limits The platform's figures hold"), "{console}");
 }
@@ -255,6 +257,68 @@ async fn check_says_what_a_limit_would_have_done_and_saves_nothing(db: PgPool) {
     let unlimited = check(&scene.of_all, "whose=each&window=hour&unit=messages&most=&unlimited=1&action=alert");
     assert!(scene.text(&unlimited).await.contains("Any number is allowed: nothing would have been beyond it."));
     assert_eq!(scene.revision().await, before);
+}
+
+#[sqlx::test]
+async fn a_limit_by_what_is_usual_is_tried_with_the_weeks_before_set_and_inherited(db: PgPool) {
+    let scene = scene(db).await;
+    for weeks in 2..=6 {
+        scene.sent(scene.ann, Duration::weeks(weeks), (10, 20, 0)).await;
+        scene.sent(scene.ben, Duration::weeks(weeks), (100, 100, 0)).await;
+    }
+    // Ann sends six times the usual, Ben twice.
+    scene.sent(scene.ann, Duration::weeks(1), (60, 120, 0)).await;
+    scene.sent(scene.ben, Duration::weeks(1), (200, 200, 0)).await;
+    let fields = "check=1&whose=each&window=usual&unit=recipients&most=40&action=delay";
+    let text = scene.text(&format!("{}?{fields}", scene.of_all)).await;
+    let said =
+        "In the last 30 days 1 account would have exceeded this limit, in 1 hour: 30 messages would have been delayed.";
+    assert!(text.contains(said), "{text}");
+    assert!(text.contains("ann@acme.example130 "), "{text}");
+    assert!(text.contains("each compared with the same hours of the four weeks before it"), "{text}");
+
+    let saved = scene.save(&scene.of_domain, ["each", "usual", "recipients", "40", "hold"]).await;
+    let said = "at most 3 times the usual recipients in an hour or 40, beyond it hold";
+    assert!(saved.text().contains(said), "{}", saved.text());
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains("3 times what is usual, or 40 recipients in an hour held acme.example"), "{own}");
+    let outgate = Outgate::on(&scene.installation.owner);
+    let window = ["--each", "--window", "usual", "--recipients", "--unlimited"];
+    let set = outgate.succeeds(&[&["limit", "set", "acme", "--domain", "acme.example"][..], &window].concat()).await;
+    assert!(set.starts_with("The limit is set: any number of recipients in an hour, however unusual."), "{set}");
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains("any number of recipients, however unusual in an hour nothing is acme.example"), "{own}");
+}
+
+#[sqlx::test]
+async fn one_message_is_limited_twice_refused_beyond_one_bound_and_to_be_approved_beyond_another(db: PgPool) {
+    let scene = scene(db).await;
+    scene.execute("update organization set limits_act_from = now()").await;
+    let each = section(&scene.page(&scene.of_all).await, "Each account");
+    assert!(each.contains("500 recipients in one message refused (550) the platform"), "{each}");
+    // What happens goes by the window, whatever is chosen beside it.
+    let saved = scene.save(&scene.of_all, ["each", "approval", "recipients", "100", "alert"]).await;
+    assert!(saved.text().contains("at most 100 recipients in one message without approval"), "{}", saved.text());
+    scene.save(&scene.of_ann, ["each", "message", "external", "50", "delay"]).await;
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains("100 recipients in one message held for approval the organization"), "{own}");
+    assert!(own.contains("50 external recipients in one message refused (550) here"), "{own}");
+
+    let before = scene.revision().await;
+    for [whose, window, unit] in [["total", "message", "recipients"], ["each", "approval", "messages"]] {
+        let refused = scene.save(&scene.of_all, [whose, window, unit, "5", "hold"]).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let words = "For one message, limit the recipients or external recipients of each account.";
+        assert!(refused.text().contains(words), "{}", refused.text());
+    }
+    assert_eq!(scene.revision().await, before);
+    let check = "check=1&whose=each&window=message&unit=recipients&most=5&action=refuse";
+    let text = scene.text(&format!("{}?{check}", scene.of_all)).await;
+    assert!(text.contains("To how many each message went is not counted, so this cannot be tried."), "{text}");
+
+    let outgate = Outgate::on(&scene.installation.owner);
+    let said = outgate.succeeds(&["limit", "set", "acme", "--each", "--window", "message", "--recipients", "80"]).await;
+    assert!(said.starts_with("The limit is set: at most 80 recipients in one message, beyond it refuse."), "{said}");
 }
 
 #[sqlx::test]
@@ -539,11 +603,15 @@ async fn the_command_sets_what_the_page_shows_and_shows_what_the_page_sets(db: P
     let expected = "Each account:\n  at most 60 recipients in a minute, beyond it delay, set by platform\n  \
                     at most 1,500 recipients in an hour, beyond it refuse, set by organization\n  \
                     at most 500 external recipients in an hour, beyond it delay, set by platform\n  \
-                    at most 1,000 recipients in a day, beyond it hold, set by platform\nEach service account:\n  \
+                    at most 3 times the usual recipients in an hour or 100, beyond it delay, set by platform\n  \
+                    at most 1,000 recipients in a day, beyond it hold, set by platform\n  \
+                    at most 500 recipients in one message, beyond it refuse, set by platform\nEach service account:\n  \
                     at most 200 recipients in a minute, beyond it delay, set by platform\n  \
+                    at most 3 times the usual recipients in an hour or 1,000, beyond it delay, set by platform\n  \
                     at most 9 messages in a day, beyond it hold, set by organization\n  \
                     at most 10,000 recipients in a day, beyond it hold, set by platform\n\
                     All of the organization together:\n  \
+                    at most 3 times the usual recipients in an hour or 1,000, beyond it alert, set by platform\n  \
                     at most 10,320 external recipients in a day, beyond it hold, set by platform\n";
     assert_eq!(all, expected);
     let of_ann = outgate.succeeds(&["limit", "show", "acme", "--user", "a@acme.example"]).await;

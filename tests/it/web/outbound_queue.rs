@@ -3,7 +3,7 @@
 
 use outgate::{
     mail::id::{AccountId, GatewayId, QueueId},
-    policy::Role,
+    policy::{Role, waiting::HeldBecause},
     store::gateway::PointerScope,
 };
 use reqwest::StatusCode;
@@ -309,6 +309,34 @@ async fn one_message_is_retried_returned_or_deleted_after_it_was_asked_again(db:
     {
         assert!(log.contains(words), "{words} in {log}");
     }
+}
+
+#[sqlx::test]
+async fn what_waits_for_an_administrator_is_released_and_nothing_else(db: PgPool) {
+    let scene = scene(db).await;
+    let (waiting, unapproved) = (scene.add(scene.for_archive()).await, scene.add(scene.for_archive()).await);
+    sqlx::query(
+        "update queued_message set state = 'held', held_because = 'needs-approval', last_reply = $2 where id = $1",
+    )
+    .bind(unapproved.0)
+    .bind(HeldBecause::NeedsApproval.words())
+    .execute(&scene.installation.owner)
+    .await
+    .unwrap();
+    let list = scene.admin.get(&scene.list).await;
+    assert!(list.text().contains("it goes to many, and no administrator has approved it yet"), "{}", list.text());
+    for (message, is_there) in [(unapproved, true), (waiting, false)] {
+        let page = scene.admin.get(&format!("{}/{message}", scene.list)).await;
+        assert_eq!(page.html.contains(r#"value="release""#), is_there, "{}", page.text());
+    }
+    let question = scene.ask(&scene.admin, &[("action", "release"), ("all", "1")]).await;
+    assert!(question.text().contains("Release 2 messages?"), "{}", question.text());
+    let done = scene.confirm(&question).await;
+    let words = "Release. 2 waiting messages: 1 released; 1 did not wait for it.";
+    assert!(done.text().contains(words), "{}", done.text());
+    assert_eq!(scene.written(unapproved).await, (Some("send".to_owned()), None, false, true));
+    assert_eq!(scene.written(waiting).await, NOTHING);
+    assert!(scene.admin.get("/acme/administration/audit-log").await.text().contains("released 2 waiting messages"));
 }
 
 #[sqlx::test]

@@ -84,6 +84,32 @@ async fn where_nothing_was_sent_the_page_says_so(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn the_chart_shows_what_is_usual_and_which_limits_hold(db: PgPool) {
+    let scene = scene(db).await;
+    scene.ann_sent(Duration::ZERO, (1, 400, 400)).await;
+    let external = format!("{}?account={}&unit=external", scene.page, scene.ann);
+    let page = scene.admin.get(&external).await;
+    assert!(page.text().contains("What is usual is shown here once mail was sent for two weeks."), "{}", page.text());
+    assert!(page.text().contains("Limit: 500 external recipients in an hour, set by platform"), "{}", page.text());
+    assert_eq!((page.html.matches("chart-limit").count(), page.html.matches("chart-usual").count()), (2, 0));
+
+    for (weeks, recipients) in [(1, 200), (2, 9000), (3, 120), (4, 100)] {
+        scene.ann_sent(Duration::weeks(weeks), (1, recipients, recipients)).await;
+    }
+    let page = scene.admin.get(&external).await;
+    assert!(page.text().contains("Usual at most, by the four weeks before"), "{}", page.text());
+    let now = format!("{:02}:001400400200", hour_of(scene.now).hour());
+    assert!(page.rows().contains(&now), "the second highest is usual: {:?}", page.rows());
+    // The scale reaches to the limit of 500: 600, and 200 of that are a third.
+    assert!(page.html.contains("V667H") || page.html.contains(" 667H"), "{}", page.html);
+    let whole = scene.admin.get(&format!("{}?unit=external&period=four-weeks", scene.page)).await;
+    assert!(whole.text().contains("Limit: 10,320 external recipients in a day, set by platform"), "{}", whole.text());
+    assert!(!whole.text().contains("in an hour"), "{}", whole.text());
+    let ben = scene.admin.get(&format!("{}?account={}", scene.page, scene.ben)).await;
+    assert!(!ben.html.contains("chart-usual"), "nothing of ann's: {}", ben.html);
+}
+
+#[sqlx::test]
 async fn the_day_is_shown_by_hour_and_four_weeks_by_day_in_every_unit(db: PgPool) {
     let scene = scene(db).await;
     scene.ann_sent(Duration::ZERO, (1200, 1300, 900)).await;
@@ -96,7 +122,8 @@ async fn the_day_is_shown_by_hour_and_four_weeks_by_day_in_every_unit(db: PgPool
     let hour = hour_of(scene.now);
     let rows = today.rows();
     assert_eq!(rows.len(), usize::from(hour.hour()) + 1, "the hours so far: {rows:?}");
-    assert_eq!(*rows.last().unwrap(), format!("{:02}:001,2341,334934", hour.hour()));
+    // Of this hour nothing is usual: what came four weeks ago came at another.
+    assert_eq!(*rows.last().unwrap(), format!("{:02}:001,2341,3349340", hour.hour()));
     let bar = format!("<title>{:02}:00 UTC: 1,234 messages</title>", hour.hour());
     assert!(today.html.contains(&bar), "{}", today.html);
     assert_eq!(today.html.matches("<rect ").count(), 1);
@@ -110,8 +137,8 @@ async fn the_day_is_shown_by_hour_and_four_weeks_by_day_in_every_unit(db: PgPool
     assert!(text.contains("External recipients by day, "), "{text}");
     let rows = weeks.rows();
     assert_eq!(rows.len(), 28);
-    assert!(rows[27].ends_with("1,2341,334934"), "{rows:?}");
-    assert!(rows[26].ends_with("101002,000"), "{rows:?}");
+    assert!(rows[27].ends_with("1,2341,3349340"), "{rows:?}");
+    assert!(rows[26].ends_with("101002,0000"), "{rows:?}");
     assert!(weeks.html.contains(": 2,000 external recipients</title>"), "{}", weeks.html);
     assert_eq!(weeks.html.matches("<rect ").count(), 2);
     // A unit or a period that is none is the first one.

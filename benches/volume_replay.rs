@@ -1,0 +1,357 @@
+//! Replays four weeks of mail of a thousand accounts, and incidents planted in it, through the meter that relays judge
+//! with: when is what noticed, and how often is somebody suspected who does what he does? `cargo bench --bench volume_replay`.
+//!
+//! Everything is made from one seed, the time too, so that a change of limits can be compared with what was before.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use outgate::{
+    mail::id::{AccountId, OrganizationId},
+    policy::{
+        facts::Found,
+        limit::{Action, Level, Limit, OrganizationLimits, SetAt, Whose, Window, platform},
+        usual::{hours, usual},
+        volume::{Count, Subject, hour_of},
+    },
+    relay::meter::{Judged, Meter, News},
+};
+use time::{Duration, OffsetDateTime, Weekday, macros::datetime};
+
+/// A Monday; four weeks are learnt from, and the four after them judged.
+const START: OffsetDateTime = datetime!(2026-09-07 00:00 UTC);
+const LEARNT: i64 = 4;
+const JUDGED: i64 = 4;
+const PEOPLE: usize = 1000;
+/// Programs, besides.
+const SERVICES: usize = 5;
+const ALL: usize = PEOPLE + SERVICES;
+
+/// Splitmix64: the same numbers on every machine.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From 0 to 1.
+    fn part(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn is(&mut self, probability: f64) -> bool {
+        self.part() < probability
+    }
+
+    fn between(&mut self, least: i64, most: i64) -> i64 {
+        least + (self.part() * (most - least + 1) as f64) as i64
+    }
+
+    /// About nought, in standard deviations: the sum of twelve.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.part()).sum::<f64>() - 6.0
+    }
+}
+
+/// A message that somebody sends.
+#[derive(Clone, Copy)]
+struct Sent {
+    at: OffsetDateTime,
+    who: usize,
+    count: Count,
+}
+
+fn sent(at: OffsetDateTime, who: usize, recipients: i64, external: i64) -> Sent {
+    Sent { at, who, count: Count { messages: 1, recipients, external } }
+}
+
+/// What everybody sends who does what he does.
+fn ordinary(chance: &mut Chance) -> Vec<Sent> {
+    let mut traffic = Vec::new();
+    for who in 0..PEOPLE {
+        person(chance, who, &mut traffic);
+    }
+    for who in PEOPLE..ALL {
+        service(chance, who, &mut traffic);
+    }
+    traffic
+}
+
+fn person(chance: &mut Chance, who: usize, traffic: &mut Vec<Sent>) {
+    // Eight messages on a working day in the middle of all; one in six sends three times as many.
+    let rate = 8.0 * chance.normal().exp();
+    // Where he lives, by his hours.
+    let begins = chance.between(6, 9) + if chance.is(0.03) { 12 } else { 0 };
+    let (works_weekends, away) = (chance.is(0.1), if chance.is(0.1) { chance.between(0, 7) } else { -1 });
+    // A report that goes to many each week at the same time.
+    let report = chance.is(0.03).then(|| (chance.between(0, 4), chance.between(9, 15), chance.between(60, 150)));
+    // Invoices on the last working day of a month.
+    let invoices = chance.is(0.02).then(|| chance.between(40, 90));
+    for day in 0..(LEARNT + JUDGED) * 7 {
+        let midnight = START + Duration::days(day);
+        let is_weekend = matches!(midnight.weekday(), Weekday::Saturday | Weekday::Sunday);
+        if (is_weekend && !works_weekends) || day / 7 == away {
+            continue;
+        }
+        let busy = if chance.is(0.02) { 3.0 } else { 1.0 } * if is_weekend { 0.2 } else { 1.0 };
+        let messages = (rate * busy * (0.6 * chance.normal()).exp()).round() as i64;
+        for _ in 0..messages {
+            // Nine hours, with most mail in their middle.
+            let into = (chance.part() + chance.part()) / 2.0 * 9.0 * 3600.0;
+            let at = midnight + Duration::hours(begins) + Duration::seconds(into as i64);
+            let recipients = recipients(chance);
+            let external = (0..recipients).filter(|_| chance.is(0.6)).count() as i64;
+            traffic.push(sent(at, who, recipients, external));
+        }
+        if let Some((_, hour, to)) = report.filter(|(weekday, ..)| day % 7 == *weekday) {
+            let at = midnight + Duration::hours(hour) + Duration::minutes(chance.between(0, 40));
+            traffic.push(sent(at, who, to + chance.between(-5, 5), to / 2));
+        }
+        if let Some(invoices) = invoices.filter(|_| (midnight + Duration::DAY).day() == 1) {
+            for _ in 0..invoices {
+                let at = midnight + Duration::hours(begins + 2) + Duration::seconds(chance.between(0, 5400));
+                traffic.push(sent(at, who, 1, 1));
+            }
+        }
+    }
+}
+
+/// To how many a message of a person goes.
+fn recipients(chance: &mut Chance) -> i64 {
+    match chance.part() {
+        one if one < 0.75 => 1,
+        few if few < 0.90 => chance.between(2, 3),
+        some if some < 0.98 => chance.between(4, 10),
+        many if many < 0.998 => chance.between(11, 30),
+        _ => chance.between(31, 80),
+    }
+}
+
+/// A program that sends all day, at a rate of its own.
+fn service(chance: &mut Chance, who: usize, traffic: &mut Vec<Sent>) {
+    let a_day = chance.between(500, 3000);
+    for day in 0..(LEARNT + JUDGED) * 7 {
+        for _ in 0..a_day {
+            let at = START + Duration::days(day) + Duration::seconds(chance.between(0, 86_399));
+            traffic.push(sent(at, who, 1, 1));
+        }
+    }
+}
+
+/// Something that should be noticed, or should not.
+struct Incident {
+    name: &'static str,
+    /// From when on it is looked for.
+    begins: OffsetDateTime,
+    traffic: Vec<Sent>,
+}
+
+/// In the third of the judged weeks.
+fn incidents() -> Vec<Incident> {
+    let monday = START + Duration::weeks(LEARNT + 2);
+    let tuesday = monday + Duration::DAY;
+    let night = tuesday + Duration::hours(2);
+    let every = |name, who, begins: OffsetDateTime, seconds: i64, times: i64, recipients| Incident {
+        name,
+        begins,
+        traffic: (0..times)
+            .map(|n| sent(begins + Duration::seconds(n * seconds), who, recipients, recipients))
+            .collect(),
+    };
+    let rise = (0..14).flat_map(|day| {
+        let a_day = (20.0 * 1.4_f64.powi(day)) as i64;
+        let morning = monday - Duration::weeks(1) + Duration::days(day.into()) + Duration::hours(8);
+        (0..a_day).map(move |n| sent(morning + Duration::seconds(n * 28_800 / a_day), 17, 1, 1))
+    });
+    let everybody = (0..PEOPLE).flat_map(|who| {
+        let begins = tuesday + Duration::hours(8) + Duration::minutes(who as i64 % 240);
+        (0..4).map(move |n| sent(begins + Duration::minutes(n * 20), who, 15, 12))
+    });
+    vec![
+        every("hijacked by night, 20 recipients each half minute", 11, night, 30, 960, 20),
+        every("hijacked by night, ten recipients a minute", 12, night, 60, 480, 10),
+        every("hijacked by night, one message each 30 seconds", 13, night, 30, 960, 1),
+        every("hijacked by day, 20 recipients each half minute", 14, tuesday + Duration::hours(11), 30, 960, 20),
+        every("hijacked and careful: 80 recipients an hour", 15, night, 45, 1600, 1),
+        Incident {
+            name: "slow rise, 1.4 times as many each day",
+            begins: monday - Duration::weeks(1),
+            traffic: rise.collect(),
+        },
+        every("newsletter of a program: 5,000 at once", PEOPLE, tuesday + Duration::hours(10), 1, 5000, 1),
+        every("mail merge of 300 by a person", 16, tuesday + Duration::hours(10), 4, 300, 1),
+        Incident {
+            name: "everybody announces a new address to 60",
+            begins: tuesday + Duration::hours(8),
+            traffic: everybody.collect(),
+        },
+    ]
+}
+
+/// An organization's relay.
+struct Relay {
+    accounts: Vec<Found>,
+    limits: OrganizationLimits,
+    meter: Meter,
+    /// Of each account, and at last of all together.
+    by_hour: Vec<BTreeMap<OffsetDateTime, Count>>,
+    looks_up_at: OffsetDateTime,
+}
+
+impl Relay {
+    fn new(compares_with_usual: bool) -> Self {
+        let organization = OrganizationId::new();
+        let account = |who: usize| Found {
+            organization,
+            sender: format!("user{who}@acme.example").parse().expect("an address"),
+            account: Some(AccountId::new()),
+        };
+        let accounts: Vec<Found> = (0..ALL).map(account).collect();
+        let mut limits = OrganizationLimits::new(START);
+        for service in &accounts[PEOPLE..] {
+            let account = service.account.expect("all are accounts");
+            limits.senders.entry(account).or_default().is_service = true;
+        }
+        if !compares_with_usual {
+            let set = limits.set.entry(SetAt::Organization).or_default();
+            for whose in [Whose::Each, Whose::Service, Whose::Total] {
+                let usual = platform(whose, ALL as u64).filter(|(kind, _)| kind.window == Window::Usual);
+                set.extend(usual.map(|(kind, _)| (kind, Limit { most: None, action: Action::Alert })));
+            }
+        }
+        let by_hour = vec![BTreeMap::new(); ALL + 1];
+        let meter = Meter::default();
+        meter.tidy(&HashMap::from([(organization, ALL as u64)]), START);
+        Self { accounts, limits, meter, by_hour, looks_up_at: START }
+    }
+
+    fn count(&mut self, sent: &Sent) {
+        for who in [sent.who, ALL] {
+            *self.by_hour[who].entry(hour_of(sent.at)).or_default() += sent.count;
+        }
+    }
+
+    /// What relays do every two seconds.
+    fn look_up(&mut self, now: OffsetDateTime) {
+        if now < self.looks_up_at {
+            return;
+        }
+        self.looks_up_at = now + Duration::seconds(2);
+        for (organization, subject) in self.meter.wanted() {
+            let who =
+                self.accounts.iter().position(|found| found.account.map(Subject::Account).as_ref() == Some(&subject));
+            let known = &self.by_hour[who.unwrap_or(ALL)];
+            let counts: Vec<_> = hours(now).filter_map(|hour| Some((hour, *known.get(&hour)?))).collect();
+            let first = known.keys().next().copied();
+            self.meter.note_usual(organization, subject, usual(&counts, first, now), now);
+        }
+    }
+
+    /// Judges a message. Returns whether it went its way, and what administrators would be told.
+    fn judge(&mut self, sent: &Sent) -> (bool, Vec<News>) {
+        self.look_up(sent.at);
+        let judged = self.meter.judge(&self.limits, &self.accounts[sent.who], (sent.count, None), sent.at);
+        if matches!(judged, Judged::Goes | Judged::Delayed(_) | Judged::Held(_)) {
+            self.count(sent);
+        }
+        (judged == Judged::Goes, self.meter.take_news())
+    }
+}
+
+/// What came of a replay.
+#[derive(Default)]
+struct Outcome {
+    /// The notices that somebody is beyond a limit: whose, by the limit's window.
+    alarms: Vec<(Subject, Window)>,
+    /// Of the incident: when it was noticed first, after how many recipients, and by which limit.
+    noticed: Option<(OffsetDateTime, i64, String)>,
+    /// How many recipients of the incident went their way at once, of how many.
+    went: i64,
+    of: i64,
+}
+
+fn replay(ordinary: &[Sent], incident: Option<&Incident>, compares_with_usual: bool) -> Outcome {
+    let mut relay = Relay::new(compares_with_usual);
+    let planted = incident.map_or(&[][..], |incident| &incident.traffic);
+    let mut traffic: Vec<(Sent, bool)> =
+        ordinary.iter().map(|sent| (*sent, false)).chain(planted.iter().map(|sent| (*sent, true))).collect();
+    traffic.sort_by_key(|(sent, is_planted)| (sent.at, sent.who, *is_planted));
+    let culprits: HashSet<usize> = planted.iter().map(|sent| sent.who).collect();
+    let subjects: HashSet<Subject> =
+        culprits.iter().filter_map(|who| relay.accounts[*who].account.map(Subject::Account)).collect();
+    let judged_from = START + Duration::weeks(LEARNT);
+    let mut outcome = Outcome { of: planted.iter().map(|sent| sent.count.recipients).sum(), ..Outcome::default() };
+    let mut so_far = 0;
+    for (sent, is_planted) in traffic {
+        if sent.at < judged_from {
+            relay.count(&sent);
+            continue;
+        }
+        let (went, news) = relay.judge(&sent);
+        if is_planted {
+            so_far += sent.count.recipients;
+            outcome.went += if went { sent.count.recipients } else { 0 };
+        }
+        for news in news.into_iter().filter(|news| news.exceeded.level > Level::Near) {
+            let applied = &news.exceeded.applied;
+            let is_about = subjects.contains(&applied.subject) || applied.subject == Subject::Organization;
+            if incident.is_some_and(|incident| sent.at >= incident.begins) && is_about && outcome.noticed.is_none() {
+                outcome.noticed = Some((sent.at, so_far, news.exceeded.words()));
+            }
+            if std::env::var_os("OUTGATE_REPLAY_SAYS_ALL").is_some() {
+                println!("{} user{} ({}): {}", sent.at, sent.who, applied.kind.window, news.exceeded.words());
+            }
+            outcome.alarms.push((applied.subject.clone(), applied.kind.window));
+        }
+    }
+    outcome
+}
+
+fn main() {
+    // cargo calls every bench with --bench; cargo test does not, and would wait for it.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let ordinary = ordinary(&mut Chance(2026));
+    let judged = ordinary.iter().filter(|sent| sent.at >= START + Duration::weeks(LEARNT)).count();
+    println!(
+        "{} messages of {PEOPLE} people and {SERVICES} programs, {judged} of them in the judged weeks",
+        ordinary.len()
+    );
+    for (name, compares) in [("shipped limits", true), ("fixed limits alone", false)] {
+        let outcome = replay(&ordinary, None, compares);
+        let mut by_window: HashMap<Window, usize> = HashMap::new();
+        let mut whose: HashSet<&Subject> = HashSet::new();
+        for (subject, window) in &outcome.alarms {
+            *by_window.entry(*window).or_default() += 1;
+            whose.insert(subject);
+        }
+        let a_week = outcome.alarms.len() as f64 / JUDGED as f64 * 1000.0 / PEOPLE as f64;
+        println!(
+            "{name}, nothing planted: {} notices about {} senders ({by_window:?}): {a_week:.2} per 1,000 accounts and week",
+            outcome.alarms.len(),
+            whose.len()
+        );
+    }
+    println!(
+        "| incident | shipped limits: noticed | recipients until then | went at once | fixed limits alone: noticed | recipients until then | went at once |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for incident in incidents() {
+        let cells = [true, false].map(|compares| {
+            let outcome = replay(&ordinary, Some(&incident), compares);
+            let went = format!("{} of {}", outcome.went, outcome.of);
+            match outcome.noticed {
+                Some((at, recipients, words)) => {
+                    format!("after {} min: {words} | {recipients} | {went}", (at - incident.begins).whole_minutes())
+                }
+                None => format!("never | | {went}"),
+            }
+        });
+        println!("| {} | {} |", incident.name, cells.join(" | "));
+    }
+}

@@ -1,0 +1,139 @@
+//! What somebody usually sends within an hour at this time of the week, found from the hours that are kept of the last
+//! four weeks. Limits of [`Window::Usual`](super::limit::Window::Usual) go by it, pages show it.
+
+use time::{Duration, OffsetDateTime};
+
+use super::volume::{Count, hour_of, start_of};
+
+/// How many weeks are looked back at.
+pub const WEEKS: u8 = 4;
+/// For how long somebody must have sent before anything is said to be usual.
+pub const HISTORY: Duration = Duration::weeks(2);
+/// Beyond so many times the usual is unusual.
+pub const FACTOR: u32 = 3;
+
+/// The hours that say what is usual at `now`: of each of the last weeks the same one, and those beside it, since a
+/// meeting that moves makes nobody suspicious, nor does the change to summer time.
+pub fn hours(now: OffsetDateTime) -> impl Iterator<Item = OffsetDateTime> {
+    weeks(now).flat_map(|hour| [hour - Duration::HOUR, hour, hour + Duration::HOUR])
+}
+
+/// The same hour of the last weeks, the latest first.
+fn weeks(now: OffsetDateTime) -> impl Iterator<Item = OffsetDateTime> {
+    let hour = hour_of(now);
+    (1..=i64::from(WEEKS)).map(move |week| hour - Duration::weeks(week))
+}
+
+/// What is usually sent within an hour at `now` at most, in each unit: of the last four weeks the second highest, so that
+/// one week that was not as usual counts for nothing; the highest while fewer weeks are known. `counts` are those of
+/// [`hours`], in any order and others among them; `first` is the hour of the first mail that is known of. `None` before
+/// [`HISTORY`] is known.
+pub fn usual(counts: &[(OffsetDateTime, Count)], first: Option<OffsetDateTime>, now: OffsetDateTime) -> Option<Count> {
+    let first = first.filter(|first| *first <= now - HISTORY)?;
+    let known = weeks(now).filter(|hour| *hour + Duration::HOUR >= first);
+    Some(of_weeks(known.map(|hour| busiest(counts, hour)).collect()))
+}
+
+/// What is usually sent on such a day of the week at most, found likewise from the same day of the four weeks before it.
+pub fn usual_on(
+    counts: &[(OffsetDateTime, Count)],
+    first: Option<OffsetDateTime>,
+    day: OffsetDateTime,
+) -> Option<Count> {
+    let day = start_of(Duration::DAY, day);
+    let first = first.map(|first| start_of(Duration::DAY, first)).filter(|first| *first <= day - HISTORY)?;
+    let known = (1..=i64::from(WEEKS)).map(|week| day - Duration::weeks(week)).filter(|day| *day >= first);
+    let on = |day: OffsetDateTime| {
+        let end = day + Duration::DAY;
+        counts.iter().filter(|(at, _)| *at >= day && *at < end).map(|(_, count)| *count).sum()
+    };
+    Some(of_weeks(known.map(on).collect()))
+}
+
+/// What is usual where so much was sent in the last weeks.
+fn of_weeks(weeks: Vec<Count>) -> Count {
+    let of = |count: fn(&Count) -> i64| {
+        let mut weeks: Vec<i64> = weeks.iter().map(count).collect();
+        weeks.sort_unstable_by(|one, other| other.cmp(one));
+        let place = usize::from(weeks.len() >= usize::from(WEEKS));
+        weeks.get(place).copied().unwrap_or_default()
+    };
+    Count {
+        messages: of(|count| count.messages),
+        recipients: of(|count| count.recipients),
+        external: of(|count| count.external),
+    }
+}
+
+/// The most of that hour and those beside it.
+fn busiest(counts: &[(OffsetDateTime, Count)], hour: OffsetDateTime) -> Count {
+    let near = counts.iter().filter(|(at, _)| (*at - hour).abs() <= Duration::HOUR);
+    near.fold(Count::default(), |most, (_, count)| Count {
+        messages: most.messages.max(count.messages),
+        recipients: most.recipients.max(count.recipients),
+        external: most.external.max(count.external),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    /// A Monday.
+    const NOW: OffsetDateTime = datetime!(2026-11-30 14:25 UTC);
+
+    fn sent(weeks_ago: i64, hours: i64, recipients: i64) -> (OffsetDateTime, Count) {
+        let at = datetime!(2026-11-30 14:00 UTC) - Duration::weeks(weeks_ago) + Duration::hours(hours);
+        (at, Count { messages: 1, recipients, external: recipients / 2 })
+    }
+
+    fn usual_of(counts: &[(OffsetDateTime, Count)]) -> Option<i64> {
+        let first = counts.iter().map(|(at, _)| *at).min();
+        usual(counts, first, NOW).map(|usual| usual.recipients)
+    }
+
+    #[test]
+    fn one_week_that_was_not_as_usual_counts_for_nothing() {
+        let weeks = [sent(4, 0, 40), sent(3, 0, 60), sent(2, 0, 5000), sent(2, 1, 900), sent(1, 0, 30)];
+        assert_eq!(usual_of(&weeks), Some(60));
+        let usual = usual(&weeks, Some(weeks[0].0), NOW).unwrap();
+        assert_eq!(usual, Count { messages: 1, recipients: 60, external: 30 }, "each unit for itself");
+    }
+
+    #[test]
+    fn the_same_hour_of_the_week_counts_and_those_beside_it_and_no_others() {
+        let beside = [sent(4, 1, 40), sent(3, -1, 60), sent(2, 0, 10), sent(1, 0, 10)];
+        assert_eq!(usual_of(&beside), Some(40));
+        let elsewhere = [sent(4, 2, 40), sent(3, -2, 60), sent(2, 24, 90), sent(1, -24, 90), sent(0, -1, 90)];
+        assert_eq!(usual_of(&elsewhere), Some(0));
+        assert!(hours(NOW).all(|hour| beside.iter().any(|(at, _)| (hour - *at).abs() <= Duration::HOUR * 2)));
+        assert_eq!(hours(NOW).count(), 12);
+    }
+
+    #[test]
+    fn a_day_is_compared_with_the_same_day_of_the_weeks_before() {
+        let day = datetime!(2026-11-30 00:00 UTC);
+        let on = |weeks, hour, recipients| {
+            (day - Duration::weeks(weeks) + Duration::hours(hour), { Count { messages: 1, recipients, external: 0 } })
+        };
+        let counts = [on(4, 9, 10), on(4, 23, 20), on(3, 0, 15), on(2, 12, 900), on(2, 24, 4000), on(1, -1, 4000)];
+        assert_eq!(usual_on(&counts, Some(counts[0].0), NOW).unwrap().recipients, 30);
+        assert_eq!(usual_on(&counts[2..], Some(counts[2].0), NOW).unwrap().recipients, 900, "of three the highest");
+        assert_eq!(usual_on(&counts, Some(day - Duration::days(13)), NOW), None);
+    }
+
+    #[test]
+    fn nothing_is_usual_before_two_weeks_are_known() {
+        assert_eq!(usual_of(&[]), None);
+        assert_eq!(usual_of(&[sent(1, 0, 40)]), None);
+        assert_eq!(usual_of(&[sent(2, 1, 40), sent(1, 0, 40)]), None, "two weeks are not over yet");
+        assert_eq!(usual_of(&[sent(2, 0, 40), sent(1, 0, 30)]), Some(40));
+        // With fewer than four weeks the highest: the second highest of two is the lower one.
+        assert_eq!(usual_of(&[sent(3, 0, 40), sent(2, 0, 70), sent(1, 0, 30)]), Some(70));
+        // Who sent something years ago is known for long.
+        let long_ago = Some(NOW - Duration::days(400));
+        assert_eq!(usual(&[], long_ago, NOW), Some(Count::default()));
+    }
+}

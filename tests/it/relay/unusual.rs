@@ -1,0 +1,162 @@
+//! Who sends far more than usual at that time of the week is noticed, slowed down and told why. What is usual is
+//! `policy::usual`'s; limits of other kinds are in `relay::sending_limits`.
+
+use outgate::{
+    mail::id::RelayId,
+    policy::{
+        Role,
+        limit::{Action, Kind, Limit, SetAt, Whose, Window},
+        volume::{Subject, Unit},
+    },
+    relay::volume::Writer,
+    store,
+};
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime};
+
+use super::sending_limits::told;
+use crate::support::{Gateway, Sending, sending::Pointers};
+
+const UNUSUAL: Kind = Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients };
+
+/// A relay whose mail of ann's goes to this gateway, in an organization in which 30 recipients an hour are never unusual.
+async fn through(gateway: &Gateway, owner: PgPool) -> Sending {
+    let sending = Sending::on(owner).await;
+    let all = sending.set_gateway(Some(&gateway.address.to_string()));
+    sending.point(Pointers { all, ..Pointers::default() });
+    sending.set_limits(|limits| {
+        limits.default_acts_from = sending.now + Duration::days(9999);
+        let limit = Limit { most: Some(30), action: Action::Delay };
+        limits.set.entry(SetAt::Organization).or_default().insert(UNUSUAL, limit);
+    });
+    sending
+}
+
+/// Notes that so many recipients were sent to at this hour of the week in each of these weeks.
+async fn sent_each_week(sending: &Sending, subject: &Subject, weeks: impl IntoIterator<Item = i64>, recipients: i64) {
+    let (kind, subject) = match subject {
+        Subject::Account(account) => ("account", account.to_string()),
+        _ => ("organization", String::new()),
+    };
+    for week in weeks {
+        sqlx::query(
+            "insert into volume_hour (organization_id, kind, subject, hour, messages, recipients, external)
+             values ($1, $2, $3, date_trunc('hour', $4::timestamptz, 'UTC'), 1, $5, 0)",
+        )
+        .bind(sending.organization.0)
+        .bind(kind)
+        .bind(&subject)
+        .bind(sending.now - Duration::weeks(week))
+        .bind(recipients)
+        .execute(&sending.owner)
+        .await
+        .unwrap();
+    }
+}
+
+/// What relays do every second: this one looks up what those usually send who send much.
+async fn look_up(sending: &Sending) {
+    let id = RelayId::new();
+    sqlx::query(
+        "insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), 0)",
+    )
+    .bind(id.0)
+    .bind(id.to_string())
+    .execute(&sending.owner)
+    .await
+    .unwrap();
+    Writer::of(&sending.volume, &sending.meter, &sending.db).turn(id).await.unwrap();
+}
+
+/// What ann's client hears of a message to so many.
+async fn send_to(sending: &Sending, recipients: usize) -> String {
+    let to: Vec<String> = (0..recipients).map(|place| format!("r{place}@elsewhere.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let mut message = sending.message(&to);
+    message.accepted_at = sending.now;
+    sending.transfer.accept(message).await.to_string()
+}
+
+const TAKEN: &str = "250 2.0.0 kept as 4711";
+
+#[sqlx::test]
+async fn who_sends_three_times_the_usual_of_that_hour_is_slowed_down_and_told_why(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    let ann = Subject::Account(sending.account);
+    sent_each_week(&sending, &ann, 1..=4, 20).await;
+    assert_eq!(send_to(&sending, 20).await, TAKEN);
+    look_up(&sending).await;
+    // Above what is never unusual, and not above three times the usual.
+    assert_eq!(send_to(&sending, 40).await, TAKEN);
+    let reply = send_to(&sending, 6).await;
+    let since = sending.now - Duration::HOUR;
+    let words = format!(
+        "; 66 recipients since {:02}:{:02} UTC, usually at most 20 in an hour at this time; it leaves at ",
+        since.hour(),
+        since.minute()
+    );
+    assert!(reply.starts_with("250 2.0.0 queued as ") && reply.contains(&words), "{reply}");
+    // At the pace of sixty an hour.
+    sending.queue.step(sending.now + Duration::seconds(359)).await.unwrap();
+    assert_eq!(sending.waiting().await.len(), 1);
+    sending.queue.step(sending.now + Duration::seconds(360)).await.unwrap();
+    assert_eq!(gateway.received(3).await.len(), 3);
+}
+
+#[sqlx::test]
+async fn nothing_is_unusual_of_whom_nothing_is_usual_yet(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), [1], 5).await;
+    assert_eq!(send_to(&sending, 25).await, TAKEN);
+    look_up(&sending).await;
+    assert_eq!(send_to(&sending, 100).await, TAKEN);
+}
+
+#[sqlx::test]
+async fn what_was_sent_at_other_hours_of_the_week_is_not_usual_at_this_one(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let mut sending = through(&gateway, owner).await;
+    let ann = Subject::Account(sending.account);
+    let now = sending.now;
+    sending.now = now - Duration::hours(12);
+    sent_each_week(&sending, &ann, 1..=4, 500).await;
+    sending.now = now;
+    assert_eq!(send_to(&sending, 30).await, TAKEN);
+    look_up(&sending).await;
+    let reply = send_to(&sending, 1).await;
+    assert!(
+        reply.contains("31 recipients since ") && reply.contains(", usually none in an hour at this time"),
+        "{reply}"
+    );
+}
+
+#[sqlx::test]
+async fn administrators_are_told_that_all_together_send_much_more_than_usual_and_nobody_waits(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner.clone()).await;
+    let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
+    store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
+    sent_each_week(&sending, &Subject::Organization, 1..=4, 400).await;
+    sending.set_limits(|limits| {
+        let unlimited = Limit { most: None, action: Action::Alert };
+        limits.set.entry(SetAt::Organization).or_default().insert(UNUSUAL, unlimited);
+        limits.default_acts_from = OffsetDateTime::UNIX_EPOCH;
+        for (kind, _) in outgate::policy::limit::platform(Whose::Each, 1) {
+            limits.set.entry(SetAt::Organization).or_default().insert(kind, unlimited);
+        }
+    });
+    assert_eq!(send_to(&sending, 600).await, TAKEN);
+    look_up(&sending).await;
+    assert_eq!(send_to(&sending, 600).await, TAKEN, "1,200 are three times the usual");
+    assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 0);
+    assert_eq!(send_to(&sending, 1).await, TAKEN);
+    assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 1);
+    // Without the line ends that quoted-printable puts in.
+    let told = told(&sending).await.remove(0).replace("=\r\n", "");
+    let subject = "Subject: All of the organization together sends much more than usual";
+    assert!(told.contains(subject), "{told}");
+    assert!(told.contains("1201 recipients of the organization since "), "{told}");
+    assert!(told.contains("usually at most 400 in an hour at this time"), "{told}");
+}
