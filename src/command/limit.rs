@@ -31,7 +31,7 @@ pub enum Limit {
         #[command(flatten)]
         whose: WhoseMail,
         /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that time
-        /// of the week: three times that is allowed, and always as many as the limit says. message: one message, refused beyond it;
+        /// of the week: four times that is allowed, and always as many as the limit says (two fifths where nothing is usual). message: one message, refused beyond it;
         /// approval: one message, held beyond it until an administrator releases it
         #[arg(long, value_parser = window())]
         window: Window,

@@ -31,7 +31,7 @@ pub enum Window {
     Minute,
     Hour,
     /// An hour too, compared with what is usual at that time of the week: the limit is [`FACTOR`] times that, and never
-    /// below the figure that is set.
+    /// below the figure that is set, or [a part of it](quiet) where nothing is usual.
     Usual,
     Day,
     /// One message, with all its parts where it was split: beyond it an administrator has to approve it.
@@ -214,7 +214,7 @@ pub struct OrganizationLimits {
 const EACH: [(Kind, u32); 5] = [
     (Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients }, 60),
     (Kind { whose: Whose::Each, window: Window::Hour, unit: Unit::External }, 500),
-    (Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients }, 100),
+    (Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients }, 250),
     (Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients }, 1000),
     (Kind { whose: Whose::Each, window: Window::Message, unit: Unit::Recipients }, 500),
 ];
@@ -434,7 +434,7 @@ pub fn exceeded<'a>(
         };
         let counted = before.saturating_add(wanted);
         let usual = match window {
-            Window::Usual if counted.saturating_mul(2) < i64::from(most) => return None,
+            Window::Usual if counted.saturating_mul(2) < i64::from(quiet(most)) => return None,
             Window::Usual => Some(usual(&applied.subject)?.get(unit)),
             _ => None,
         };
@@ -450,9 +450,18 @@ pub fn exceeded<'a>(
     exceeded.collect()
 }
 
+/// What a limit that is set to `floor` allows at an hour at which nothing is usual: two fifths, since who takes an
+/// account over does it by night, and a person who works then sends little.
+pub fn quiet(floor: u32) -> u32 {
+    (floor / 5 * 2 + floor % 5 * 2 / 5).max(1)
+}
+
 /// Beyond how many it is unusual, where this is usual and the limit is set to `floor`.
 pub fn unusual_beyond(floor: u32, usual: i64) -> u32 {
-    let times = usual.max(0).saturating_mul(FACTOR.into());
+    if usual <= 0 {
+        return quiet(floor);
+    }
+    let times = usual.saturating_mul(FACTOR.into());
     floor.max(u32::try_from(times).unwrap_or(u32::MAX))
 }
 

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::VecDeque};
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    limit::{Kind, Window, unusual_beyond},
+    limit::{Kind, Window, quiet, unusual_beyond},
     usual::{WEEKS, usual},
     volume::{Count, MINUTES_KEPT, start_of},
 };
@@ -73,7 +73,8 @@ pub fn trial(kind: Kind, most: u32, sent: &Sent, since: OffsetDateTime) -> Trial
             within -= left;
         }
         let wanted = count.get(kind.unit).max(0);
-        let left = match within + wanted <= i64::from(most) {
+        let surely = if kind.window == Window::Usual { quiet(most) } else { most };
+        let left = match within + wanted <= i64::from(surely) {
             true => wanted,
             false => sent.allowed(kind, most, at).map_or(wanted, |allowed| (allowed - within).max(0)),
         };
@@ -180,11 +181,11 @@ mod tests {
     fn what_is_usual_is_found_from_the_weeks_before_and_only_what_is_beyond_it_is_unusual() {
         let limit = kind(Window::Usual, Unit::Recipients);
         let week = 7 * 24;
-        // 100 recipients each Monday at nine, then 290, then 310; at night nothing is usual.
+        // 100 recipients each Monday at nine, then 390, then 410; at night nothing is usual, and 40 are allowed.
         let mut counts: Vec<_> = (-4..=-1).map(|weeks| sent(weeks * week, 50)).collect();
-        counts.extend([sent(0, 145), sent(12, 60), sent(week, 155)]);
-        assert_eq!(tried(limit, 100, counts.clone()), Trial { times: 2, messages: 10 + 5 });
-        assert_eq!(tried(limit, 400, counts.clone()), Trial::default());
+        counts.extend([sent(0, 195), sent(12, 60), sent(week, 205)]);
+        assert_eq!(tried(limit, 100, counts.clone()), Trial { times: 2, messages: 40 + 5 });
+        assert_eq!(tried(limit, 500, counts.clone()), Trial::default());
         // Whom nobody knows yet nobody calls unusual.
         let new = Sent { first: Some(START - Duration::days(3)), counts };
         assert_eq!(trial(limit, 100, &new, START).times, 0);

@@ -10,7 +10,7 @@ pub const WEEKS: u8 = 4;
 /// For how long somebody must have sent before anything is said to be usual.
 pub const HISTORY: Duration = Duration::weeks(2);
 /// Beyond so many times the usual is unusual.
-pub const FACTOR: u32 = 3;
+pub const FACTOR: u32 = 4;
 
 /// The hours that say what is usual at `now`: of each of the last weeks the same one, and those beside it, since a
 /// meeting that moves makes nobody suspicious, nor does the change to summer time.

@@ -11,7 +11,7 @@ use crate::{
         id::{AccountId, OrganizationId},
     },
     policy::{
-        limit::{Kind, SetAt, Whose, Window},
+        limit::{Kind, SetAt, Whose, Window, quiet},
         limit_trial::{Sent, Trials, counts_since, since, trial},
         volume::{Count, Subject, Unit},
     },
@@ -83,7 +83,10 @@ async fn accounts(
     since: OffsetDateTime,
 ) -> Result<Vec<(Subject, Sender)>> {
     let parts = if kind.window == Window::Day { 2 } else { 1 };
-    let step = if kind.window == Window::Usual { Window::Hour } else { kind.window };
+    let (step, most) = match kind.window {
+        Window::Usual => (Window::Hour, quiet(most)),
+        window => (window, most),
+    };
     let found = sqlx::query!(
         r#"
         with counted as (

@@ -127,8 +127,8 @@ impl LimitForm {
             most: TextField {
                 id: "most",
                 label: "At most",
-                hint: "How many in any such time. Compared with what is usual, 3 times the usual are allowed, and always as \
-                       many as this.",
+                hint: "How many in any such time. Compared with what is usual, 4 times the usual are allowed, and always as \
+                       many as this; two fifths of it at an hour at which nothing is usual.",
                 lines: 1,
                 direction: "ltr",
                 ..TextField::default()

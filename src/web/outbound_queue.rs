@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     mail::id::{ChangeId, QueueId},
-    policy::{routing::PlatformDefault, waiting::{Choice, HeldBecause}},
+    policy::{
+        routing::PlatformDefault,
+        waiting::{Choice, HeldBecause},
+    },
     store::{
         self, OrganizationTransaction,
         outbound_queue::{COUNTED, Counted, Filter, Listed, Messages, Position, WaitsFor, Why},
