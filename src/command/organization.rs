@@ -2,9 +2,12 @@
 //! Called by `main`; the change itself is the store's.
 
 use clap::Subcommand;
+use ipnet::IpNet;
 use outgate::{
+    config,
     mail::DomainName,
-    store::{self, organization::Slug},
+    policy::gateway_network,
+    store::{self, gateway::Set, organization::Slug},
 };
 use sqlx::PgPool;
 
@@ -31,6 +34,28 @@ pub enum Organization {
         /// The organization's slug
         slug: String,
     },
+    /// Let this organization's gateways be in a private network, besides OUTGATE_ALLOWED_GATEWAY_NETWORKS, which is for all
+    AllowNetwork {
+        /// The organization's slug
+        slug: String,
+        /// Such as 10.0.0.0/8; a single address counts as a network of one
+        #[arg(value_parser = network)]
+        network: IpNet,
+        /// Take the network back: what is only there is not connected to any more, and its mail waits
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Show an organization: whether it is suspended, its mail domains and the private networks of its gateways
+    Show {
+        /// The organization's slug
+        slug: String,
+    },
+}
+
+fn network(typed: &str) -> Result<IpNet, String> {
+    let network = config::network(typed)?;
+    gateway_network::check_network(&network).map_err(|refusal| refusal.to_string())?;
+    Ok(network)
 }
 
 pub async fn run(command: Organization, owner: &PgPool) -> anyhow::Result<()> {
@@ -38,7 +63,43 @@ pub async fn run(command: Organization, owner: &PgPool) -> anyhow::Result<()> {
         Organization::Create { slug, name, domains } => create(owner, &slug, &name, &domains).await,
         Organization::Suspend { slug } => set_suspended(owner, &slug, true).await,
         Organization::Resume { slug } => set_suspended(owner, &slug, false).await,
+        Organization::AllowNetwork { slug, network, remove } => allow_network(owner, &slug, network, !remove).await,
+        Organization::Show { slug } => show(owner, &slug).await,
     }
+}
+
+async fn allow_network(owner: &PgPool, slug: &str, network: IpNet, allowed: bool) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    match store::organization::allow_network(transaction, network, allowed, super::OPERATOR).await? {
+        Set::NotFound => {
+            anyhow::bail!("{slug} has no private network {network} of its own: see “outgate organization show {slug}”")
+        }
+        Set::Unchanged => println!("Nothing changed: it was so already."),
+        Set::Changed(committed) if allowed => println!(
+            "Gateways of {slug} may now be in {network}. Mail that waits for one goes when it is tried again. Revision {}.",
+            committed.revision
+        ),
+        Set::Changed(committed) => println!(
+            "Gateways of {slug} may no longer be in {network}, unless it is open to all: mail for one that is waits. \
+             Revision {}.",
+            committed.revision
+        ),
+    }
+    Ok(())
+}
+
+async fn show(owner: &PgPool, slug: &str) -> anyhow::Result<()> {
+    let mut transaction = super::begin(owner, slug).await?;
+    let organization = transaction.organization();
+    let shown = store::organization::shown(&mut transaction, organization).await?;
+    let domains = store::domain::list(&mut transaction, organization).await?;
+    let domains: Vec<String> = domains.iter().map(|domain| domain.name.to_unicode()).collect();
+    let networks: Vec<String> = shown.gateway_networks.iter().map(ToString::to_string).collect();
+    let or_none = |words: Vec<String>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    println!("{slug} ({}) is {}.", shown.name, if shown.suspended { "suspended" } else { "active" });
+    println!("Mail domains: {}", or_none(domains));
+    println!("Private networks of its own: {}", or_none(networks));
+    Ok(())
 }
 
 async fn set_suspended(owner: &PgPool, slug: &str, suspended: bool) -> anyhow::Result<()> {

@@ -28,6 +28,7 @@ mod metrics;
 mod mx;
 mod neighbours;
 mod notification;
+mod organization_networks;
 mod outbound_queue;
 mod own_domains;
 mod postfix;
