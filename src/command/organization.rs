@@ -7,9 +7,16 @@ use outgate::{
     config,
     mail::DomainName,
     policy::gateway_network,
-    store::{self, gateway::Set, organization::Slug},
+    store::{
+        self,
+        deleted_organization::{self, Obstacle},
+        gateway::Set,
+        organization::Slug,
+    },
+    web::wording,
 };
 use sqlx::PgPool;
+use time::format_description::well_known::Rfc3339;
 
 #[derive(Debug, Subcommand)]
 pub enum Organization {
@@ -45,6 +52,18 @@ pub enum Organization {
         #[arg(long)]
         remove: bool,
     },
+    /// Delete a suspended organization with all that is its own: accounts, gateways, mail domains, audit log, message trace
+    /// and volume, and administrators who have no other. It cannot be taken back. Without --confirm nothing is deleted,
+    /// and it is said what would be
+    Delete {
+        /// The organization's slug
+        slug: String,
+        /// The slug once more
+        #[arg(long, value_name = "SLUG")]
+        confirm: Option<String>,
+    },
+    /// List the organizations that were deleted, the last one first, with what was deleted with each
+    Deleted,
     /// Show an organization: whether it is suspended, its mail domains and the private networks of its gateways
     Show {
         /// The organization's slug
@@ -64,6 +83,8 @@ pub async fn run(command: Organization, owner: &PgPool) -> anyhow::Result<()> {
         Organization::Suspend { slug } => set_suspended(owner, &slug, true).await,
         Organization::Resume { slug } => set_suspended(owner, &slug, false).await,
         Organization::AllowNetwork { slug, network, remove } => allow_network(owner, &slug, network, !remove).await,
+        Organization::Delete { slug, confirm } => delete(owner, &slug, confirm.as_deref()).await,
+        Organization::Deleted => deleted(owner).await,
         Organization::Show { slug } => show(owner, &slug).await,
     }
 }
@@ -84,6 +105,75 @@ async fn allow_network(owner: &PgPool, slug: &str, network: IpNet, allowed: bool
              Revision {}.",
             committed.revision
         ),
+    }
+    Ok(())
+}
+
+async fn delete(owner: &PgPool, slug: &str, confirm: Option<&str>) -> anyhow::Result<()> {
+    let transaction = super::begin(owner, slug).await?;
+    let deletable = match deleted_organization::look(transaction).await? {
+        Ok(deletable) => deletable,
+        Err(obstacle) => anyhow::bail!(in_the_way(slug, obstacle)?),
+    };
+    let domains = match deletable.domains() {
+        [] => "no mail domain".to_owned(),
+        domains => domains.join(", "),
+    };
+    match confirm {
+        Some(confirmed) if confirmed == slug => {}
+        Some(other) => anyhow::bail!("--confirm says {other}, not {slug}: nothing was deleted"),
+        None => anyhow::bail!(
+            "nothing was deleted: to delete {slug} ({domains}) for good, with its audit log, message trace and volume, \
+             say --confirm {slug}"
+        ),
+    }
+    let deleted = deleted_organization::delete(deletable, super::OPERATOR).await?;
+    let rows: Vec<String> = deleted.rows.iter().map(|(table, count)| format!("{table} {count}")).collect();
+    tracing::info!(
+        slug,
+        domains,
+        administrators = deleted.administrators,
+        rows = rows.join(", "),
+        "organization deleted"
+    );
+    println!(
+        "{slug} is deleted for good, with its audit log, message trace and volume. Free for others: {domains}. \
+         Administrators deleted: {}. Rows deleted: {}. Revision {}.",
+        deleted.administrators,
+        rows.join(", "),
+        deleted.revision
+    );
+    Ok(())
+}
+
+fn in_the_way(slug: &str, obstacle: Obstacle) -> anyhow::Result<String> {
+    Ok(match obstacle {
+        Obstacle::NotSuspended => format!("{slug} is not suspended: suspend it first, and delete it an hour later"),
+        Obstacle::JustSuspended(from) => format!(
+            "{slug} was suspended a moment ago, and mail that was under way may still come to wait: it can be deleted \
+             from {} on",
+            from.replace_nanosecond(0)?.format(&Rfc3339)?
+        ),
+        Obstacle::NotConfirmed(relay) => format!(
+            "the relay {relay} has not confirmed that {slug} is suspended: start it, or say that it will not come back \
+             (outgate relay forget {relay})"
+        ),
+        Obstacle::MailWaits(count) => format!(
+            "{slug} has {} waiting, and nothing that was accepted is lost: let {slug} go on (outgate organization resume \
+             {slug}) until nothing waits, or wait until what is held has returned to its senders",
+            wording::counted(count, "message", "messages")
+        ),
+    })
+}
+
+async fn deleted(owner: &PgPool) -> anyhow::Result<()> {
+    let all = deleted_organization::list(owner).await?;
+    if all.is_empty() {
+        println!("No organization was deleted.");
+    }
+    for one in all {
+        let (at, domains) = (one.deleted_at.replace_nanosecond(0)?.format(&Rfc3339)?, one.domains.join(", "));
+        println!("{}\t{}\t{at}\tby {}\t{domains}\t{}", one.slug, one.name, one.actor, one.deleted);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::{Result, change::Subject, gateway_record, limit};
+use super::{Result, change::Subject, deleted_organization, gateway_record, limit};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -279,9 +279,17 @@ impl Changes {
 ///
 /// An account's item whose addresses changed names those that it lost, or all former ones, in
 /// `before.addresses`. Where one does not, they are looked for among all addresses when the changes are applied.
-pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
+///
+/// `None`: an organization was deleted since, and what touched it with it: all facts have to be read anew.
+pub async fn load_changes_across_tenants(
+    db: &mut PgConnection,
+    after: Revision,
+) -> Result<Option<(Revision, Changes)>> {
     let mut snapshot = db.begin_with(SNAPSHOT).await?;
-    let loaded = load_changes(&mut snapshot, after).await?;
+    let loaded = match deleted_organization::is_any_since(&mut *snapshot, after).await? {
+        true => None,
+        false => Some(load_changes(&mut snapshot, after).await?),
+    };
     snapshot.commit().await?;
     Ok(loaded)
 }

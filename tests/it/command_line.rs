@@ -491,7 +491,7 @@ async fn a_private_network_is_opened_to_one_organization_while_its_relay_runs_an
             &["gateway", "set", slug, &address][..],
             &["gateway", "set", slug, "--domain", domain, &address],
             &["gateway", "set", slug, "--when-verified", &address],
-            &["gateway", "edit", slug, "mail.example.com", "--address", &address],
+            &["gateway", "edit", slug, "mail.example.com", "--new-address", &address],
             &["accounts", "add", slug, &new, "--outbound-gateway", &address],
             &["accounts", "import", slug, file],
             &["domain", "set", slug, domain, "--inbound-host", &address],
@@ -524,6 +524,7 @@ async fn a_private_network_is_opened_to_one_organization_while_its_relay_runs_an
         &["accounts", "add", "acme", "new@acme.example", "--outbound-gateway", &address],
         &["accounts", "import", "acme", file.to_str().unwrap()],
         &["gateway", "set", "acme", &address],
+        &["gateway", "edit", "acme", &address, "--connections", "7"],
     ] {
         outgate.succeeds(command).await;
     }
@@ -545,6 +546,8 @@ async fn a_private_network_is_opened_to_one_organization_while_its_relay_runs_an
     let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
     assert!(reply.starts_with("250 2.0.0 queued"), "the connection was warm, and is not used: {reply}");
     assert!(inbox.is_empty().await);
+    let edited = outgate.run(&["gateway", "edit", "acme", &address, "--connections", "8"]).await;
+    assert!(edited.refusal().contains("127.0.0.1 is an address of this machine itself"), "{edited:?}");
 
     let entries =
         "select array_agg(action || ' ' || coalesce(before, '-') || ' ' || coalesce(after, '-') order by revision)

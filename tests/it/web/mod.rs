@@ -4,7 +4,7 @@
 mod account_file;
 mod administration;
 mod audit_log;
-mod distribution_list;
+pub mod distribution_list;
 mod domain_manager;
 mod draft;
 mod every_form;
