@@ -322,7 +322,8 @@ impl FromStr for Networks {
     }
 }
 
-fn network(typed: &str) -> Result<IpNet, String> {
+/// A network, or a single address as a network of one.
+pub fn network(typed: &str) -> Result<IpNet, String> {
     let parsed = typed.parse::<IpNet>().ok().or_else(|| typed.parse::<IpAddr>().ok().map(IpNet::from));
     parsed.map(|network| network.trunc()).ok_or_else(|| format!("“{typed}” is not a network: write it as 10.0.0.0/8."))
 }

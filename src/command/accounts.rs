@@ -113,14 +113,14 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
     match command {
         Accounts::Import { slug, file, dry_run, sync, allow_removals, opened } => {
             let opened = opened.with_context(|| format!("{} was not opened", file.display()))?;
+            let mut transaction = super::begin(owner, &slug).await?;
             let import = NewImport {
                 id: ImportId::new(),
                 file_name: file.display().to_string(),
                 remove_missing: sync,
                 started_by: super::OPERATOR.to_owned(),
-                allowed: allowed.clone(),
+                allowed: super::allowed_within(&mut transaction, allowed).await?,
             };
-            let transaction = super::begin(owner, &slug).await?;
             if dry_run {
                 try_out(transaction, &import, opened).await
             } else {
@@ -160,13 +160,14 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
 }
 
 async fn add(
-    transaction: OrganizationTransaction,
+    mut transaction: OrganizationTransaction,
     account: NewAccount,
     outbound_gateway: Option<GatewayAddress>,
     allowed: &AllowedNetworks,
 ) -> anyhow::Result<()> {
     if let Some(address) = &outbound_gateway {
-        gateway_network::check_address(address, allowed)?;
+        let allowed = super::allowed_within(&mut transaction, allowed).await?;
+        gateway_network::check_address(address, &allowed)?;
     }
     let (change, gateway) = (ChangeId::new(), outbound_gateway.as_ref());
     let (_, committed) = store::account::add_as(transaction, change, &account, gateway, super::OPERATOR).await?;

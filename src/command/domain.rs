@@ -5,7 +5,7 @@ use clap::Subcommand;
 use outgate::{
     mail::{DomainName, GatewayAddress},
     policy::gateway_network::{self, AllowedNetworks},
-    store::{self, domain::Removed, gateway::Set},
+    store::{self, OrganizationTransaction, domain::Removed, gateway::Set},
 };
 use sqlx::PgPool;
 
@@ -50,21 +50,22 @@ pub async fn run(command: Domain, owner: &PgPool, allowed: &AllowedNetworks) -> 
         Domain::Add { slug, domain } => add(owner, &slug, &domain).await,
         Domain::Remove { slug, domain } => remove(owner, &slug, &domain).await,
         Domain::Set { slug, domain, inbound_host: Host(host) } => {
+            let mut transaction = super::begin(owner, &slug).await?;
             if let Some(host) = &host {
-                gateway_network::check_address(host, allowed)?;
+                let allowed = super::allowed_within(&mut transaction, allowed).await?;
+                gateway_network::check_address(host, &allowed)?;
             }
-            set_inbound_host(owner, &slug, &domain, host.as_ref()).await
+            set_inbound_host(transaction, &slug, &domain, host.as_ref()).await
         }
     }
 }
 
 async fn set_inbound_host(
-    owner: &PgPool,
+    transaction: OrganizationTransaction,
     slug: &str,
     domain: &DomainName,
     host: Option<&GatewayAddress>,
 ) -> anyhow::Result<()> {
-    let transaction = super::begin(owner, slug).await?;
     let name = domain.to_unicode();
     match store::domain::set_inbound_host(transaction, domain, host, super::OPERATOR).await? {
         Set::NotFound => anyhow::bail!("{slug} has no mail domain {name}"),

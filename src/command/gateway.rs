@@ -161,7 +161,10 @@ impl Whose {
 pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) -> anyhow::Result<()> {
     let (slug, whose, address, waiting) = match command {
         Gateway::Set { slug, whose, address, when_verified } => {
-            gateway_network::check_address(&address, allowed)?;
+            let mut transaction = super::begin(owner, &slug).await?;
+            let allowed = super::allowed_within(&mut transaction, allowed).await?;
+            gateway_network::check_address(&address, &allowed)?;
+            drop(transaction);
             if when_verified {
                 return set_when_verified(owner, &slug, &whose, &address).await;
             }

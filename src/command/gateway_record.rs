@@ -140,8 +140,9 @@ pub async fn edit(
     allowed: &AllowedNetworks,
 ) -> anyhow::Result<()> {
     let mut transaction = super::begin(owner, slug).await?;
+    let allowed = super::allowed_within(&mut transaction, allowed).await?;
     let (id, stored) = find(&mut transaction, slug, address).await?;
-    let record = match edit.apply(Typed::of(&stored.record))?.parse(allowed) {
+    let record = match edit.apply(Typed::of(&stored.record))?.parse(&allowed) {
         Ok(record) => record,
         Err(mistakes) => {
             let sentences: Vec<String> = mistakes

@@ -54,6 +54,16 @@ pub fn allowed(platform: &PlatformSettings) -> AllowedNetworks {
     }
 }
 
+/// The same with what he opened to one organization alone.
+pub async fn allowed_within(
+    transaction: &mut OrganizationTransaction,
+    allowed: &AllowedNetworks,
+) -> anyhow::Result<AllowedNetworks> {
+    let organization = transaction.organization();
+    let own = facts::organization::gateway_networks(transaction, organization).await?;
+    Ok(allowed.with(&own).into_owned())
+}
+
 /// The threads that everything asynchronous runs on.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)

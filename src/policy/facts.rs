@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
+
 use super::{
     address_map::AddressMap,
     distribution_list::{DistributionList, Lists},
@@ -68,6 +70,8 @@ pub struct OrganizationFacts {
     pub refuse_unknown_senders: bool,
     /// A distribution list with more recipients is large; `None`: none is.
     pub large_list: Option<u32>,
+    /// Private networks that its gateways may be in, besides those that the operator opened to all.
+    pub gateway_networks: Arc<[IpNet]>,
 }
 
 /// What routing needs to know of a mail domain.
@@ -211,6 +215,12 @@ impl RoutingFacts {
     /// See [`OrganizationFacts::large_list`].
     pub fn large_list(&self, organization: OrganizationId) -> Option<u32> {
         self.organizations.get(&organization)?.large_list
+    }
+
+    /// See [`OrganizationFacts::gateway_networks`].
+    pub fn gateway_networks(&self, organization: OrganizationId) -> Arc<[IpNet]> {
+        let facts = self.organizations.get(&organization);
+        facts.map(|facts| facts.gateway_networks.clone()).unwrap_or_default()
     }
 
     pub fn credential(&self, id: CredentialId) -> Option<Arc<RelayCredential>> {

@@ -2,6 +2,7 @@
 //! relay, so without this it would be a way into the platform's own network.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
@@ -21,6 +22,27 @@ pub struct AllowedNetworks {
     pub listeners: Vec<SocketAddr>,
     /// Of public addresses as well.
     pub ports: Ports,
+}
+
+impl AllowedNetworks {
+    /// With the networks that the operator opened to one organization alone: what a check for that organization is
+    /// made with.
+    pub fn with(&self, own: &[IpNet]) -> Cow<'_, Self> {
+        if own.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let networks = self.networks.iter().chain(own).copied().collect();
+        Cow::Owned(Self { networks, ..self.clone() })
+    }
+}
+
+/// Whether opening a network to gateways would open anything: no setting opens a cloud platform's own services.
+pub fn check_network(network: &IpNet) -> Result<(), Refusal> {
+    let sole = (network.prefix_len() == network.max_prefix_len()).then(|| network.addr().to_canonical());
+    match sole {
+        Some(ip) if METADATA.contains(&ip) => Err(Refusal::Metadata(ip)),
+        _ => Ok(()),
+    }
 }
 
 /// `OUTGATE_GATEWAY_PORTS`: the ports that gateways may use.

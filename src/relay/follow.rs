@@ -254,7 +254,10 @@ impl Follower<'_> {
 
     async fn load_changes(&self, listener: &mut PgListener, applied: Revision) -> Result<Revision, BrokenOff> {
         let loading = store::routing_facts::load_changes_across_tenants(listener.acquire().await?, applied);
-        let (revision, changes) = timeout(LOADING_WAIT, loading).await??;
+        let Some((revision, changes)) = timeout(LOADING_WAIT, loading).await?? else {
+            tracing::info!("an organization was deleted, reading all facts again");
+            return self.load_all(listener).await;
+        };
         self.table.change(|known| changes.apply(known));
         Ok(revision)
     }

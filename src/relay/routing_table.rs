@@ -178,15 +178,22 @@ impl RoutingTable {
 
     /// A gateway as it is connected to, with those that stand in for it.
     pub fn peer(&self, gateway: &Arc<Gateway>, set_by: Scope) -> Peer {
-        let peer = Peer::gateway(gateway, set_by);
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
+        let peer = Peer::gateway(gateway, set_by).within(facts.gateway_networks(gateway.organization));
         if gateway.settings.backups.is_empty() {
             return peer;
         }
-        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         let backups = gateway.settings.backups.iter().filter_map(|id| facts.gateway(*id));
         peer.with_backups(
             backups.filter(|backup| backup.organization == gateway.organization && backup.id != gateway.id),
         )
+    }
+
+    /// A server with the networks that its organization's own may be in now.
+    pub fn within_networks(&self, peer: Peer) -> Peer {
+        let Some(organization) = peer.organization() else { return peer };
+        let networks = self.facts.read().unwrap_or_else(PoisonError::into_inner).gateway_networks(organization);
+        peer.within(networks)
     }
 
     /// Changes facts, all at once for every reader.

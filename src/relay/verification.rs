@@ -185,7 +185,7 @@ impl Verifier {
                 settings: GatewaySettings::default().shared(),
             }),
         };
-        Some(Peer::gateway(&gateway, Scope::Organization))
+        Some(self.table.within_networks(Peer::gateway(&gateway, Scope::Organization)))
     }
 
     async fn walk(&self, peer: &Peer, probe: &Probe, watched: &Watched) -> Result<(), Failure> {

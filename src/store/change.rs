@@ -38,7 +38,7 @@ impl Subject {
 ///
 /// | subject | fields |
 /// |---|---|
-/// | organization | `outbound_gateway`, `pending_gateway`, `verify_before_live`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list` |
+/// | organization | `outbound_gateway`, `pending_gateway`, `verify_before_live`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list`, `gateway_networks` |
 /// | domain | `outbound_gateway`, `pending_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |

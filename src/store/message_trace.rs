@@ -149,12 +149,16 @@ pub struct Gap {
     pub lines: i64,
 }
 
-/// Notes that lines were lost, so that a story without an end says why.
+/// Notes that lines were lost, so that a story without an end says why. Of an organization that is gone nothing is
+/// written down.
 pub async fn insert_gaps_across_tenants(db: impl PgExecutor<'_>, gaps: &[Gap]) -> Result<()> {
     sqlx::query!(
         r#"
         insert into trace_gap (organization_id, id, relay_id, first_at, last_at, lines)
-        select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
+        select new.*
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
+             as new (organization, id, relay, first_at, last_at, lines)
+        join organization on organization.id = new.organization
         on conflict do nothing
         "#,
         &gaps.iter().map(|gap| gap.organization.0).collect::<Vec<_>>(),
@@ -216,8 +220,11 @@ pub async fn insert_across_tenants(db: impl PgExecutor<'_>, chunks: &[Chunk]) ->
     sqlx::query!(
         r#"
         insert into message_trace (organization_id, id, relay_id, first_at, last_at, lines, keys, content)
-        select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
-                             $7::bytea[], $8::bytea[])
+        select new.*
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
+                    $7::bytea[], $8::bytea[])
+             as new (organization, id, relay, first_at, last_at, lines, keys, content)
+        join organization on organization.id = new.organization
         on conflict do nothing
         "#,
         &column(chunks, |chunk| chunk.organization.0),

@@ -10,6 +10,7 @@ pub mod audit_log;
 pub mod change;
 pub mod columns;
 pub mod delay_notice;
+pub mod deleted_organization;
 pub mod distribution_list;
 pub mod domain;
 pub mod gateway;

@@ -1,6 +1,7 @@
 //! Organizations: made by the operator, looked at by their administrators.
 //! Slugs are checked here; what an administrator may see of one is `tenant`'s.
 
+use ipnet::IpNet;
 use serde_json::json;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
@@ -159,6 +160,84 @@ pub async fn set_suspended(
         after: Some(word(suspended).to_owned()),
     };
     transaction.commit_change(&[item], audit).await.map(Some)
+}
+
+/// Private networks that the organization's gateways may be in, besides those that the operator opened to all.
+pub async fn gateway_networks(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<IpNet>> {
+    sqlx::query_scalar!("select gateway_networks from organization where id = $1", organization as OrganizationId)
+        .fetch_one(db)
+        .await
+}
+
+/// Opens a private network to the gateways of one organization, or takes it back (not `allowed`), as one change; the
+/// network as a whole, as it was given. `NotFound`: it is not there to be taken back. For the operator.
+pub async fn allow_network(
+    mut transaction: OrganizationTransaction,
+    network: IpNet,
+    allowed: bool,
+    actor: &str,
+) -> Result<Set> {
+    let organization = transaction.organization();
+    let before = sqlx::query_scalar!(
+        "select gateway_networks from organization where id = $1 for no key update",
+        organization as OrganizationId,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    match (before.contains(&network), allowed) {
+        (true, true) => return Ok(Set::Unchanged),
+        (false, false) => return Ok(Set::NotFound),
+        (true, false) | (false, true) => {}
+    }
+    let mut after = before.clone();
+    after.retain(|other| *other != network);
+    after.extend(allowed.then_some(network));
+    after.sort_unstable();
+    sqlx::query!(
+        "update organization set gateway_networks = $2 where id = $1",
+        organization as OrganizationId,
+        &after,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let value = |networks: &[IpNet]| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        Some(json!({ "gateway_networks": networks }))
+    };
+    let item = ChangeItem {
+        subject: Subject::Organization,
+        key: organization.to_string(),
+        before: value(&before),
+        after: value(&after),
+    };
+    let (is, was) = (allowed.then(|| network.to_string()), (!allowed).then(|| network.to_string()));
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: if allowed { "network.allow" } else { "network.remove" },
+        subject: "the organization".to_owned(),
+        before: was,
+        after: is,
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// What the operator is shown of an organization.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub name: String,
+    pub suspended: bool,
+    pub gateway_networks: Vec<IpNet>,
+}
+
+/// The organization of the transaction, for the operator.
+pub async fn shown(db: &mut PgConnection, organization: OrganizationId) -> Result<Shown> {
+    sqlx::query_as!(
+        Shown,
+        r#"select name, status = 'suspended' as "suspended!", gateway_networks from organization where id = $1"#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// Says whether mail from addresses that no account has is refused, as one change.

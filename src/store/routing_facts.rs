@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::{Result, change::Subject, gateway_record, limit};
+use super::{Result, change::Subject, deleted_organization, gateway_record, limit};
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
@@ -61,7 +61,7 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
         r#"
         select id as "id: OrganizationId", status = 'suspended' as "suspended!",
                outbound_gateway_id as "gateway: GatewayId", holds_without_gateway, refuse_unknown_senders, large_list,
-               outbound_gateway_id is null and pending_gateway_id is not null as "awaits_gateway!"
+               outbound_gateway_id is null and pending_gateway_id is not null as "awaits_gateway!", gateway_networks
         from organization
         "#,
     )
@@ -74,6 +74,7 @@ async fn load_organizations(db: &mut PgConnection, facts: &mut RoutingFacts) -> 
             awaits_gateway: row.awaits_gateway,
             refuse_unknown_senders: row.refuse_unknown_senders,
             large_list: Some(row.large_list.cast_unsigned()),
+            gateway_networks: row.gateway_networks.into(),
         };
         facts.set_organization(row.id, Some(of_organization));
     }
@@ -278,9 +279,17 @@ impl Changes {
 ///
 /// An account's item whose addresses changed names those that it lost, or all former ones, in
 /// `before.addresses`. Where one does not, they are looked for among all addresses when the changes are applied.
-pub async fn load_changes_across_tenants(db: &mut PgConnection, after: Revision) -> Result<(Revision, Changes)> {
+///
+/// `None`: an organization was deleted since, and what touched it with it: all facts have to be read anew.
+pub async fn load_changes_across_tenants(
+    db: &mut PgConnection,
+    after: Revision,
+) -> Result<Option<(Revision, Changes)>> {
     let mut snapshot = db.begin_with(SNAPSHOT).await?;
-    let loaded = load_changes(&mut snapshot, after).await?;
+    let loaded = match deleted_organization::is_any_since(&mut *snapshot, after).await? {
+        true => None,
+        false => Some(load_changes(&mut snapshot, after).await?),
+    };
     snapshot.commit().await?;
     Ok(loaded)
 }
@@ -417,7 +426,7 @@ async fn read_organizations(
                holds_without_gateway as "holds_without_gateway?",
                outbound_gateway_id is null and pending_gateway_id is not null as awaits_gateway,
                refuse_unknown_senders as "refuse_unknown_senders?",
-               large_list as "large_list?"
+               large_list as "large_list?", gateway_networks as "gateway_networks?"
         from unnest($1::uuid[]) as touched (id) left join organization using (id)
         "#,
         &ids as &[OrganizationId],
@@ -430,6 +439,7 @@ async fn read_organizations(
             awaits_gateway: row.awaits_gateway.unwrap_or_default(),
             refuse_unknown_senders: row.refuse_unknown_senders.unwrap_or_default(),
             large_list: row.large_list.map(i32::cast_unsigned),
+            gateway_networks: row.gateway_networks.unwrap_or_default().into(),
         };
         (row.touched, row.found.map(|_| of_organization))
     })

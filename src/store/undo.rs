@@ -107,7 +107,8 @@ pub struct Undone {
 /// Why a change can never be taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impossible {
-    /// Which organizations and mail domains there are is the operator's to say.
+    /// Which organizations and mail domains there are, and what private networks gateways may be in, is the
+    /// operator's to say.
     OfOperator,
     /// It was about distribution lists: those are changed on their pages.
     OfLists,
@@ -135,7 +136,7 @@ impl Entry {
     /// Why it cannot be taken back, whatever is there now.
     pub fn impossible(&self) -> Option<Impossible> {
         match self.action.as_str() {
-            "organization.create" | "domain.add" => Some(Impossible::OfOperator),
+            "organization.create" | "domain.add" | "network.allow" | "network.remove" => Some(Impossible::OfOperator),
             "list.create" | "list.edit" | "list.delete" | "list.large" => Some(Impossible::OfLists),
             action if action.starts_with("limit.") || action.starts_with("sender.") => Some(Impossible::OfLimits),
             _ if self.extent.things == 0 => Some(Impossible::NothingToRestore),

@@ -18,6 +18,7 @@ use super::{
     console::Console,
     error::{PageError, see_other},
     form::{Form, Query, came_too_slowly},
+    gateway_form,
     job::{self, Failed},
     link::Link,
     mail_account::READ_ONLY,
@@ -108,7 +109,7 @@ async fn upload(State(app): State<App>, inside: InOrganization, form: Multipart)
         file_name: upload.file_name,
         remove_missing: upload.remove_missing,
         started_by: inside.access.email.clone(),
-        allowed: app.settings.allowed_networks.clone(),
+        allowed: gateway_form::allowed_networks(&app, &inside.access).await?,
     };
     let (store, access) = (app.store.clone(), inside.access.clone());
     let title = "Reading the file".to_owned();

@@ -64,6 +64,8 @@ fn did(action: &str) -> String {
         "organization.resume" => "let go on",
         "administrator.suspend" => "suspended the administrator",
         "administrator.resume" => "let sign in again the administrator",
+        "network.allow" => "opened a private network to gateways of",
+        "network.remove" => "closed a private network to gateways of",
         "domain.remove" => "removed the mail domain",
         "domain.add" => "added the mail domain",
         "administrator.create" => "added the administrator",
@@ -452,7 +454,7 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 28] = [
+const FIELDS: [(&str, &str); 29] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
@@ -478,6 +480,7 @@ const FIELDS: [(&str, &str); 28] = [
     ("large_allowed", "Open although it is large"),
     ("members", "Members"),
     ("large_list", "Largest list that is not large"),
+    ("gateway_networks", "Private networks of gateways"),
     ("of", "Of"),
     ("limit", "Limit"),
     ("sender", "Sender"),

@@ -83,6 +83,13 @@ impl GatewayForm {
     }
 }
 
+/// The networks and ports that gateways and inbound hosts of the organization may have: those of all, and its own.
+pub async fn allowed_networks(app: &App, access: &Access) -> Result<AllowedNetworks, PageError> {
+    let mut transaction = app.store.begin(access).await?;
+    let own = store::organization::gateway_networks(&mut transaction, access.organization()).await?;
+    Ok(app.settings.allowed_networks.with(&own).into_owned())
+}
+
 /// Asks the relays about the address that was typed, and saves nothing. A gateway that the organization has already is
 /// verified with its record. `page` makes the page of a verification from its link.
 pub async fn verify(

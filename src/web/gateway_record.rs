@@ -13,7 +13,7 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::Form,
-    gateway,
+    gateway, gateway_form,
     named::Named,
     page,
     session::InOrganization,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     mail::id::{ChangeId, GatewayId},
     policy::{
+        gateway_network::AllowedNetworks,
         gateway_record::{GatewayRecord, Mistakes, Typed},
         gateway_settings::secret_context,
     },
@@ -89,7 +90,7 @@ impl RecordForm {
     }
 
     /// The record and, if one was typed, its new password.
-    fn parse(&self, app: &App) -> Result<(GatewayRecord, Option<Password>), Mistakes> {
+    fn parse(&self, allowed: &AllowedNetworks) -> Result<(GatewayRecord, Option<Password>), Mistakes> {
         let mut mistakes = Mistakes::new();
         let password = match (self.password.is_empty(), self.password.password()) {
             (true, _) => None,
@@ -104,7 +105,7 @@ impl RecordForm {
             }
             (false, password) => password,
         };
-        match self.typed().parse(&app.settings.allowed_networks) {
+        match self.typed().parse(allowed) {
             Ok(record) if mistakes.is_empty() => Ok((record, password)),
             Ok(_) => Err(mistakes),
             Err(mut others) => {
@@ -361,7 +362,7 @@ async fn save(
     let malformed = |what: &str| PageError::Malformed(format!("{what} is not what the form was shown with"));
     let change: ChangeId = form.change.parse().map_err(|_| malformed("change"))?;
     let seen: i64 = form.seen.parse().map_err(|_| malformed("seen"))?;
-    let (record, password) = match form.parse(&app) {
+    let (record, password) = match form.parse(&gateway_form::allowed_networks(&app, &inside.access).await?) {
         Ok(parsed) => parsed,
         Err(mistakes) => return again(&app, &inside, gateway, &form, &mistakes).await,
     };

@@ -17,7 +17,7 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::Form,
-    gateway_form::GatewayForm,
+    gateway_form::{self, GatewayForm},
     link::Link,
     page,
     session::InOrganization,
@@ -149,7 +149,8 @@ async fn save(
     }
     // What may be connected to for a gateway may be for an inbound host.
     let typed = GatewayForm { outbound_gateway: form.inbound_host.clone(), seen: None, verify: None };
-    match typed.parse(&app.settings.allowed_networks) {
+    let allowed = gateway_form::allowed_networks(&app, &inside.access).await?;
+    match typed.parse(&allowed) {
         Ok(host) => save_parsed(&app, &inside, &domain, form, host.as_ref()).await,
         Err(mistake) => {
             let mut inbound = card(&app, &inside, &domain).await?;

@@ -15,7 +15,7 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
-    gateway_form::GatewayForm,
+    gateway_form::{self, GatewayForm},
     mail_account::{READ_ONLY, addresses_field, name_field},
     mail_account_manager::{self, ListQuery},
     page,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     mail::{GatewayAddress, Mailbox, id::ChangeId},
-    policy::account_file,
+    policy::{account_file, gateway_network::AllowedNetworks},
     store::{
         self,
         account::{AccountError, NewAccount},
@@ -117,7 +117,8 @@ async fn save(
     let change: ChangeId =
         form.change.parse().map_err(|_| PageError::Malformed("change is not the id of a change".to_owned()))?;
     let mut look = look(&inside, &query, change);
-    let Some((account, gateway)) = parse(&app, &form, &mut look) else { return again(look) };
+    let allowed = gateway_form::allowed_networks(&app, &inside.access).await?;
+    let Some((account, gateway)) = parse(&allowed, &form, &mut look) else { return again(look) };
     let transaction = app.store.begin(&inside.access).await?;
     let email = &inside.access.email;
     let (id, revision, change) =
@@ -146,14 +147,18 @@ async fn save(
 }
 
 /// The account that the form describes, or `None` with the fields' mistakes. All fields keep what was typed.
-fn parse(app: &App, form: &NewAccountForm, look: &mut NewAccountPage) -> Option<(NewAccount, Option<GatewayAddress>)> {
+fn parse(
+    allowed: &AllowedNetworks,
+    form: &NewAccountForm,
+    look: &mut NewAccountPage,
+) -> Option<(NewAccount, Option<GatewayAddress>)> {
     let user_id =
         kept(&mut look.user_id, &form.user_id, |typed| typed.parse::<Mailbox>().map_err(|mistake| mistake.to_string()));
     let name = kept(&mut look.name, &form.name, account_file::name);
     let aliases = kept(&mut look.addresses, &form.addresses, |typed| text_field::addresses(typed, user_id.as_ref()));
     let gateway = kept(&mut look.outbound_gateway, &form.outbound_gateway, |typed| {
         let form = GatewayForm { outbound_gateway: typed.to_owned(), seen: None, verify: None };
-        form.parse(&app.settings.allowed_networks).map_err(|mistake| mistake.to_string())
+        form.parse(allowed).map_err(|mistake| mistake.to_string())
     });
     Some((NewAccount { user_id: user_id?, name: name?, aliases: aliases? }, gateway?))
 }

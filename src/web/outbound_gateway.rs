@@ -143,7 +143,8 @@ async fn save(
             "Your role reads only. Ask an Administrator or a User Administrator of your organization.",
         ));
     }
-    match form.parse(&app.settings.allowed_networks) {
+    let allowed = gateway_form::allowed_networks(&app, &inside.access).await?;
+    match form.parse(&allowed) {
         Ok(address) if form.verify.is_some() => {
             let scope = PointerScope::Account(account);
             let page = |link| query.list.place_below(link);

@@ -237,7 +237,8 @@ async fn save(
             "Only an Administrator may change the gateway of all users. Ask one of your organization.",
         ));
     }
-    match form.parse(&app.settings.allowed_networks) {
+    let allowed = gateway_form::allowed_networks(&app, &inside.access).await?;
+    match form.parse(&allowed) {
         Ok(address) if form.verify.is_some() => {
             let scope = PointerScope::Organization;
             match gateway_form::verify(&app, &inside.access, &scope, &form, address.as_ref(), |link| link).await? {

@@ -13,7 +13,7 @@ use super::{
     console::Console,
     error::{PageError, see_other},
     form::{Form, ticked},
-    gateway_form::{GatewayField, GatewayForm, GatewayMistake},
+    gateway_form::{self, GatewayField, GatewayForm, GatewayMistake},
     job,
     link::Link,
     mail_account_manager::{self, ListQuery},
@@ -27,6 +27,7 @@ use crate::{
         gateway_address::GatewayAddressError,
         id::{AccountId, ChangeId},
     },
+    policy::gateway_network::AllowedNetworks,
     store::{
         self,
         account_list::PAGE_SIZE,
@@ -120,7 +121,7 @@ impl SelectedForm {
     }
 
     /// What was typed, or why it cannot be: here an empty field deletes nothing.
-    fn address(&self, app: &App) -> Result<Option<GatewayAddress>, GatewayMistake> {
+    fn address(&self, allowed: &AllowedNetworks) -> Result<Option<GatewayAddress>, GatewayMistake> {
         if self.action == Action::Delete {
             return Ok(None);
         }
@@ -129,7 +130,7 @@ impl SelectedForm {
             seen: None,
             verify: None,
         };
-        match typed.parse(&app.settings.allowed_networks)? {
+        match typed.parse(allowed)? {
             Some(address) => Ok(Some(address)),
             None => Err(GatewayAddressError::Empty.into()),
         }
@@ -185,7 +186,8 @@ async fn confirm(
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response());
     }
     let Some(confirmed) = form.confirmed else { return page(&look) };
-    let address = match form.address(&app) {
+    let allowed = gateway_form::allowed_networks(&app, &inside.access).await?;
+    let address = match form.address(&allowed) {
         Ok(address) => address,
         Err(mistake) => {
             let typed =

@@ -122,7 +122,7 @@ impl ShownObstacle {
 fn never(why: Impossible) -> &'static str {
     match why {
         Impossible::OfOperator => {
-            "Which organizations and mail domains there are is the operator's to say, so this cannot be taken back here."
+            "Which organizations, mail domains and private networks there are is the operator's to say, so this cannot be taken back here."
         }
         Impossible::OfLists => {
             "A distribution list is not taken back to what it was. The audit log has what that was: enter it on the list's page."

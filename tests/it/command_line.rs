@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use outgate::{
     mail::{GatewayAddress, id::OrganizationId},
+    policy::gateway_network::AllowedNetworks,
     store::gateway::PointerScope,
 };
 use sqlx::{AssertSqlSafe, PgPool};
@@ -85,6 +86,32 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
             "an account or a distribution list has an address of birch.example",
         ),
         (&["organization", "suspend"], &["nobody"], "", "there is no organization “nobody”"),
+        (&["organization", "show"], &["nobody"], "", "there is no organization “nobody”"),
+        (&["organization", "allow-network"], &["nobody", "10.0.0.0/8"], "", "there is no organization “nobody”"),
+        (
+            &["organization", "allow-network"],
+            &["acme", "10.0.0.0/33"],
+            "",
+            "“10.0.0.0/33” is not a network: write it as",
+        ),
+        (
+            &["organization", "allow-network"],
+            &["acme", "office"],
+            "",
+            "“office” is not a network: write it as 10.0.0.0/8.",
+        ),
+        (
+            &["organization", "allow-network"],
+            &["acme", "169.254.169.254"],
+            "",
+            "169.254.169.254 belongs to a cloud platform's own services",
+        ),
+        (
+            &["organization", "allow-network"],
+            &["acme", "10.0.0.0/8", "--remove"],
+            "",
+            "acme has no private network 10.0.0.0/8 of its own",
+        ),
         (&["administrator", "suspend"], &["nobody@acme.example"], "", "there is no administrator nobody@acme.example"),
         (&["gateway", "verify"], &["acme"], "", "no gateway applies there: name an address"),
         (&administrator, &["nobody", "--role", "administrator"], long_enough, "there is no organization “nobody”"),
@@ -458,6 +485,93 @@ async fn an_organization_and_an_administrator_are_suspended_and_go_on(owner: PgP
         actions,
         ["organization.suspend", "organization.resume", "administrator.suspend", "administrator.resume"]
     );
+}
+
+#[sqlx::test]
+async fn a_private_network_is_opened_to_one_organization_while_its_relay_runs_and_taken_back(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let installation = Installation::on(owner.clone());
+    let closed = |settings: &mut outgate::relay::Settings| settings.allowed = AllowedNetworks::default();
+    let world = World::with_settings(&installation, installation.relay_pool().await, closed).await;
+    let inbox = world.gateway().await;
+    let (address, (_folder, file)) = (inbox.typed(), file_with(&accounts_through(&inbox.typed())));
+    let live = async || until_live(&installation, installation.latest_revision().await).await;
+    // Every command that takes the address of a gateway or of an inbound host.
+    let refused = async |slug: &str, domain: &str| {
+        let (new, file) = (format!("new@{domain}"), file.to_str().unwrap());
+        for command in [
+            &["gateway", "set", slug, &address][..],
+            &["gateway", "set", slug, "--domain", domain, &address],
+            &["gateway", "set", slug, "--when-verified", &address],
+            &["gateway", "edit", slug, "mail.example.com", "--new-address", &address],
+            &["accounts", "add", slug, &new, "--outbound-gateway", &address],
+            &["accounts", "import", slug, file],
+            &["domain", "set", slug, domain, "--inbound-host", &address],
+        ] {
+            let ended = outgate.run(command).await;
+            assert_ne!(ended.status, Some(0), "{command:?}");
+            let said = format!("{}{}", ended.output, ended.error);
+            assert!(said.contains("127.0.0.1 is an address of this machine itself"), "{command:?}: {said}");
+        }
+    };
+    for slug in ["acme", "birch"] {
+        outgate.succeeds(&["gateway", "set", slug, "mail.example.com"]).await;
+    }
+    refused("acme", "acme.example").await;
+    refused("birch", "birch.example").await;
+
+    let allow = ["organization", "allow-network", "acme", "127.0.0.1/8"];
+    let said = outgate.succeeds(&allow).await;
+    assert!(said.starts_with("Gateways of acme may now be in 127.0.0.0/8. Mail that waits"), "{said}");
+    assert_eq!(outgate.succeeds(&allow).await, "Nothing changed: it was so already.\n");
+    assert_eq!(
+        outgate.succeeds(&["organization", "show", "acme"]).await,
+        "acme (acme) is active.\nMail domains: acme.example\nPrivate networks of its own: 127.0.0.0/8\n"
+    );
+    let shown = outgate.succeeds(&["organization", "show", "birch"]).await;
+    assert!(shown.ends_with("Private networks of its own: none\n"), "{shown}");
+    refused("birch", "birch.example").await;
+    for command in [
+        &["domain", "set", "acme", "acme.example", "--inbound-host", &address][..],
+        &["accounts", "add", "acme", "new@acme.example", "--outbound-gateway", &address],
+        &["accounts", "import", "acme", file.to_str().unwrap()],
+        &["gateway", "set", "acme", &address],
+        &["gateway", "edit", "acme", &address, "--connections", "7"],
+    ] {
+        outgate.succeeds(command).await;
+    }
+    live().await;
+    let verified = outgate.succeeds(&["gateway", "verify", "acme"]).await;
+    assert!(verified.contains(" accepts our mail."), "{verified}");
+    let elsewhere = outgate.run(&["gateway", "verify", "birch", &address]).await;
+    assert!(elsewhere.output.contains("127.0.0.1 is an address of this machine itself"), "{elsewhere:?}");
+    let (mut smtp, content) = (SmtpClient::greeted(world.submission).await, "Subject: inside\r\n\r\nHello.\r\n");
+    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(inbox.next_subject().await, "inside");
+
+    let said = outgate.succeeds(&[&allow[..], &["--remove"]].concat()).await;
+    assert!(said.starts_with("Gateways of acme may no longer be in 127.0.0.0/8"), "{said}");
+    live().await;
+    let verified = outgate.run(&["gateway", "verify", "acme"]).await;
+    assert!(verified.output.contains("127.0.0.1 is an address of this machine itself"), "{verified:?}");
+    let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
+    assert!(reply.starts_with("250 2.0.0 queued"), "the connection was warm, and is not used: {reply}");
+    assert!(inbox.is_empty().await);
+    let edited = outgate.run(&["gateway", "edit", "acme", &address, "--connections", "8"]).await;
+    assert!(edited.refusal().contains("127.0.0.1 is an address of this machine itself"), "{edited:?}");
+
+    let entries =
+        "select array_agg(action || ' ' || coalesce(before, '-') || ' ' || coalesce(after, '-') order by revision)
+                   from audit_entry join change on change.id = change_id where action like 'network.%'";
+    let entries: Vec<String> = sqlx::query_scalar(entries).fetch_one(&owner).await.unwrap();
+    assert_eq!(entries, ["network.allow - 127.0.0.0/8", "network.remove 127.0.0.0/8 -"]);
+    world.stop().await;
+}
+
+/// A file of one account with a gateway of its own.
+fn accounts_through(address: &str) -> String {
+    format!("user_id,name,outbound_gateway\nnew2@acme.example,New,{address}\n")
 }
 
 #[sqlx::test]

@@ -185,6 +185,11 @@ impl Connection {
         }
     }
 
+    /// Where it leads.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
     /// Where it comes from, as this machine sees it.
     pub fn local_address(&self) -> Option<SocketAddr> {
         let stream = match &self.stream {

@@ -211,8 +211,15 @@ impl Dialer {
         if !peer.is_checked() {
             return Ok(());
         }
-        let checked = gateway_network::check(ip, port, &self.allowed);
+        let checked = gateway_network::check(ip, port, &self.allowed.with(&peer.networks));
         checked.map_err(|refusal| Failure::trouble(Stage::Connect, Trouble::Forbidden(refusal)))
+    }
+
+    /// Whether mail for this server may still go over a connection that leads to this address: what its organization may
+    /// reach can have been narrowed since it was made.
+    pub fn may_use(&self, peer: &Peer, connected: SocketAddr) -> bool {
+        let allowed = self.allowed.with(&peer.networks);
+        !peer.is_checked() || gateway_network::check(connected.ip(), connected.port(), &allowed).is_ok()
     }
 
     async fn open(

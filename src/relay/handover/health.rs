@@ -319,7 +319,7 @@ impl Health {
             }
             let backup = state.backup.as_ref().and_then(|backup| match backup {
                 PeerKey::Gateway(_, backup, _) => Some(*backup),
-                PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+                _ => None,
             });
             let of_this = Seen {
                 organization,

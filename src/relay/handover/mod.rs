@@ -223,7 +223,10 @@ impl Handover {
             let peer = asked.peer();
             *progress = Progress::Asking;
             match route() {
-                Ok(next) if next.key == asked.first.key && next.includes(&peer.key) => {}
+                Ok(next)
+                    if next.key == asked.first.key
+                        && next.includes(&peer.key)
+                        && next.networks == asked.first.networks => {}
                 Ok(next) => {
                     slot.keep(connection);
                     asked.first = next;
@@ -259,9 +262,11 @@ impl Handover {
 
     /// A connection to who is asked: a warm one unless it has to be fresh.
     async fn open(&self, asked: &mut Asked, slot: &Slot, fresh: bool, now: OffsetDateTime) -> Opened {
-        let warm = if fresh { None } else { slot.warm() };
-        if let Some(warm) = warm {
-            return Opened::Ready(warm, true);
+        while !fresh && let Some(warm) = slot.warm() {
+            if self.dialer.may_use(asked.peer(), warm.server()) {
+                return Opened::Ready(warm, true);
+            }
+            tokio::spawn(warm.quit());
         }
         match self.dialer.dial(asked.peer()).await {
             Ok(connection) => {

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use ipnet::IpNet;
+
 use crate::{
     mail::{
         DomainName, GatewayAddress, GatewayHost,
@@ -24,6 +26,8 @@ pub enum PeerKey {
     Gateway(OrganizationId, GatewayId, i64),
     Smarthost(GatewayAddress),
     RecipientsServer(GatewayAddress),
+    /// Where an organization's administrators said that mail to a mail domain of theirs is delivered.
+    InboundHost(OrganizationId, GatewayAddress),
 }
 
 /// Everything that a connection to it needs.
@@ -43,6 +47,8 @@ pub struct Peer {
     pub backups: Arc<[Peer]>,
     /// Whether mail to the organization's own domains goes here as well.
     pub own_domains: OwnDomains,
+    /// Private networks of its organization's own that it may be in.
+    pub networks: Arc<[IpNet]>,
 }
 
 /// How much a server is given by this relay.
@@ -91,7 +97,13 @@ impl Peer {
             waits_for: Some(gateway.id),
             backups: no_backups(),
             own_domains: gateway.settings.own_domains,
+            networks: Arc::default(),
         }
+    }
+
+    /// Where its organization's own networks are these. Said before its backups are.
+    pub fn within(self, networks: Arc<[IpNet]>) -> Self {
+        Self { networks, ..self }
     }
 
     /// With these gateways standing in for it, the first to be asked first.
@@ -99,6 +111,7 @@ impl Peer {
         let backup = |gateway| Self {
             set_by: self.set_by,
             waits_for: self.waits_for,
+            networks: self.networks.clone(),
             ..Self::gateway(gateway, Scope::Organization)
         };
         let backups = backups.map(backup).collect();
@@ -120,9 +133,11 @@ impl Peer {
     }
 
     /// Where an administrator said that mail to a mail domain is delivered. It is checked like a gateway, and asked
-    /// like the server that an MX record names.
-    pub fn inbound_host(address: &GatewayAddress) -> Self {
-        Self::recipients_server(address.host().clone(), address.port())
+    /// like the server that an MX record names, but never over a connection that somebody else's mail was given: it may
+    /// be in networks of this organization alone.
+    pub fn inbound_host(organization: OrganizationId, address: &GatewayAddress) -> Self {
+        let key = PeerKey::InboundHost(organization, address.clone());
+        Self::of_platform(key, address.clone(), Limits::RECIPIENTS_SERVER)
     }
 
     fn of_platform(key: PeerKey, address: GatewayAddress, limits: Limits) -> Self {
@@ -138,6 +153,15 @@ impl Peer {
             waits_for: None,
             backups: no_backups(),
             own_domains,
+            networks: Arc::default(),
+        }
+    }
+
+    /// Whose choice it is, if it is an organization's.
+    pub fn organization(&self) -> Option<OrganizationId> {
+        match self.key {
+            PeerKey::Gateway(organization, ..) | PeerKey::InboundHost(organization, _) => Some(organization),
+            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
         }
     }
 
@@ -145,7 +169,7 @@ impl Peer {
     pub fn gateway_id(&self) -> Option<GatewayId> {
         match &self.key {
             PeerKey::Gateway(_, gateway, _) => Some(*gateway),
-            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+            _ => None,
         }
     }
 
@@ -153,7 +177,7 @@ impl Peer {
     pub fn revision(&self) -> Option<i64> {
         match self.key {
             PeerKey::Gateway(_, _, revision) => Some(revision),
-            PeerKey::Smarthost(_) | PeerKey::RecipientsServer(_) => None,
+            _ => None,
         }
     }
 
@@ -162,9 +186,9 @@ impl Peer {
         !matches!(self.key, PeerKey::Smarthost(_))
     }
 
-    /// Found by MX rather than chosen.
+    /// Found by MX rather than chosen, or asked as if it were.
     pub fn is_recipients_server(&self) -> bool {
-        matches!(self.key, PeerKey::RecipientsServer(_))
+        matches!(self.key, PeerKey::RecipientsServer(_) | PeerKey::InboundHost(..))
     }
 
     /// The name to find addresses by; `None` for an address.
@@ -188,7 +212,7 @@ impl fmt::Display for Peer {
         let kind = match self.key {
             PeerKey::Gateway(..) => "gateway",
             PeerKey::Smarthost(_) => "smarthost",
-            PeerKey::RecipientsServer(_) => "mail server",
+            PeerKey::RecipientsServer(_) | PeerKey::InboundHost(..) => "mail server",
         };
         write!(f, "{kind} {}", self.address)
     }

@@ -32,7 +32,7 @@ const DOMAINS: usize = 4;
 /// Where a domain's mail can go.
 enum Servers {
     /// In the order in which they are tried.
-    Hosts(Vec<GatewayAddress>),
+    Hosts(Vec<Peer>),
     Refused(&'static str),
     Unavailable(String),
 }
@@ -82,8 +82,7 @@ impl Queue {
             Servers::Unavailable(reason) => return same(Verdict::Waiting(reason)),
         };
         let mut verdicts = same(Verdict::Waiting(format!("no server of {domain} was found")));
-        for (place, host) in hosts.into_iter().enumerate() {
-            let peer = Peer::recipients_server(host.host().clone(), host.port());
+        for (place, peer) in hosts.into_iter().enumerate() {
             let Some(attempted) = self.attempt_by(entry, places, self.route_to(entry, &peer, now), now).await else {
                 return same(Verdict::Waiting("the route was changed".to_owned()));
             };
@@ -108,8 +107,10 @@ impl Queue {
         now: OffsetDateTime,
     ) -> impl FnMut() -> Result<Peer, ()> + 'a {
         move || match self.target(&entry.message, now) {
-            Target::Mx => Ok(peer.clone()),
-            Target::Peer(gateway) if gateway.own_domains == OwnDomains::Inbound => Ok(peer.clone()),
+            Target::Mx => Ok(self.shared.table.within_networks(peer.clone())),
+            Target::Peer(gateway) if gateway.own_domains == OwnDomains::Inbound => {
+                Ok(self.shared.table.within_networks(peer.clone()))
+            }
             _ => Err(()),
         }
     }
@@ -119,7 +120,7 @@ impl Queue {
         if domain.starts_with('[') {
             // RFC 5321 §4.1.3: an address literal is the server itself.
             return match domain.parse::<GatewayAddress>() {
-                Ok(address) => Servers::Hosts(vec![GatewayAddress::new(address.host().clone(), port)]),
+                Ok(address) => Servers::Hosts(vec![Peer::recipients_server(address.host().clone(), port)]),
                 Err(_) => Servers::Refused("5.1.3 the recipient's domain is not a domain name"),
             };
         }
@@ -129,7 +130,7 @@ impl Queue {
         // Only the organization's own mail goes where its administrators say.
         let inbound = self.shared.table.inbound(&name).filter(|inbound| inbound.organization == organization);
         if let Some(host) = inbound.and_then(|inbound| inbound.host) {
-            return Servers::Hosts(vec![host]);
+            return Servers::Hosts(vec![Peer::inbound_host(organization, &host)]);
         }
         let resolver = &self.shared.handover.dialer().resolver;
         let hosts = match resolver.exchanges(name.as_str()).await {
@@ -152,7 +153,7 @@ impl Queue {
             return Servers::Refused("550 5.1.2 the recipient's domain does not exist or has no mail server");
         }
         let hosts = hosts.iter().filter_map(|host| host.parse().ok().map(GatewayHost::Name));
-        Servers::Hosts(hosts.map(|host| GatewayAddress::new(host, port)).collect())
+        Servers::Hosts(hosts.map(|host| Peer::recipients_server(host, port)).collect())
     }
 }
 

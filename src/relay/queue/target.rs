@@ -66,8 +66,9 @@ impl Queue {
     fn to_inbound_host(&self, message: &QueuedMessage) -> Target {
         let recipient = message.recipients.first().and_then(|recipient| domain_of(&recipient.to));
         let domain = recipient.and_then(|domain| domain.parse().ok());
-        match domain.and_then(|domain| self.shared.table.inbound(&domain)).and_then(|inbound| inbound.host) {
-            Some(host) => Target::Peer(Peer::inbound_host(&host)),
+        let inbound = domain.and_then(|domain| self.shared.table.inbound(&domain));
+        match inbound.and_then(|inbound| Some(Peer::inbound_host(inbound.organization, &inbound.host?))) {
+            Some(host) => Target::Peer(self.shared.table.within_networks(host)),
             None => by_default(&self.shared.settings.default),
         }
     }

@@ -169,6 +169,23 @@ fn an_allowed_network_is_open_in_whatever_form_it_is_written_and_its_neighbours_
 }
 
 #[test]
+fn what_is_open_to_one_organization_is_open_beside_what_is_open_to_all_and_no_cloud_service_with_it() {
+    let all = allowed(&["10.1.0.0/16"]);
+    let everything: [ipnet::IpNet; 2] = ["172.16.0.0/12".parse().unwrap(), "169.254.0.0/16".parse().unwrap()];
+    let own = all.with(&everything);
+    for open in ["10.1.2.3", "172.16.0.9", "169.254.1.1", "64:ff9b::172.16.0.9"] {
+        assert_eq!(check(ip(open), 25, &own), Ok(()), "{open}");
+    }
+    for closed in ["10.2.0.1", "192.168.0.1", "169.254.169.254"] {
+        assert!(check(ip(closed), 25, &own).is_err(), "{closed}");
+    }
+    assert!(check(ip("172.16.0.9"), 25, &all).is_err(), "those of all stay what they were");
+    for (network, may_be) in [("10.0.0.0/8", true), ("169.254.169.254/32", false), ("fd00:ec2::254/128", false)] {
+        assert_eq!(gateway_network::check_network(&network.parse().unwrap()).is_ok(), may_be, "{network}");
+    }
+}
+
+#[test]
 fn an_allowed_listener_is_one_port_and_nothing_beside_it() {
     let demonstration = AllowedNetworks {
         networks: vec![],

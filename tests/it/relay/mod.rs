@@ -29,6 +29,7 @@ mod mx;
 mod neighbours;
 mod notification;
 mod one_message;
+mod organization_networks;
 mod outbound_queue;
 mod own_domains;
 mod postfix;

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 9] = [
+const INSTALLATION_WIDE: [&str; 10] = [
     "administrator",
+    "deleted_organization",
     "installation",
     "organization",
     "relay",

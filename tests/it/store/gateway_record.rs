@@ -92,7 +92,7 @@ async fn everything_that_a_record_says_reaches_the_relays_and_its_password_nobod
         assert_eq!((gateway.revision, gateway.tls), (2, TlsMode::Verified));
         assert_eq!(*gateway.settings, everything(secret));
     };
-    let (_, changes) = routing_facts::load_changes_across_tenants(&mut relay, before).await.unwrap();
+    let (_, changes) = routing_facts::load_changes_across_tenants(&mut relay, before).await.unwrap().unwrap();
     changes.apply(&mut followed);
     check(&followed, sealed.clone());
     let (_, loaded) = routing_facts::load_all_across_tenants(&mut relay).await.unwrap();

@@ -6,6 +6,7 @@ mod accounts_file;
 mod catalogue;
 mod changes;
 mod gateway_record;
+mod organization_deleted;
 mod taken_back;
 mod tenants_apart;
 mod undo;

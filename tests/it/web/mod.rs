@@ -4,7 +4,7 @@
 mod account_file;
 mod administration;
 mod audit_log;
-mod distribution_list;
+pub mod distribution_list;
 mod domain_manager;
 mod draft;
 mod every_form;
@@ -22,6 +22,7 @@ mod mail_account_manager;
 pub mod message_trace;
 mod must_use_gateway;
 mod new_account;
+mod organization_networks;
 mod outbound_gateway;
 mod outbound_mail_gateway;
 mod outbound_queue;
