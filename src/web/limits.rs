@@ -518,12 +518,12 @@ impl Standing<'_> {
         if holding.kind.window == Window::Approval {
             return "held for approval".to_owned();
         }
-        match self.limits.only_alerts_until(self.now) {
-            Some(until) if holding.set_by == Scope::Platform => {
-                let then = beyond_in_words(holding.kind.default_action());
-                format!("an alert only until {}, then {then}", wording::moment(until))
-            }
-            _ => beyond_in_words(holding.limit.action).to_owned(),
+        let later = holding.kind.default_action();
+        let only_alerts = self.limits.only_alerts_until(self.now).is_some() && holding.set_by == Scope::Platform;
+        match only_alerts && later != Action::Alert {
+            // Until when stands above the tables.
+            true => format!("an alert only, later {}", beyond_in_words(later)),
+            false => beyond_in_words(holding.limit.action).to_owned(),
         }
     }
 

@@ -103,9 +103,9 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
     let page = scene.page(&scene.of_all).await;
     assert!(page.text().contains("Your organization is new here: until"), "{}", page.text());
     let each = section(&page, "Each account");
-    assert!(each.contains("60 recipients in a minute an alert only until"), "{each}");
-    assert!(each.contains("then delayed the platform Set here"), "{each}");
-    assert!(each.contains("1,000 recipients in a day an alert only until") && each.contains("then held"), "{each}");
+    assert!(each.contains("60 recipients in a minute an alert only, later delayed"), "{each}");
+    assert!(each.contains("an alert only, later delayed the platform Set here"), "{each}");
+    assert!(each.contains("1,000 recipients in a day an alert only, later held"), "{each}");
 
     scene.execute("update organization set limits_act_from = now()").await;
     let page = scene.page(&scene.of_all).await;
