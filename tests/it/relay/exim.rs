@@ -6,7 +6,7 @@ use outgate::{
 };
 use sqlx::PgPool;
 
-use super::verification::verify;
+use super::verification::verify_program;
 use crate::support::{Gateway, Installation, SmtpClient, exim::Exim, world::World};
 
 async fn submit(world: &World, content: &str) -> String {
@@ -78,7 +78,7 @@ async fn an_exim_set_up_right_is_verified_and_one_set_up_wrong_gets_its_sentence
         ("acl_smtp_helo = deny message = who is that", "It refuses our name relay.example"),
     ] {
         let exim = Exim::relaying_to(behind.address, settings).await;
-        let found = verify(exim.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+        let found = verify_program(exim.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
         assert_eq!(found.accepts, words.is_empty(), "{settings}: {}", found.all());
         assert!(words.is_empty() || found.last().1.contains(words), "{settings}: {}", found.all());
     }

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use tokio::process::Command;
 
-use super::verification::verify;
+use super::verification::verify_program;
 use crate::support::{
     Gateway, Installation, SmtpClient, Tenant,
     log::Log,
@@ -232,9 +232,9 @@ async fn mail_for_a_postfix_that_does_not_relay_for_us_waits(owner: PgPool) {
     let chain = format!("smtpd_tls_chain_files = {}", chain_file.path().display());
     let settings = ["smtpd_tls_security_level = encrypt", &chain];
     let postfix = Postfix::relaying_for(("acme", "right"), behind.address, &settings).await;
-    let self_signed = verify(postfix.address, TlsMode::Verified, GatewaySettings::default()).await;
+    let self_signed = verify_program(postfix.address, TlsMode::Verified, GatewaySettings::default()).await;
     assert!(self_signed.last().1.contains("or this one's fingerprint"), "{}", self_signed.all());
-    let wants_sign_in = verify(postfix.address, TlsMode::Required, GatewaySettings::default()).await;
+    let wants_sign_in = verify_program(postfix.address, TlsMode::Required, GatewaySettings::default()).await;
     assert!(wants_sign_in.last().1.contains("give the gateway a user name"), "{}", wants_sign_in.all());
     assert!(behind.so_far().is_empty());
 }
@@ -281,7 +281,7 @@ async fn a_postfix_set_up_right_is_verified_and_one_set_up_wrong_gets_its_senten
         ),
     ] {
         let postfix = Postfix::relaying_to(behind.address, &settings).await;
-        let found = verify(postfix.address, tls, GatewaySettings::default()).await;
+        let found = verify_program(postfix.address, tls, GatewaySettings::default()).await;
         assert_eq!(found.accepts, words.is_empty(), "{settings:?}: {}", found.all());
         assert!(words.is_empty() || found.last().1.contains(words), "{settings:?}: {}", found.all());
     }

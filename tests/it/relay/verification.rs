@@ -55,7 +55,18 @@ pub async fn verify(address: SocketAddr, tls: TlsMode, settings: GatewaySettings
     verify_at(&format!("gateway.example:{}", address.port()), tls, settings).await
 }
 
+/// Of a server that is a program of its own and takes its time.
+pub async fn verify_program(address: SocketAddr, tls: TlsMode, settings: GatewaySettings) -> Found {
+    verify_within(LIMITS, &format!("gateway.example:{}", address.port()), tls, settings).await
+}
+
 async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Found {
+    // Nothing is waited for that does not come.
+    let limits = TimeLimits { command: Duration::from_secs(1), connect: Duration::from_secs(2), ..LIMITS };
+    verify_within(limits, address, tls, settings).await
+}
+
+async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings: GatewaySettings) -> Found {
     let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
     let mut facts = RoutingFacts::default();
     let settings = settings.shared();
@@ -72,8 +83,7 @@ async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Fo
             ..Default::default()
         },
         hostname: "relay.example".to_owned(),
-        // Nothing is waited for that does not come.
-        limits: TimeLimits { command: Duration::from_secs(1), connect: Duration::from_secs(2), ..LIMITS },
+        limits,
         listeners: Vec::new(),
         known: Default::default(),
     };
