@@ -462,7 +462,7 @@ pub fn unusual_beyond(floor: u32, usual: i64) -> u32 {
         return quiet(floor);
     }
     let times = usual.saturating_mul(FACTOR.into());
-    floor.max(u32::try_from(times).unwrap_or(u32::MAX))
+    floor.max(u32::try_from(times).unwrap_or(MOST).min(MOST))
 }
 
 /// How far somebody is of whom so many are counted; `None`: far from the limit.
@@ -483,7 +483,7 @@ fn level(kind: Kind, limit: i64, counted: i64) -> Option<Level> {
 
 impl Exceeded {
     /// Whether administrators are told: not of who waits a minute or two, for that they could do nothing about it.
-    pub fn is_news(&self) -> bool {
+    pub fn is_told(&self) -> bool {
         let Applied { kind, limit, set_by, .. } = &self.applied;
         let goes_by_itself = limit.action == Action::Delay || *set_by == Scope::Platform;
         kind.window != Window::Minute || !goes_by_itself

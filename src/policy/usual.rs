@@ -9,7 +9,7 @@ use super::volume::{Count, hour_of, start_of};
 pub const WEEKS: u8 = 4;
 /// For how long somebody must have sent before anything is said to be usual.
 pub const HISTORY: Duration = Duration::weeks(2);
-/// Beyond so many times the usual is unusual.
+/// Beyond so many times the usual is unusual. The form of Limits and the command's help say it in words.
 pub const FACTOR: u32 = 4;
 
 /// The hours that say what is usual at `now`: of each of the last weeks the same one, and those beside it, since a

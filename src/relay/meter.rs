@@ -8,6 +8,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -51,6 +52,18 @@ const UPKEEP: Duration = Duration::from_secs(600);
 pub struct Meter {
     /// A std lock: held for adding up some numbers, never across an await.
     known: Mutex<Known>,
+    part_keys: PartKeys,
+}
+
+/// By which the parts of one message are known: a number of sender and Message-ID, since clients choose how long that
+/// is. Nobody outside can find two with one number.
+#[derive(Debug, Default)]
+struct PartKeys(RandomState);
+
+impl PartKeys {
+    fn of(&self, sender: &Found, message_id: Option<&str>) -> Option<u64> {
+        message_id.map(|message_id| self.0.hash_one((&sender.sender, message_id)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,8 +87,8 @@ struct OfOrganization {
     usual: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
     /// Of whom it has to be found out.
     wanted: HashSet<Subject>,
-    /// What has come of messages to many that may be split, by sender and Message-ID, and when the last of it.
-    parts: HashMap<(Mailbox, String), (OffsetDateTime, Count)>,
+    /// What has come of messages to many that may be split, by [`PartKeys::of`], and when the last of it.
+    parts: HashMap<u64, (OffsetDateTime, Count)>,
     /// Whose waiting mail was held when, because he has sent far too much.
     stopped: HashMap<Mailbox, OffsetDateTime>,
     /// What administrators are to be told, and when something was put there last.
@@ -128,10 +141,11 @@ impl Meter {
         if limits.sender(sender.account).is_blocked {
             return Judged::Blocked;
         }
+        let part = self.part_keys.of(sender, message_id);
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
         let applied = limits.applied(sender, known.users, now);
-        let earlier = message_id.map_or_else(Count::default, |id| known.earlier_parts(sender, id, now));
+        let earlier = part.map_or_else(Count::default, |part| known.earlier_parts(part, now));
         let wanted = RefCell::new(Vec::new());
         let usual = |subject: &Subject| known.usual_at(subject, now, &mut wanted.borrow_mut());
         let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), usual, (message, earlier), now);
@@ -142,7 +156,9 @@ impl Meter {
         }
         if matches!(judged, Judged::Goes | Judged::Delayed(_) | Judged::Held(_)) {
             known.add(sender, now, message);
-            known.add_part(sender, message_id, now, message);
+            if let Some(part) = part {
+                known.add_part(part, now, message);
+            }
         }
         judged
     }
@@ -151,10 +167,14 @@ impl Meter {
     pub fn take_back(&self, sender: &Found, at: OffsetDateTime, (message, message_id): (Count, Option<&str>)) {
         let Count { messages, recipients, external } = message;
         let less = Count { messages: -messages, recipients: -recipients, external: -external };
+        let part = self.part_keys.of(sender, message_id);
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
         known.add(sender, at, less);
-        known.add_part(sender, message_id, at, less);
+        // What was not noted for lack of room is not taken back either.
+        if let Some((_, sum)) = part.and_then(|part| known.parts.get_mut(&part)) {
+            *sum += less;
+        }
     }
 
     /// Notes the turn that a message was given.
@@ -258,24 +278,18 @@ impl OfOrganization {
     }
 
     /// What has come of this message before, in other parts.
-    fn earlier_parts(&self, sender: &Found, message_id: &str, now: OffsetDateTime) -> Count {
-        let known = self.parts.get(&(sender.sender.clone(), message_id.to_owned()));
-        known.filter(|(at, _)| now - *at < PARTS_KEPT).map_or_else(Count::default, |(_, count)| *count)
+    fn earlier_parts(&self, part: u64, now: OffsetDateTime) -> Count {
+        let known = self.parts.get(&part).filter(|(at, _)| now - *at < PARTS_KEPT);
+        known.map_or_else(Count::default, |(_, count)| *count)
     }
 
-    fn add_part(&mut self, sender: &Found, message_id: Option<&str>, at: OffsetDateTime, count: Count) {
-        let Some(message_id) = message_id else { return };
-        let key = (sender.sender.clone(), message_id.to_owned());
-        if self.parts.len() >= MOST_PARTS && !self.parts.contains_key(&key) {
+    fn add_part(&mut self, part: u64, at: OffsetDateTime, count: Count) {
+        let earlier = self.earlier_parts(part, at);
+        if self.parts.len() >= MOST_PARTS {
             self.parts.retain(|_, (last, _)| at - *last < PARTS_KEPT);
         }
-        if self.parts.len() < MOST_PARTS || self.parts.contains_key(&key) {
-            let (last, sum) = self.parts.entry(key).or_insert((at, Count::default()));
-            if at - *last >= PARTS_KEPT {
-                *sum = Count::default();
-            }
-            *last = at;
-            *sum += count;
+        if self.parts.len() < MOST_PARTS || self.parts.contains_key(&part) {
+            self.parts.insert(part, (at, [earlier, count].into_iter().sum()));
         }
     }
 
@@ -291,7 +305,7 @@ impl OfOrganization {
 
     /// Notes what administrators are to be told, once an hour.
     fn note(&mut self, exceeded: Exceeded, sender: &Found, now: OffsetDateTime) {
-        if !exceeded.is_news() {
+        if !exceeded.is_told() {
             return;
         }
         let key = (exceeded.applied.subject.clone(), exceeded.level);
