@@ -29,7 +29,7 @@ use crate::{
         usual::{WEEKS, usual, usual_on},
         volume::{Count, Period, Subject, Unit, hour_of},
     },
-    store::{self, OrganizationTransaction, limit::Throttled, volume::Whose},
+    store::{self, OrganizationTransaction, throttle::Throttled, volume::Whose},
 };
 
 /// The page's name, in the navigation too.
@@ -237,7 +237,7 @@ pub fn all_in_words(count: &Count) -> String {
 }
 
 /// What a unit is called where nothing stands before it.
-fn label(unit: Unit) -> String {
+pub fn label(unit: Unit) -> String {
     let (_, many) = unit.words();
     let mut letters = many.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
@@ -262,7 +262,7 @@ async fn show(
         None => top(&mut transaction, organization, since, &query, slug).await?,
         Some(_) => (Vec::new(), Vec::new()),
     };
-    let mut throttled = store::limit::throttled(&mut transaction, organization, now).await?;
+    let mut throttled = store::throttle::throttled(&mut transaction, organization, now).await?;
     throttled.retain(|one| of.is_none() || one.subject == subject);
     let status = status(&mut transaction, &query).await?;
     drop(transaction);

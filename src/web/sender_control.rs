@@ -23,7 +23,7 @@ use super::{
 use crate::{
     mail::{Mailbox, id::AccountId},
     policy::limit::{OrganizationLimits, SenderControl, SetAt},
-    store::{self, OrganizationTransaction, limit::LetGo},
+    store::{self, OrganizationTransaction, throttle::LetGo},
 };
 
 const SERVICE: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/limits/service-account";
@@ -258,7 +258,7 @@ async fn let_go(
     may_change(&inside)?;
     let transaction = app.store.begin(&inside.access).await?;
     let volume = outbound_volume::link(&inside.access.slug);
-    match store::limit::let_go(transaction, account, OffsetDateTime::now_utc(), &inside.access.email).await? {
+    match store::throttle::let_go(transaction, account, OffsetDateTime::now_utc(), &inside.access.email).await? {
         LetGo::NotFound => Err(PageError::NotFound),
         LetGo::Nothing => Ok(see_other(&volume.with("unchanged", "1").build())),
         LetGo::Changed(_, committed) => {

@@ -237,7 +237,7 @@ impl Queue {
         let mut last = now;
         for exceeded in exceeded {
             let db = &self.shared.db;
-            let turn = store::limit::take_turn_across_tenants(db, organization, exceeded, now, latest).await?;
+            let turn = store::throttle::take_turn_across_tenants(db, organization, exceeded, now, latest).await?;
             let Some(turn) = turn else { return Ok(None) };
             note(exceeded, turn);
             last = last.max(turn);
@@ -249,7 +249,7 @@ impl Queue {
     pub(super) async fn hold_waiting(&self, sender: &Found, words: &str, now: OffsetDateTime) -> store::Result<u64> {
         let of = (sender.account, sender.sender.domain());
         let held = (words, self.shared.settings.schedule.held_lifetime);
-        store::limit::hold_across_tenants(&self.shared.db, sender.organization, of, held, now).await
+        store::throttle::hold_across_tenants(&self.shared.db, sender.organization, of, held, now).await
     }
 
     /// What organizations have waiting.
