@@ -1,7 +1,7 @@
 //! The form that sets a limit, at whichever scope, and what it says a new limit would have done. Part of the page
 //! `limits`.
 
-use super::{draft::Draft, limits, text_field::TextField, wording};
+use super::{draft::Draft, limits, outbound_volume, text_field::TextField, wording};
 use crate::{
     policy::{
         limit::{Action, Kind, Limit, Limits, MOST, SetAt, Whose, Window},
@@ -108,7 +108,7 @@ impl LimitForm {
         let all = [Whose::Each, Whose::Service, Whose::Total];
         let whose = all.map(|one| (one.as_str(), whose(one), one == Whose::Each)).to_vec();
         let whose = Select { id: "whose", label: "Whose mail", options: whose };
-        let units = Unit::ALL.map(|one| (one.as_str(), limits::unit_label(one).to_owned(), one == Unit::Recipients));
+        let units = Unit::ALL.map(|one| (one.as_str(), outbound_volume::label(one), one == Unit::Recipients));
         let window = |one: Window| match one {
             Window::Usual => "In an hour, compared with what is usual".to_owned(),
             Window::Approval => "In one message: more need approval".to_owned(),

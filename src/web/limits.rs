@@ -18,8 +18,9 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     limit_form::{LimitForm, Typed, in_trial},
+    limit_table::{Group, Standing},
     link::Link,
-    mail_account_manager, outbound_volume, page,
+    mail_account_manager, page,
     sender_control::SenderCard,
     session::InOrganization,
     status::{self, Part, StatusLine},
@@ -32,10 +33,7 @@ use crate::{
     },
     policy::{
         Role,
-        limit::{Action, Holding, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
-        routing::Scope,
-        usual::FACTOR,
-        volume::Unit,
+        limit::{Limits, OrganizationLimits, SenderControl, SetAt},
     },
     store::{
         self, OrganizationTransaction,
@@ -204,34 +202,6 @@ pub(super) struct LimitsPage {
     exceptions: Vec<(String, String, String)>,
     /// There are more of them.
     has_more_exceptions: bool,
-}
-
-/// The limits that count the same mail together, apart from others.
-struct Group {
-    id: &'static str,
-    title: String,
-    note: String,
-    rows: Vec<Row>,
-    may_change: bool,
-}
-
-/// One limit as it stands in a table.
-struct Row {
-    id: String,
-    /// `500 external recipients`.
-    most: String,
-    window: &'static str,
-    beyond: String,
-    set_by: String,
-    /// The page where it is set, unless that is this one or nobody's.
-    set_at: Option<String>,
-    is_own: bool,
-    /// This page with the limit in the form.
-    change: String,
-    /// Its words: whose, window, unit.
-    words: [(&'static str, &'static str); 3],
-    /// What is deleted, as it was shown.
-    seen: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -428,176 +398,6 @@ async fn status(
     Ok(Some(status::of_limit(&edit, &progress)))
 }
 
-/// How limits stand at one place.
-struct Standing<'a> {
-    place: &'a Place,
-    limits: &'a OrganizationLimits,
-    accounts: u64,
-    now: OffsetDateTime,
-    slug: &'a str,
-}
-
-impl Standing<'_> {
-    fn groups(&self, may_change: bool) -> Vec<Group> {
-        let (at, name) = (&self.place.at, &self.place.name);
-        let mut groups = match at {
-            SetAt::Account(account) => {
-                let is_service = self.limits.sender(Some(*account)).is_service;
-                let (title, whose) = match is_service {
-                    true => ("This account, a service account", Whose::Service),
-                    false => ("This account", Whose::Each),
-                };
-                let note = "Counted for the account by itself, whatever address of it the mail comes from.";
-                vec![self.group("each", title.to_owned(), note, at, whose, may_change)]
-            }
-            SetAt::Organization | SetAt::Domain(_) => {
-                let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
-                let each =
-                    "Counted for each account by itself. What is set for a mail domain or an account holds instead.";
-                let service =
-                    "Accounts whose own page says that they are, and all senders that no account has, by mail domain.";
-                vec![
-                    self.group("each", format!("Each account{of}"), each, at, Whose::Each, may_change),
-                    self.group("service", format!("Each service account{of}"), service, at, Whose::Service, may_change),
-                ]
-            }
-        };
-        if let Some(domain) = &self.place.domain {
-            let title = format!("All of {} together", domain.to_unicode());
-            let (of, is_here) = (SetAt::Domain(domain.clone()), matches!(at, SetAt::Domain(_)));
-            let note = "Counted for all senders of the mail domain together, besides what each of them may send.";
-            let group = self.group("domain", title, note, &of, Whose::Total, may_change && is_here);
-            if is_here || !group.rows.is_empty() {
-                groups.push(group);
-            }
-        }
-        let note = "Counted for all senders of all mail domains together, besides what each of them may send.";
-        let (title, of) = ("All of the organization together".to_owned(), SetAt::Organization);
-        groups.push(self.group("total", title, note, &of, Whose::Total, may_change && at == &of));
-        groups
-    }
-
-    fn group(&self, id: &'static str, title: String, note: &str, at: &SetAt, whose: Whose, may_change: bool) -> Group {
-        let holding = self.limits.holding(at, self.place.domain.as_ref(), whose, self.accounts, self.now);
-        let rows = holding.iter().enumerate().map(|(index, holding)| self.row(format!("{id}-{index}"), holding));
-        Group { id, title, note: note.to_owned(), rows: rows.collect(), may_change }
-    }
-
-    fn row(&self, id: String, holding: &Holding) -> Row {
-        let Holding { kind, limit, set_by } = *holding;
-        let at = &self.place.at;
-        // What is set for one account is set for it, of whatever class it is.
-        let kind = Kind { whose: if at.takes(kind.whose) { kind.whose } else { Whose::Each }, ..kind };
-        let (set_by, set_at) = self.set_by(set_by);
-        let words = [("whose", kind.whose.as_str()), ("window", kind.window.as_str()), ("unit", kind.unit.as_str())];
-        let change = words.iter().fold(link(self.slug, at), |link, (name, word)| link.with(name, word));
-        let change = match limit.most {
-            Some(most) => change.with("most", &most.to_string()),
-            None => change.with("unlimited", "1"),
-        };
-        let action =
-            if limit.action == Action::Alert && set_by == PLATFORM { kind.default_action() } else { limit.action };
-        Row {
-            id,
-            most: most_in_words(kind, limit),
-            window: kind.window.words(),
-            beyond: self.beyond(holding),
-            is_own: set_at.is_none() && set_by != PLATFORM,
-            set_by,
-            set_at,
-            change: format!("{}#limit", change.with("action", action.as_str()).build()),
-            words,
-            seen: store::limit::in_words(kind, limit),
-        }
-    }
-
-    fn beyond(&self, holding: &Holding) -> String {
-        if holding.limit.most.is_none() {
-            return "nothing is".to_owned();
-        }
-        if holding.kind.window == Window::Approval {
-            return "held for approval".to_owned();
-        }
-        let later = holding.kind.default_action();
-        let only_alerts = self.limits.only_alerts_until(self.now).is_some() && holding.set_by == Scope::Platform;
-        match only_alerts && later != Action::Alert {
-            // Until when stands above the tables.
-            true => format!("an alert only, later {}", beyond_in_words(later)),
-            false => beyond_in_words(holding.limit.action).to_owned(),
-        }
-    }
-
-    /// Which scope that is, and its page, unless it is this one.
-    fn set_by(&self, scope: Scope) -> (String, Option<String>) {
-        let of = match (scope, &self.place.domain) {
-            (Scope::Platform, _) => return (PLATFORM.to_owned(), None),
-            (Scope::Organization, _) => SetAt::Organization,
-            (Scope::Domain, Some(domain)) => SetAt::Domain(domain.clone()),
-            (Scope::Domain | Scope::User, _) => self.place.at.clone(),
-        };
-        let name = match &of {
-            SetAt::Organization => "the organization".to_owned(),
-            SetAt::Domain(name) => name.to_unicode(),
-            SetAt::Account(_) => "this account".to_owned(),
-        };
-        match of == self.place.at {
-            true => ("here".to_owned(), None),
-            false => (name, Some(link(self.slug, &of).build())),
-        }
-    }
-}
-
-const PLATFORM: &str = "the platform";
-
-/// `500 external recipients`.
-fn most_in_words(kind: Kind, limit: Limit) -> String {
-    match (limit.most, kind.window) {
-        (Some(floor), Window::Usual) => {
-            format!("{FACTOR} times what is usual, or {}", outbound_volume::in_words(floor.into(), kind.unit))
-        }
-        (None, Window::Usual) => format!("any number of {}, however unusual", kind.unit.words().1),
-        (Some(most), _) => outbound_volume::in_words(most.into(), kind.unit),
-        (None, _) => format!("any number of {}", kind.unit.words().1),
-    }
-}
-
-/// What happens to mail beyond a limit.
-pub(super) fn beyond_in_words(action: Action) -> &'static str {
-    match action {
-        Action::Alert => "an alert only",
-        Action::Delay => "delayed",
-        Action::Hold => "held",
-        Action::Defer => "put off (451)",
-        Action::Refuse => "refused (550)",
-    }
-}
-
-/// The limits that hold for an account itself, a line each: for its page.
-pub(super) fn of_account(
-    limits: &OrganizationLimits,
-    account: AccountId,
-    domain: &DomainName,
-    now: OffsetDateTime,
-) -> Vec<String> {
-    let whose = if limits.sender(Some(account)).is_service { Whose::Service } else { Whose::Each };
-    // How many accounts there are is asked for a total only.
-    let holding = limits.holding(&SetAt::Account(account), Some(domain), whose, 0, now);
-    let line = |Holding { kind, limit, set_by }: Holding| {
-        let set_by = match set_by {
-            Scope::User => "set for this account",
-            Scope::Domain => "set for the mail domain",
-            Scope::Organization => "set for the organization",
-            Scope::Platform => PLATFORM,
-        };
-        let beyond = match limit.most {
-            Some(_) => format!(", beyond it {}", beyond_in_words(limit.action)),
-            None => String::new(),
-        };
-        format!("{} in {}{beyond} ({set_by})", most_in_words(kind, limit), kind.window.words())
-    };
-    holding.into_iter().map(line).collect()
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SaveForm {
@@ -717,14 +517,5 @@ pub(super) async fn answer(app: &App, inside: &InOrganization, at: &SetAt, set: 
             status::wait_until_live(app, &inside.access, committed.revision).await;
             Ok(see_other(&page.with("change", &committed.id.to_string()).build()))
         }
-    }
-}
-
-/// Of a unit, in the words of the form.
-pub(super) fn unit_label(unit: Unit) -> &'static str {
-    match unit {
-        Unit::Messages => "Messages",
-        Unit::Recipients => "Recipients",
-        Unit::External => "External recipients",
     }
 }

@@ -30,6 +30,7 @@ pub mod inbound_host;
 pub mod job;
 pub mod layers;
 pub mod limit_form;
+mod limit_table;
 pub mod limits;
 pub mod link;
 pub mod mail_account;
