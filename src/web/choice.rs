@@ -1,5 +1,5 @@
-//! What an organization chooses with one box on Outbound Mail Gateway: saved as a change, or found to be so already.
-//! The forms are `must_use_gateway` and `unknown_senders`.
+//! What an organization chooses on a card of Outbound Mail Gateway: saved as a change, or found to be so already.
+//! The forms are `must_use_gateway`, `unknown_senders` and `verify_before_live`.
 
 use axum::response::Response;
 
@@ -23,20 +23,20 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Saves what was chosen, unless the box was left as it was `seen`: who did not touch it does not undo what another
-    /// has changed since.
-    pub async fn save(
+    /// Saves what was chosen, unless it was left as it was seen: who did not touch it does not undo what another has
+    /// changed since.
+    pub async fn save<T>(
         &self,
         app: &App,
         inside: &InOrganization,
-        (wanted, seen): (bool, &str),
-        set: impl AsyncFnOnce(OrganizationTransaction, bool, &str) -> store::Result<Set>,
+        (wanted, is_untouched): (T, bool),
+        set: impl AsyncFnOnce(OrganizationTransaction, T, &str) -> store::Result<Set>,
     ) -> Result<Response, PageError> {
         if !inside.access.role.may_set_organization_gateway() {
             return Err(PageError::Forbidden(self.forbidden));
         }
         let back = outbound_mail_gateway::here(&inside.access.slug);
-        if wanted == (seen == "yes") {
+        if is_untouched {
             return Ok(see_other(&back.with("unchanged", self.unchanged).build()));
         }
         let transaction = app.store.begin(&inside.access).await?;

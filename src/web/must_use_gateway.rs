@@ -45,6 +45,6 @@ async fn save(
     inside: InOrganization,
     Form(form): Form<MustUseForm>,
 ) -> Result<Response, PageError> {
-    let chosen = (form.must_use_gateway.is_some(), form.seen.as_str());
-    CHOICE.save(&app, &inside, chosen, store::gateway::set_must_use).await
+    let wanted = form.must_use_gateway.is_some();
+    CHOICE.save(&app, &inside, (wanted, wanted == (form.seen == "yes")), store::gateway::set_must_use).await
 }

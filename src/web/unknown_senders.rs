@@ -45,6 +45,6 @@ async fn save(
     inside: InOrganization,
     Form(form): Form<UnknownSendersForm>,
 ) -> Result<Response, PageError> {
-    let chosen = (form.refuse_unknown_senders.is_some(), form.seen.as_str());
-    CHOICE.save(&app, &inside, chosen, store::organization::set_unknown_senders).await
+    let wanted = form.refuse_unknown_senders.is_some();
+    CHOICE.save(&app, &inside, (wanted, wanted == (form.seen == "yes")), store::organization::set_unknown_senders).await
 }
