@@ -14,12 +14,14 @@ use sqlx::PgPool;
 use time::Duration;
 use tokio::time::timeout;
 
-use super::{outbound_queue::wish, sending_limits::told};
+use super::{
+    outbound_queue::wish,
+    sending_limits::{self, told},
+};
 use crate::support::{
     Gateway, Installation, Sending, SmtpClient,
     gateway::{At, Fault, HAPPENS_WITHIN},
     outgate::RelayProcess,
-    sending::Pointers,
 };
 
 const REFUSED: Kind = Kind { whose: Whose::Each, window: Window::Message, unit: Unit::Recipients };
@@ -28,11 +30,8 @@ const APPROVED: Kind = Kind { whose: Whose::Each, window: Window::Approval, unit
 /// A relay whose mail of ann's goes to this gateway, in an organization that lets one message go to 20, and to 50 with
 /// approval.
 async fn through(gateway: &Gateway, owner: PgPool) -> Sending {
-    let sending = Sending::on(owner).await;
-    let all = sending.set_gateway(Some(&gateway.address.to_string()));
-    sending.point(Pointers { all, ..Pointers::default() });
+    let sending = sending_limits::through(gateway, owner).await;
     sending.set_limits(|limits| {
-        limits.default_acts_from = sending.now + Duration::days(9999);
         let set = limits.set.entry(SetAt::Organization).or_default();
         for (kind, most) in [(APPROVED, 20), (REFUSED, 50)] {
             set.insert(kind, Limit { most: Some(most), action: kind.window.default_action() });

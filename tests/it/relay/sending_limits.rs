@@ -26,7 +26,7 @@ use crate::support::{
 };
 
 /// A relay whose mail of ann's goes to this gateway, in an organization for which everything is allowed.
-async fn through(gateway: &Gateway, owner: PgPool) -> Sending {
+pub(super) async fn through(gateway: &Gateway, owner: PgPool) -> Sending {
     let sending = Sending::on(owner).await;
     let all = sending.set_gateway(Some(&gateway.address.to_string()));
     sending.point(Pointers { all, ..Pointers::default() });
@@ -383,7 +383,7 @@ async fn of_a_blocked_sender_nothing_new_is_taken_and_what_waits_is_held_until_i
     assert_eq!(gateway.received(1).await.len(), 1);
 }
 
-async fn relay(owner: &PgPool, id: RelayId) {
+pub(super) async fn relay(owner: &PgPool, id: RelayId) {
     sqlx::query(
         "insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), 0)",
     )

@@ -14,18 +14,15 @@ use outgate::{
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
 
-use super::sending_limits::told;
-use crate::support::{Gateway, Sending, sending::Pointers};
+use super::sending_limits::{self, told};
+use crate::support::{Gateway, Sending};
 
 const UNUSUAL: Kind = Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients };
 
 /// A relay whose mail of ann's goes to this gateway, in an organization in which 30 recipients an hour are never unusual.
 async fn through(gateway: &Gateway, owner: PgPool) -> Sending {
-    let sending = Sending::on(owner).await;
-    let all = sending.set_gateway(Some(&gateway.address.to_string()));
-    sending.point(Pointers { all, ..Pointers::default() });
+    let sending = sending_limits::through(gateway, owner).await;
     sending.set_limits(|limits| {
-        limits.default_acts_from = sending.now + Duration::days(9999);
         let limit = Limit { most: Some(30), action: Action::Delay };
         limits.set.entry(SetAt::Organization).or_default().insert(UNUSUAL, limit);
     });
@@ -57,14 +54,7 @@ async fn sent_each_week(sending: &Sending, subject: &Subject, weeks: impl IntoIt
 /// What relays do every second: this one looks up what those usually send who send much.
 async fn look_up(sending: &Sending) {
     let id = RelayId::new();
-    sqlx::query(
-        "insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), 0)",
-    )
-    .bind(id.0)
-    .bind(id.to_string())
-    .execute(&sending.owner)
-    .await
-    .unwrap();
+    sending_limits::relay(&sending.owner, id).await;
     Writer::of(&sending.volume, &sending.meter, &sending.db).turn(id).await.unwrap();
 }
 
