@@ -19,7 +19,7 @@ use nix::unistd::{geteuid, gethostname};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
-    mail::{DomainName, Mailbox},
+    mail::{DomainName, Mailbox, ReturnAddress},
     policy::{gateway_network::Ports, retry::Schedule, routing::PlatformDefault},
 };
 
@@ -76,6 +76,9 @@ pub struct PlatformSettings {
     /// Ports that gateways may use: numbers and ranges, separated by commas
     #[arg(long, env = "OUTGATE_GATEWAY_PORTS", value_name = "PORTS", default_value = Ports::USUAL)]
     pub gateway_ports: Ports,
+    /// Where test messages come back to: an address at a domain whose mail leads to the relays [default: nowhere]
+    #[arg(long, env = "OUTGATE_RETURN_ADDRESS", value_name = "ADDRESS")]
+    pub return_address: Option<ReturnAddress>,
 }
 
 impl PlatformSettings {

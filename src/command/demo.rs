@@ -22,6 +22,9 @@ pub const FOLLOWER: &str = "ben.okoro@harbour.example";
 /// A user with a gateway of their own.
 pub const OWNER_OF_ONE: &str = "clara.lind@harbour.example";
 
+/// Where test messages come back to: the demonstration's servers bring them here.
+pub const RETURN_ADDRESS: &str = "return@probe.example";
+
 const DOMAINS: [&str; 2] = ["harbour.example", "asia.harbour.example"];
 const FIRST_NAMES: [&str; 14] = [
     "Amir", "Bea", "Chidi", "Dora", "Emil", "Farah", "Goran", "Hana", "Ines", "Jonas", "Keiko", "Lars", "Mina", "Nuno",

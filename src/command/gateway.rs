@@ -19,7 +19,7 @@ use sqlx::PgPool;
 
 use super::{
     gateway_record::{self, Edit},
-    verify,
+    verify::{self, Question},
 };
 
 #[derive(Debug, Subcommand)]
@@ -46,7 +46,7 @@ pub enum Gateway {
         #[arg(long, value_enum, default_value_t = Waiting::Keep)]
         waiting: Waiting,
     },
-    /// Find out whether a gateway accepts our mail: every relay tries, and nothing is sent. Exit status 0 only if it does
+    /// Find out whether a gateway accepts our mail: every relay tries, and nothing is sent without --send. Exit status 0 only if it does
     Verify {
         /// The organization's slug
         slug: String,
@@ -60,6 +60,10 @@ pub enum Gateway {
         /// The recipient, outside [default: as the relays are set]
         #[arg(long, value_name = "RECIPIENT")]
         to: Option<Mailbox>,
+        /// Send a test message: to the recipient of --to, else back to this installation. Then exit status 0 only if
+        /// it comes back, too
+        #[arg(long)]
+        send: bool,
     },
     /// Show what a gateway has besides its address
     Show {
@@ -171,11 +175,11 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
             (slug, whose, Some(address), None)
         }
         Gateway::Delete { slug, whose, waiting } => (slug, whose, None, waiting.choice()),
-        Gateway::Verify { slug, whose, address, from, to } => {
+        Gateway::Verify { slug, whose, address, from, to, send } => {
             let mut transaction = super::begin(owner, &slug).await?;
             let scope = scope(&mut transaction, &slug, &whose).await?;
-            let (user, from, to) = (whose.user.as_ref(), from.as_ref(), to.as_ref());
-            return verify::run(transaction, owner, &scope, address, user, from, to).await;
+            let question = Question { user: whose.user.as_ref(), from: from.as_ref(), to: to.as_ref(), send };
+            return verify::run(transaction, owner, &scope, address, &question).await;
         }
         Gateway::Show { slug, address } => return gateway_record::show(owner, &slug, &address).await,
         Gateway::Edit { slug, address, edit } => {

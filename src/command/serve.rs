@@ -65,6 +65,7 @@ pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyh
         platform_default: platform.required_default_route()?,
         allowed_networks: super::allowed(platform),
         list_members: settings.list_members.into(),
+        return_address: platform.return_address.clone(),
     })
 }
 
@@ -87,6 +88,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
             .probe_recipient
             .as_ref()
             .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
+        return_address: platform.return_address.clone(),
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),
         spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),

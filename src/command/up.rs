@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings},
-    mail::id::Revision,
+    mail::{DomainName, envelope::domain_of, id::Revision},
     policy::{explanation::Told, routing::PlatformDefault},
     relay::{Relay, demonstration_gateway, routing_table::RoutingTable},
     secret::key_file,
@@ -62,6 +62,7 @@ fn demo_gateways(up: &mut Up) -> anyhow::Result<Gateways> {
     let submission = up.relay.smtp_listen.0.first().context("OUTGATE_SMTP_LISTEN is empty")?;
     let gateways = Gateways::beside(*submission)?;
     up.platform.default_route.get_or_insert(PlatformDefault::Smarthost(demo::as_gateway(gateways.world)));
+    up.platform.return_address.get_or_insert(demo::RETURN_ADDRESS.parse()?);
     if up.relay.hostname().is_err() {
         up.relay.hostname = Some("relay.localhost".parse()?);
     }
@@ -101,7 +102,9 @@ async fn run_on(store: &Store, up: Up, gateways: Option<Gateways>) -> anyhow::Re
     let _metrics = super::metrics::serve(metrics, relay.table());
     let parts = TaskTracker::new();
     if let Some(listeners) = demo_listeners {
-        run_demo(listeners, &table, &parts, &stop);
+        let submission = up.relay.smtp_listen.0[0];
+        let returns = up.platform.return_address.as_ref().map(|address| (address.domain(), submission));
+        run_demo(listeners, &table, returns, &parts, &stop);
     }
     let welcome = greet(&up, gateways, password.as_deref(), table, revision);
     // Mail in flight may need the store to the last.
@@ -187,11 +190,30 @@ async fn bind_demo(gateways: Gateways) -> anyhow::Result<DemoListeners> {
     ])
 }
 
-fn run_demo(listeners: DemoListeners, table: &Arc<RoutingTable>, parts: &TaskTracker, stop: &CancellationToken) {
+/// What is for the domain that test messages come back to is brought to the relay there, as the world would.
+fn run_demo(
+    listeners: DemoListeners,
+    table: &Arc<RoutingTable>,
+    returns: Option<(&DomainName, SocketAddr)>,
+    parts: &TaskTracker,
+    stop: &CancellationToken,
+) {
     for (name, listener) in listeners {
-        let (table, stop) = (Arc::clone(table), stop.clone());
+        let (table, stop, returning) = (Arc::clone(table), stop.clone(), parts.clone());
+        let returns = returns.map(|(domain, relay)| (domain.to_string(), relay));
         let why = move |sender: &str| table.explain(sender).sentence(None, Told::Operator);
-        let report = |arrival: demonstration_gateway::Arrival| print(&arrival);
+        let report = move |arrival: demonstration_gateway::Arrival| {
+            print(&arrival);
+            let of = arrival.envelope.forward_paths.first().and_then(|forward_path| domain_of(forward_path));
+            if let Some((_, relay)) = returns.as_ref().filter(|(domain, _)| of == Some(domain.as_str())) {
+                let relay = *relay;
+                returning.spawn(async move {
+                    if let Err(error) = demonstration_gateway::bring_back(arrival, relay).await {
+                        tracing::warn!(%error, name, "a test message was not brought back");
+                    }
+                });
+            }
+        };
         parts.spawn(async move {
             if let Err(error) = demonstration_gateway::run(name, listener, why, report, stop).await {
                 tracing::error!(%error, name, "a demonstration gateway ended");

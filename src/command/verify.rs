@@ -5,42 +5,61 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context;
 use outgate::{
-    mail::{GatewayAddress, Mailbox, id::GatewayId},
-    policy::verification::{Outcome, Step, title},
+    mail::{
+        GatewayAddress, Mailbox,
+        id::{GatewayId, OrganizationId, VerificationId},
+    },
+    policy::{
+        arrival::Finding,
+        verification::{Outcome, Step, title},
+    },
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
-        verification::{Asked, Verification, Wanted},
+        verification::{Asked, TESTS_AN_HOUR, TestMessage, Verification, Wanted},
     },
 };
 use sqlx::PgPool;
+use time::OffsetDateTime;
 
 /// How often it is looked for what is new.
 const EVERY: Duration = Duration::from_millis(300);
+
+/// What is asked of the gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Whose gateway it is, and whose mail the question stands for.
+    pub user: Option<&'a Mailbox>,
+    pub from: Option<&'a Mailbox>,
+    pub to: Option<&'a Mailbox>,
+    /// A test message is sent: to `to`, else back to this installation.
+    pub send: bool,
+}
 
 pub async fn run(
     mut transaction: OrganizationTransaction,
     owner: &PgPool,
     scope: &PointerScope,
     address: Option<GatewayAddress>,
-    user: Option<&Mailbox>,
-    from: Option<&Mailbox>,
-    to: Option<&Mailbox>,
+    question: &Question<'_>,
 ) -> anyhow::Result<()> {
     let organization = transaction.organization();
+    let Question { user, from, to, send } = *question;
     let (gateway, address) = gateway(&mut transaction, scope, address, user).await?;
     let (sender, recipient) = (from.or(user).map(ToString::to_string), to.map(ToString::to_string));
-    let wanted = Wanted {
-        gateway,
-        address: &address,
-        sender: sender.as_deref(),
-        recipient: recipient.as_deref(),
-        by: super::OPERATOR,
-    };
+    let test = send.then_some(match to {
+        Some(_) => TestMessage::ToRecipient { link: None },
+        None => TestMessage::ToReturn,
+    });
+    let (sender, recipient) = (sender.as_deref(), recipient.as_deref());
+    let wanted = Wanted { sender, recipient, test, ..Wanted::of(gateway, &address, super::OPERATOR) };
     let id = match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(id) => id,
         Asked::NotFound => anyhow::bail!("the organization has no mail domain to send from"),
         Asked::TooMany => anyhow::bail!("several verifications are under way: try again in half a minute"),
+        Asked::TooManyTests => {
+            anyhow::bail!("{TESTS_AN_HOUR} test messages were sent within the last hour: try again later")
+        }
     };
     transaction.commit().await?;
     let mut printed = HashMap::new();
@@ -54,9 +73,44 @@ pub async fn run(
             anyhow::ensure!(!found.answers.is_empty(), "no relay has answered: is one running?");
             anyhow::ensure!(found.accepts(), "{} does not accept our mail", address.with_port_in_words());
             println!("{} accepts our mail.", address.with_port_in_words());
-            return Ok(());
+            return if send && to.is_none() { wait_for_return(owner, organization, id).await } else { Ok(()) };
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Until every message has come back, or is not waited for any more; then says what each has shown.
+async fn wait_for_return(
+    owner: &PgPool,
+    organization: OrganizationId,
+    verification: VerificationId,
+) -> anyhow::Result<()> {
+    println!("Waiting for the test messages to come back…");
+    loop {
+        let mut transaction = OrganizationTransaction::begin(owner, organization).await?;
+        let tests = store::test_message::of(&mut *transaction, organization, verification).await?;
+        drop(transaction);
+        let now = OffsetDateTime::now_utc();
+        if tests.iter().any(|test| test.progress(now).is_awaited()) {
+            tokio::time::sleep(EVERY).await;
+            continue;
+        }
+        for test in &tests {
+            for finding in test.progress(now).findings() {
+                print_finding(&test.relay, &finding);
+            }
+        }
+        anyhow::ensure!(tests.iter().all(|test| test.arrived_at.is_some()), "not every test message has come back");
+        return Ok(());
+    }
+}
+
+fn print_finding(relay: &str, finding: &Finding) {
+    let outcome = if finding.outcome == Outcome::Failed { "FAILED" } else { "ok" };
+    let took = finding.took.map(|took| format!(" (after {} ms)", took.whole_milliseconds())).unwrap_or_default();
+    println!("{relay}: {}: {outcome}{took} {}", finding.title, finding.saw.join("; "));
+    if let Some(advice) = &finding.advice {
+        println!("{relay}:   {advice}");
     }
 }
 

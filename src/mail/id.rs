@@ -60,6 +60,8 @@ id! {
     ImportId
     /// One question whether a gateway accepts our mail.
     VerificationId
+    /// One test message that a relay sends to see it arrive.
+    TestMessageId
     /// One relay worker.
     RelayId
     /// One waiting message. What `250 2.0.0 queued as …` says.

@@ -13,10 +13,13 @@ pub mod notify;
 pub mod own_message;
 pub mod received;
 pub mod reply;
+pub mod return_address;
 pub mod short_id;
+pub mod test_message;
 
 pub use domain_name::DomainName;
 pub use envelope::Envelope;
 pub use gateway_address::{GatewayAddress, GatewayHost};
 pub use mailbox::Mailbox;
 pub use reply::{EnhancedStatus, Reply};
+pub use return_address::ReturnAddress;

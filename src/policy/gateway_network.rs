@@ -197,6 +197,11 @@ pub fn is_ourselves(
     on_port.into_iter().any(|listener| reached.into_iter().flatten().any(|ip| reaches(ip, listener)))
 }
 
+/// Whether the world sees this address.
+pub fn is_public(ip: IpAddr) -> bool {
+    refusal(ip.to_canonical()).is_none()
+}
+
 fn refusal(ip: IpAddr) -> Option<Refusal> {
     let (loopback, private, link_local, no_server) = match ip {
         IpAddr::V4(v4) => (

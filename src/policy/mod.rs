@@ -3,6 +3,7 @@
 
 pub mod account_file;
 pub mod address_map;
+pub mod arrival;
 pub mod connections;
 pub mod distribution_list;
 pub mod explanation;

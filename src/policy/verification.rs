@@ -33,6 +33,15 @@ pub enum Outcome {
     Failed,
 }
 
+/// Where a test message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To whoever is named as the recipient.
+    Recipient,
+    /// Back to this installation.
+    Return,
+}
+
 /// Who is asked whether the gateway accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
@@ -204,6 +213,11 @@ fn of_reply(stage: Stage, reply: &Reply, about: &About<'_>) -> String {
         Stage::Recipient if is_relay_denied(reply) => format!(
             "It does not relay for us: let the server relay for {from} (in Postfix: mynetworks), or give the gateway a \
              user name and a password."
+        ),
+        Stage::Data | Stage::Content | Stage::Dot => format!(
+            "It takes the recipient and not the message: see its words, and let it pass mail from {} that comes from \
+             {from}.",
+            about.probe.sender
         ),
         _ => format!(
             "It refuses the recipient {}: let the server relay to other domains for {from}.",

@@ -9,11 +9,13 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use mail_parser::MessageParser;
 use smtp_proto::{
     Error, Request,
     request::receiver::{DataReceiver, RequestReceiver},
 };
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,7 +23,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::mail::{EnhancedStatus, Envelope, Reply, envelope::MailParameters};
+use super::{
+    handover::{
+        connection::{Connection, TimeLimits},
+        source::Source,
+    },
+    message::Content,
+};
+use crate::mail::{EnhancedStatus, Envelope, Reply, envelope::MailParameters, received::Received};
 
 /// The largest message it takes, in bytes: they are held in memory.
 const MAX_SIZE: usize = 50 * 1024 * 1024;
@@ -37,8 +46,8 @@ pub struct Arrival {
     pub address: SocketAddr,
     pub envelope: Envelope,
     pub subject: Option<String>,
-    /// In bytes.
-    pub size: usize,
+    /// Every byte as it was sent, transparency dots removed.
+    pub content: Vec<u8>,
     /// Why it came here, as the caller explains it.
     pub why: String,
 }
@@ -230,18 +239,53 @@ impl Session {
             return reply(503, (5, 5, 1), "Give MAIL and RCPT first.");
         };
         let gateway = &self.gateway;
-        let header = MessageParser::default().parse_headers(&content);
+        let subject = MessageParser::default().parse_headers(&content);
+        let subject = subject.and_then(|header| header.subject().map(str::to_owned));
         let arrival = Arrival {
             gateway: gateway.name.clone(),
             address: gateway.address,
-            subject: header.and_then(|header| header.subject().map(str::to_owned)),
-            size: content.len(),
+            subject,
+            content,
             why: (gateway.why)(&envelope.reverse_path),
             envelope,
         };
         (gateway.report)(arrival);
         reply(250, (2, 0, 0), &format!("Arrived at the demonstration gateway {}", gateway.name))
     }
+}
+
+/// Brings a message to a relay, as the servers of the world bring test messages back.
+///
+/// # Errors
+/// In a sentence, if the relay does not take it.
+pub async fn bring_back(arrival: Arrival, relay: SocketAddr) -> anyhow::Result<()> {
+    let hop = format!("{}.demonstration", arrival.gateway);
+    let mut connection = Connection::connect(relay, TimeLimits::default()).await?;
+    connection.reply(COMMAND_TIMEOUT).await?;
+    let recipient = arrival.envelope.forward_paths.first().context("it has no recipient")?;
+    for command in [
+        format!("EHLO {hop}"),
+        format!("MAIL FROM:<{}>", arrival.envelope.reverse_path),
+        format!("RCPT TO:<{recipient}>"),
+        "DATA".to_owned(),
+    ] {
+        let answer = connection.ask(&command).await?;
+        anyhow::ensure!(answer.is_positive() || answer.is_intermediate(), "{command}: {answer}");
+    }
+    let field = Received {
+        helo: "relay.localhost",
+        client: arrival.address.ip(),
+        by: &hop,
+        with: "ESMTP",
+        id: "demonstration",
+        at: OffsetDateTime::now_utc(),
+    };
+    let content = [field.to_field().into_bytes(), arrival.content].concat();
+    let sent = connection.send(&Source::Content(Content::Memory(content.into()))).await;
+    sent.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    connection.answer().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    connection.quit().await;
+    Ok(())
 }
 
 fn reply(code: u16, (class, subject, detail): (u8, u16, u16), text: &str) -> String {
@@ -253,7 +297,13 @@ impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let printable = |text: &str| text.chars().filter(|character| !character.is_control()).collect::<String>();
         let mut block = String::new();
-        writeln!(block, "┌ Gateway {} at {} received a message of {} bytes", self.gateway, self.address, self.size)?;
+        writeln!(
+            block,
+            "┌ Gateway {} at {} received a message of {} bytes",
+            self.gateway,
+            self.address,
+            self.content.len()
+        )?;
         writeln!(block, "│ MAIL FROM  <{}>", printable(&self.envelope.reverse_path))?;
         for forward_path in &self.envelope.forward_paths {
             writeln!(block, "│ RCPT TO    <{}>", printable(forward_path))?;

@@ -19,12 +19,13 @@ pub mod secret_keys;
 pub mod settings;
 pub mod sign_in_records;
 pub mod submission;
+pub mod test_message;
 pub mod trace;
 pub mod transfer;
 pub mod verification;
 pub mod volume;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
@@ -40,7 +41,8 @@ use self::{
     resolver::Resolver,
     routing_table::RoutingTable,
     secret_keys::SecretKeys,
-    submission::{Accept, Listener, OnRefusal, sign_in::SignIns},
+    submission::{Accept, Listener, OnRefusal, Returns, Takers, sign_in::SignIns},
+    test_message::{Arrivals, ReturnTokens},
     transfer::{Transfer, TransferSettings},
     verification::Verifier,
     volume::Volume,
@@ -87,11 +89,13 @@ impl Relay {
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
         let own = listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
         let dialer = self.dialer(&keys, own)?;
+        let returns = self.settings.return_address.clone().map(|address| Arc::new(ReturnTokens::of(address)));
         let verifier = Verifier {
             dialer: Dialer { limits: verification::LIMITS, ..self.dialer(&keys, dialer.listeners.clone())? },
             table: self.table(),
             recipient: self.settings.probe_recipient.clone(),
             relay_name: self.settings.name.clone(),
+            returns: returns.clone(),
         };
         let handover = Arc::new(Handover::new(dialer));
         let health = Arc::clone(handover.health());
@@ -108,7 +112,7 @@ impl Relay {
             ended
         };
         let receiving = async {
-            self.receive(listeners, transfer, &stop).await;
+            self.receive(listeners, transfer, returns.clone(), &stop).await;
             received.cancel();
         };
         let delivering = async {
@@ -119,9 +123,14 @@ impl Relay {
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
         let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
+        let loading = async {
+            if let Some(returns) = &returns {
+                returns.load(&self.pool, follow_stop.clone()).await;
+            }
+        };
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
         let (followed, ..) =
-            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying);
+            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying, loading);
         Ok(followed?)
     }
 
@@ -130,13 +139,15 @@ impl Relay {
         &self,
         listeners: Vec<Listener>,
         transfer: watch::Receiver<Option<Transfer>>,
+        returns: Option<Arc<ReturnTokens>>,
         stop: &CancellationToken,
     ) {
-        let (refused, accept) = (note_refusals(transfer.clone()), accept(transfer));
+        let returns = returns.and_then(|tokens| self.returns(tokens, stop));
+        let takers = Takers { refused: Some(note_refusals(transfer.clone())), accept: accept(transfer), returns };
         let (sign_ins, records_stop) = (Arc::new(SignIns::default()), CancellationToken::new());
         let listening = async {
             let (table, sign_ins) = (self.table(), Arc::clone(&sign_ins));
-            submission::listen(listeners, &self.settings, table, accept, Some(refused), sign_ins, stop.clone()).await;
+            submission::listen(listeners, &self.settings, table, takers, sign_ins, stop.clone()).await;
             records_stop.cancel();
         };
         let recording = async {
@@ -146,6 +157,17 @@ impl Relay {
             }
         };
         tokio::join!(listening, recording);
+    }
+
+    /// Who takes test messages in.
+    fn returns(&self, tokens: Arc<ReturnTokens>, stop: &CancellationToken) -> Option<Returns> {
+        let resolver =
+            Resolver::from_system().inspect_err(|error| tracing::error!(%error, "test messages do not come back"));
+        let arrivals = Arrivals::new(self.pool.clone(), resolver.ok()?, stop.clone());
+        let take = move |returned| {
+            Box::pin(Arc::clone(&arrivals).take(returned)) as Pin<Box<dyn Future<Output = Reply> + Send>>
+        };
+        Some(Returns { tokens, take: Arc::new(take) })
     }
 
     /// What makes connections: one for mail, and one for who asks whether mail would be accepted.

@@ -13,6 +13,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{op::ResponseCode, rr::RData},
 };
+use mail_auth::MessageAuthenticator;
 use rand::seq::SliceRandom;
 
 /// At most this many servers of one domain are tried (RFC 5321 §5.1 wants at least two).
@@ -83,6 +84,24 @@ impl Resolver {
         Ok(Self::Dns(Box::new(builder.build()?)))
     }
 
+    /// For what a library asks the DNS by itself; `None` on a table.
+    pub fn authenticator(&self) -> Option<MessageAuthenticator> {
+        match self {
+            Self::Dns(dns) => Some(MessageAuthenticator((**dns).clone())),
+            Self::Fixed(_) => None,
+        }
+    }
+
+    /// The TXT records of a name, the strings of each put together (RFC 7208 §3.3).
+    pub async fn texts(&self, name: &str) -> Result<Vec<String>, LookUpError> {
+        let Self::Dns(dns) = self else { return Ok(Vec::new()) };
+        match dns.txt_lookup(absolute(name)).await {
+            Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| text(&record.data)).collect()),
+            Err(error) if is_definite(&error) => Ok(Vec::new()),
+            Err(error) => Err(LookUpError::Unavailable(name.to_owned(), error.to_string())),
+        }
+    }
+
     /// All addresses of a host, IPv4 first.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookUpError> {
         let mut addresses: Vec<IpAddr> = match self {
@@ -124,6 +143,11 @@ impl Resolver {
         let exchange = |(preference, host)| Exchange { preference, host };
         Ok(Exchanges::Hosts(found.into_iter().map(exchange).collect()))
     }
+}
+
+fn text(data: &RData) -> Option<String> {
+    let RData::TXT(txt) = data else { return None };
+    Some(txt.txt_data.iter().map(|piece| String::from_utf8_lossy(piece)).collect())
 }
 
 fn exchange(data: &RData) -> Option<(u16, String)> {

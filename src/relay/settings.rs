@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use super::{submission::tls::ServerTls, trace::upkeep::Kept};
-use crate::policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault};
+use crate::{
+    mail::ReturnAddress,
+    policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault},
+};
 
 /// Everything that a relay is told when it starts.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ pub struct Settings {
     pub stop_within: Duration,
     /// `OUTGATE_PROBE_RECIPIENT`: an outside address that a verification asks gateways to take mail for.
     pub probe_recipient: String,
+    /// `OUTGATE_RETURN_ADDRESS`: where test messages come back to, at a domain whose mail leads to the relays.
+    pub return_address: Option<ReturnAddress>,
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
     /// How long it is kept what happened to messages.
@@ -81,6 +86,7 @@ impl Settings {
         Self {
             name: name.into(),
             probe_recipient: format!("postmaster@{hostname}"),
+            return_address: None,
             hostname,
             smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
             smtps_listen: Vec::new(),

@@ -20,12 +20,15 @@ use super::{
         connection::{Connection, TimeLimits},
         dialer::Dialer,
         peer::Peer,
+        source::Source,
         tls,
         trouble::{Answer, Failure, Trouble},
         witness::{Nobody, Sight, Witness},
     },
+    message::Content,
     resolver::LookUpError,
     routing_table::RoutingTable,
+    test_message::{self, Prepared, ReturnTokens},
 };
 use crate::{
     mail::id::{GatewayId, RelayId},
@@ -76,6 +79,8 @@ pub struct Verifier {
     /// An outside address, for whom nobody names one.
     pub recipient: String,
     pub relay_name: String,
+    /// Where test messages come back to.
+    pub returns: Option<Arc<ReturnTokens>>,
 }
 
 impl Verifier {
@@ -101,7 +106,16 @@ impl Verifier {
     async fn answer(&self, pool: &PgPool, relay: RelayId, taken: &Taken) {
         let watched = Watched::default();
         let mut told = 0;
-        let mut verifying = std::pin::pin!(self.verify(taken, &watched));
+        let message = match self.prepare(pool, taken).await {
+            Ok(message) => message,
+            Err(advice) => {
+                watched.begins(Stage::LookUp);
+                watched.advises(advice);
+                watched.ends(Outcome::Failed);
+                return tell(pool, relay, taken, &watched.steps(), Some(false)).await;
+            }
+        };
+        let mut verifying = std::pin::pin!(self.verify(taken, message.as_ref(), &watched));
         let accepts = loop {
             match timeout(TOLD, &mut verifying).await {
                 Ok(accepts) => break accepts,
@@ -114,21 +128,33 @@ impl Verifier {
                 }
             }
         };
+        if let Some(message) = message.as_ref().filter(|_| accepts) {
+            test_message::taken(pool, taken, message).await;
+        }
         tell(pool, relay, taken, &watched.steps(), Some(accepts)).await;
     }
 
-    /// Whether the gateway accepts.
-    pub async fn verify(&self, taken: &Taken, watched: &Watched) -> bool {
+    /// The test message, if one is asked for. The error says what to do.
+    async fn prepare(&self, pool: &PgPool, taken: &Taken) -> Result<Option<Prepared>, String> {
+        let Some(destination) = taken.test else { return Ok(None) };
+        let hostname = &self.dialer.hostname;
+        let from = test_message::From { hostname, relay: &self.relay_name, returns: self.returns.as_ref() };
+        test_message::prepare(pool, taken, destination, from).await.map(Some)
+    }
+
+    /// Whether the gateway accepts the recipient and, if there is one, the message.
+    pub async fn verify(&self, taken: &Taken, message: Option<&Prepared>, watched: &Watched) -> bool {
         watched.begins(Stage::LookUp);
         let Some(peer) = self.peer(taken).await else {
             watched.advises("This relay does not know the gateway yet: try again in a moment.".to_owned());
             watched.ends(Outcome::Failed);
             return false;
         };
-        let recipient = taken.recipient.clone().unwrap_or_else(|| self.recipient.clone());
+        let of_message = message.map(|message| message.recipient.clone());
+        let recipient = of_message.or_else(|| taken.recipient.clone()).unwrap_or_else(|| self.recipient.clone());
         let probe = Probe { sender: taken.sender.clone(), recipient };
         let walking = async {
-            match self.walk(&peer, &probe, watched).await {
+            match self.walk(&peer, &probe, message, watched).await {
                 Ok(()) => None,
                 Err(failure) => Some(self.failing(&peer, failure, watched).await),
             }
@@ -188,13 +214,25 @@ impl Verifier {
         Some(self.table.within_networks(Peer::gateway(&gateway, Scope::Organization)))
     }
 
-    async fn walk(&self, peer: &Peer, probe: &Probe, watched: &Watched) -> Result<(), Failure> {
+    async fn walk(
+        &self,
+        peer: &Peer,
+        probe: &Probe,
+        message: Option<&Prepared>,
+        watched: &Watched,
+    ) -> Result<(), Failure> {
         let mut connection = self.dialer.dial_before(peer, watched).await?;
         let is_encrypted = connection.tls_session().is_some();
         if !is_encrypted {
             watched.advises("Mail goes to it in clear: turn TLS on at the server.".to_owned());
         }
         ask(&mut connection, probe, watched).await?;
+        if let Some(message) = message {
+            send(&mut connection, message, watched).await?;
+        } else {
+            // What it answers is of no interest any more.
+            let _ = connection.ask("RSET").await;
+        }
         connection.quit().await;
         if is_encrypted && peer.tls != TlsMode::Verified && self.would_verify(peer).await {
             watched.would_verify();
@@ -203,6 +241,7 @@ impl Verifier {
             && let Ok(mut connection) = self.dialer.dial(&without).await
             && ask(&mut connection, probe, &Nobody).await.is_ok()
         {
+            let _ = connection.ask("RSET").await;
             watched.remarks(Stage::SignIn, "It accepts us without the user name and the password as well.".to_owned());
             connection.quit().await;
         }
@@ -273,10 +312,30 @@ impl Verifier {
     }
 }
 
-/// MAIL and RCPT, and back: nothing is sent.
+/// DATA, the message and the answer to its dot, as mail goes.
+async fn send(connection: &mut Connection, message: &Prepared, witness: &dyn Witness) -> Result<(), Failure> {
+    witness.begins(Stage::Dot);
+    let reply = connection.ask("DATA").await.map_err(|trouble| Failure::trouble(Stage::Dot, trouble))?;
+    let answered = match reply.is_intermediate() {
+        true => {
+            connection.send(&Source::Content(Content::Memory(message.content.clone()))).await?;
+            connection.answer().await
+        }
+        false => Err(Failure::reply(Stage::Dot, reply)),
+    };
+    match &answered {
+        Ok(reply) | Err(Failure { answer: Answer::Reply(reply), .. }) => witness.sees(Sight::Reply(reply)),
+        Err(_) => {}
+    }
+    answered.map(drop)
+}
+
+/// MAIL and RCPT. Nothing is sent.
 async fn ask(connection: &mut Connection, probe: &Probe, witness: &dyn Witness) -> Result<(), Failure> {
+    // RFC 6531 §3.4.
+    let smtputf8 = if probe.sender.is_ascii() && probe.recipient.is_ascii() { "" } else { " SMTPUTF8" };
     let commands = [
-        (Stage::Mail, format!("MAIL FROM:<{}>", probe.sender)),
+        (Stage::Mail, format!("MAIL FROM:<{}>{smtputf8}", probe.sender)),
         (Stage::Recipient, format!("RCPT TO:<{}>", probe.recipient)),
     ];
     for (stage, command) in commands {
@@ -287,8 +346,6 @@ async fn ask(connection: &mut Connection, probe: &Probe, witness: &dyn Witness) 
             return Err(Failure::reply(stage, reply));
         }
     }
-    // What it answers is of no interest any more.
-    let _ = connection.ask("RSET").await;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::{
         DomainName, GatewayAddress, Mailbox,
         id::{
             AccountId, AdministratorId, ChangeId, CredentialId, GatewayId, ImportId, JobId, ListId, OrganizationId,
-            QueueId, RelayId, Revision, VerificationId,
+            QueueId, RelayId, Revision, TestMessageId, VerificationId,
         },
     },
     policy::{
@@ -25,6 +25,7 @@ use crate::{
         going_live::VerifyBeforeLive,
         limit::{Action as LimitAction, Level, Whose, Window},
         routing::Scope,
+        verification::Destination,
         volume::Unit,
         waiting::{Choice, HeldBecause},
     },
@@ -94,6 +95,7 @@ macro_rules! wrapped_column {
 
 text_column!(
     Choice,
+    Destination,
     DomainName,
     GatewayAddress,
     HeldBecause,
@@ -124,6 +126,7 @@ wrapped_column!(
     OrganizationId(Uuid),
     QueueId(Uuid),
     RelayId(Uuid),
+    TestMessageId(Uuid),
     Revision(i64),
 );
 
@@ -160,5 +163,6 @@ macro_rules! words {
 }
 
 words!(TlsMode, "a TLS mode", WhenOffered = "when-offered", Required = "required", Verified = "verified");
+words!(Destination, "where a test message goes", Recipient = "recipient", Return = "return");
 words!(Returning, "what becomes of mail that comes back", Refuse = "refuse", Onward = "onward");
 words!(OwnDomains, "where mail to own domains goes", Gateway = "gateway", Inbound = "inbound");

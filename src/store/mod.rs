@@ -37,6 +37,7 @@ pub mod secret_key;
 pub mod selected_accounts;
 pub mod session;
 pub mod tenant;
+pub mod test_message;
 pub mod throttle;
 pub mod undo;
 pub mod verification;

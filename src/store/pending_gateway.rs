@@ -355,13 +355,8 @@ async fn look_at(store: &WebStore, organization: OrganizationId) -> Result<bool>
 
 async fn ask(transaction: &mut OrganizationTransaction, pending: &Pending) -> Result<()> {
     let organization = transaction.organization();
-    let wanted = Wanted {
-        gateway: Some(pending.gateway),
-        address: &pending.address,
-        sender: None,
-        recipient: None,
-        by: pending.saved_by.as_deref().unwrap_or("Outgate"),
-    };
+    let by = pending.saved_by.as_deref().unwrap_or("Outgate");
+    let wanted = Wanted::of(Some(pending.gateway), &pending.address, by);
     // Where several others are under way it is asked at the next look.
     verification::ask(transaction, organization, &wanted).await.map(drop)
 }

@@ -10,11 +10,14 @@ use crate::{
         GatewayAddress,
         id::{GatewayId, OrganizationId, RelayId, VerificationId},
     },
-    policy::verification::Step,
+    policy::verification::{Destination, Step},
 };
 
 /// How many questions of one organization may be unanswered at a time.
 const AT_A_TIME: usize = 5;
+
+/// How often an organization may have test messages sent in an hour: by each relay one.
+pub const TESTS_AN_HOUR: i64 = 12;
 
 /// What is to be verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,43 @@ pub struct Wanted<'a> {
     pub sender: Option<&'a str>,
     /// `None`: as the operator set.
     pub recipient: Option<&'a str>,
+    /// Whether a message is sent when the gateway accepts the recipient, and where it goes.
+    pub test: Option<TestMessage<'a>>,
     pub by: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    /// As the organization and the operator have set it, and without a message.
+    pub fn of(gateway: Option<GatewayId>, address: &'a GatewayAddress, by: &'a str) -> Self {
+        Self { gateway, address, sender: None, recipient: None, test: None, by }
+    }
+}
+
+/// A message that shows whether mail arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestMessage<'a> {
+    /// It goes to the recipient, who says at this page that it has arrived.
+    ToRecipient { link: Option<&'a str> },
+    /// It comes back to this installation.
+    ToReturn,
+}
+
+impl<'a> TestMessage<'a> {
+    fn link(self) -> Option<&'a str> {
+        match self {
+            Self::ToRecipient { link } => link,
+            Self::ToReturn => None,
+        }
+    }
+}
+
+impl From<TestMessage<'_>> for Destination {
+    fn from(test: TestMessage<'_>) -> Self {
+        match test {
+            TestMessage::ToRecipient { .. } => Self::Recipient,
+            TestMessage::ToReturn => Self::Return,
+        }
+    }
 }
 
 /// What became of asking.
@@ -37,6 +76,8 @@ pub enum Asked {
     NotFound,
     /// Others are under way.
     TooMany,
+    /// Of test messages, within the last hour.
+    TooManyTests,
 }
 
 /// Asks every relay. Of a gateway that is saved the revision counts that is in use now. What is older than 30 days is
@@ -52,6 +93,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     let under_way = sqlx::query!(
         r#"
         select id as "id: VerificationId", recipient is not distinct from $4 and sender = coalesce($3, probe_sender_of($1))
+               and test_message is not distinct from $6
                and (gateway_id is not distinct from $2 and (gateway_id is null or revision = (
                         select revision from gateway where organization_id = $1 and id = $2))) and address = $5
                as "is_same!"
@@ -66,6 +108,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         wanted.sender,
         wanted.recipient,
         wanted.address as &GatewayAddress,
+        wanted.test.map(Destination::from) as Option<Destination>,
     )
     .fetch_all(&mut *db)
     .await?;
@@ -76,12 +119,16 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     if under_way.len() >= AT_A_TIME {
         return Ok(Asked::TooMany);
     }
+    if wanted.test.is_some() && tests_of_the_last_hour(db, organization).await? >= TESTS_AN_HOUR {
+        return Ok(Asked::TooManyTests);
+    }
     let id = VerificationId::new();
     let asked = sqlx::query!(
         r#"
-        insert into verification (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by)
+        insert into verification
+            (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by, test_message, link)
         select $1, $2, gateway.id, gateway.revision, coalesce(gateway.address, $4),
-               coalesce($5, probe.sender), $6, $7
+               coalesce($5, probe.sender), $6, $7, $8, $9
         from (select probe_sender_of($1) as sender) probe
         left join gateway on gateway.organization_id = $1 and gateway.id = $3
         where ($3::uuid is null or gateway.id is not null) and probe.sender is not null
@@ -93,10 +140,24 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         wanted.sender,
         wanted.recipient,
         wanted.by,
+        wanted.test.map(Destination::from) as Option<Destination>,
+        wanted.test.and_then(TestMessage::link),
     )
     .execute(db)
     .await?;
     Ok(if asked.rows_affected() == 1 { Asked::Asked(id) } else { Asked::NotFound })
+}
+
+async fn tests_of_the_last_hour(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!" from verification
+        where organization_id = $1 and test_message is not null and requested_at > now() - interval '1 hour'
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// Asks about a gateway that was just set, unless its present revision was verified already or several are under way.
@@ -152,6 +213,13 @@ pub struct Taken {
     pub address: GatewayAddress,
     pub sender: String,
     pub recipient: Option<String>,
+    /// Where a message goes, if one is to be sent.
+    pub test: Option<Destination>,
+    /// Where the recipient says that it has arrived, but for the message's id.
+    pub link: Option<String>,
+    pub by: String,
+    /// The organization's name.
+    pub name: String,
 }
 
 /// Takes what this relay has not yet been asked. What is older than a minute nobody waits for.
@@ -167,9 +235,11 @@ pub async fn take_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, name: 
         )
         select asked.organization_id as "organization: OrganizationId", asked.id as "id: VerificationId",
                asked.gateway_id as "gateway: GatewayId", asked.revision, asked.address as "address: GatewayAddress", asked.sender,
-               asked.recipient
+               asked.recipient, asked.test_message as "test: Destination", asked.link, asked.requested_by as by,
+               organization.name
         from taken
         join verification asked on asked.organization_id = taken.organization_id and asked.id = taken.verification_id
+        join organization on organization.id = taken.organization_id
         "#,
         relay as RelayId,
         name,
@@ -212,6 +282,8 @@ pub struct Verification {
     pub sender: String,
     pub by: String,
     pub at: OffsetDateTime,
+    /// Where test messages go, if any are sent.
+    pub test: Option<Destination>,
     /// By the relays' names.
     pub answers: Vec<Answer>,
     /// Relays that run and have not taken it.
@@ -278,7 +350,7 @@ pub async fn by_id(
     let asked = sqlx::query!(
         r#"
         select gateway_id as "gateway: GatewayId", revision, address as "address: GatewayAddress", sender, requested_by,
-               requested_at, requested_at < now() - interval '45 seconds' as "is_over!",
+               test_message as "test: Destination", requested_at, requested_at < now() - interval '45 seconds' as "is_over!",
                (select count(*) from relay
                 where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
                   and not exists (select from verification_result taken
@@ -310,6 +382,7 @@ pub async fn by_id(
         sender: asked.sender,
         by: asked.requested_by,
         at: asked.requested_at,
+        test: asked.test,
         answers,
         silent: asked.silent,
         is_over: asked.is_over,

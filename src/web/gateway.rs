@@ -76,6 +76,12 @@ pub(super) struct GatewayPage {
     may_verify: bool,
     /// So many are under way that no more can be asked for.
     verifications_under_way: bool,
+    /// So many test messages were sent within the hour that no more are.
+    too_many_tests: bool,
+    /// Whether test messages can come back.
+    returns: bool,
+    /// Who looks at the page: where a test message can go.
+    email: String,
     waiting: WaitingForGateway,
     /// When the oldest of it was accepted.
     since: Option<String>,
@@ -93,6 +99,10 @@ pub(super) struct GatewayPage {
 impl GatewayPage {
     pub(super) fn with_verifications_under_way(self) -> Self {
         Self { verifications_under_way: true, ..self }
+    }
+
+    pub(super) fn with_too_many_tests(self) -> Self {
+        Self { too_many_tests: true, ..self }
     }
 
     fn shown(&self, address: &GatewayAddress) -> ShownAddress {
@@ -192,6 +202,9 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         check: ShownCheck::of(checked.first(), slug),
         may_verify: inside.access.role.may_set_account_gateway(),
         verifications_under_way: false,
+        too_many_tests: false,
+        returns: app.settings.return_address.is_some(),
+        email: inside.access.email.clone(),
         since: waiting.since.map(wording::moment),
         waiting,
         gateway,

@@ -105,7 +105,7 @@ pub async fn verify(
     let pointer = store::gateway::pointer(&mut transaction, organization, scope).await?.ok_or(PageError::NotFound)?;
     let Some(address) = address else { return Ok(Err(GatewayMistake::NothingToVerify)) };
     let gateway = store::gateway::with_address(&mut transaction, organization, address).await?;
-    let wanted = Wanted { gateway, address, sender: None, recipient: None, by: &access.email };
+    let wanted = Wanted::of(gateway, address, &access.email);
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
@@ -115,7 +115,7 @@ pub async fn verify(
             let link = verification::link_from_form(&access.slug, verification, scope, &seen);
             Ok(Ok(see_other(&page(link).build())))
         }
-        Asked::TooMany => Ok(Err(GatewayMistake::TooManyVerifications)),
+        Asked::TooMany | Asked::TooManyTests => Ok(Err(GatewayMistake::TooManyVerifications)),
         Asked::NotFound => Ok(Err(GatewayMistake::NoDomain)),
     }
 }

@@ -58,6 +58,7 @@ pub mod server;
 pub mod session;
 pub mod sign_in;
 pub mod status;
+pub mod test_message;
 pub mod text_field;
 pub mod traced_message;
 pub mod undo;
@@ -86,6 +87,7 @@ pub use server::serve;
 
 use self::{error::PageError, password::Verifier};
 use crate::{
+    mail::ReturnAddress,
     policy::{gateway_network::AllowedNetworks, routing::PlatformDefault},
     store::WebStore,
 };
@@ -103,6 +105,8 @@ pub struct Settings {
     pub allowed_networks: AllowedNetworks,
     /// `OUTGATE_LIST_MEMBERS`: how many members a distribution list has at most.
     pub list_members: usize,
+    /// `OUTGATE_RETURN_ADDRESS`: where test messages come back to.
+    pub return_address: Option<ReturnAddress>,
 }
 
 /// What every page has at hand.
@@ -199,6 +203,7 @@ pub fn routes() -> Vec<Route> {
         gateway::routes(),
         gateway_record::routes(),
         verification::routes(),
+        test_message::routes(),
         outbound_queue::routes(),
         selected_messages::routes(),
         queued_message::routes(),

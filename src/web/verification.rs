@@ -10,6 +10,7 @@ use axum::{
 };
 use serde::Deserialize;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
@@ -32,6 +33,7 @@ use crate::{
         id::{AccountId, ChangeId, GatewayId, VerificationId},
     },
     policy::{
+        arrival::Finding,
         facts::TlsMode,
         gateway_record::GatewayRecord,
         verification::{self, Outcome, Step},
@@ -41,6 +43,7 @@ use crate::{
         gateway::PointerScope,
         gateway_record::{Saved, Stored},
         tenant::Access,
+        test_message::TestMessage,
         verification::{Answer, Asked, Verification, Wanted},
     },
 };
@@ -104,7 +107,7 @@ pub async fn again(app: &App, access: &Access, address: &GatewayAddress) -> Resu
     let organization = access.organization();
     let mut transaction = app.store.begin(access).await?;
     let gateway = store::gateway::with_address(&mut transaction, organization, address).await?;
-    let wanted = Wanted { gateway, address, sender: None, recipient: None, by: &access.email };
+    let wanted = Wanted::of(gateway, address, &access.email);
     // Where several are under way, or this one, there is nothing to be said about it.
     store::verification::ask(&mut transaction, organization, &wanted).await?;
     transaction.commit().await?;
@@ -122,6 +125,8 @@ struct VerificationPage {
     /// Of the gateway, where it is saved.
     revision: Option<String>,
     relays: Vec<ShownAnswer>,
+    /// Something may still come: a step, or a test message.
+    is_live: bool,
     /// The gateway's page, where it is saved.
     gateway: Option<String>,
     /// The form that the address was typed into.
@@ -222,8 +227,8 @@ struct ShownAnswer {
 struct ShownStep {
     title: &'static str,
     class: &'static str,
-    outcome: &'static str,
-    took: String,
+    /// With how long it took.
+    outcome: String,
     saw: Vec<String>,
     advice: Option<String>,
 }
@@ -245,23 +250,57 @@ impl From<&Answer> for ShownAnswer {
 
 impl From<&Step> for ShownStep {
     fn from(step: &Step) -> Self {
-        let (outcome, class) = match step.outcome {
-            Outcome::UnderWay => ("under way", "is-under-way"),
-            Outcome::Passed => ("passed", "is-passed"),
-            Outcome::Failed => ("failed", "is-failed"),
-        };
+        let (outcome, class) = outcome(step.outcome);
+        let took = time::Duration::milliseconds(step.took.into());
         Self {
             title: verification::title(step.stage),
             class,
-            outcome,
-            took: match step.took {
-                milliseconds @ ..1000 => format!("{milliseconds} ms"),
-                milliseconds => format!("{:.1} s", f64::from(milliseconds) / 1000.0),
+            outcome: match step.outcome {
+                Outcome::UnderWay => outcome.to_owned(),
+                Outcome::Passed | Outcome::Failed => format!("{outcome}, {}", wording::took(took)),
             },
             saw: step.saw.clone(),
             advice: step.advice.clone(),
         }
     }
+}
+
+impl From<Finding> for ShownStep {
+    fn from(finding: Finding) -> Self {
+        let (outcome, class) = outcome(finding.outcome);
+        Self {
+            title: finding.title,
+            class,
+            outcome: match finding.took {
+                Some(took) => format!("{outcome}, after {}", wording::took(took)),
+                None => outcome.to_owned(),
+            },
+            saw: finding.saw,
+            advice: finding.advice,
+        }
+    }
+}
+
+/// In a word, and what the styles know it by.
+fn outcome(outcome: Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::UnderWay => ("under way", "is-under-way"),
+        Outcome::Passed => ("passed", "is-passed"),
+        Outcome::Failed => ("failed", "is-failed"),
+    }
+}
+
+/// What test messages have shown so far, put behind the steps of the relays that have sent them. True if something is
+/// still awaited.
+fn add_tests(relays: &mut [ShownAnswer], tests: &[TestMessage], now: OffsetDateTime) -> bool {
+    let mut is_awaited = false;
+    for test in tests.iter().filter(|test| test.taken_at.is_some()) {
+        let Some(answer) = relays.iter_mut().find(|answer| answer.relay == test.relay) else { continue };
+        let progress = test.progress(now);
+        is_awaited |= progress.is_awaited();
+        answer.steps.extend(progress.findings().into_iter().map(ShownStep::from));
+    }
+    is_awaited
 }
 
 async fn show(
@@ -283,6 +322,7 @@ async fn look(
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::verification::by_id(&mut transaction, organization, verification).await?;
     let asked = found.ok_or(PageError::NotFound)?;
+    let tests = store::test_message::of(&mut *transaction, organization, verification).await?;
     let typed = query.typed(&mut transaction, &inside.access, verification, &asked.address).await?;
     let stored = match asked.gateway.filter(|_| inside.access.role.may_set_organization_gateway()) {
         Some(gateway) => store::gateway_record::stored(&mut transaction, organization, gateway).await?,
@@ -290,12 +330,15 @@ async fn look(
     };
     drop(transaction);
     let slug = &inside.access.slug;
+    let mut relays: Vec<ShownAnswer> = asked.answers.iter().map(ShownAnswer::from).collect();
+    let is_awaited = add_tests(&mut relays, &tests, OffsetDateTime::now_utc());
     Ok(VerificationPage {
         console: Console::new(inside, gateways::LABEL),
         address: (&asked.address).into(),
         at: wording::moment(asked.at),
         revision: asked.revision.map(wording::number),
-        relays: asked.answers.iter().map(ShownAnswer::from).collect(),
+        relays,
+        is_live: is_awaited || !asked.has_ended(),
         gateway: asked.gateway.map(|id| gateway::link(slug, id).build()),
         list: gateways::link(slug).build(),
         accounts: query.list.link_to_selected(slug).filter(|_| typed.is_none()).map(Link::build),
@@ -411,7 +454,7 @@ async fn ask(
     let found = store::gateway::overview(&mut transaction, organization, Some(id)).await?.pop();
     let found = found.ok_or(PageError::NotFound)?;
     let by = &inside.access.email;
-    let wanted = Wanted { gateway: Some(id), address: &found.address, sender: None, recipient: None, by };
+    let wanted = Wanted::of(Some(id), &found.address, by);
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
@@ -419,7 +462,7 @@ async fn ask(
             Ok(see_other(&link(&inside.access.slug, verification).build()))
         }
         Asked::NotFound => Err(PageError::NotFound),
-        Asked::TooMany => {
+        Asked::TooMany | Asked::TooManyTests => {
             drop(transaction);
             let look = gateway::look(&app, &inside, id).await?.with_verifications_under_way();
             Ok((StatusCode::TOO_MANY_REQUESTS, page(&look)?).into_response())
@@ -427,7 +470,7 @@ async fn ask(
     }
 }
 
-fn may_ask(inside: &InOrganization) -> Result<(), PageError> {
+pub(super) fn may_ask(inside: &InOrganization) -> Result<(), PageError> {
     match inside.access.role.may_set_account_gateway() {
         true => Ok(()),
         false => Err(PageError::Forbidden(
@@ -468,7 +511,7 @@ async fn ask_for_account(
     // Not every gateway offers SMTPUTF8 (RFC 6531): the organization's own address stands in.
     let sender = Some(account.user_id.to_string()).filter(|_| account.user_id.local_part().is_ascii());
     let (sender, by) = (sender.as_deref(), inside.access.email.as_str());
-    let wanted = Wanted { gateway, address: &address, sender, recipient: None, by };
+    let wanted = Wanted { sender, ..Wanted::of(gateway, &address, by) };
     match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(verification) => {
             transaction.commit().await?;
@@ -477,6 +520,6 @@ async fn ask_for_account(
             Ok(see_other(&page.build()))
         }
         Asked::NotFound => Err(PageError::NotFound),
-        Asked::TooMany => Ok(see_other(&row.with("unchanged", TOO_MANY).build())),
+        Asked::TooMany | Asked::TooManyTests => Ok(see_other(&row.with("unchanged", TOO_MANY).build())),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 
-use time::{OffsetDateTime, macros::format_description};
+use time::{Duration, OffsetDateTime, macros::format_description};
 
 use crate::{
     mail::{GatewayAddress, Mailbox},
@@ -51,6 +51,15 @@ pub fn exact(moment: OffsetDateTime) -> String {
 pub fn second(moment: OffsetDateTime) -> String {
     let format = format_description!("[hour]:[minute]:[second] UTC");
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+}
+
+/// How long something took: `12 ms`, `6.2 s`, `3 min 20 s`.
+pub fn took(length: Duration) -> String {
+    match length.whole_milliseconds() {
+        milliseconds @ ..1000 => format!("{milliseconds} ms"),
+        ..60_000 => format!("{:.1} s", length.as_seconds_f64()),
+        _ => format!("{} min {} s", length.whole_minutes(), length.whole_seconds() % 60),
+    }
 }
 
 /// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.

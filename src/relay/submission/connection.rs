@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accept, OnRefusal, Place,
+    Place, Takers,
     session::{Action, Session, Submitted},
     tls::ServerTls,
 };
@@ -22,6 +22,7 @@ use crate::{
         message::{Content, Message},
         settings::SubmissionLimits,
         submission::replies,
+        test_message::Returned,
     },
 };
 
@@ -32,9 +33,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What every connection of a relay needs.
 pub(super) struct Surroundings {
-    pub accept: Accept,
-    /// Without it refusals are said and not told of.
-    pub refused: Option<OnRefusal>,
+    pub takers: Takers,
     pub limits: SubmissionLimits,
     pub spool_dir: PathBuf,
     /// Without it connections stay in the clear.
@@ -215,6 +214,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let reply = self.accept(*submitted).await;
                     self.session.answer(&reply);
                 }
+                Action::TakeBack(returned) => {
+                    self.flush().await?;
+                    let reply = self.take_back(*returned).await;
+                    self.session.answer(&reply);
+                }
             }
         }
     }
@@ -228,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         let id = submitted.id;
-        let accepting = (self.surroundings.accept)(Message {
+        let accepting = (self.surroundings.takers.accept)(Message {
             id,
             envelope: submitted.envelope,
             sender: submitted.sender,
@@ -242,6 +246,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if reply.is_positive() { reply } else { reply.known_as(ShortId::of(id)) }
         };
         or_given_up(accepting, &self.surroundings.give_up).await
+    }
+
+    async fn take_back(&self, returned: Returned) -> Reply {
+        match &self.surroundings.takers.returns {
+            Some(returns) => or_given_up((returns.take)(returned), &self.surroundings.give_up).await,
+            None => replies::no_test_message(),
+        }
     }
 
     async fn content(&mut self, rest: Vec<u8>, held: Held) -> io::Result<Content> {
@@ -275,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        if let Some(tell) = &self.surroundings.refused {
+        if let Some(tell) = &self.surroundings.takers.refused {
             self.session.take_refusals().into_iter().for_each(|refused| tell(refused));
         }
         let output = self.session.take_output();

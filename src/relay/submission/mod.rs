@@ -37,7 +37,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{connection::Surroundings, proxy::Origin, session::Session, sign_in::SignIns};
-use super::{memory::Memory, message::Message, metrics::METRICS, routing_table::RoutingTable, settings::Settings};
+use super::{
+    memory::Memory,
+    message::Message,
+    metrics::METRICS,
+    routing_table::RoutingTable,
+    settings::Settings,
+    test_message::{ReturnTokens, Returned},
+};
 use crate::mail::Reply;
 
 pub use self::session::{Refused, Terms};
@@ -47,6 +54,22 @@ pub type Accept = Arc<dyn Fn(Message) -> Pin<Box<dyn Future<Output = Reply> + Se
 
 /// Who is told of messages that were refused before that.
 pub type OnRefusal = Arc<dyn Fn(Refused) + Send + Sync>;
+
+/// Where test messages come back to, and who takes them in.
+#[derive(Clone)]
+pub struct Returns {
+    pub tokens: Arc<ReturnTokens>,
+    pub take: Arc<dyn Fn(Returned) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>,
+}
+
+/// What becomes of what clients bring.
+pub struct Takers {
+    pub accept: Accept,
+    /// Without it refusals are said and not told of.
+    pub refused: Option<OnRefusal>,
+    /// Without it nothing comes back.
+    pub returns: Option<Returns>,
+}
 
 /// How many connections the system keeps for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -107,8 +130,7 @@ pub async fn listen(
     listeners: impl IntoIterator<Item = impl Into<Listener>>,
     settings: &Settings,
     table: Arc<RoutingTable>,
-    accept: Accept,
-    refused: Option<OnRefusal>,
+    takers: Takers,
     sign_ins: Arc<SignIns>,
     stop: CancellationToken,
 ) {
@@ -127,10 +149,10 @@ pub async fn listen(
             encrypts: settings.tls.is_some(),
             sign_ins,
             connections_of_organization: settings.limits.connections_of_organization,
+            returns: takers.returns.as_ref().map(|returns| Arc::clone(&returns.tokens)),
         }),
         surroundings: Arc::new(Surroundings {
-            accept,
-            refused,
+            takers,
             limits: settings.limits.clone(),
             spool_dir: settings.spool_dir.clone(),
             tls: settings.tls.clone(),
@@ -263,7 +285,7 @@ impl Reception {
             false => Session::new(Arc::clone(&self.terms), client.address),
         };
         let surroundings = Arc::clone(&self.surroundings);
-        if surroundings.refused.is_some() {
+        if surroundings.takers.refused.is_some() {
             session = session.noting_refusals();
         }
         if begins_with_tls {

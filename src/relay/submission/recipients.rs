@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::command::RcptCommand;
 use crate::{
-    mail::{Mailbox, notify::Wishes},
+    mail::{Mailbox, Reply, id::TestMessageId, notify::Wishes},
     policy::distribution_list::{MOST_EXPANDED, Refusal},
     relay::routing_table::RoutingTable,
 };
@@ -20,12 +20,21 @@ pub(super) struct Recipients {
     members: usize,
     /// How many were named, once lists among them have given way to their members.
     pub named: Option<usize>,
+    /// It is a test message that comes back. It has no other recipient.
+    pub test: Option<TestMessageId>,
+    /// What everybody else hears than the recipient of a test message.
+    pub only_test: Option<Reply>,
 }
 
 /// A list that refuses, as it was named.
 pub(super) type Refused = (String, Refusal);
 
 impl Recipients {
+    /// Of a client that may send nothing, unless it brings a test message back.
+    pub fn for_test_alone(refusal: Reply) -> Self {
+        Self { only_test: Some(refusal), ..Self::default() }
+    }
+
     pub fn add(&mut self, RcptCommand { forward_path, wishes }: RcptCommand) {
         if !wishes.is_empty() {
             self.wishes.resize(self.forward_paths.len(), Wishes::default());

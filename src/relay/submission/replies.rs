@@ -76,6 +76,18 @@ pub(super) fn recipient_accepted() -> Reply {
     reply(250, (2, 1, 5), "Recipient accepted")
 }
 
+pub(super) fn no_test_message() -> Reply {
+    reply(550, (5, 1, 1), "No test message is on its way to this address")
+}
+
+pub(super) fn tests_not_known_yet() -> Reply {
+    reply(451, (4, 3, 0), "The relay cannot tell yet whose test message this is, try again later")
+}
+
+pub(super) fn test_message_alone() -> Reply {
+    reply(452, (4, 5, 3), "A test message has one recipient: send to the others on their own")
+}
+
 pub(super) fn send_message() -> Reply {
     plain(354, vec!["Send the message, and end it with a line that holds a dot only".to_owned()])
 }

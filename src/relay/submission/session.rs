@@ -25,7 +25,7 @@ use super::{
 use crate::{
     mail::{
         Envelope, Reply,
-        id::{AccountId, CredentialId, OrganizationId, QueueId},
+        id::{AccountId, CredentialId, OrganizationId, QueueId, TestMessageId},
         received::{Received, Trace},
         short_id::ShortId,
     },
@@ -40,6 +40,7 @@ use crate::{
         memory::{Held, Memory, Supply},
         message::Client,
         routing_table::{Knowledge, RoutingTable},
+        test_message::{self, Recipient, ReturnTokens, Returned},
     },
 };
 
@@ -73,6 +74,8 @@ pub struct Terms {
     pub sign_ins: Arc<SignIns>,
     /// How many signed-in connections an organization may have.
     pub connections_of_organization: usize,
+    /// What test messages that come back are known by; anybody may bring them.
+    pub returns: Option<Arc<ReturnTokens>>,
 }
 
 impl Terms {
@@ -99,6 +102,8 @@ pub enum Action {
     Spool(Vec<u8>),
     /// Find out what becomes of the message, then say it to [`Session::answer`].
     Accept(Box<Submitted>),
+    /// The same of a test message that has come back.
+    TakeBack(Box<Returned>),
     /// Send the output, then begin TLS and say so to [`Session::encrypted`].
     StartTls,
     /// Send the output, then close.
@@ -197,6 +202,8 @@ struct Receiving {
     reader: DataReader,
     content: Vec<u8>,
     held: Held,
+    /// It is a test message that comes back.
+    test: Option<TestMessageId>,
     /// The length of our own field, which stands at the start of `content` until that is spooled.
     own_field: usize,
     /// The client has said that it is larger than what is kept in memory whole.
@@ -544,6 +551,11 @@ impl Session {
         }
         match self.refuse_sender(&mail, now) {
             Some(refusal) if refusal.code == 421 => self.close(&refusal),
+            // Whether it is a test message that comes back, its recipient says.
+            Some(refusal) if self.may_bring_back(&mail, &refusal) => {
+                self.say(&replies::sender_accepted());
+                self.state = State::Envelope(mail, Recipients::for_test_alone(refusal));
+            }
             Some(refusal) => {
                 let size = mail.size.unwrap_or_default();
                 let refusal = self.noted(QueueId::new(), &mail.reverse_path, Vec::new(), size, refusal);
@@ -554,6 +566,12 @@ impl Session {
                 self.state = State::Envelope(mail, Recipients::default());
             }
         }
+    }
+
+    /// Servers on the way have written their own sender into it, perhaps, and nobody has told us of them.
+    fn may_bring_back(&self, mail: &MailCommand, refusal: &Reply) -> bool {
+        let fits = mail.size.is_none_or(|size| size <= test_message::LARGEST);
+        self.terms.returns.is_some() && refusal.is_permanent() && fits
     }
 
     /// What is said to MAIL if not 250. A null reverse-path is judged when the header is read.
@@ -634,6 +652,21 @@ impl Session {
         if !mail.parameters.smtputf8 && !rcpt.is_ascii() {
             return self.say(&replies::needs_smtputf8());
         }
+        if let Some(returns) = &self.terms.returns {
+            let recipient = returns.recipient(&rcpt.forward_path);
+            if recipient != Recipient::Somebody {
+                let reply = bring_back(recipients, rcpt, recipient);
+                return if reply.is_permanent() { self.mistake(&reply) } else { self.say(&reply) };
+            }
+        }
+        if recipients.test.is_some() {
+            return self.say(&replies::test_message_alone());
+        }
+        if let Some(refusal) = recipients.only_test.clone() {
+            let (reverse_path, size) = (mail.reverse_path.clone(), mail.size.unwrap_or_default());
+            let refusal = self.noted(QueueId::new(), &reverse_path, vec![rcpt.forward_path], size, refusal);
+            return self.mistake(&refusal);
+        }
         if recipients.forward_paths.len() >= replies::MOST_RECIPIENTS {
             return self.say(&replies::too_many_recipients());
         }
@@ -665,6 +698,7 @@ impl Session {
         match std::mem::replace(&mut self.state, State::Waiting) {
             State::Envelope(mail, recipients) if !recipients.forward_paths.is_empty() => {
                 let expanded = match mail.reverse_path.as_str() {
+                    _ if recipients.test.is_some() => Ok(recipients),
                     "" => Ok(recipients),
                     reverse_path => recipients.expanded(reverse_path, &self.terms.table),
                 };
@@ -725,6 +759,7 @@ impl Session {
         held.set(content.capacity());
         Receiving {
             id,
+            test: recipients.test,
             envelope: Envelope {
                 reverse_path: mail.reverse_path,
                 wishes: recipients.take_wishes(),
@@ -745,12 +780,16 @@ impl Session {
     fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
         let supply = self.terms.memory.supply();
         let State::Content(receiving) = &mut self.state else { return None };
-        let ended = receiving.read(input, self.terms.max_message_size);
+        let most = if receiving.test.is_some() { test_message::LARGEST } else { self.terms.max_message_size };
+        let ended = receiving.read(input, most);
         if !ended {
             return receiving.piece_to_spool(supply, &self.terms.hostname).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         let mut receiving = *receiving;
+        if let Some(id) = receiving.test {
+            return self.take_back(id, receiving);
+        }
         match self.judge(&mut receiving) {
             Ok((sender, message_id, client)) => {
                 let Receiving { id, envelope, content: rest, held, .. } = receiving;
@@ -763,6 +802,21 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// A test message that was read to its end.
+    fn take_back(&mut self, id: TestMessageId, receiving: Receiving) -> Option<Action> {
+        if let Some(fault) = receiving.reader.fault() {
+            let refusal = match fault {
+                Fault::TooLarge => replies::too_large(test_message::LARGEST),
+                fault => self.refusal_of(fault),
+            };
+            self.answer(&refusal);
+            return None;
+        }
+        let client_is_ours = self.named && self.terms.trusts(self.client);
+        let returned = Returned { id, content: receiving.content, client: self.client, client_is_ours };
+        Some(Action::TakeBack(Box::new(returned)))
     }
 
     /// Whether a message that was read to its end can be passed on, and for whom; with its Message-ID.
@@ -896,6 +950,20 @@ impl Session {
     }
 }
 
+/// What is said to RCPT of the return address.
+fn bring_back(recipients: &mut Recipients, rcpt: RcptCommand, recipient: Recipient) -> Reply {
+    match recipient {
+        Recipient::NotKnownYet => replies::tests_not_known_yet(),
+        Recipient::Test(id) if recipients.forward_paths.is_empty() => {
+            recipients.test = Some(id);
+            recipients.add(rcpt);
+            replies::recipient_accepted()
+        }
+        Recipient::Test(_) => replies::test_message_alone(),
+        Recipient::NoTest | Recipient::Somebody => replies::no_test_message(),
+    }
+}
+
 /// What the Message-ID field says (RFC 5322 §3.6.4).
 fn message_id(content: &[u8]) -> Option<String> {
     MessageParser::new().parse_headers(content)?.message_id().map(str::to_owned)
@@ -918,7 +986,9 @@ impl Receiving {
     }
 
     fn piece_to_spool(&mut self, supply: Supply, hostname: &str) -> Option<Vec<u8>> {
-        if self.content.len() < in_memory(supply, self.is_large || self.spooled > 0) {
+        // A test message is small, and looked at whole.
+        let has_room = self.content.len() < in_memory(supply, self.is_large || self.spooled > 0);
+        if has_room || self.test.is_some() {
             return None;
         }
         self.look_at_header(hostname);

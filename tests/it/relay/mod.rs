@@ -49,6 +49,7 @@ mod submission_proxy;
 mod submission_session;
 mod submission_tls;
 mod swaks;
+mod test_message;
 mod unusual;
 mod verification;
 mod volume;

@@ -92,6 +92,7 @@ async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings
         table: Arc::new(RoutingTable::new(facts, PlatformDefault::Mx)),
         recipient: "postmaster@relay.example".to_owned(),
         relay_name: "one".to_owned(),
+        returns: None,
     };
     let taken = Taken {
         organization,
@@ -101,9 +102,13 @@ async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings
         address: address.parse().unwrap(),
         sender: "postmaster@acme.example".to_owned(),
         recipient: None,
+        test: None,
+        link: None,
+        by: "ann@acme.example".to_owned(),
+        name: "Acme".to_owned(),
     };
     let watched = Watched::default();
-    let accepts = verifier.verify(&taken, &watched).await;
+    let accepts = verifier.verify(&taken, None, &watched).await;
     let found = Found { accepts, steps: watched.steps() };
     let (last, before) = found.steps.split_last().unwrap();
     let expected = if accepts { Outcome::Passed } else { Outcome::Failed };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 10] = [
+const INSTALLATION_WIDE: [&str; 11] = [
     "administrator",
     "deleted_organization",
     "installation",
@@ -16,6 +16,7 @@ const INSTALLATION_WIDE: [&str; 10] = [
     "secret_key",
     "session",
     "sign_in_failure",
+    "token_key",
     "volume_batch",
 ];
 

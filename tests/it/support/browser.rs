@@ -33,6 +33,7 @@ pub fn settings() -> Settings {
         platform_default: PlatformDefault::Mx,
         allowed_networks: AllowedNetworks::default(),
         list_members: 200,
+        return_address: None,
     }
 }
 

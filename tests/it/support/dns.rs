@@ -33,7 +33,7 @@ pub struct Dns {
 
 #[derive(Default)]
 struct Shared {
-    /// `A 127.0.0.1`, `MX 10 mx.one.example`, `CNAME one.example`, by name.
+    /// `A 127.0.0.1`, `MX 10 mx.one.example`, `CNAME one.example`, `TXT some words`, by name.
     records: HashMap<String, Vec<String>>,
     fault: Option<DnsFault>,
     asked: HashMap<(String, RecordType), usize>,
@@ -120,6 +120,11 @@ impl Shared {
                 "MX" if wanted == RecordType::MX => {
                     let (preference, host) = data.split_once(' ').unwrap();
                     RData::MX(rdata::MX::new(preference.parse().unwrap(), name_of(host)))
+                }
+                // In two strings, as a long one has to be.
+                "TXT" if wanted == RecordType::TXT => {
+                    let (first, second) = data.split_at(data.len() / 2);
+                    RData::TXT(rdata::TXT::new(vec![first.to_owned(), second.to_owned()]))
                 }
                 "CNAME" => {
                     let target = RData::CNAME(rdata::CNAME(name_of(data)));

@@ -12,6 +12,7 @@ use outgate::{
     mail::{
         EnhancedStatus, Reply,
         id::{AccountId, CredentialId, GatewayId, OrganizationId},
+        return_address::TokenKey,
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
@@ -24,9 +25,10 @@ use outgate::{
         routing_table::RoutingTable,
         settings::Settings,
         submission::{
-            self, Accept, Refused, Terms,
+            self, Accept, Refused, Takers, Terms,
             session::{Action, Session},
         },
+        test_message::{ReturnTokens, Returned},
     },
 };
 use time::OffsetDateTime;
@@ -170,11 +172,28 @@ fn asks(envelope: &outgate::mail::Envelope) -> Vec<String> {
     asks
 }
 
+fn terms(table: Arc<RoutingTable>, encrypts: bool) -> Terms {
+    Terms {
+        hostname: HOSTNAME.to_owned(),
+        trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        max_message_size: MAX_MESSAGE_SIZE,
+        table,
+        memory: Memory::of(usize::MAX),
+        spool_room: Arc::new(AtomicU64::new(u64::MAX)),
+        encrypts,
+        sign_ins: Arc::default(),
+        connections_of_organization: 500,
+        returns: None,
+    }
+}
+
 /// A session without a network.
 pub struct Desk {
     session: Session,
     spool: Vec<u8>,
     pub accepted: Vec<Accepted>,
+    /// Test messages that have come back.
+    pub returned: Vec<Returned>,
     pub closed: bool,
 }
 
@@ -190,20 +209,21 @@ impl Desk {
 
     /// The same where there may be a certificate.
     pub fn with(table: Arc<RoutingTable>, client: IpAddr, encrypts: bool) -> (Self, String) {
-        let terms = Terms {
-            hostname: HOSTNAME.to_owned(),
-            trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
-            max_message_size: MAX_MESSAGE_SIZE,
-            table,
-            memory: Memory::of(usize::MAX),
-            spool_room: Arc::new(AtomicU64::new(u64::MAX)),
-            encrypts,
-            sign_ins: Arc::default(),
-            connections_of_organization: 500,
-        };
+        Self::of(terms(table, encrypts), client)
+    }
+
+    /// For a client that brings test messages back, or pretends to: to `return@probe.example`, with this key.
+    pub fn returning(client: IpAddr, key: TokenKey) -> Self {
+        let returns = ReturnTokens::with_key("return@probe.example".parse().unwrap(), key);
+        let returns = Some(Arc::new(returns));
+        let max_message_size = 10 * MAX_MESSAGE_SIZE;
+        Self::of(Terms { returns, max_message_size, ..terms(known_table(), false) }, client).0
+    }
+
+    fn of(terms: Terms, client: IpAddr) -> (Self, String) {
         let mut session = Session::new(Arc::new(terms), client);
         session.greet();
-        let mut desk = Self { session, spool: Vec::new(), accepted: Vec::new(), closed: false };
+        let mut desk = Self { session, spool: Vec::new(), accepted: Vec::new(), returned: Vec::new(), closed: false };
         let greeting = desk.feed(b"");
         (desk, greeting)
     }
@@ -245,6 +265,10 @@ impl Desk {
                     let spooled = !whole.is_empty();
                     whole.extend(submitted.rest);
                     self.accepted.push(Accepted::new(submitted.sender, submitted.envelope, &whole, spooled));
+                    self.session.answer(&queued());
+                }
+                Action::TakeBack(returned) => {
+                    self.returned.push(*returned);
                     self.session.answer(&queued());
                 }
             }
@@ -300,9 +324,9 @@ impl Reception {
         let sign_ins = Arc::default();
         let stop = CancellationToken::new();
         let token = stop.clone();
-        let listening = tokio::spawn(async move {
-            submission::listen(listeners, &settings, table, accept, None, sign_ins, token).await
-        });
+        let takers = Takers { accept, refused: None, returns: None };
+        let listening =
+            tokio::spawn(async move { submission::listen(listeners, &settings, table, takers, sign_ins, token).await });
         Self { address, encrypted, stop, accepted, listening }
     }
 

@@ -98,14 +98,20 @@ impl World {
             ..Default::default()
         };
 
+        let mut relay_settings = relay::Settings {
+            allowed: allowed.clone(),
+            ..relay::Settings::new("relay-1", "relay.test", platform_default.clone())
+        };
+        adjust(&mut relay_settings);
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pages = format!("http://{}", http.local_addr().unwrap());
         let settings = web::Settings {
             public_url: Some(pages.parse().unwrap()),
             trusted_proxies: Vec::new(),
-            platform_default: platform_default.clone(),
-            allowed_networks: allowed.clone(),
+            platform_default,
+            allowed_networks: allowed,
             list_members: 200,
+            return_address: relay_settings.return_address.clone(),
         };
         let store = installation.web_store().await;
         let serving = stop.clone();
@@ -113,17 +119,14 @@ impl World {
 
         let smtp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let submission = smtp.local_addr().unwrap();
-        let mut settings =
-            relay::Settings { allowed, ..relay::Settings::new("relay-1", "relay.test", platform_default) };
-        adjust(&mut settings);
         let mut listeners = vec![Listener::from(smtp)];
         let mut encrypted = None;
-        if settings.tls.is_some() {
+        if relay_settings.tls.is_some() {
             let smtps = TcpListener::bind("127.0.0.1:0").await.unwrap();
             encrypted = Some(smtps.local_addr().unwrap());
             listeners.push(Listener { socket: smtps, begins_with_tls: true });
         }
-        let relay = Relay::new(settings, relay_pool);
+        let relay = Relay::new(relay_settings, relay_pool);
         let table = relay.table();
         let relaying = stop.clone();
         parts.spawn(async move { relay.run(listeners, relaying).await.unwrap() });

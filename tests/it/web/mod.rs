@@ -35,6 +35,7 @@ mod route_report;
 mod selected_accounts;
 mod sign_in;
 mod tenants;
+pub mod test_message;
 mod two_administrators;
 mod undo;
 mod unknown_senders;

@@ -3,7 +3,10 @@
 
 use outgate::{
     mail::{
-        id::{AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, ListId, QueueId, VerificationId},
+        id::{
+            AccountId, ChangeId, CredentialId, GatewayId, ImportId, JobId, ListId, QueueId, TestMessageId,
+            VerificationId,
+        },
         short_id::ShortId,
     },
     policy::{Role, relay_credential::Limits},
@@ -50,15 +53,17 @@ async fn no_route_shows_or_changes_anything_of_another_organization(db: PgPool) 
     let (list, _) = installation.list(&other, "canary-list@other.example", super::distribution_list::of(&[])).await;
     let (account, job, domain) = (theirs, JobId::new(), other.domain.clone());
     let address = "canary.other.example".parse().unwrap();
-    let wanted = Wanted { gateway: Some(gateway), address: &address, sender: None, recipient: None, by: "operator" };
+    let wanted = Wanted::of(Some(gateway), &address, "operator");
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     let asked = store::verification::ask(&mut transaction, other.id, &wanted).await.unwrap();
     let Asked::Asked(verification) = asked else { panic!("{asked:?}") };
     transaction.commit().await.unwrap();
+    let test_message = super::test_message::in_mailbox(&installation, &other, "canary.other.example").await;
     let message = installation.queued(&other, Queued { gateway: Some(gateway), ..Queued::default() }).await;
     let line = message_trace::handed_over(OffsetDateTime::now_utc(), "secret@other.example", &["b@x.example"], gateway);
     message_trace::write_down(&installation, other.id, &[Event { message, ..line }]).await;
-    let theirs = Theirs { account, job, domain, gateway, change, import, credential, verification, message, list };
+    let theirs =
+        Theirs { account, job, domain, gateway, change, import, credential, verification, test_message, message, list };
     let mut transaction = OrganizationTransaction::begin(&installation.owner, other.id).await.unwrap();
     store::job::start(&mut transaction, other.id, theirs.job, ("canary", About::Accounts), 1, "operator")
         .await
@@ -128,6 +133,7 @@ struct Theirs {
     import: ImportId,
     credential: CredentialId,
     verification: VerificationId,
+    test_message: TestMessageId,
     message: QueueId,
     list: ListId,
 }
@@ -136,6 +142,7 @@ impl Theirs {
     fn value_for(&self, place: &str) -> String {
         match place {
             "account" => self.account.to_string(),
+            "test_message" => self.test_message.to_string(),
             "job" => self.job.to_string(),
             "domain" => self.domain.clone(),
             "gateway" => self.gateway.to_string(),
@@ -156,7 +163,10 @@ const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
 
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
-    if ["/gateways/{gateway}", "/revoke", "/verify", "/let-go"].iter().any(|end| route.ends_with(end)) {
+    if ["/gateways/{gateway}", "/revoke", "/verify", "/let-go", "/{test_message}"]
+        .iter()
+        .any(|end| route.ends_with(end))
+    {
         return vec![];
     }
     if route.ends_with("/record") {
@@ -187,6 +197,7 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "pending-gateway" => vec![("of", "other.example"), ("gateway", CHANGE), ("action", "use")],
         "verify-before-live" => vec![("verify_before_live", "always"), ("seen", "replacing")],
         "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
+        "test-message" => vec![("to", "me")],
         "require-tls" => vec![("change", CHANGE)],
         "status" => vec![("status", "suspended")],
         "delete" => vec![("seen", "secret@other.example")],

@@ -211,7 +211,7 @@ pub async fn with_tls(installation: &Installation, acme: &Tenant) -> Verificatio
     // The gateway stays.
     store::gateway::set(transaction, &scope, None, "operator").await.unwrap();
     let mut transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
-    let wanted = Wanted { gateway, address: &address, sender: None, recipient: None, by: "operator" };
+    let wanted = Wanted::of(gateway, &address, "operator");
     let asked = store::verification::ask(&mut transaction, acme.id, &wanted).await.unwrap();
     transaction.commit().await.unwrap();
     let Asked::Asked(id) = asked else { panic!("{asked:?}") };
