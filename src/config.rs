@@ -76,6 +76,15 @@ pub struct PlatformSettings {
     /// Ports that gateways may use: numbers and ranges, separated by commas
     #[arg(long, env = "OUTGATE_GATEWAY_PORTS", value_name = "PORTS", default_value = Ports::USUAL)]
     pub gateway_ports: Ports,
+    /// Private networks that webhooks may be in, separated by commas; whatever serves web requests there, tenants can ask it [default: none]
+    #[arg(
+        long,
+        env = "OUTGATE_ALLOWED_WEBHOOK_NETWORKS",
+        value_name = "NETWORKS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub allowed_webhook_networks: Networks,
     /// Where test messages come back to: an address at a domain whose mail leads to the relays [default: nowhere]
     #[arg(long, env = "OUTGATE_RETURN_ADDRESS", value_name = "ADDRESS")]
     pub return_address: Option<ReturnAddress>,

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
+    policy::gateway_network::AllowedNetworks,
     relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls, trace::upkeep::Kept},
     store::WebStore,
     web,
@@ -64,6 +65,7 @@ pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyh
         trusted_proxies: settings.trusted_proxies.0.clone(),
         platform_default: platform.required_default_route()?,
         allowed_networks: super::allowed(platform),
+        webhook_networks: webhook_networks(platform),
         list_members: settings.list_members.into(),
         return_address: platform.return_address.clone(),
     })
@@ -89,6 +91,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
             .as_ref()
             .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
         return_address: platform.return_address.clone(),
+        webhook_networks: webhook_networks(platform),
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),
         spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),
@@ -98,6 +101,10 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         trace_kept: Kept { decisions: settings.trace_kept, details: settings.trace_details_kept },
         ..defaults
     })
+}
+
+fn webhook_networks(platform: &PlatformSettings) -> AllowedNetworks {
+    AllowedNetworks { networks: platform.allowed_webhook_networks.0.clone(), ..AllowedNetworks::default() }
 }
 
 /// What clients' connections are encrypted with, if the operator has a certificate.

@@ -308,7 +308,7 @@ fn with(record: &str, mechanism: &str) -> String {
         term.trim_start_matches(['+', '-', '~', '?']) == "all" || term.starts_with("redirect=")
     };
     let mut terms: Vec<&str> = record.split_ascii_whitespace().collect();
-    let place = terms.iter().position(|term| is_last(&term)).unwrap_or(terms.len());
+    let place = terms.iter().position(is_last).unwrap_or(terms.len());
     terms.insert(place, mechanism);
     terms.join(" ")
 }

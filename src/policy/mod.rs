@@ -27,6 +27,7 @@ pub mod usual;
 pub mod verification;
 pub mod volume;
 pub mod waiting;
+pub mod webhook;
 pub mod words;
 
 pub use role::Role;

@@ -24,8 +24,9 @@ pub mod trace;
 pub mod transfer;
 pub mod verification;
 pub mod volume;
+pub mod webhook;
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
@@ -41,11 +42,12 @@ use self::{
     resolver::Resolver,
     routing_table::RoutingTable,
     secret_keys::SecretKeys,
-    submission::{Accept, Listener, OnRefusal, Returns, Takers, sign_in::SignIns},
+    submission::{Accept, Listener, OnRefusal, Returns, TakeBack, Takers, sign_in::SignIns},
     test_message::{Arrivals, ReturnTokens},
     transfer::{Transfer, TransferSettings},
     verification::Verifier,
     volume::Volume,
+    webhook::Webhooks,
 };
 use crate::mail::{EnhancedStatus, Reply, id::RelayId};
 
@@ -128,9 +130,11 @@ impl Relay {
                 returns.load(&self.pool, follow_stop.clone()).await;
             }
         };
+        let webhooks = self.webhooks()?.run(follow_stop.clone());
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
-        let (followed, ..) =
-            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying, loading);
+        let (followed, ..) = tokio::join!(
+            following, receiving, delivering, sealing, telling, counting, verifying, tidying, loading, webhooks
+        );
         Ok(followed?)
     }
 
@@ -159,15 +163,19 @@ impl Relay {
         tokio::join!(listening, recording);
     }
 
+    /// What tells webhooks.
+    fn webhooks(&self) -> anyhow::Result<Arc<Webhooks>> {
+        let resolver = Resolver::from_system().context("the machine's DNS settings cannot be read")?;
+        Ok(Webhooks::new(self.pool.clone(), resolver, self.settings.webhook_networks.clone())?)
+    }
+
     /// Who takes test messages in.
     fn returns(&self, tokens: Arc<ReturnTokens>, stop: &CancellationToken) -> Option<Returns> {
         let resolver =
             Resolver::from_system().inspect_err(|error| tracing::error!(%error, "test messages do not come back"));
         let arrivals = Arrivals::new(self.pool.clone(), resolver.ok()?, stop.clone());
-        let take = move |returned| {
-            Box::pin(Arc::clone(&arrivals).take(returned)) as Pin<Box<dyn Future<Output = Reply> + Send>>
-        };
-        Some(Returns { tokens, take: Arc::new(take) })
+        let take: TakeBack = Arc::new(move |returned| Box::pin(Arc::clone(&arrivals).take(returned)));
+        Some(Returns { tokens, take })
     }
 
     /// What makes connections: one for mail, and one for who asks whether mail would be accepted.

@@ -36,6 +36,8 @@ pub struct Settings {
     pub handover_wait: Duration,
     /// Networks that are not public and may hold gateways all the same.
     pub allowed: AllowedNetworks,
+    /// `OUTGATE_ALLOWED_WEBHOOK_NETWORKS`: the same for webhooks.
+    pub webhook_networks: AllowedNetworks,
     /// In bytes, as SIZE announces it.
     pub max_message_size: u64,
     /// `OUTGATE_MAX_STALENESS`: how long mail is routed on what was known before the store went away.
@@ -97,6 +99,7 @@ impl Settings {
             handover: true,
             handover_wait: Duration::from_secs(20),
             allowed: AllowedNetworks::default(),
+            webhook_networks: AllowedNetworks::default(),
             max_message_size: 50 * 1024 * 1024,
             max_staleness: Duration::from_secs(24 * 60 * 60),
             spool_dir: std::env::temp_dir(),

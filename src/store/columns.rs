@@ -28,6 +28,7 @@ use crate::{
         verification::Destination,
         volume::Unit,
         waiting::{Choice, HeldBecause},
+        webhook::WebhookUrl,
     },
 };
 
@@ -110,6 +111,7 @@ text_column!(
     TlsMode,
     Unit,
     VerifyBeforeLive,
+    WebhookUrl,
     Whose,
     Window
 );

@@ -16,6 +16,7 @@ pub struct ToTell {
     pub organization: OrganizationId,
     /// The organization's name for people.
     pub name: String,
+    pub slug: String,
     pub gateway: GatewayId,
     pub address: GatewayAddress,
     pub news: News,
@@ -51,7 +52,7 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
     let rows = sqlx::query!(
         r#"
         select distinct on (seen.organization_id, seen.gateway_id)
-               seen.organization_id as "organization: OrganizationId", organization.name,
+               seen.organization_id as "organization: OrganizationId", organization.name, organization.slug,
                seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
                seen.failing_since as "since!", coalesce(seen.last_failure, '') as "words!",
                backup.address as "backup?: GatewayAddress"
@@ -75,6 +76,7 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
     let to_tell = rows.into_iter().map(|row| ToTell {
         organization: row.organization,
         name: row.name,
+        slug: row.slug,
         gateway: row.gateway,
         address: row.address,
         news: News::Failing(Trouble { since: row.since, words: row.words, backup: row.backup }),
@@ -86,7 +88,7 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
 pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>> {
     sqlx::query!(
         r#"
-        select told.organization_id as "organization: OrganizationId", organization.name,
+        select told.organization_id as "organization: OrganizationId", organization.name, organization.slug,
                told.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress"
         from gateway_notice told
         join gateway on gateway.organization_id = told.organization_id and gateway.id = told.gateway_id
@@ -105,6 +107,7 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
     .map(|row| ToTell {
         organization: row.organization,
         name: row.name,
+        slug: row.slug,
         gateway: row.gateway,
         address: row.address,
         news: News::Well,
@@ -118,7 +121,7 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
 pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime) -> Result<Vec<ToTell>> {
     sqlx::query!(
         r#"
-        select seen.organization_id as "organization: OrganizationId", organization.name,
+        select seen.organization_id as "organization: OrganizationId", organization.name, organization.slug,
                seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
                seen.ends_at as "ends_at!", step.days as "days!"
         from (
@@ -144,6 +147,7 @@ pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime)
     .map(|row| ToTell {
         organization: row.organization,
         name: row.name,
+        slug: row.slug,
         gateway: row.gateway,
         address: row.address,
         news: News::Certificate(Ending { at: row.ends_at, days: row.days }),

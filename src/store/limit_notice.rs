@@ -41,15 +41,15 @@ pub async fn note_across_tenants(
     noted.execute(db).await.map(|noted| noted.rows_affected() == 1)
 }
 
-/// An organization's name for people, and the User ID of one of its accounts.
+/// An organization's name for people and its slug, and the User ID of one of its accounts.
 pub async fn names_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     account: Option<AccountId>,
-) -> Result<(String, Option<Mailbox>)> {
+) -> Result<(String, String, Option<Mailbox>)> {
     sqlx::query!(
         r#"
-        select organization.name, account.user_id as "user_id?: Mailbox"
+        select organization.name, organization.slug, account.user_id as "user_id?: Mailbox"
         from organization
         left join mail_account account on account.organization_id = organization.id and account.id = $2
         where organization.id = $1
@@ -57,7 +57,7 @@ pub async fn names_across_tenants(
         organization as OrganizationId,
         account as Option<AccountId>,
     )
-    .map(|row| (row.name, row.user_id))
+    .map(|row| (row.name, row.slug, row.user_id))
     .fetch_one(db)
     .await
 }

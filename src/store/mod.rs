@@ -42,6 +42,7 @@ pub mod throttle;
 pub mod undo;
 pub mod verification;
 pub mod volume;
+pub mod webhook;
 
 use std::sync::LazyLock;
 

@@ -5,7 +5,7 @@ use super::session::InOrganization;
 use crate::store::session::Failing;
 
 /// The pages under Web Mail Cloud: label and last segment of the path, in the order of the navigation.
-pub const PAGES: [(&str, &str); 11] = [
+pub const PAGES: [(&str, &str); 12] = [
     (super::outbound_mail_gateway::LABEL, "outbound-mail-gateway"),
     (super::mail_account_manager::LABEL, "mail-account-manager"),
     (super::domain_manager::LABEL, "domain-manager"),
@@ -15,6 +15,7 @@ pub const PAGES: [(&str, &str); 11] = [
     (super::limits::LABEL, "limits"),
     (super::outbound_queue::LABEL, "outbound-queue"),
     (super::message_trace::LABEL, "message-trace"),
+    (super::notices::LABEL, "notices"),
     (super::relay_credentials::LABEL, "relay-credentials"),
     (super::explain_route::LABEL, "explain-route"),
 ];

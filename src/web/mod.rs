@@ -39,6 +39,7 @@ pub mod message_trace;
 pub mod must_use_gateway;
 pub mod named;
 pub mod new_account;
+pub mod notices;
 pub mod outbound_gateway;
 pub mod outbound_mail_gateway;
 pub mod outbound_queue;
@@ -103,6 +104,8 @@ pub struct Settings {
     pub platform_default: PlatformDefault,
     /// Addresses that are not public and that a gateway may have all the same.
     pub allowed_networks: AllowedNetworks,
+    /// The same for webhooks: a gateway's network takes mail, and need not take web requests of tenants.
+    pub webhook_networks: AllowedNetworks,
     /// `OUTGATE_LIST_MEMBERS`: how many members a distribution list has at most.
     pub list_members: usize,
     /// `OUTGATE_RETURN_ADDRESS`: where test messages come back to.
@@ -211,6 +214,7 @@ pub fn routes() -> Vec<Route> {
         distribution_list::routes(),
         outbound_volume::routes(),
         limits::routes(),
+        notices::routes(),
         sender_control::routes(),
         relay_credentials::routes(),
         route_report::routes(),

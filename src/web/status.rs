@@ -707,6 +707,22 @@ pub fn of_queue(wish: Option<&RecentWish>) -> StatusLine {
     }
 }
 
+/// After something was done about the webhook, which is at `url` now.
+pub fn of_webhook(done: &str, url: &str) -> Option<StatusLine> {
+    let (lead, words) = match done {
+        "saved" if url.is_empty() => ("Saved.", "There is no webhook any more: administrators are told by mail alone."),
+        "saved" => ("Saved.", "What happens from now on is told there, too."),
+        "unchanged" => ("Nothing changed.", "The webhook was so already."),
+        "secret" => ("Saved.", "Notices are signed with the new secret from now on: enter it where they are received."),
+        "secret-unchanged" => ("Nothing changed.", "The secret was replaced before."),
+        "test" => ("On its way.", "A relay sends a test notice within seconds: look again to see what came of it."),
+        "enough" => ("Not yet.", "There were several test notices within the last minute. Try again in a minute."),
+        "none" => ("Nothing changed.", "There is no webhook. Enter its address first."),
+        _ => return None,
+    };
+    Some(StatusLine::new(lead).words(words))
+}
+
 /// After a gateway's record was changed.
 pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress: &Progress) -> StatusLine {
     let line = StatusLine::new(lead(&edit.action));

@@ -54,6 +54,7 @@ struct WebMailCloud {
     /// What was accepted today, in words.
     volume: String,
     limits: Numbers,
+    has_webhook: bool,
     credentials: i64,
     /// When a credential was used last.
     credential_used: Option<String>,
@@ -75,6 +76,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let limits = store::limit::numbers(&mut transaction, organization, now).await?;
     let today = Period::Today.beginning(now);
     let volume = store::volume::total(&mut transaction, organization, &Subject::Organization, today).await?;
+    let has_webhook = store::webhook::of(&mut *transaction, organization).await?.is_some();
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
     drop(transaction);
     page(&WebMailCloud {
@@ -97,6 +99,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         queued_held: queued.held,
         volume: outbound_volume::in_words(volume.messages, Unit::Messages),
         limits,
+        has_webhook,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
         summary,

@@ -14,6 +14,7 @@ use crate::{
         id::QueueId,
         own_message::OwnMessage,
     },
+    policy::webhook::{Kind, WebhookNotice},
     store::{
         self,
         gateway_notice::{News, ToTell},
@@ -53,6 +54,7 @@ impl Queue {
             let whom =
                 store::gateway_notice::administrators_across_tenants(&mut *transaction, told.organization).await?;
             let entries: Vec<Entry> = whom.iter().map(|whom| self.notice(told, whom, now)).collect();
+            store::webhook::note(&mut *transaction, told.organization, &for_webhook(told, now), now).await?;
             if !entries.is_empty() {
                 commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
             }
@@ -85,4 +87,25 @@ impl Queue {
         let ends = (now, now + settings.schedule.lifetime);
         Entry::of_ours(told.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
     }
+}
+
+/// The same in a sentence for a webhook.
+fn for_webhook(told: &ToTell, now: OffsetDateTime) -> WebhookNotice {
+    let gateway = told.address.with_port_in_words();
+    let (kind, text) = match &told.news {
+        News::Failing(trouble) => {
+            let meanwhile = match &trouble.backup {
+                Some(backup) => format!("Mail goes to its backup {} meanwhile.", backup.with_port_in_words()),
+                None => "Mail for it waits and is not sent another way.".to_owned(),
+            };
+            let words = format!("The gateway {gateway} does not take mail: {}. {meanwhile}", trouble.words);
+            (Kind::GatewayFailing, words)
+        }
+        News::Well => (Kind::GatewayWell, format!("The gateway {gateway} takes mail again.")),
+        News::Certificate(ending) => {
+            let words = format!("The certificate of the gateway {gateway} is valid until {}.", ending.at.date());
+            (Kind::CertificateEnding, words)
+        }
+    };
+    WebhookNotice { kind, at: now, organization: told.slug.clone(), subject: told.address.to_string(), text }
 }

@@ -13,6 +13,7 @@ use crate::{
     policy::{
         limit::{Action, Level, Window},
         volume::Subject,
+        webhook::{Kind, WebhookNotice},
     },
     relay::meter::{Meter, News},
     store,
@@ -62,7 +63,7 @@ impl Queue {
         }
         let whom = store::gateway_notice::administrators_across_tenants(&mut *transaction, organization).await?;
         let account = if let Subject::Account(account) = subject { Some(*account) } else { None };
-        let (name, user_id) =
+        let (name, slug, user_id) =
             store::limit_notice::names_across_tenants(&mut *transaction, organization, account).await?;
         let whose = match subject {
             Subject::Organization => "All of the organization together".to_owned(),
@@ -70,6 +71,18 @@ impl Queue {
             Subject::NoAccount(name) => format!("Senders of {name} without an account"),
             Subject::Account(_) => user_id.as_ref().unwrap_or(&news.sender).to_string(),
         };
+        let notice = WebhookNotice {
+            kind: match level {
+                Level::Near => Kind::LimitNear,
+                Level::Beyond => Kind::LimitBeyond,
+                Level::Stopped => Kind::SenderStopped,
+            },
+            at: news.at,
+            organization: slug,
+            subject: whose.clone(),
+            text: format!("{whose} {}: {}. {}", how(news), news.exceeded.words(), happens(news)),
+        };
+        store::webhook::note(&mut *transaction, organization, &notice, now).await?;
         let entries: Vec<Entry> = whom.iter().map(|whom| self.limit_notice(news, (&name, &whose), whom, now)).collect();
         if !entries.is_empty() {
             commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
@@ -80,19 +93,11 @@ impl Queue {
 
     fn limit_notice(&self, news: &News, (name, whose): (&str, &str), whom: &str, now: OffsetDateTime) -> Entry {
         let (settings, id) = (&self.shared.settings, QueueId::new());
-        let window = news.exceeded.applied.kind.window;
         let bytes = LimitNotice {
             envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
             organization: name,
             whose,
-            how: match news.exceeded.level {
-                Level::Near => "is near a limit",
-                Level::Beyond if window == Window::Approval => "has sent to many, which needs approval",
-                Level::Beyond if window == Window::Message => "wants to send to too many at once",
-                Level::Beyond if news.exceeded.usual.is_some() => "sends much more than usual",
-                Level::Beyond => "has sent more than is allowed",
-                Level::Stopped => "is stopped",
-            },
+            how: how(news),
             counted: &news.exceeded.words(),
             happens: happens(news),
             at: news.at,
@@ -100,6 +105,19 @@ impl Queue {
         .to_bytes();
         let ends = (now, now + settings.schedule.lifetime);
         Entry::of_ours(news.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
+    }
+}
+
+/// What the matter is, behind whose mail it is.
+fn how(news: &News) -> &'static str {
+    let window = news.exceeded.applied.kind.window;
+    match news.exceeded.level {
+        Level::Near => "is near a limit",
+        Level::Beyond if window == Window::Approval => "has sent to many, which needs approval",
+        Level::Beyond if window == Window::Message => "wants to send to too many at once",
+        Level::Beyond if news.exceeded.usual.is_some() => "sends much more than usual",
+        Level::Beyond => "has sent more than is allowed",
+        Level::Stopped => "is stopped",
     }
 }
 

@@ -55,11 +55,14 @@ pub type Accept = Arc<dyn Fn(Message) -> Pin<Box<dyn Future<Output = Reply> + Se
 /// Who is told of messages that were refused before that.
 pub type OnRefusal = Arc<dyn Fn(Refused) + Send + Sync>;
 
+/// What becomes of a test message that has come back; its reply goes to who has brought it.
+pub type TakeBack = Arc<dyn Fn(Returned) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
+
 /// Where test messages come back to, and who takes them in.
 #[derive(Clone)]
 pub struct Returns {
     pub tokens: Arc<ReturnTokens>,
-    pub take: Arc<dyn Fn(Returned) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>,
+    pub take: TakeBack,
 }
 
 /// What becomes of what clients bring.

@@ -51,6 +51,8 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
     };
     let tell = async |minutes: i64| sending.queue.tell_of_gateways(now + Duration::minutes(minutes)).await.unwrap();
 
+    let webhook = "insert into webhook (organization_id, url, secret) values ($1, 'https://x.example/', sha256('x'))";
+    sqlx::query(webhook).bind(works.id.0).execute(&installation.owner).await.unwrap();
     see(Some(now), None).await;
     assert_eq!(tell(0).await, 0, "it may be over in a moment");
     assert_eq!(tell(2).await, 1, "the one active Administrator");
@@ -86,6 +88,13 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
 
     see(Some(now + Duration::minutes(10)), None).await;
     assert_eq!(tell(12).await, 1, "the next outage is another one");
+    let told: Vec<(String, String)> = sqlx::query_as("select kind, body from webhook_notice order by id")
+        .fetch_all(&installation.owner)
+        .await
+        .unwrap();
+    let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["gateway.failing", "gateway.well", "gateway.failing"], "and the webhook as often");
+    assert!(told[0].1.contains("does not take mail: gateway said: 554 5.7.1 go away. Mail for it waits"), "{told:?}");
 }
 
 #[sqlx::test]

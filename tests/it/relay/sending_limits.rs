@@ -500,6 +500,8 @@ async fn administrators_are_told_once_an_hour_who_is_near_a_limit_and_who_is_bey
     let sending = through(&gateway, owner.clone()).await;
     let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
     store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
+    let webhook = "insert into webhook (organization_id, url, secret) values ($1, 'https://x.example/', sha256('x'))";
+    sqlx::query(webhook).bind(sending.organization.0).execute(&owner).await.unwrap();
     let an_hour = kind(Whose::Each, Window::Hour, Unit::Messages);
     sending.set_limits(|limits| set(limits, SetAt::Organization, an_hour, 5, Action::Alert));
     let tell = async |minutes: i64| {
@@ -533,6 +535,11 @@ async fn administrators_are_told_once_an_hour_who_is_near_a_limit_and_who_is_bey
         assert!(is_taken(&sending, 4200).await);
     }
     assert_eq!(tell(70).await, 2);
+    let told: Vec<(String, String)> =
+        sqlx::query_as("select kind, body from webhook_notice order by id").fetch_all(&owner).await.unwrap();
+    let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds[..2], ["limit.near", "limit.beyond"], "{told:?}");
+    assert!(told.len() == 4 && told[1].1.contains("ann@acme.example has sent more than is allowed: "), "{told:?}");
 }
 
 #[sqlx::test]

@@ -32,6 +32,7 @@ pub fn settings() -> Settings {
         trusted_proxies: Vec::new(),
         platform_default: PlatformDefault::Mx,
         allowed_networks: AllowedNetworks::default(),
+        webhook_networks: Default::default(),
         list_members: 200,
         return_address: None,
     }

@@ -110,6 +110,7 @@ impl World {
             trusted_proxies: Vec::new(),
             platform_default,
             allowed_networks: allowed,
+            webhook_networks: relay_settings.webhook_networks.clone(),
             list_members: 200,
             return_address: relay_settings.return_address.clone(),
         };

@@ -3,7 +3,7 @@
 
 use outgate::{
     mail::id::{AccountId, ImportId},
-    policy::{Role, relay_credential::Limits},
+    policy::{Role, relay_credential::Limits, webhook::WebhookSecret},
     store::{self, gateway::PointerScope},
     web,
 };
@@ -108,6 +108,18 @@ impl Scene {
         );
         let arrived = super::test_message::in_mailbox(&self.installation, &self.acme, "bob.example.com").await;
         case(UserAdministrator, "/test-messages/{test_message}", format!("test-messages/{arrived}"), vec![]);
+        let (url, secret) = ("https://hooks.example.com/outgate", WebhookSecret([7; 32]));
+        sqlx::query("insert into webhook (organization_id, url, secret) values ($1, $2, $3)")
+            .bind(self.acme.id.0)
+            .bind(url)
+            .bind(&secret.0[..])
+            .execute(&self.installation.owner)
+            .await
+            .unwrap();
+        case(Administrator, "/notices/test", "notices/test".to_owned(), vec![]);
+        case(Administrator, "/notices/secret", "notices/secret".to_owned(), vec![("secret", secret.in_words())]);
+        let other = "https://hooks.example.com/other";
+        case(Administrator, "/notices", "notices".to_owned(), vec![("webhook", text(other)), ("seen", text(url))]);
         case(Administrator, "/gateways/{gateway}/record", format!("gateways/{of_bob}/record"), record);
         case(
             Administrator,
@@ -378,8 +390,9 @@ async fn each_twice(db: PgPool, role: Role) {
         assert_eq!(status, StatusCode::SEE_OTHER, "{role} {}: {first}", case.path);
         let after = scene.revision().await;
         // Who verifies changes nothing, and asks once.
-        let is_question =
-            ["/verify", "/test-message", "/test-messages/{test_message}"].iter().any(|end| case.route.ends_with(end));
+        let is_question = ["/verify", "/test-message", "/notices/test", "/test-messages/{test_message}"]
+            .iter()
+            .any(|end| case.route.ends_with(end));
         assert!(after > before || is_question, "{role} {} changed something: {first}", case.path);
         let (status, second) = scene.send(&browser, case).await;
         assert_eq!(status, StatusCode::SEE_OTHER, "{role} {} again: {second}", case.path);

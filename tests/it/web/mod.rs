@@ -22,6 +22,7 @@ mod mail_account_manager;
 pub mod message_trace;
 mod must_use_gateway;
 mod new_account;
+mod notices;
 mod organization_networks;
 mod outbound_gateway;
 mod outbound_mail_gateway;

@@ -163,7 +163,7 @@ const CHANGE: &str = "0199f3a0-0000-7000-8000-000000000000";
 
 /// What is posted to a route.
 fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
-    if ["/gateways/{gateway}", "/revoke", "/verify", "/let-go", "/{test_message}"]
+    if ["/gateways/{gateway}", "/revoke", "/verify", "/let-go", "/{test_message}", "/notices/test"]
         .iter()
         .any(|end| route.ends_with(end))
     {
@@ -197,6 +197,8 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "pending-gateway" => vec![("of", "other.example"), ("gateway", CHANGE), ("action", "use")],
         "verify-before-live" => vec![("verify_before_live", "always"), ("seen", "replacing")],
         "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
+        "notices" => vec![("webhook", "https://evil.example.com/"), ("seen", "")],
+        "secret" => vec![("secret", "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")],
         "test-message" => vec![("to", "me")],
         "require-tls" => vec![("change", CHANGE)],
         "status" => vec![("status", "suspended")],
