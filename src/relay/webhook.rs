@@ -20,7 +20,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use super::resolver::Resolver;
 use crate::{
@@ -205,11 +208,7 @@ async fn ask(
     let not_http = |error: hyper::Error| Trouble::NotHttp(error.to_string());
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await.map_err(not_http)?;
-    tokio::select! {
-        response = sender.send_request(request) => response.map_err(not_http),
-        ended = connection => match ended {
-            Err(error) => Err(not_http(error)),
-            Ok(()) => Err(Trouble::NotHttp("it closed the connection".to_owned())),
-        },
-    }
+    // Beside the answer: a server may close as soon as it has given it.
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    sender.send_request(request).await.map_err(not_http)
 }

@@ -21,6 +21,7 @@ use outgate::{
 use reqwest::StatusCode;
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::page_of;
 use crate::support::{
@@ -195,6 +196,22 @@ async fn what_a_webhook_does_not_take_is_tried_again_and_nothing_it_says_is_show
     assert!(page.text().contains("3 attempts taken: 200 OK"), "{}", page.text());
     let ids: Vec<_> = receiver.posts().iter().map(|post| post.headers["webhook-id"].clone()).collect();
     assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0]), "known again by its id: {ids:?}");
+
+    // One that closes as soon as it has answered, in the way of old servers.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let old = format!("http://{}/", listener.local_addr().unwrap());
+    sqlx::query("update webhook set url = $1").bind(old).execute(&installation.owner).await.unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.0 202 Accepted\r\n\r\n").await.unwrap();
+    });
+    admin.submit(&format!("{}/test", scene.page), &[]).await;
+    Arc::clone(&webhooks).step(OffsetDateTime::now_utc() + time::Duration::minutes(3)).await.unwrap();
+    let page = admin.get(&scene.page).await;
+    assert!(page.text().contains("taken: 202 Accepted"), "{}", page.text());
+    sqlx::query("update webhook set url = $1").bind(receiver.url()).execute(&installation.owner).await.unwrap();
 
     receiver.says(Status::GONE);
     admin.submit(&format!("{}/test", scene.page), &[]).await;
