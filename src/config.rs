@@ -182,6 +182,9 @@ pub struct RelaySettings {
     /// An address outside, which a verification asks gateways to take mail for [default: postmaster at the host name]
     #[arg(long, env = "OUTGATE_PROBE_RECIPIENT", value_name = "ADDRESS")]
     pub probe_recipient: Option<Mailbox>,
+    /// After how long without mail a gateway is connected to, to know how it does, or never
+    #[arg(long, env = "OUTGATE_PROBE_GATEWAYS", value_name = "TIME", default_value = "10m")]
+    pub probe_gateways: OrNever,
     /// How many messages one organization may have waiting
     #[arg(long, env = "OUTGATE_QUEUE_MESSAGES", value_name = "COUNT", default_value = "200000")]
     pub queue_messages: u64,
@@ -213,7 +216,7 @@ pub struct RelaySettings {
     pub held_lifetime: Duration,
     /// After how long a sender is told that mail waits, or never
     #[arg(long, env = "OUTGATE_DELAY_NOTICE", value_name = "TIME", default_value = "4h")]
-    pub delay_notice: DelayNotice,
+    pub delay_notice: OrNever,
     /// Between the first attempt and the second; each time after that is twice as long
     #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = lifetime)]
     pub retry_first: Duration,
@@ -261,11 +264,11 @@ impl SecretKeySettings {
     }
 }
 
-/// After how long a sender is told that mail waits; `None`: never.
+/// After how long something is done; `None`: never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DelayNotice(pub Option<Duration>);
+pub struct OrNever(pub Option<Duration>);
 
-impl FromStr for DelayNotice {
+impl FromStr for OrNever {
     type Err = String;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {

@@ -92,6 +92,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
             .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
         return_address: platform.return_address.clone(),
         webhook_networks: webhook_networks(platform),
+        probe_gateways: settings.probe_gateways.0,
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),
         spool_dir: settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir),

@@ -178,6 +178,18 @@ impl RoutingFacts {
         self.handing_back.get(&organization)?.iter().find(is_there)
     }
 
+    /// Every gateway that somebody points at, of organizations that may send, each once.
+    pub fn gateways_in_use(&self) -> Vec<Arc<Gateway>> {
+        let of_organizations = self.organizations.values().filter_map(|facts| facts.gateway);
+        let of_domains = self.domains.values().filter_map(|facts| facts.gateway);
+        let of_accounts = self.accounts.values().filter(|facts| !facts.suspended).filter_map(|facts| facts.gateway);
+        let in_use: HashSet<GatewayId> = of_organizations.chain(of_domains).chain(of_accounts).collect();
+        let may_send = |gateway: &&Arc<Gateway>| {
+            self.organizations.get(&gateway.organization).is_some_and(|facts| !facts.suspended)
+        };
+        in_use.iter().filter_map(|id| self.gateways.get(id)).filter(may_send).cloned().collect()
+    }
+
     /// Whether mail to this domain is mail inside the organization.
     pub fn is_own(&self, organization: OrganizationId, domain: &DomainName) -> bool {
         self.domains.get(domain).is_some_and(|facts| facts.organization == organization)

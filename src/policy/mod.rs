@@ -23,6 +23,7 @@ pub mod role;
 pub mod routing;
 pub mod sender;
 pub mod sign_in_limit;
+pub mod throughput;
 pub mod usual;
 pub mod verification;
 pub mod volume;

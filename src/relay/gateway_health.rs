@@ -73,7 +73,8 @@ impl Written {
     /// That a gateway takes mail as before is told every few seconds, everything else at once.
     fn lacks(&self, seen: &Seen) -> bool {
         let Some(before) = self.0.get(&(seen.organization, seen.gateway)) else { return true };
-        let as_before = Seen { last_accepted_at: before.last_accepted_at, ..seen.clone() };
+        let as_before =
+            Seen { last_accepted_at: before.last_accepted_at, throughput: before.throughput, ..seen.clone() };
         let is_much_later = match (before.last_accepted_at, seen.last_accepted_at) {
             (Some(before), Some(seen)) => seen - before >= LATER,
             (before, seen) => before != seen,

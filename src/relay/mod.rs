@@ -4,6 +4,7 @@
 pub mod demonstration_gateway;
 pub mod follow;
 pub mod gateway_health;
+pub mod gateway_probe;
 pub mod handover;
 pub mod limits;
 pub mod memory;
@@ -100,7 +101,7 @@ impl Relay {
             returns: returns.clone(),
         };
         let handover = Arc::new(Handover::new(dialer));
-        let health = Arc::clone(handover.health());
+        let (health, probed) = (Arc::clone(handover.health()), Arc::clone(&handover));
         METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);
         let known_as = id.clone();
@@ -125,16 +126,11 @@ impl Relay {
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
         let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
-        let loading = async {
-            if let Some(returns) = &returns {
-                returns.load(&self.pool, follow_stop.clone()).await;
-            }
-        };
-        let webhooks = self.webhooks()?.run(follow_stop.clone());
+        let webhooks = self.webhooks()?;
+        let beside = self.beside(webhooks, probed, returns.as_deref(), &follow_stop);
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
-        let (followed, ..) = tokio::join!(
-            following, receiving, delivering, sealing, telling, counting, verifying, tidying, loading, webhooks
-        );
+        let (followed, ..) =
+            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying, beside);
         Ok(followed?)
     }
 
@@ -161,6 +157,27 @@ impl Relay {
             }
         };
         tokio::join!(listening, recording);
+    }
+
+    /// What no mail waits for: webhooks are told, gateways without mail are probed, the key of test messages is read.
+    async fn beside(
+        &self,
+        webhooks: Arc<Webhooks>,
+        handover: Arc<Handover>,
+        returns: Option<&ReturnTokens>,
+        stop: &CancellationToken,
+    ) {
+        let loading = async {
+            if let Some(returns) = returns {
+                returns.load(&self.pool, stop.clone()).await;
+            }
+        };
+        let probing = async {
+            if let Some(quiet) = self.settings.probe_gateways {
+                gateway_probe::run(handover, self.table(), quiet, stop.clone()).await;
+            }
+        };
+        tokio::join!(webhooks.run(stop.clone()), probing, loading);
     }
 
     /// What tells webhooks.

@@ -159,6 +159,11 @@ impl RoutingTable {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).gateway(id).cloned()
     }
 
+    /// See [`RoutingFacts::gateways_in_use`].
+    pub fn gateways_in_use(&self) -> Vec<Arc<Gateway>> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).gateways_in_use()
+    }
+
     /// Whether a forward-path is one inside the organization.
     pub fn is_own(&self, organization: OrganizationId, forward_path: &str) -> bool {
         let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());

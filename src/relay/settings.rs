@@ -54,6 +54,8 @@ pub struct Settings {
     pub stop_within: Duration,
     /// `OUTGATE_PROBE_RECIPIENT`: an outside address that a verification asks gateways to take mail for.
     pub probe_recipient: String,
+    /// `OUTGATE_PROBE_GATEWAYS`: after how long without mail a gateway is connected to; `None`: never.
+    pub probe_gateways: Option<Duration>,
     /// `OUTGATE_RETURN_ADDRESS`: where test messages come back to, at a domain whose mail leads to the relays.
     pub return_address: Option<ReturnAddress>,
     /// How long mail waits, and when it is tried again.
@@ -89,6 +91,7 @@ impl Settings {
             name: name.into(),
             probe_recipient: format!("postmaster@{hostname}"),
             return_address: None,
+            probe_gateways: Some(Duration::from_secs(10 * 60)),
             hostname,
             smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
             smtps_listen: Vec::new(),

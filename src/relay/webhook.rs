@@ -88,9 +88,9 @@ impl Webhooks {
     /// Until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
-            match stop.run_until_cancelled(Arc::clone(&self).step(OffsetDateTime::now_utc())).await {
-                Some(Err(error)) => tracing::warn!(%error, "webhooks could not be told"),
-                Some(Ok(_)) | None => {}
+            let step = Arc::clone(&self).step(OffsetDateTime::now_utc());
+            if let Some(Err(error)) = stop.run_until_cancelled(step).await {
+                tracing::warn!(%error, "webhooks could not be told");
             }
         }
     }

@@ -65,6 +65,9 @@ pub async fn of(
             failing_since: row.failing_since,
             backup: None,
             certificate_ends_at: None,
+            last_reached_at: None,
+            messages: None,
+            taken_after_ms: None,
         },
         checked: row.verification.zip(row.requested_at).map(|(id, at)| Checked {
             gateway: row.id,

@@ -6,9 +6,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Result;
-use crate::mail::{
-    GatewayAddress,
-    id::{GatewayId, OrganizationId, RelayId},
+use crate::{
+    mail::{
+        GatewayAddress,
+        id::{GatewayId, OrganizationId, RelayId},
+    },
+    policy::throughput::Figures,
 };
 
 /// What one relay has seen of one gateway.
@@ -25,6 +28,10 @@ pub struct Seen {
     pub backup: Option<GatewayId>,
     /// Until when its certificate is valid, where mail stops after that.
     pub certificate_ends_at: Option<OffsetDateTime>,
+    /// Without mail.
+    pub last_reached_at: Option<OffsetDateTime>,
+    /// Of the last minutes, if there was mail.
+    pub throughput: Option<Figures>,
 }
 
 /// Writes down what changed. What was seen of gateways that are gone is left out.
@@ -40,15 +47,26 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
     let failing: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.failing_since).collect();
     let backups: Vec<Option<Uuid>> = seen.iter().map(|seen| seen.backup.map(|backup| backup.0)).collect();
     let certificates: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.certificate_ends_at).collect();
+    let reached: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.last_reached_at).collect();
+    let messages: Vec<Option<i32>> = seen
+        .iter()
+        .map(|seen| seen.throughput.map(|figures| i32::try_from(figures.messages).unwrap_or(i32::MAX)))
+        .collect();
+    let taken_after: Vec<Option<i32>> = seen
+        .iter()
+        .map(|seen| seen.throughput.map(|it| i32::try_from(it.taken_after.as_millis()).unwrap_or(i32::MAX)))
+        .collect();
     sqlx::query!(
         r#"
         insert into gateway_health (organization_id, gateway_id, relay_id, revision, last_accepted_at, last_failed_at,
-                                    last_failure, failing_since, backup_id, certificate_ends_at)
+                                    last_failure, failing_since, backup_id, certificate_ends_at, last_reached_at,
+                                    messages, taken_after_ms)
         select seen.organization, seen.gateway, $1, seen.revision, seen.accepted, seen.failed, seen.failure,
-               seen.failing, seen.backup, seen.certificate
+               seen.failing, seen.backup, seen.certificate, seen.reached, seen.messages, seen.taken_after
         from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::text[],
-                    $8::timestamptz[], $9::uuid[], $10::timestamptz[])
-             as seen (organization, gateway, revision, accepted, failed, failure, failing, backup, certificate)
+                    $8::timestamptz[], $9::uuid[], $10::timestamptz[], $11::timestamptz[], $12::integer[], $13::integer[])
+             as seen (organization, gateway, revision, accepted, failed, failure, failing, backup, certificate, reached,
+                      messages, taken_after)
         join gateway on gateway.organization_id = seen.organization and gateway.id = seen.gateway
         on conflict (organization_id, gateway_id, relay_id) do update
         set revision = excluded.revision,
@@ -60,7 +78,10 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
             last_failure = coalesce(excluded.last_failure, case when gateway_health.revision = excluded.revision
                                                            then gateway_health.last_failure end),
             failing_since = excluded.failing_since, backup_id = excluded.backup_id,
-            certificate_ends_at = excluded.certificate_ends_at
+            certificate_ends_at = excluded.certificate_ends_at,
+            last_reached_at = coalesce(excluded.last_reached_at, case when gateway_health.revision = excluded.revision
+                                                                 then gateway_health.last_reached_at end),
+            messages = excluded.messages, taken_after_ms = excluded.taken_after_ms
         -- A message may end on an earlier revision after mail has gone to a later one.
         where gateway_health.revision <= excluded.revision
         "#,
@@ -74,6 +95,9 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
         &failing as &[Option<OffsetDateTime>],
         &backups as &[Option<Uuid>],
         &certificates as &[Option<OffsetDateTime>],
+        &reached as &[Option<OffsetDateTime>],
+        &messages as &[Option<i32>],
+        &taken_after as &[Option<i32>],
     )
     .execute(db)
     .await
@@ -106,6 +130,11 @@ pub struct Health {
     pub backup: Option<GatewayAddress>,
     /// Until when the certificate is valid that was shown last, where mail stops after that.
     pub certificate_ends_at: Option<OffsetDateTime>,
+    /// When it was last reached without mail.
+    pub last_reached_at: Option<OffsetDateTime>,
+    /// How many messages it has taken of late, from all relays, and after how many milliseconds on average.
+    pub messages: Option<i64>,
+    pub taken_after_ms: Option<i64>,
 }
 
 /// Of the organization's gateways that had mail; only of one if it is named. What a relay says that has stopped, or
@@ -120,7 +149,15 @@ pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Optio
                    as last_failure,
                min(seen.failing_since) filter (where relay.id is not null) as failing_since,
                min(backup.address) filter (where relay.id is not null) as "backup: GatewayAddress",
-               min(seen.certificate_ends_at) filter (where relay.id is not null) as certificate_ends_at
+               min(seen.certificate_ends_at) filter (where relay.id is not null) as certificate_ends_at,
+               max(seen.last_reached_at) as last_reached_at,
+               sum(seen.messages) filter (where relay.id is not null and seen.last_accepted_at > now() - interval '5 minutes')
+                   as messages,
+               (sum(seen.taken_after_ms::bigint * seen.messages)
+                    filter (where relay.id is not null and seen.last_accepted_at > now() - interval '5 minutes')
+                / nullif(sum(seen.messages)
+                    filter (where relay.id is not null and seen.last_accepted_at > now() - interval '5 minutes'), 0))::bigint
+                   as taken_after_ms
         from gateway_health seen
         join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
                     and gateway.revision = seen.revision

@@ -76,6 +76,8 @@ pub struct ShownState {
     pub backup: Option<ShownAddress>,
     /// What is to be done about its certificate soon.
     pub certificate: Option<String>,
+    /// How much it takes, and how soon; or when it was reached without mail.
+    pub figures: Option<String>,
 }
 
 /// From when on before its end a certificate is spoken of.
@@ -94,6 +96,7 @@ impl ShownState {
             is_failing: since.is_some(),
             is_unknown: since.is_none() && health.and_then(|health| health.last_accepted_at).is_none(),
             mail,
+            figures: health.filter(|_| since.is_none()).and_then(|health| figures(health, now)),
             because: health.and_then(|health| health.last_failure.clone()).filter(|_| since.is_some()),
             backup: health.and_then(|health| health.backup.as_ref()).filter(|_| since.is_some()).map(Into::into),
             certificate: health
@@ -104,6 +107,19 @@ impl ShownState {
                 }),
         }
     }
+}
+
+fn figures(health: &Health, now: OffsetDateTime) -> Option<String> {
+    if let (Some(messages), Some(taken_after)) =
+        (health.messages.filter(|messages| *messages > 0), health.taken_after_ms)
+    {
+        let messages = wording::counted(messages, "message", "messages");
+        let taken_after = wording::took(time::Duration::milliseconds(taken_after));
+        return Some(format!("{messages} in five minutes, each taken after {taken_after} on average"));
+    }
+    let reached =
+        health.last_reached_at.filter(|reached| health.last_accepted_at.is_none_or(|taken| taken < *reached))?;
+    Some(format!("Reached {}, without mail", wording::ago(reached, now)))
 }
 
 /// Both facts of a gateway that a form is about.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,13 +16,19 @@ use crate::{
         GatewayAddress,
         id::{GatewayId, OrganizationId},
     },
-    policy::{fault::Stage, retry},
+    policy::{
+        fault::Stage,
+        retry,
+        throughput::{MINUTES, Throughput},
+    },
     store::gateway_health::Seen,
 };
 
 /// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
+    /// Since when anything can be known.
+    began: Instant,
     /// A std lock: held for look-ups only, never across an await.
     peers: Mutex<HashMap<PeerKey, State>>,
     recovered: Mutex<Vec<(OrganizationId, GatewayId)>>,
@@ -36,6 +42,8 @@ struct State {
     accepted_at: Option<Instant>,
     failing: Option<Failing>,
     last_failure: Option<(OffsetDateTime, String)>,
+    /// When it was last reached without mail.
+    reached_at: Option<Instant>,
     /// When anything of this changed last.
     touched_at: Option<Instant>,
     /// The backup that its mail goes to while it is failing.
@@ -43,7 +51,16 @@ struct State {
     /// Until when its certificate is valid, where mail stops after that; as of the last connection.
     certificate_ends_at: Option<OffsetDateTime>,
     /// `None` as long as nothing was counted.
-    traffic: Option<Box<(Traffic, Instant)>>,
+    traffic: Option<Box<Counted>>,
+}
+
+/// What is counted of a gateway.
+#[derive(Debug)]
+struct Counted {
+    traffic: Traffic,
+    throughput: Throughput,
+    /// When anything was counted last.
+    at: Instant,
 }
 
 /// A gateway whose mail goes to one of its backups.
@@ -78,16 +95,17 @@ impl State {
         self.touched_at.is_some_and(|at| at.elapsed() < time)
     }
 
-    fn count(&mut self, peer: &Peer, count: impl FnOnce(&mut Traffic)) {
+    fn count(&mut self, peer: &Peer, count: impl FnOnce(&mut Counted)) {
         let PeerKey::Gateway(organization, gateway, revision) = peer.key else { return };
         let now = Instant::now();
         let traffic = self.traffic.get_or_insert_with(|| {
             let address = peer.address.clone();
             let (accepted, failures, is_failing) = (0, 0, false);
-            Box::new((Traffic { organization, gateway, revision, address, accepted, failures, is_failing }, now))
+            let traffic = Traffic { organization, gateway, revision, address, accepted, failures, is_failing };
+            Box::new(Counted { traffic, throughput: Throughput::default(), at: now })
         });
-        count(&mut traffic.0);
-        traffic.1 = now;
+        count(traffic);
+        traffic.at = now;
     }
 }
 
@@ -110,6 +128,8 @@ pub struct Failing {
     pub stage: Stage,
     /// One message is asking now.
     probing: bool,
+    /// Found without mail: it is looked after without mail, too.
+    is_quiet: bool,
 }
 
 impl Failing {
@@ -134,6 +154,13 @@ impl Failing {
 pub struct Leave {
     health: Arc<Health>,
     probed: Option<PeerKey>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let (peers, recovered, recovery) = Default::default();
+        Self { began: Instant::now(), peers, recovered, recovery }
+    }
 }
 
 impl Health {
@@ -176,8 +203,8 @@ impl Health {
         self.peers().get(key).is_some_and(|state| state.accepted_at.is_some())
     }
 
-    /// It has taken a message: whatever was wrong is over.
-    pub fn accepted(&self, peer: &Peer) {
+    /// It has taken a message, so long after its first byte: whatever was wrong is over.
+    pub fn accepted(&self, peer: &Peer, took: Duration) {
         if peer.is_recipients_server() {
             return;
         }
@@ -188,7 +215,10 @@ impl Health {
         };
         state.accepted_at = Some(Instant::now());
         state.touched_at = state.accepted_at;
-        state.count(peer, |traffic| traffic.accepted += 1);
+        state.count(peer, |counted| {
+            counted.traffic.accepted += 1;
+            counted.throughput.note(minute(), took);
+        });
         if state.failing.is_some() {
             self.recover(peer, state);
         }
@@ -217,6 +247,35 @@ impl Health {
             && state.failing.as_ref().is_some_and(Failing::is_out_of_reach)
         {
             self.recover(peer, state);
+        }
+    }
+
+    /// Whether it had neither mail nor a probe for so long; one whose trouble was found without mail, whether it may
+    /// be asked again.
+    pub fn is_quiet(&self, peer: &Peer, quiet: Duration, now: OffsetDateTime) -> bool {
+        match self.peers().get(&peer.key) {
+            None => self.began.elapsed() >= quiet,
+            Some(state) => match &state.failing {
+                Some(failing) => failing.is_quiet && failing.may_be_probed(now),
+                None => state.touched_at.unwrap_or(self.began).elapsed() >= quiet,
+            },
+        }
+    }
+
+    /// It was reached without mail, and is not known to fail.
+    pub fn reached_quietly(&self, peer: &Peer) {
+        self.reached(peer);
+        let mut peers = self.peers();
+        let state = peers.entry(peer.key.clone()).or_default();
+        state.reached_at = Some(Instant::now());
+        state.touch();
+    }
+
+    /// What [`failed`](Self::failed) has just noted was found without mail: as long as nobody sends any, it is not
+    /// forgotten for that.
+    pub fn failed_quietly(&self, peer: &Peer) {
+        if let Some(failing) = self.peers().get_mut(&peer.key).and_then(|state| state.failing.as_mut()) {
+            failing.is_quiet = true;
         }
     }
 
@@ -261,10 +320,18 @@ impl Health {
         }
         let mut peers = self.peers();
         let state = peers.entry(peer.key.clone()).or_default();
-        state.count(peer, |traffic| traffic.failures += 1);
+        state.count(peer, |counted| counted.traffic.failures += 1);
         let failing = state.failing.get_or_insert_with(|| {
             tracing::warn!(%peer, reason, alert = "gateway failing", "is failing");
-            Failing { since: now, failures: 0, until: now, reason: String::new(), stage, probing: false }
+            Failing {
+                since: now,
+                failures: 0,
+                until: now,
+                reason: String::new(),
+                stage,
+                probing: false,
+                is_quiet: false,
+            }
         });
         if failing.may_be_asked(now) {
             failing.failures += 1;
@@ -298,7 +365,7 @@ impl Health {
     pub fn traffic(&self, now: Instant) -> Vec<Traffic> {
         let peers = self.peers();
         let recent = peers.values().filter_map(|state| {
-            let (traffic, at) = state.traffic.as_deref()?;
+            let Counted { traffic, at, .. } = state.traffic.as_deref()?;
             let is_recent = now.saturating_duration_since(*at) < QUIET;
             is_recent.then(|| Traffic { is_failing: state.failing.is_some(), ..traffic.clone() })
         });
@@ -330,6 +397,8 @@ impl Health {
                 failing_since: state.failing.as_ref().map(|failing| failing.since),
                 backup,
                 certificate_ends_at: state.certificate_ends_at,
+                last_reached_at: state.reached_at.map(|at| now - at.elapsed()),
+                throughput: state.traffic.as_ref().and_then(|counted| counted.throughput.figures(minute())),
             };
             seen.insert((organization, gateway), of_this);
         }
@@ -341,7 +410,9 @@ impl Health {
     /// to the queue.
     pub fn forget_failing(&self, key: &PeerKey, now: OffsetDateTime) {
         if let Some(state) = self.peers().get_mut(key).filter(|state| state.backup.is_none()) {
-            let is_over = |failing: &mut Failing| !failing.probing && (now - failing.since).abs() >= ON_ITS_WAY;
+            let is_over = |failing: &mut Failing| {
+                !failing.probing && !failing.is_quiet && (now - failing.since).abs() >= ON_ITS_WAY
+            };
             if state.failing.take_if(is_over).is_some() {
                 state.touch();
             }
@@ -371,4 +442,11 @@ impl Drop for Leave {
             failing.probing = false;
         }
     }
+}
+
+/// The minute that it is, counted from the relay's start.
+fn minute() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // Not the first places' own number.
+    BEGAN.elapsed().as_secs() / 60 + MINUTES as u64
 }

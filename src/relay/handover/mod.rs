@@ -122,6 +122,8 @@ pub struct Transaction {
     slot: Slot,
     health: Arc<Health>,
     leave: Leave,
+    /// When its bytes began to be sent.
+    sending_since: Instant,
 }
 
 /// What came of opening a connection.
@@ -252,8 +254,7 @@ impl Handover {
                         self.health.stands_in(&asked.first, peer);
                     }
                     let health = self.health.clone();
-                    let transaction =
-                        Transaction { peer: peer.clone(), recipients: vec![], connection, slot, health, leave };
+                    let transaction = Transaction::begun(peer.clone(), connection, slot, health, leave);
                     return self.answered(transaction, answers, now);
                 }
             }
@@ -328,6 +329,28 @@ impl Handover {
             }
             drop(leave);
         });
+    }
+
+    /// Finds out whether a server that nobody sends mail to can be reached, and signed in to.
+    pub async fn probe_quietly(&self, peer: &Peer, now: OffsetDateTime) {
+        let Ok(leave) = self.health.leave(peer, now) else { return };
+        let started = Instant::now();
+        match self.dialer.dial(peer).await {
+            Ok(connection) => {
+                let session = connection.tls_session();
+                self.health
+                    .showed_certificate(peer, session.and_then(|session| tls::certificate_ends_at(session, peer)));
+                connection.quit().await;
+                self.health.reached_quietly(peer);
+            }
+            Err(failure) => {
+                let failed = self.failed(peer, failure, now + started.elapsed());
+                if failed.fault == Fault::Gateway {
+                    self.health.failed_quietly(peer);
+                }
+            }
+        }
+        drop(leave);
     }
 
     /// A message that is larger than the gateway's record allows is not sent there to find out.
@@ -405,14 +428,20 @@ impl Failed {
 }
 
 impl Transaction {
+    fn begun(peer: Peer, connection: Connection, slot: Slot, health: Arc<Health>, leave: Leave) -> Self {
+        Self { peer, recipients: Vec::new(), connection, slot, health, leave, sending_since: Instant::now() }
+    }
+
     /// Sends the message; [`answer`](Self::answer) follows.
     pub async fn send(&mut self, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
+        self.sending_since = Instant::now();
         let sent = self.connection.send(source).await;
         sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
     }
 
     /// The same, given up after `limit`: whoever waits for the answer does not do so for ever.
     pub async fn send_within(&mut self, limit: Duration, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
+        self.sending_since = Instant::now();
         let sent = tokio::time::timeout(limit, self.connection.send(source)).await;
         let sent = sent.unwrap_or_else(|_| Err(Failure::trouble(Stage::Content, Trouble::TimedOut(limit))));
         sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
@@ -422,7 +451,7 @@ impl Transaction {
     pub async fn answer(&mut self, now: OffsetDateTime) -> Result<Reply, Failed> {
         match self.connection.answer().await {
             Ok(reply) => {
-                self.health.accepted(&self.peer);
+                self.health.accepted(&self.peer, self.sending_since.elapsed());
                 self.slot.taken();
                 Ok(reply)
             }

@@ -46,6 +46,8 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
             failing_since,
             backup: None,
             certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
         };
         store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
     };
@@ -119,6 +121,8 @@ async fn a_certificate_that_ends_is_told_thirty_days_before_seven_and_one(db: Pg
             failing_since: None,
             backup: None,
             certificate_ends_at: ends_at,
+            last_reached_at: None,
+            throughput: None,
         };
         store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
     };

@@ -14,6 +14,7 @@ mod failover;
 mod fairness;
 mod following;
 mod gateway_notice;
+mod gateway_probe;
 mod gateway_record;
 mod grid;
 mod handed_back;

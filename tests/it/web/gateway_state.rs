@@ -63,6 +63,7 @@ async fn what_mail_says_of_a_gateway_stands_on_the_pages_within_seconds(db: PgPo
 
     gateway.works_again();
     until(&admin, &list, "Last accepted mail").await;
+    until(&admin, &list, " in five minutes, each taken after ").await;
     assert!(!admin.get(&page_of(&acme, "")).await.text().contains("failing"));
     assert!(admin.get(&explain).await.text().contains("A message now would go to the gateway at once."));
 }
@@ -100,6 +101,8 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
         failing_since: failure.map(|_| now),
         backup: None,
         certificate_ends_at: None,
+        last_reached_at: None,
+        throughput: None,
     };
     let both =
         [seen(archive, None), seen(dlp, Some("dlp said: 550 5.7.1 we do not know you, whoever you may be, go away"))];
@@ -158,6 +161,8 @@ async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_not
         failing_since: Some(now),
         backup: None,
         certificate_ends_at: None,
+        last_reached_at: None,
+        throughput: None,
     };
     let one = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
     let of_nobody = seen(1, GatewayId::new());
@@ -202,6 +207,8 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
             failing_since,
             backup: None,
             certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
         };
         store::gateway_health::record_across_tenants(&relays, relay, &[seen]).await.unwrap();
     };

@@ -319,6 +319,8 @@ impl Played {
             failing_since: is_failing.then_some(now),
             backup: None,
             certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
         };
         store::gateway_health::record_across_tenants(&self.relays, self.relay, &[seen]).await.unwrap();
     }
