@@ -1,7 +1,7 @@
 //! How a gateway does, as its mail says: from the relay that carries it to the pages.
 //! Shown by `gateways`, `gateway` and `web_mail_cloud` in `src/web`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use outgate::{
     mail::id::{GatewayId, RelayId, Revision},
@@ -13,7 +13,11 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::page_of;
-use crate::support::{Browser, Gateway, Installation, Pages, gateway::HAPPENS_WITHIN, world::World};
+use crate::support::{
+    Browser, Gateway, Installation, Pages, Sending, SmtpClient,
+    gateway::{At, HAPPENS_WITHIN},
+    world::World,
+};
 
 /// Looks until the page says so.
 async fn until(browser: &Browser, path: &str, words: &str) {
@@ -49,7 +53,7 @@ async fn what_mail_says_of_a_gateway_stands_on_the_pages_within_seconds(db: PgPo
     for path in [&list, &page] {
         until(&admin, path, "Last accepted mail").await;
     }
-    gateway.says(crate::support::gateway::At::Mail, "550 5.7.1 we do not know you");
+    gateway.says(At::Mail, "550 5.7.1 we do not know you");
     world.send("ann@acme.example", "two").await;
     for path in [&list, &page] {
         until(&admin, path, "Failing since").await;
@@ -245,4 +249,73 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
         .await
         .unwrap();
     assert_eq!(banner(&ours, &page_of(&acme, "")).await, None, "who saw it fail is gone");
+}
+
+/// What a client sends, each message with its number.
+async fn submit(submission: std::net::SocketAddr, client: usize, clients: usize, messages: usize) {
+    let mut smtp = SmtpClient::greeted(submission).await;
+    for number in (client..messages).step_by(clients) {
+        let content = format!("Subject: {number}\r\n\r\nThis must arrive.\r\n");
+        let reply = smtp.submit("ann@works.example", "bob@elsewhere.example", &content).await;
+        assert!(reply.starts_with("250 2.0.0 "), "{number}: {reply}");
+    }
+}
+
+#[sqlx::test]
+async fn a_gateway_that_begins_to_refuse_in_the_middle_of_traffic_costs_nobody_a_message_and_is_told_of_once(
+    db: PgPool,
+) {
+    const CLIENTS: usize = 4;
+    const MESSAGES: usize = 200;
+    let installation = Installation::on(db.clone());
+    let works = installation.organization("works").await;
+    let world = World::start(&installation).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&works, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &works, Role::Administrator).await;
+    let front = page_of(&works, "");
+    let webhook = "insert into webhook (organization_id, url, secret) values ($1, 'https://x.example/', sha256('x'))";
+    sqlx::query(webhook).bind(works.id.0).execute(&installation.owner).await.unwrap();
+    // By it administrators are told as if minutes had passed.
+    let telling = Sending::on(db).await;
+    let tell = async || telling.queue.tell_of_gateways(OffsetDateTime::now_utc() + time::Duration::minutes(2)).await;
+
+    let sending: Vec<_> =
+        (0..CLIENTS).map(|client| tokio::spawn(submit(world.submission, client, CLIENTS, MESSAGES))).collect();
+    gateway.received(MESSAGES / 4).await;
+    gateway.says(At::Mail, "554 5.7.1 we do not know you");
+    for client in sending {
+        client.await.expect("every message was answered with 250");
+    }
+    let kept = gateway.so_far().len();
+    assert!(kept < MESSAGES, "it began to refuse before the end");
+    until(&admin, &page_of(&works, "gateways"), "Failing since").await;
+    assert_eq!(tell().await.unwrap(), 1);
+    until(&admin, &front, "does not take mail.").await;
+    // Those minutes have not passed for the relay.
+    sqlx::query("update gateway_notice set noticed_at = now()").execute(&installation.owner).await.unwrap();
+
+    gateway.works_again();
+    let subjects: HashSet<String> = gateway
+        .received_within(MESSAGES, Duration::from_secs(60))
+        .await
+        .iter()
+        .map(|message| {
+            String::from_utf8_lossy(&message.content)
+                .split("\r\n")
+                .find_map(|line| line.strip_prefix("Subject: ").map(str::to_owned))
+                .unwrap()
+        })
+        .collect();
+    assert_eq!((subjects.len(), gateway.so_far().len()), (MESSAGES, MESSAGES), "each once");
+    until(&admin, &page_of(&works, "gateways"), "no mail waits").await;
+    until(&admin, &page_of(&works, "gateways"), "Last accepted mail").await;
+    assert!(!admin.get(&front).await.text().contains("does not take mail."), "the banner is gone");
+    // The relay may have told it already.
+    tell().await.unwrap();
+    assert_eq!(tell().await.unwrap(), 0);
+    let told = sqlx::query_scalar::<_, String>("select kind from webhook_notice order by id");
+    assert_eq!(told.fetch_all(&installation.owner).await.unwrap(), ["gateway.failing", "gateway.well"], "each once");
+    world.stop().await;
 }
