@@ -1,5 +1,5 @@
 """Sends the same mail through two relays in turn and compares what each message costs them. Run by size:
-size.py MESSAGES PAIRS ACCOUNTS:PORT:PID-FILE ACCOUNTS:PORT:PID-FILE"""
+size.py MESSAGES PAIRS SENDERS ACCOUNTS:PORT:PID-FILE ACCOUNTS:PORT:PID-FILE, with 0 SENDERS for all accounts"""
 
 import pathlib, random, socket, statistics, sys, threading, time
 
@@ -35,7 +35,9 @@ class Relay:
 
     def send(self, session, messages, numbers):
         for _ in range(messages):
-            sender = b"user%d@big.example" % numbers.randrange(self.accounts)
+            # Spread over all accounts, so that what is looked up for them is far apart.
+            senders = SENDERS or self.accounts
+            sender = b"user%d@big.example" % (numbers.randrange(senders) * (self.accounts // senders))
             ask(session, b"MAIL FROM:<%s>\r\n" % sender, b"250")
             ask(session, b"RCPT TO:<somebody@elsewhere.example>\r\n", b"250")
             ask(session, b"DATA\r\n", b"354")
@@ -76,8 +78,8 @@ def expect(connection, code):
             return
 
 
-messages, pairs = int(sys.argv[1]), int(sys.argv[2])
-few, many = (Relay(*argument.split(":")) for argument in sys.argv[3:])
+messages, pairs, SENDERS = (int(argument) for argument in sys.argv[1:4])
+few, many = (Relay(*argument.split(":")) for argument in sys.argv[4:])
 for relay in (few, many):
     relay.wait()
     relay.cost(messages)
