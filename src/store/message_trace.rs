@@ -18,6 +18,7 @@ pub mod chunk;
 pub mod event;
 pub mod keys;
 pub mod report;
+pub mod since;
 pub mod upkeep;
 
 pub use chunk::{Chunk, Gathering};

@@ -14,7 +14,7 @@ use super::{
     error::PageError,
     form::Query,
     link::Link,
-    page,
+    message_trace, page,
     session::InOrganization,
     status::{Part, StatusLine},
     undo::{self, OfChange},
@@ -29,6 +29,7 @@ use crate::{
     store::{
         self, OrganizationTransaction,
         audit_log::{Filter, Item, Items, ListedChange, PAGE_SIZE},
+        message_trace::since::{Changed, Gone},
         pending_gateway,
         tenant::Access,
         undo::{Entry, REDO, UNDO},
@@ -358,8 +359,21 @@ struct AuditEntryPage {
     may_undo: bool,
     things: Vec<ShownThing>,
     count: i64,
+    /// How mail has gone since, where the change was about one gateway or pointer.
+    since: Option<Since>,
     log: String,
 }
+
+/// How mail has gone since a change.
+struct Since {
+    gone: Gone,
+    /// The first hour is over: what is counted does not change any more.
+    is_over: bool,
+    trace: String,
+}
+
+/// How long after a change mail is counted that it is about.
+const COUNTED: Duration = Duration::hours(1);
 
 /// One thing that a change touched, field by field.
 struct ShownThing {
@@ -395,6 +409,7 @@ async fn show_entry(
     let entry = entry.ok_or(PageError::NotFound)?;
     let items = store::audit_log::items(&mut transaction, access.organization(), change, SHOWN_ITEMS).await?;
     let progress = store::change::progress(&mut transaction, entry.revision).await?;
+    let since = since(&mut transaction, access, &entry, &items).await?;
     drop(transaction);
     let is_undone = entry.undone.is_some();
     let may_undo = !is_undone && entry.impossible().is_none() && undo::forbidden(access.role, &entry.extent).is_none();
@@ -417,9 +432,45 @@ async fn show_entry(
         undoes: entry.undoes.map(|undoes| entry_link(slug, undoes).build()),
         undone: entry.undone.map(|undone| entry_link(slug, undone.change).build()),
         count: items.count,
+        since,
         things: items.first.iter().map(|item| thing(slug, item, &items)).collect(),
         log: format!("/{slug}/administration/audit-log"),
     })
+}
+
+/// How mail has gone in the hour after a change of one pointer or one gateway's record.
+async fn since(
+    transaction: &mut OrganizationTransaction,
+    access: &Access,
+    entry: &Entry,
+    items: &Items,
+) -> store::Result<Option<Since>> {
+    // Many at once have no single way that mail went before.
+    let mut all = items.first.iter().filter_map(changed);
+    let (Some(changed), None, true) = (all.next(), all.next(), items.count <= SHOWN_ITEMS) else { return Ok(None) };
+    let (from, now) = (entry.committed_at, OffsetDateTime::now_utc());
+    let to = (from + COUNTED).min(now);
+    let gone = store::message_trace::since::since(transaction, access.organization(), changed, (from, to)).await?;
+    let trace = message_trace::link_to_time(&access.slug, from, to).build();
+    Ok(Some(Since { gone, is_over: now - from >= COUNTED, trace }))
+}
+
+/// What of where mail goes was changed, if anything.
+fn changed(item: &Item) -> Option<Changed> {
+    let before = |field: &str| item.before.as_ref()?.get(field);
+    let former = || before("outbound_gateway")?.as_str()?.parse().ok();
+    let is_pointer = before("outbound_gateway").is_some();
+    match item.subject.as_str() {
+        "organization" if is_pointer => Some(Changed::OfAll(former())),
+        "domain" if is_pointer => Some(Changed::OfDomain(item.key.parse().ok()?, former())),
+        "account" if is_pointer => Some(Changed::OfAccount(item.key.parse().ok()?, former())),
+        // One that was only added is in the way of no mail that went before.
+        "gateway" if item.before.is_some() => {
+            let revision = item.after.as_ref()?.get("revision")?.as_i64()?;
+            Some(Changed::Record(item.key.parse().ok()?, revision))
+        }
+        _ => None,
+    }
 }
 
 fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {

@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use serde::Deserialize;
 
 use super::{
-    App, Route,
+    App, Route, audit_log,
     console::Console,
     error::PageError,
     form::Query,
@@ -187,6 +187,7 @@ async fn status(
                 .because(Some(because))
                 .taking(messages)
                 .what_left(&access.slug, &change)
+                .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id))
         }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo::link(&access.slug, change.id))))

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
-    App, Route,
+    App, Route, audit_log,
     console::Console,
     domain_manager,
     draft::Draft,
@@ -167,6 +167,7 @@ async fn after_change(
     let only = Filter { waits_for: Some(WaitsFor::Gateway(gateway)), why: Some(Why::Waiting), ..Filter::default() };
     let waiting = store::outbound_queue::count(&mut transaction, organization, &Messages::Matching(only)).await?;
     let line = status::of_gateway(&edit, address, &progress).taking(waiting.messages);
+    let line = line.leading_to(status::SINCE, audit_log::entry_link(&inside.access.slug, change));
     let may = inside.access.role.may_set_organization_gateway();
     Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
-    App, Route,
+    App, Route, audit_log,
     console::Console,
     error::PageError,
     form::Query,
@@ -512,7 +512,8 @@ async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<
     let messages = status::taking_new_way(transaction, &PointerScope::Account(selected), &change).await?;
     let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress)
         .taking(messages)
-        .what_left(&access.slug, &change);
+        .what_left(&access.slug, &change)
+        .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id));
     Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }
 

@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    App, Route,
+    App, Route, audit_log,
     console::Console,
     draft::Draft,
     error::PageError,
@@ -217,6 +217,7 @@ async fn status(
                 .because(if passed { Some(status::PASSED) } else { after.at_once.as_deref() })
                 .taking(messages)
                 .what_left(&access.slug, &change)
+                .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id))
         }
     };
     Ok(Some(line.undoable(access.role.may_set_organization_gateway(), undo)))

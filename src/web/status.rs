@@ -42,6 +42,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
+/// Leads to a change's entry in the audit log, which counts the mail that it is about.
+pub const SINCE: &str = "How mail goes since then";
+
 /// A piece of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {

@@ -1,10 +1,19 @@
 //! Audit Log: who changed what and when.
 //! The page of the same name in `src/web`.
 
-use outgate::{mail::id::AccountId, policy::Role, store::gateway::PointerScope};
+use outgate::{
+    mail::id::AccountId,
+    policy::Role,
+    store::{self, gateway::PointerScope},
+};
 use sqlx::PgPool;
+use tokio::time::timeout;
 
-use crate::support::{Browser, Installation, Page, Pages, Tenant};
+use crate::support::{
+    Browser, Gateway, Installation, Page, Pages, SmtpClient, Tenant,
+    gateway::{At, HAPPENS_WITHIN},
+    world::{World, until_live},
+};
 
 const LOG: &str = "/acme/administration/audit-log";
 
@@ -176,4 +185,44 @@ async fn an_entry_shows_what_it_touched_field_by_field_and_is_taken_back_there(d
     assert!(entries(&list)[0].starts_with("administrator@acme.example took back a change of ann@acme.example"));
     assert!(entries(&list)[1].contains("taken back by administrator@acme.example"), "{:?}", entries(&list)[1]);
     assert!(admin.get(&entry.path).await.text().contains("administrator@acme.example has taken it back."));
+}
+
+#[sqlx::test]
+async fn a_change_of_where_mail_goes_says_how_mail_has_gone_since(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let world = World::start(&installation).await;
+    let (old, new) = (Gateway::start().await, Gateway::start().await);
+    installation.set_gateway(&acme, &PointerScope::Organization, &old.address.to_string()).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    world.send("ann@acme.example", "before").await;
+    old.received(1).await;
+
+    installation.set_gateway(&acme, &PointerScope::Organization, &new.address.to_string()).await;
+    let revision = store::change::current_revision(&installation.owner).await.unwrap();
+    until_live(&installation, revision).await;
+    let entry = admin.get(LOG).await;
+    let entry = entry.html.split(r#"<p class="deed">"#).nth(1).unwrap();
+    let entry =
+        entry.split(r#"href=""#).find(|link| link.starts_with(LOG) && link[LOG.len()..].starts_with('/')).unwrap();
+    let entry = entry.split('"').next().unwrap().to_owned();
+    let text = admin.get(&entry).await.text();
+    assert!(text.contains("How mail has gone since then By the new way 0 messages"), "{text}");
+
+    for subject in ["one", "two"] {
+        world.send("ann@acme.example", subject).await;
+    }
+    new.says(At::Rcpt, "550 5.1.1 nobody");
+    let mut smtp = SmtpClient::greeted(world.submission).await;
+    let refused = smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: three\r\n\r\nHello.\r\n").await;
+    assert!(refused.starts_with("550 "), "{refused}");
+    let says = "By the new way 2 messages Still by the old way 0 messages Refused or returned 1 message";
+    let said = async {
+        while !admin.get(&entry).await.text().contains(says) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, said).await.expect("it counts them within seconds");
+    world.stop().await;
 }
