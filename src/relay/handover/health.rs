@@ -2,7 +2,7 @@
 //! may try again for all that wait.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -269,6 +269,21 @@ impl Health {
         let state = peers.entry(peer.key.clone()).or_default();
         state.reached_at = Some(Instant::now());
         state.touch();
+    }
+
+    /// Nobody points at other gateways than these: trouble of theirs that was found without mail is no longer looked
+    /// after, and forgotten like any.
+    pub fn leave_alone_but(&self, in_use: &HashSet<PeerKey>) {
+        for (_, state) in self.peers().iter_mut().filter(|(key, _)| !in_use.contains(key)) {
+            if let Some(failing) = &mut state.failing {
+                failing.is_quiet = false;
+            }
+        }
+    }
+
+    /// It was looked at, and nothing was found out.
+    pub fn looked_at(&self, peer: &Peer) {
+        self.peers().entry(peer.key.clone()).or_default().touch();
     }
 
     /// What [`failed`](Self::failed) has just noted was found without mail: as long as nobody sends any, it is not

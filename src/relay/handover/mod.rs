@@ -40,6 +40,9 @@ use crate::{
     },
 };
 
+/// How long a server that nobody sends mail to may take to be reached.
+const PROBING: Duration = Duration::from_secs(60);
+
 /// Passes messages on. One for the whole relay: pool and health are shared by all.
 pub struct Handover {
     dialer: Arc<Dialer>,
@@ -335,7 +338,11 @@ impl Handover {
     pub async fn probe_quietly(&self, peer: &Peer, now: OffsetDateTime) {
         let Ok(leave) = self.health.leave(peer, now) else { return };
         let started = Instant::now();
-        match self.dialer.dial(peer).await {
+        // Whoever takes longer may still take mail, which has more patience: nothing is known of it then.
+        let Ok(dialed) = tokio::time::timeout(PROBING, self.dialer.dial(peer)).await else {
+            return self.health.looked_at(peer);
+        };
+        match dialed {
             Ok(connection) => {
                 let session = connection.tls_session();
                 self.health
@@ -345,8 +352,9 @@ impl Handover {
             }
             Err(failure) => {
                 let failed = self.failed(peer, failure, now + started.elapsed());
-                if failed.fault == Fault::Gateway {
-                    self.health.failed_quietly(peer);
+                match failed.fault {
+                    Fault::Gateway => self.health.failed_quietly(peer),
+                    _ => self.health.looked_at(peer),
                 }
             }
         }

@@ -59,6 +59,14 @@ async fn trouble_that_a_probe_finds_lasts_until_the_gateway_is_reached_again_tho
     let later = failing()[0].1.until;
     assert_eq!((look(&sending, Duration::from_secs(600), later).await, failing().len()), (1, 1));
 
+    // Nobody points at it for a while: then nobody is told of it either.
+    sending.set_gateway(None);
+    assert_eq!(look(&sending, AT_ONCE, later).await, 0);
+    sending.queue.step(now + time::Duration::minutes(9)).await.unwrap();
+    assert_eq!(failing().len(), 0);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    assert_eq!((look(&sending, AT_ONCE, later).await, failing().len()), (1, 1));
+
     gateway.works_again();
     let later = failing()[0].1.until;
     assert_eq!((look(&sending, Duration::from_secs(600), later).await, failing().len()), (1, 0));
