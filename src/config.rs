@@ -85,6 +85,9 @@ pub struct PlatformSettings {
         hide_default_value = true
     )]
     pub allowed_webhook_networks: Networks,
+    /// How browsers reach the pages, such as https://outgate.example.com [default: http:// and the address that the pages listen at; relays then name messages without a link]
+    #[arg(long, env = "OUTGATE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
     /// Where test messages come back to: an address at a domain whose mail leads to the relays [default: nowhere]
     #[arg(long, env = "OUTGATE_RETURN_ADDRESS", value_name = "ADDRESS")]
     pub return_address: Option<ReturnAddress>,
@@ -112,9 +115,6 @@ pub struct WebSettings {
     /// Where the pages are served
     #[arg(long, env = "OUTGATE_HTTP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = listener)]
     pub http_listen: SocketAddr,
-    /// How browsers reach the pages, such as https://outgate.example.com [default: http:// and the listening address]
-    #[arg(long, env = "OUTGATE_PUBLIC_URL", value_name = "URL")]
-    pub public_url: Option<PublicUrl>,
     /// Networks of the proxies in front of the pages, whose word on the client's address counts [default: none]
     #[arg(
         long,
@@ -131,8 +131,8 @@ pub struct WebSettings {
 
 impl WebSettings {
     /// As set, else where the pages are served.
-    pub fn public_url(&self) -> PublicUrl {
-        self.public_url.clone().unwrap_or_else(|| PublicUrl::of_listener(self.http_listen))
+    pub fn public_url(&self, platform: &PlatformSettings) -> PublicUrl {
+        platform.public_url.clone().unwrap_or_else(|| PublicUrl::of_listener(self.http_listen))
     }
 }
 

@@ -14,8 +14,8 @@ use outgate::{
 
 use command::{
     accounts::Accounts, administrator::Administrator, credential::Credential, domain::Domain, gateway::Gateway,
-    limit::Limit, organization::Organization, relay::RelayCommand, route::Route, secret_key::SecretKey, store::Store,
-    up::Up, volume::Volume,
+    limit::Limit, organization::Organization, relay::RelayCommand, route::Route, secret_key::SecretKey, sender::Sender,
+    store::Store, up::Up, volume::Volume,
 };
 
 /// Says where an organization's outbound mail leaves, and relays it there.
@@ -94,6 +94,9 @@ enum Command {
     /// How much may be sent
     #[command(subcommand)]
     Limit(Limit),
+    /// Say what a sender is, exempt or block it, or send what waits of it for a limit
+    #[command(subcommand)]
+    Sender(Sender),
     /// Where mail goes
     Route {
         #[command(flatten)]
@@ -219,6 +222,7 @@ async fn run_on(store: &Store, command: Command) -> anyhow::Result<()> {
             command::secret_key::run(command, &file, &owner().await?).await
         }
         Command::Volume(command) => command::volume::run(command, &owner().await?).await,
+        Command::Sender(command) => command::sender::run(command, &owner().await?).await,
         Command::Limit(command) => command::limit::run(command, &owner().await?).await,
         Command::Route { platform, command } => {
             command::route::run(command, &owner().await?, &platform.required_default_route()?).await

@@ -14,6 +14,7 @@ pub mod organization;
 pub mod relay;
 pub mod route;
 pub mod secret_key;
+pub mod sender;
 pub mod serve;
 pub mod store;
 pub mod up;

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
+    mail::short_id::MessageLinks,
     policy::gateway_network::AllowedNetworks,
     relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls, trace::upkeep::Kept},
     store::WebStore,
@@ -61,7 +62,7 @@ pub fn bind_submission(settings: &relay::Settings) -> anyhow::Result<Vec<relay::
 
 pub fn web_settings(platform: &PlatformSettings, settings: &WebSettings) -> anyhow::Result<web::Settings> {
     Ok(web::Settings {
-        public_url: Some(settings.public_url().as_str().parse()?),
+        public_url: Some(settings.public_url(platform).as_str().parse()?),
         trusted_proxies: settings.trusted_proxies.0.clone(),
         platform_default: platform.required_default_route()?,
         allowed_networks: super::allowed(platform),
@@ -92,6 +93,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
             .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
         return_address: platform.return_address.clone(),
         webhook_networks: webhook_networks(platform),
+        links: platform.public_url.as_ref().map(|url| MessageLinks::to(url.as_str())).unwrap_or_default(),
         probe_gateways: settings.probe_gateways.0,
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),

@@ -159,7 +159,7 @@ async fn greet(
     if applied.wait_for(|applied| applied.is_some_and(|applied| applied >= revision)).await.is_err() {
         return;
     }
-    let pages = up.web.public_url();
+    let pages = up.web.public_url(&up.platform);
     let submission = up.relay.smtp_listen.0[0];
     match gateways {
         Some(gateways) => print(&demo::welcome(pages.as_str(), password, submission, gateways)),

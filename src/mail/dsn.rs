@@ -13,12 +13,14 @@ use time::{Duration, OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::{
     notify::{EnvelopeId, OriginalRecipient},
-    short_id::ShortId,
+    short_id::{MessageLinks, ShortId},
 };
 
 /// Everything that a notification says.
 #[derive(Debug, Clone)]
 pub struct Notification<'a> {
+    /// How messages are named to people.
+    pub links: &'a MessageLinks,
     /// Our own name.
     pub hostname: &'a str,
     /// Whoever sent the message: its reverse-path.
@@ -191,7 +193,7 @@ impl Notification<'_> {
         let _ = writeln!(text, "  Accepted: {accepted}\n  Known here as: {}", self.id);
         if let Ok(id) = self.id.parse() {
             // Where administrators find what happened to it.
-            let _ = writeln!(text, "  In Message Trace: {}", ShortId::of(id));
+            let _ = writeln!(text, "  In Message Trace: {}", self.links.of(ShortId::of(id)));
         }
         let _ = writeln!(text, "  {attached}");
         text

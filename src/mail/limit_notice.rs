@@ -1,4 +1,4 @@
-//! What administrators are told of somebody who sends much: that a limit is near, or exceeded, and what happens now.
+//! What administrators, and if they want it the sender, are told of somebody who sends much: that a limit is near, or exceeded, and what happens now.
 //! Text alone; sent by the relay's queue, like notifications.
 
 use std::fmt::Write;
@@ -9,6 +9,39 @@ use super::{
     dsn::one_line,
     own_message::{OwnMessage, own_message},
 };
+
+/// One message to who sends much.
+#[derive(Debug, Clone)]
+pub struct SenderNotice<'a> {
+    pub envelope: OwnMessage<'a>,
+    /// The organization's name.
+    pub organization: &'a str,
+    /// How far it is, as the end of a sentence: is near a limit.
+    pub how: &'a str,
+    /// What was counted and what is allowed.
+    pub counted: &'a str,
+    /// What happens to further mail, a sentence.
+    pub happens: &'a str,
+    pub at: OffsetDateTime,
+}
+
+impl SenderNotice<'_> {
+    /// The message, ready to be sent with a null reverse-path.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let text = format!(
+            "Your mail account {} of {} {}, at {}:\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
+             If it was not you who sent this, somebody may have your password: change it at once. Your administrators \
+             are told, too; ask them if you have to send more.\r\n",
+            one_line(self.envelope.to),
+            one_line(self.organization),
+            self.how,
+            super::dsn::rfc2822(self.at),
+            self.counted,
+            self.happens,
+        );
+        own_message(&self.envelope, format!("Your mail account {}", self.how), text)
+    }
+}
 
 /// One message to one administrator.
 #[derive(Debug, Clone)]

@@ -3,8 +3,6 @@
 
 use std::fmt;
 
-use super::short_id::ShortId;
-
 /// RFC 3463: class, subject and detail, as in 5.7.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedStatus(pub u8, pub u16, pub u16);
@@ -65,11 +63,11 @@ impl Reply {
     }
 
     /// With the id under which administrators find the message at the end.
-    pub fn known_as(mut self, id: ShortId) -> Self {
-        // Of 512 octets, with code, enhanced status, id and line end (RFC 5321 §4.5.3.1.5).
-        const LONGEST: usize = 465;
+    pub fn known_as(mut self, id: &str) -> Self {
+        // Of 512 octets, with code, enhanced status, blank, brackets and line end (RFC 5321 §4.5.3.1.5).
+        const LONGEST: usize = 482;
         if let Some(last) = self.lines.last_mut() {
-            last.truncate(last.floor_char_boundary(LONGEST));
+            last.truncate(last.floor_char_boundary(LONGEST.saturating_sub(id.len())));
             last.push_str(&format!(" [{id}]"));
         }
         self
@@ -120,5 +118,20 @@ impl fmt::Display for Reply {
             write!(f, " {enhanced}")?;
         }
         write!(f, " {}", self.lines.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_message_is_known_as_the_line_stays_as_short_as_every_client_reads() {
+        let reply = Reply::new(550, EnhancedStatus(5, 7, 1), "x".repeat(600));
+        let link = format!("https://{}/message/0k8x-3f7ab-c9def", "a".repeat(200));
+        for known_as in ["0k8x-3f7ab-c9def", &link] {
+            let wire = reply.clone().known_as(known_as).to_wire();
+            assert!(wire.len() <= 512 && wire.ends_with(&format!("x [{known_as}]\r\n")), "{wire}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The id of a message in a form that fits into an SMTP reply and into somebody's note: when it was received and
 //! enough of the rest to tell it from the others of that millisecond.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use super::id::QueueId;
 
@@ -76,5 +76,27 @@ impl FromStr for ShortId {
             number = number << 5 | value as u128;
         }
         if length < LENGTH { Err(ShortIdError) } else { Ok(Self(number)) }
+    }
+}
+
+/// How a message is named to people: by the page that says what happened to it, or by the id alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageLinks {
+    /// Where the pages are, without a slash at the end.
+    pages: Option<Arc<str>>,
+}
+
+impl MessageLinks {
+    /// To pages that browsers reach there.
+    pub fn to(pages: &str) -> Self {
+        Self { pages: Some(pages.trim_end_matches('/').into()) }
+    }
+
+    /// For one message.
+    pub fn of(&self, id: ShortId) -> String {
+        match &self.pages {
+            Some(pages) => format!("{pages}/message/{id}"),
+            None => id.to_string(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use time::{Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset};
+use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset, macros::format_description};
 
 use super::{
     facts::Found,
@@ -521,5 +521,26 @@ impl Exceeded {
                 )
             }
         }
+    }
+}
+
+/// For how long a sender may be exempt at most: who is so for good has limits without a number.
+const LONGEST_EXEMPTION: Duration = Duration::days(366);
+
+/// Until when a sender is exempt for whom somebody has typed a day; nothing ends it.
+///
+/// # Errors
+/// What to type.
+pub fn exempt_until(typed: &str, now: OffsetDateTime) -> Result<Option<OffsetDateTime>, &'static str> {
+    let typed = typed.trim();
+    if typed.is_empty() {
+        return Ok(None);
+    }
+    let day = Date::parse(typed, format_description!("[year]-[month]-[day]"))
+        .map_err(|_| "Enter a day as year, month and day: 2027-01-31.")?;
+    match day.next_day().map(|next| next.midnight().assume_utc()) {
+        Some(until) if until <= now => Err("Choose a day that is not over yet."),
+        Some(until) if until <= now + LONGEST_EXEMPTION => Ok(Some(until)),
+        _ => Err("Choose a day within a year. For longer, set limits of its own."),
     }
 }

@@ -230,6 +230,7 @@ impl Relay {
         let settings = QueueSettings {
             relay,
             hostname: self.settings.hostname.clone(),
+            links: self.settings.links.clone(),
             default: self.settings.default.clone(),
             mx_port: crate::mail::gateway_address::SMTP_PORT,
             lease: self.settings.lease,

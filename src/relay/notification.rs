@@ -59,6 +59,7 @@ async fn notification(
     let id = QueueId::new();
     let report = Notification {
         hostname: &settings.hostname,
+        links: &settings.links,
         to: &message.reverse_path,
         own_id: &id.to_string(),
         id: &message.id.to_string(),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{submission::tls::ServerTls, trace::upkeep::Kept};
 use crate::{
-    mail::ReturnAddress,
+    mail::{ReturnAddress, short_id::MessageLinks},
     policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault},
 };
 
@@ -18,6 +18,8 @@ pub struct Settings {
     pub name: String,
     /// Its host name in greetings, replies and `Received` fields.
     pub hostname: String,
+    /// `OUTGATE_PUBLIC_URL`: how messages are named in refusals and notifications.
+    pub links: MessageLinks,
     /// `OUTGATE_SMTP_LISTEN`.
     pub smtp_listen: Vec<SocketAddr>,
     /// `OUTGATE_SMTPS_LISTEN`: where a connection begins with TLS.
@@ -90,6 +92,7 @@ impl Settings {
         Self {
             name: name.into(),
             probe_recipient: format!("postmaster@{hostname}"),
+            links: MessageLinks::default(),
             return_address: None,
             probe_gateways: Some(Duration::from_secs(10 * 60)),
             hostname,

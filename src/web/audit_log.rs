@@ -90,6 +90,7 @@ fn did(action: &str) -> String {
         "sender.unblock" => "let send again",
         "probe-sender.set" => "set the probe sender of",
         "probe-sender.delete" => "deleted the probe sender of",
+        "notices.senders" => "said whether senders are told of their limits, too, for",
         "webhook.set" => "set the webhook of",
         "webhook.delete" => "deleted the webhook of",
         "webhook.secret" => "made a new secret for the webhook",

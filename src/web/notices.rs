@@ -36,6 +36,7 @@ pub const LABEL: &str = "Notices";
 
 const PATH: &str = "/{organization}/web-mail-cloud/notices";
 const SECRET: &str = "/{organization}/web-mail-cloud/notices/secret";
+const SENDERS: &str = "/{organization}/web-mail-cloud/notices/senders";
 const TEST: &str = "/{organization}/web-mail-cloud/notices/test";
 
 /// How many notices are listed.
@@ -45,6 +46,8 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::get(PATH, show),
         Route::post(PATH, save),
+        Route::get(SENDERS, back),
+        Route::post(SENDERS, save_senders),
         Route::get(SECRET, back),
         Route::post(SECRET, renew_secret),
         Route::get(TEST, back),
@@ -69,6 +72,8 @@ struct NoticesPage {
     /// For who may see it.
     secret: Option<String>,
     notices: Vec<ShownNotice>,
+    /// Senders are told of their own limits.
+    tells_senders: bool,
     may_save: bool,
     here: String,
 }
@@ -125,6 +130,7 @@ async fn look(app: &App, inside: &InOrganization) -> Result<NoticesPage, PageErr
     let mut transaction = app.store.begin(&inside.access).await?;
     let webhook = store::webhook::of(&mut *transaction, organization).await?;
     let notices = store::webhook::list(&mut *transaction, organization, LISTED).await?;
+    let tells_senders = store::limit_notice::tells_senders(&mut *transaction, organization).await?;
     drop(transaction);
     let may_save = inside.access.role.may_set_organization_gateway();
     let seen = webhook.as_ref().map(|webhook| webhook.url.to_string()).unwrap_or_default();
@@ -145,6 +151,7 @@ async fn look(app: &App, inside: &InOrganization) -> Result<NoticesPage, PageErr
         seen,
         secret,
         notices: notices.into_iter().map(ShownNotice::from).collect(),
+        tells_senders,
         may_save,
         here: link(&inside.access.slug).build(),
     })
@@ -159,7 +166,7 @@ fn may_save(inside: &InOrganization) -> Result<(), PageError> {
     match inside.access.role.may_set_organization_gateway() {
         true => Ok(()),
         false => {
-            Err(PageError::Forbidden("Only an Administrator may change the webhook. Ask one of your organization."))
+            Err(PageError::Forbidden("Only an Administrator may change who is told. Ask one of your organization."))
         }
     }
 }
@@ -223,6 +230,32 @@ async fn again(
     look.entry.again(form.webhook, mistake);
     look.mistakes = text_field::mistakes(&[&look.entry]);
     Ok((status, page(&look)?).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendersForm {
+    tell_senders: Option<String>,
+    /// How it stood when the form was shown.
+    seen: String,
+}
+
+async fn save_senders(
+    State(app): State<App>,
+    inside: InOrganization,
+    Form(form): Form<SendersForm>,
+) -> Result<Response, PageError> {
+    may_save(&inside)?;
+    let (wanted, was) = (form.tell_senders.is_some(), form.seen == "yes");
+    let here = link(&inside.access.slug);
+    let transaction = app.store.begin(&inside.access).await?;
+    // Who did not touch the box does not undo what another has changed since.
+    let changed = match wanted == was {
+        true => None,
+        false => store::limit_notice::set_tells_senders(transaction, wanted, &inside.access.email).await?,
+    };
+    let done = if changed.is_some() { "senders" } else { "senders-unchanged" };
+    Ok(see_other(&here.with("done", done).build()))
 }
 
 #[derive(Deserialize)]

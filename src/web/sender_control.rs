@@ -4,7 +4,7 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Deserialize;
-use time::{Date, Duration, OffsetDateTime, UtcOffset, macros::format_description};
+use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     App, Route,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     mail::{Mailbox, id::AccountId},
-    policy::limit::{OrganizationLimits, SenderControl, SetAt},
+    policy::limit::{OrganizationLimits, SenderControl, SetAt, exempt_until},
     store::{self, OrganizationTransaction, throttle::LetGo},
 };
 
@@ -43,9 +43,6 @@ pub fn routes() -> Vec<Route> {
         Route::post(LET_GO, let_go),
     ]
 }
-
-/// For how long a sender may be exempt at most: who is so for good has limits without a number.
-const LONGEST: Duration = Duration::days(366);
 
 /// How far back is shown what a blocked sender has sent.
 const SENT: Duration = Duration::DAY;
@@ -173,24 +170,6 @@ struct ExemptForm {
     seen: String,
 }
 
-impl ExemptForm {
-    /// Until when; empty ends it.
-    fn parse(&self, now: OffsetDateTime) -> Result<Option<OffsetDateTime>, &'static str> {
-        let typed = self.until.trim();
-        if typed.is_empty() {
-            return Ok(None);
-        }
-        let day = Date::parse(typed, format_description!("[year]-[month]-[day]"))
-            .map_err(|_| "Enter a day as year, month and day: 2027-01-31.")?;
-        let until = day.next_day().map(|next| next.midnight().assume_utc());
-        match until {
-            Some(until) if until <= now => Err("Choose a day that is not over yet."),
-            Some(until) if until <= now + LONGEST => Ok(Some(until)),
-            _ => Err("Choose a day within a year. For longer, set limits of its own."),
-        }
-    }
-}
-
 async fn save_exemption(
     State(app): State<App>,
     inside: InOrganization,
@@ -198,7 +177,7 @@ async fn save_exemption(
     Form(form): Form<ExemptForm>,
 ) -> Result<Response, PageError> {
     may_change(&inside)?;
-    match form.parse(OffsetDateTime::now_utc()) {
+    match exempt_until(&form.until, OffsetDateTime::now_utc()) {
         Ok(until) => {
             let is_touched = form.until.trim() != form.seen;
             let change = |control: &mut SenderControl| {

@@ -717,6 +717,8 @@ pub fn of_webhook(done: &str, url: &str) -> Option<StatusLine> {
         "saved" => ("Saved.", "What happens from now on is told there, too."),
         "unchanged" => ("Nothing changed.", "The webhook was so already."),
         "secret" => ("Saved.", "Notices are signed with the new secret from now on: enter it where they are received."),
+        "senders" => ("Saved.", "It holds for what is told from now on."),
+        "senders-unchanged" => ("Nothing changed.", "Who is told was so already."),
         "secret-unchanged" => ("Nothing changed.", "The secret was replaced before."),
         "test" => ("On its way.", "A relay sends a test notice within seconds: look again to see what came of it."),
         "enough" => ("Not yet.", "There were several test notices within the last minute. Try again in a minute."),

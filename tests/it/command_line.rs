@@ -166,6 +166,9 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         (&["accounts", "suspend", "acme", "nobody@acme.example"], &[], "", "acme has no account nobody@acme.example"),
         (&["accounts", "delete", "acme", "a@acme.example"], &[], "", "this is a further address of ann@acme.example"),
         (&["accounts", "import", "acme", "/dev/null", "--allow-removals", "3"], &[], "", "--sync"),
+        (&["sender", "block", "acme"], &["nobody@acme.example"], "", "nobody@acme.example"),
+        (&["sender", "exempt", "acme"], &["ann@acme.example", "2020-01-01"], "", "Choose a day that is not over yet."),
+        (&["sender", "exempt", "acme"], &["ann@acme.example", "soon"], "", "Enter a day as year, month and day"),
         (&["limit", "show", "nobody"], &[], "", "there is no organization “nobody”"),
         (&["limit", "show", "acme"], &["--domain", "birch.example"], "", "acme has no mail domain birch.example"),
         (&["limit", "set", "acme", "--window", "hour"], &["--messages", "5"], "", "--each, --service or --total"),
@@ -431,6 +434,27 @@ async fn the_operator_changes_the_record_of_a_gateway_and_the_keys_of_passwords(
     assert!(removed.ends_with(&format!("has the key {first} no more.\n")), "{removed}");
     let listed = outgate.succeeds(&["secret-key", "list"]).await;
     assert!(listed.contains("\t1 passwords\tknown since "), "{listed}");
+}
+
+#[sqlx::test]
+async fn the_operator_says_what_a_sender_is_and_exempts_and_blocks_it(owner: PgPool) {
+    let outgate = populated(&owner).await;
+    let ann = |words: &[&'static str]| [&["sender"], &words[..1], &["acme", "ann@acme.example"], &words[1..]].concat();
+    let control = async || {
+        let rows = "select service, exempt_until is not null, blocked from sender_control";
+        sqlx::query_as::<_, (bool, bool, bool)>(rows).fetch_one(&owner).await.unwrap()
+    };
+    assert!(outgate.succeeds(&ann(&["service", "yes"])).await.starts_with("Saved. Revision "));
+    assert_eq!(outgate.succeeds(&ann(&["service", "yes"])).await, "It is so already.\n");
+    let day = (time::OffsetDateTime::now_utc() + time::Duration::days(30)).date().to_string();
+    outgate.succeeds(&[&ann(&["exempt"])[..], &[day.as_str()]].concat()).await;
+    outgate.succeeds(&ann(&["block"])).await;
+    assert_eq!(control().await, (true, true, true));
+    for words in [&["service", "no"][..], &["exempt"], &["unblock"]] {
+        outgate.succeeds(&ann(words)).await;
+    }
+    assert_eq!(control().await, (false, false, false));
+    assert_eq!(outgate.succeeds(&ann(&["let-go"])).await, "Nothing of it waits for a limit.\n");
 }
 
 #[sqlx::test]

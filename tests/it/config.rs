@@ -30,7 +30,7 @@ fn with(flags: &[&str]) -> Result<All, String> {
 fn without_any_setting_everything_listens_on_loopback_only() {
     let all = with(&[]).unwrap();
     assert_eq!(all.web.http_listen, "127.0.0.1:8080".parse().unwrap());
-    assert_eq!(all.web.public_url().as_str(), "http://127.0.0.1:8080");
+    assert_eq!(all.web.public_url(&all.platform).as_str(), "http://127.0.0.1:8080");
     assert_eq!(all.relay.smtp_listen.0, ["127.0.0.1:2525".parse().unwrap()]);
     assert!(all.relay.trusted_networks.contain("127.9.9.9".parse().unwrap()));
     assert!(all.relay.trusted_networks.contain("::1".parse().unwrap()));
@@ -96,12 +96,15 @@ fn how_long_mail_waits_is_the_operators_to_say() {
 
 #[test]
 fn the_public_url_is_a_server_and_nothing_more() {
-    let url = |typed| with(&["--public-url", typed]).unwrap().web.public_url().to_string();
+    let url = |typed| {
+        let all = with(&["--public-url", typed]).unwrap();
+        all.web.public_url(&all.platform).to_string()
+    };
     assert_eq!(url("https://Outgate.Example.com/"), "https://outgate.example.com");
     assert_eq!(url("http://192.0.2.7:8080"), "http://192.0.2.7:8080");
     assert_eq!(url("https://[2001:db8::7]:8443"), "https://[2001:db8::7]:8443");
     let everywhere = with(&["--http-listen", "0.0.0.0:9000"]).unwrap();
-    assert_eq!(everywhere.web.public_url().as_str(), "http://127.0.0.1:9000");
+    assert_eq!(everywhere.web.public_url(&everywhere.platform).as_str(), "http://127.0.0.1:9000");
 }
 
 #[test]

@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue, commit};
 use crate::{
-    mail::{id::QueueId, limit_notice::LimitNotice, own_message::OwnMessage},
+    mail::{
+        id::QueueId,
+        limit_notice::{LimitNotice, SenderNotice},
+        own_message::OwnMessage,
+    },
     policy::{
         limit::{Action, Level, Window},
         volume::Subject,
@@ -63,8 +67,8 @@ impl Queue {
         }
         let whom = store::gateway_notice::administrators_across_tenants(&mut *transaction, organization).await?;
         let account = if let Subject::Account(account) = subject { Some(*account) } else { None };
-        let (name, slug, user_id) =
-            store::limit_notice::names_across_tenants(&mut *transaction, organization, account).await?;
+        let names = store::limit_notice::names_across_tenants(&mut *transaction, organization, account).await?;
+        let (name, user_id) = (&names.organization, &names.user_id);
         let whose = match subject {
             Subject::Organization => "All of the organization together".to_owned(),
             Subject::Domain(name) => format!("The mail domain {name}"),
@@ -78,17 +82,36 @@ impl Queue {
                 Level::Stopped => Kind::SenderStopped,
             },
             at: news.at,
-            organization: slug,
+            organization: names.slug.clone(),
             subject: whose.clone(),
             text: format!("{whose} {}: {}. {}", how(news), news.exceeded.words(), happens(news)),
         };
         store::webhook::note(&mut *transaction, organization, &notice, now).await?;
-        let entries: Vec<Entry> = whom.iter().map(|whom| self.limit_notice(news, (&name, &whose), whom, now)).collect();
+        let mut entries: Vec<Entry> =
+            whom.iter().map(|whom| self.limit_notice(news, (name, &whose), whom, now)).collect();
+        if let (true, Some(user_id), Some(happens)) = (names.tell_senders, user_id, happens_to_sender(news)) {
+            entries.push(self.sender_notice(news, name, &user_id.to_string(), happens, now));
+        }
         if !entries.is_empty() {
             commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
         }
         transaction.commit().await?;
         Ok(entries.len())
+    }
+
+    fn sender_notice(&self, news: &News, name: &str, whom: &str, happens: &str, now: OffsetDateTime) -> Entry {
+        let (settings, id) = (&self.shared.settings, QueueId::new());
+        let bytes = SenderNotice {
+            envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
+            organization: name,
+            how: how(news),
+            counted: &news.exceeded.words(),
+            happens,
+            at: news.at,
+        }
+        .to_bytes();
+        let ends = (now, now + settings.schedule.lifetime);
+        Entry::of_ours(news.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
     }
 
     fn limit_notice(&self, news: &News, (name, whose): (&str, &str), whom: &str, now: OffsetDateTime) -> Entry {
@@ -105,6 +128,22 @@ impl Queue {
         .to_bytes();
         let ends = (now, now + settings.schedule.lifetime);
         Entry::of_ours(news.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
+    }
+}
+
+/// What becomes of the sender's mail, in words for it; `None`: nothing does, and nobody need trouble it.
+fn happens_to_sender(news: &News) -> Option<&'static str> {
+    match (news.exceeded.level, news.exceeded.applied.limit.action) {
+        (Level::Stopped, _) => {
+            Some("Nothing new is accepted, and what waits is held until an administrator has decided.")
+        }
+        (_, Action::Alert) => None,
+        (Level::Near, Action::Delay) => Some("Beyond the limit mail waits and leaves at the limit's pace."),
+        (Level::Beyond, Action::Delay) => Some("Further mail waits and leaves at the limit's pace. None is lost."),
+        (Level::Near, Action::Hold) => Some("Beyond the limit mail is held until an administrator releases it."),
+        (Level::Beyond, Action::Hold) => Some("Further mail is held until an administrator releases it."),
+        (Level::Near, Action::Defer | Action::Refuse) => Some("Beyond the limit mail is not accepted."),
+        (Level::Beyond, Action::Defer | Action::Refuse) => Some("Further mail is not accepted for now."),
     }
 }
 

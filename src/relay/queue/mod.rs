@@ -58,6 +58,7 @@ use crate::{
     mail::{
         envelope::{MailParameters, Recipient},
         id::{OrganizationId, QueueId, RelayId},
+        short_id::MessageLinks,
     },
     policy::{facts::Found, limit::Exceeded, retry::Schedule, routing::PlatformDefault},
     store::{
@@ -75,6 +76,8 @@ pub struct QueueSettings {
     pub relay: RelayId,
     /// Our own name, in notifications.
     pub hostname: String,
+    /// How messages are named to people there.
+    pub links: MessageLinks,
     /// Where notifications go, and mail without a gateway.
     pub default: PlatformDefault,
     /// 25, except in tests.

@@ -16,7 +16,10 @@ use super::{
     tls::ServerTls,
 };
 use crate::{
-    mail::{Reply, short_id::ShortId},
+    mail::{
+        Reply,
+        short_id::{MessageLinks, ShortId},
+    },
     relay::{
         memory::Held,
         message::{Content, Message},
@@ -34,6 +37,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What every connection of a relay needs.
 pub(super) struct Surroundings {
     pub takers: Takers,
+    /// How messages are named in refusals.
+    pub links: MessageLinks,
     pub limits: SubmissionLimits,
     pub spool_dir: PathBuf,
     /// Without it connections stay in the clear.
@@ -243,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         });
         let accepting = async {
             let reply = accepting.await;
-            if reply.is_positive() { reply } else { reply.known_as(ShortId::of(id)) }
+            if reply.is_positive() { reply } else { reply.known_as(&self.surroundings.links.of(ShortId::of(id))) }
         };
         or_given_up(accepting, &self.surroundings.give_up).await
     }

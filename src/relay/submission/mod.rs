@@ -144,6 +144,7 @@ pub async fn listen(
     let reception = Arc::new(Reception {
         terms: Arc::new(Terms {
             hostname: settings.hostname.clone(),
+            links: settings.links.clone(),
             trusted_networks: settings.trusted_networks.clone(),
             max_message_size: settings.max_message_size,
             table,
@@ -156,6 +157,7 @@ pub async fn listen(
         }),
         surroundings: Arc::new(Surroundings {
             takers,
+            links: settings.links.clone(),
             limits: settings.limits.clone(),
             spool_dir: settings.spool_dir.clone(),
             tls: settings.tls.clone(),

@@ -27,7 +27,7 @@ use crate::{
         Envelope, Reply,
         id::{AccountId, CredentialId, OrganizationId, QueueId, TestMessageId},
         received::{Received, Trace},
-        short_id::ShortId,
+        short_id::{MessageLinks, ShortId},
     },
     policy::{
         distribution_list::Refusal,
@@ -61,6 +61,8 @@ const LOGIN_CHALLENGES: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
 #[derive(Debug)]
 pub struct Terms {
     pub hostname: String,
+    /// How messages are named in refusals.
+    pub links: MessageLinks,
     pub trusted_networks: Vec<IpNet>,
     /// In bytes.
     pub max_message_size: u64,
@@ -865,7 +867,7 @@ impl Session {
             client: self.client,
             reply: reply.to_string(),
         });
-        reply.known_as(ShortId::of(id))
+        reply.known_as(&self.terms.links.of(ShortId::of(id)))
     }
 
     fn whose(&self, reverse_path: &str) -> Option<(OrganizationId, Option<AccountId>)> {

@@ -776,7 +776,8 @@ async fn a_pending_gateway(photographer: &Photographer) {
     photographer.look("domain-manager-pending").await;
     photographer.go(&form).await;
     photographer.look("domain-outbound-gateway-pending").await;
-    gateway.says(At::Mail, "550 5.7.1 We do not know you");
+    gateway.says(At::Rcpt, "550 5.7.1 We do not know you");
+    gateway.go_on();
     photographer.go(&format!("{CLOUD}/outbound-mail-gateway")).await;
     photographer.save(&gateway.address.to_string()).await;
     browser.wait_for_text("It has not passed its check").await;

@@ -2,8 +2,15 @@
 //! Asked of the bytes, and of what a library reads in them.
 
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
-use outgate::mail::dsn::{Cause, Notification, Original, Report};
+use std::sync::LazyLock;
+
+use outgate::mail::{
+    dsn::{Cause, Notification, Original, Report},
+    short_id::MessageLinks,
+};
 use time::{Duration, OffsetDateTime, macros::datetime};
+
+static LINKS: LazyLock<MessageLinks> = LazyLock::new(MessageLinks::default);
 
 const ACCEPTED: OffsetDateTime = datetime!(2026-11-25 03:00:00 UTC);
 const HEADER: &[u8] = b"From: Ann <ann@acme.example>\r\nTo: bob@elsewhere.example\r\nSubject: The offer\r\n\
@@ -15,6 +22,7 @@ fn report(recipient: &str, reason: &str, cause: Cause) -> Report {
 
 fn notification<'a>(reports: &'a [Report], original: Original<'a>) -> Notification<'a> {
     Notification {
+        links: &LINKS,
         hostname: "relay.example",
         to: "ann@acme.example",
         own_id: "019f2d52-0000-7000-8000-000000000002",
@@ -180,4 +188,14 @@ fn hostile_words_stay_words() {
         assert!(!text.chars().any(|character| character.is_control() && !"\r\n".contains(character)), "{text:?}");
         assert!(!text.contains('\u{202e}') && text.contains("Subject: hello"), "{text}");
     }
+}
+
+#[test]
+fn where_the_operator_says_where_the_pages_are_a_notification_leads_to_the_messages_story() {
+    let reports = [report("bob@elsewhere.example", "550 5.1.1 nobody", Cause::Refused)];
+    let links = MessageLinks::to("https://outgate.example.com/");
+    let one = Notification { links: &links, ..notification(&reports, Original::Header(HEADER)) };
+    let text = String::from_utf8(one.to_bytes()).unwrap().replace("=\r\n", "");
+    let link = "In Message Trace: https://outgate.example.com/message/06fj-tmg00-00001";
+    assert!(text.contains(link), "{text}");
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use outgate::{
-    mail::id::{RelayId, Revision},
+    mail::{
+        id::{RelayId, Revision},
+        short_id::MessageLinks,
+    },
     policy::{facts::OrganizationFacts, retry::Schedule, routing::PlatformDefault},
     relay::{
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
@@ -125,6 +128,7 @@ async fn a_relay_that_lags_behind_holds_nothing_for_lack_of_facts(db: PgPool) {
     let settings = QueueSettings {
         relay: RelayId::new(),
         hostname: "relay.outgate.example".to_owned(),
+        links: MessageLinks::default(),
         default: PlatformDefault::Mx,
         mx_port: 25,
         lease: Duration::from_secs(120),
@@ -228,6 +232,7 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
     let settings = QueueSettings {
         relay,
         hostname: "relay.outgate.example".to_owned(),
+        links: MessageLinks::default(),
         default: PlatformDefault::Mx,
         mx_port: 25,
         lease: Duration::from_secs(120),

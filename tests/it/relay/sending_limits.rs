@@ -543,6 +543,41 @@ async fn administrators_are_told_once_an_hour_who_is_near_a_limit_and_who_is_bey
 }
 
 #[sqlx::test]
+async fn a_sender_whose_mail_waits_is_told_where_its_organization_wants_that(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner.clone()).await;
+    let account = "insert into mail_account (organization_id, id, user_id) values ($1, $2, 'ann@acme.example')";
+    sqlx::query(account).bind(sending.organization.0).bind(sending.account.0).execute(&owner).await.unwrap();
+    let an_hour = kind(Whose::Each, Window::Hour, Unit::Messages);
+    let tell = async |minutes: i64| {
+        let now = sending.now + Duration::minutes(minutes);
+        sending.queue.tell_of_limits(&sending.meter, now).await.unwrap()
+    };
+    sending.set_limits(|limits| set(limits, SetAt::Organization, an_hour, 2, Action::Delay));
+    for _ in 0..3 {
+        send_after(&sending, 0).await;
+    }
+    assert_eq!(tell(0).await, 0, "nobody has said that senders want to know, and there is no administrator");
+
+    sqlx::query("update organization set tell_senders = true").execute(&owner).await.unwrap();
+    for _ in 0..3 {
+        send_after(&sending, 4200).await;
+    }
+    assert_eq!(tell(70).await, 2);
+    let told = told(&sending).await;
+    let [near, notice] = &told[..] else { panic!("{told:?}") };
+    assert!(near.contains("Subject: Your mail account is near a limit"), "{near}");
+    for words in [
+        "Subject: Your mail account has sent more than is allowed",
+        "To: <ann@acme.example>",
+        "Further mail waits and leaves at the limit's pace. None is lost.",
+        "somebody may have your password: change it at once",
+    ] {
+        assert!(notice.replace("=\r\n", "").contains(words), "{words} in {notice}");
+    }
+}
+
+#[sqlx::test]
 async fn a_limit_that_is_saved_is_live_on_the_relays_and_its_refusal_names_the_message(owner: PgPool) {
     let gateway = Gateway::start().await;
     let installation = Installation::on(owner.clone());

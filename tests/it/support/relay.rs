@@ -13,6 +13,7 @@ use outgate::{
         EnhancedStatus, Reply,
         id::{AccountId, CredentialId, GatewayId, OrganizationId},
         return_address::TokenKey,
+        short_id::MessageLinks,
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
@@ -175,6 +176,7 @@ fn asks(envelope: &outgate::mail::Envelope) -> Vec<String> {
 fn terms(table: Arc<RoutingTable>, encrypts: bool) -> Terms {
     Terms {
         hostname: HOSTNAME.to_owned(),
+        links: MessageLinks::default(),
         trusted_networks: vec!["127.0.0.0/8".parse().unwrap()],
         max_message_size: MAX_MESSAGE_SIZE,
         table,

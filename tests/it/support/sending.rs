@@ -13,6 +13,7 @@ use outgate::{
         Envelope, GatewayAddress, Reply,
         envelope::MailParameters,
         id::{AccountId, GatewayId, OrganizationId, QueueId, RelayId},
+        short_id::MessageLinks,
     },
     policy::{
         facts::{AccountFacts, DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
@@ -201,6 +202,7 @@ impl Sending {
         let settings = QueueSettings {
             relay: RelayId::new(),
             hostname: "relay.outgate.example".to_owned(),
+            links: MessageLinks::default(),
             default: options.default.clone(),
             mx_port: options.mx_port,
             lease: Duration::from_secs(2 * 60),

@@ -116,6 +116,8 @@ impl Scene {
             .execute(&self.installation.owner)
             .await
             .unwrap();
+        let senders = vec![("tell_senders", text("1")), ("seen", text("no"))];
+        case(Administrator, "/notices/senders", "notices/senders".to_owned(), senders);
         case(Administrator, "/notices/test", "notices/test".to_owned(), vec![]);
         case(Administrator, "/notices/secret", "notices/secret".to_owned(), vec![("secret", secret.in_words())]);
         let other = "https://hooks.example.com/other";

@@ -198,6 +198,7 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "verify-before-live" => vec![("verify_before_live", "always"), ("seen", "replacing")],
         "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
         "notices" => vec![("webhook", "https://evil.example.com/"), ("seen", "")],
+        "senders" => vec![("tell_senders", "1"), ("seen", "no")],
         "secret" => vec![("secret", "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")],
         "test-message" => vec![("to", "me")],
         "require-tls" => vec![("change", CHANGE)],
