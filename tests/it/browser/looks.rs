@@ -78,6 +78,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
     domains(&photographer).await;
     gateways(&photographer).await;
     relay_credentials(&photographer).await;
+    notices(&photographer).await;
     explanations(&photographer).await;
     a_pending_gateway(&photographer).await;
     photographer.stop().await;
@@ -510,6 +511,20 @@ async fn verifications(photographer: &Photographer) {
     browser.click("button", "Save probe sender").await;
     browser.wait_for_text("is not a mail domain of your organization").await;
     photographer.look("probe-sender-mistake").await;
+}
+
+async fn notices(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    photographer.go(&format!("{CLOUD}/notices")).await;
+    photographer.look("notices-none").await;
+    browser.fill("Webhook", "hooks.example.com").await;
+    browser.click("button", "Save").await;
+    browser.wait_for_text("is not a web address").await;
+    photographer.look("notices-mistake").await;
+    browser.fill("Webhook", "https://hooks.example.com/outgate").await;
+    browser.click("button", "Save").await;
+    browser.wait_for_text("What happens from now on is told there, too.").await;
+    photographer.look("notices").await;
 }
 
 async fn relay_credentials(photographer: &Photographer) {
