@@ -11,7 +11,7 @@ use super::{Entry, Queue, commit};
 use crate::{
     mail::{
         id::QueueId,
-        limit_notice::{LimitNotice, SenderNotice},
+        limit_notice::{LimitNotice, Reader},
         own_message::OwnMessage,
     },
     policy::{
@@ -87,10 +87,11 @@ impl Queue {
             text: format!("{whose} {}: {}. {}", how(news), news.exceeded.words(), happens(news)),
         };
         store::webhook::note(&mut *transaction, organization, &notice, now).await?;
+        let told = Reader::Administrator { whose: &whose };
         let mut entries: Vec<Entry> =
-            whom.iter().map(|whom| self.limit_notice(news, (name, &whose), whom, now)).collect();
+            whom.iter().map(|whom| self.limit_notice(news, name, (whom, told), happens(news), now)).collect();
         if let (true, Some(user_id), Some(happens)) = (names.tell_senders, user_id, happens_to_sender(news)) {
-            entries.push(self.sender_notice(news, name, &user_id.to_string(), happens, now));
+            entries.push(self.limit_notice(news, name, (&user_id.to_string(), Reader::Sender), happens, now));
         }
         if !entries.is_empty() {
             commit::insert_entries(&mut transaction, &entries.iter().collect::<Vec<_>>()).await?;
@@ -99,30 +100,22 @@ impl Queue {
         Ok(entries.len())
     }
 
-    fn sender_notice(&self, news: &News, name: &str, whom: &str, happens: &str, now: OffsetDateTime) -> Entry {
-        let (settings, id) = (&self.shared.settings, QueueId::new());
-        let bytes = SenderNotice {
-            envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
-            organization: name,
-            how: how(news),
-            counted: &news.exceeded.words(),
-            happens,
-            at: news.at,
-        }
-        .to_bytes();
-        let ends = (now, now + settings.schedule.lifetime);
-        Entry::of_ours(news.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
-    }
-
-    fn limit_notice(&self, news: &News, (name, whose): (&str, &str), whom: &str, now: OffsetDateTime) -> Entry {
+    fn limit_notice(
+        &self,
+        news: &News,
+        organization: &str,
+        (whom, reader): (&str, Reader<'_>),
+        happens: &str,
+        now: OffsetDateTime,
+    ) -> Entry {
         let (settings, id) = (&self.shared.settings, QueueId::new());
         let bytes = LimitNotice {
             envelope: OwnMessage { hostname: &settings.hostname, own_id: &id.to_string(), to: whom, now },
-            organization: name,
-            whose,
+            organization,
+            reader,
             how: how(news),
             counted: &news.exceeded.words(),
-            happens: happens(news),
+            happens,
             at: news.at,
         }
         .to_bytes();
