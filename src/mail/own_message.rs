@@ -1,5 +1,5 @@
-//! A message that Outgate itself writes to an administrator, whatever it is about: its headers, and text alone.
-//! Sent by the relay's queue, like notifications.
+//! A message that Outgate itself writes, whatever it is about: its headers, and text alone. Notices are sent by the
+//! relay's queue, like notifications; test messages through the gateway that they are for.
 
 use mail_builder::{
     MessageBuilder,
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::dsn::{one_line, rfc2822};
 
-/// Who a message of our own to an administrator is from and for.
+/// Who a message of our own is from and for.
 #[derive(Debug, Clone)]
 pub struct OwnMessage<'a> {
     /// Our own name.
@@ -22,9 +22,14 @@ pub struct OwnMessage<'a> {
 
 /// The message, ready to be sent with a null reverse-path.
 pub fn own_message(own: &OwnMessage<'_>, subject: String, text: String) -> Vec<u8> {
+    own_message_from(format!("Outgate <MAILER-DAEMON@{}>", own.hostname), own, subject, text)
+}
+
+/// One that stands for another's mail; `from` is a whole header field's value.
+pub fn own_message_from(from: String, own: &OwnMessage<'_>, subject: String, text: String) -> Vec<u8> {
     let mut bytes = Vec::new();
     MessageBuilder::new()
-        .header("From", Raw::new(format!("Outgate <MAILER-DAEMON@{}>", own.hostname)))
+        .header("From", Raw::new(from))
         .header("To", Raw::new(format!("<{}>", one_line(own.to))))
         .subject(subject)
         .header("Date", Raw::new(rfc2822(own.now)))

@@ -3,17 +3,13 @@
 
 use std::fmt::Write;
 
-use mail_builder::{
-    MessageBuilder,
-    headers::{content_type::ContentType, raw::Raw},
-    mime::MimePart,
-};
 use time::OffsetDateTime;
 
 use super::{
     GatewayAddress,
     dsn::{one_line, rfc2822},
     id::TestMessageId,
+    own_message::{OwnMessage, own_message_from},
 };
 
 /// One test message.
@@ -41,18 +37,10 @@ pub const SIGNED: [&str; 5] = ["From", "To", "Subject", "Date", "Message-ID"];
 impl TestMessage<'_> {
     /// The message, ready to be signed or sent.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        MessageBuilder::new()
-            .header("From", Raw::new(format!("Outgate test <{}>", one_line(self.sender))))
-            .header("To", Raw::new(format!("<{}>", one_line(self.recipient))))
-            .subject(format!("Test message through {}", self.gateway))
-            .header("Date", Raw::new(rfc2822(self.now)))
-            .message_id(format!("{}@{}", self.id, self.hostname))
-            // RFC 3834 §5: nobody's automatic answer answers this.
-            .header("Auto-Submitted", Raw::new("auto-generated"))
-            .body(MimePart::new(ContentType::new("text/plain").attribute("charset", "utf-8"), self.text()))
-            .serialize(&mut bytes);
-        bytes
+        let own =
+            OwnMessage { hostname: self.hostname, own_id: &self.id.to_string(), to: self.recipient, now: self.now };
+        let from = format!("Outgate test <{}>", one_line(self.sender));
+        own_message_from(from, &own, format!("Test message through {}", self.gateway), self.text())
     }
 
     fn text(&self) -> String {
