@@ -146,6 +146,24 @@ pub struct Lease {
 /// Mail of one organization that waits for the same: a gateway, or the platform's default (`None`).
 pub type Lane = (OrganizationId, Option<GatewayId>);
 
+/// Whose mail a claim leaves where it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    pub lanes: Vec<Lane>,
+    /// With all their lanes.
+    pub organizations: Vec<OrganizationId>,
+}
+
+impl PassedOver {
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.organizations.is_empty()
+    }
+
+    pub fn contains(&self, lane: &Lane) -> bool {
+        self.lanes.contains(lane) || self.organizations.contains(&lane.0)
+    }
+}
+
 /// A message that a relay has, by the token of its claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Leased {
@@ -426,21 +444,22 @@ macro_rules! claim {
 }
 
 /// Takes up to `limit` messages that are due at `now` until `until`, the longest due first. What
-/// another relay has is passed over unless its lease has ended and one `takes_over`, and so are some lanes.
+/// another relay has is passed over unless its lease has ended and one `takes_over`, and so are others.
 pub async fn claim_due_across_tenants(
     db: impl PgExecutor<'_>,
     relay: RelayId,
     limit: i64,
-    passed_over: &[Lane],
+    passed_over: &PassedOver,
     now: OffsetDateTime,
     until: OffsetDateTime,
     takes_over: bool,
 ) -> Result<Vec<QueuedMessage>> {
-    let (gateways, defaults) = split(passed_over);
+    let (gateways, defaults) = split(&passed_over.lanes);
     claim!(
         "select organization_id, id from queued_message
          where next_attempt_at <= $3 and ($7 or lease_relay_id is null or lease_relay_id = $1)
            and case when waits_for is null then organization_id <> all($5) else waits_for <> all($4) end
+           and organization_id <> all($8)
          order by next_attempt_at
          limit $6",
         db,
@@ -450,7 +469,8 @@ pub async fn claim_due_across_tenants(
         &gateways as &[GatewayId],
         &defaults as &[OrganizationId],
         limit,
-        takes_over
+        takes_over,
+        &passed_over.organizations as &[OrganizationId]
     )
 }
 

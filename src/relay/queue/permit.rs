@@ -2,14 +2,20 @@
 //! all, and while few ask nothing is left unused.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::store::queue::Lane;
+use crate::{
+    mail::id::OrganizationId,
+    store::queue::{Lane, PassedOver},
+};
 
 /// The places for attempts. A lane may take one as long as it has fewer than are left for all the
-/// others: alone it gets half of them, each of two gets a third, and there is always a place for the next.
+/// others: alone it gets half of them, each of two gets a third, and there is always a place for the next. All lanes of
+/// an organization together may have twice as many as are left, so that many slow gateways of one are no worse for the
+/// others than one.
 #[derive(Debug)]
 pub struct Permits {
     /// A std lock: held for counting only, never across an await.
@@ -19,7 +25,41 @@ pub struct Permits {
 #[derive(Debug)]
 struct Places {
     free: usize,
-    taken: HashMap<Lane, usize>,
+    by_lane: HashMap<Lane, usize>,
+    by_organization: HashMap<OrganizationId, usize>,
+}
+
+impl Places {
+    fn of(free: usize) -> Self {
+        Self { free, by_lane: HashMap::new(), by_organization: HashMap::new() }
+    }
+
+    fn is_full_lane(&self, taken: usize) -> bool {
+        taken >= self.free
+    }
+
+    fn is_full_organization(&self, taken: usize) -> bool {
+        taken >= 2 * self.free
+    }
+
+    fn is_full(&self, lane: &Lane) -> bool {
+        let in_lane = self.by_lane.get(lane).copied().unwrap_or_default();
+        let in_organization = self.by_organization.get(&lane.0).copied().unwrap_or_default();
+        self.is_full_lane(in_lane) || self.is_full_organization(in_organization)
+    }
+}
+
+fn take_one<K: Hash + Eq>(taken: &mut HashMap<K, usize>, key: K) {
+    *taken.entry(key).or_default() += 1;
+}
+
+fn give_one_back<K: Hash + Eq>(taken: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = taken.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
 }
 
 /// The right to one attempt, given back when dropped.
@@ -31,7 +71,7 @@ pub struct AttemptPermit {
 
 impl Permits {
     pub fn new(places: usize) -> Self {
-        Self { places: Mutex::new(Places { free: places, taken: HashMap::new() }) }
+        Self { places: Mutex::new(Places::of(places)) }
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -43,17 +83,21 @@ impl Permits {
         self.places().free
     }
 
-    /// The lanes that get no more for now.
-    pub fn full(&self) -> Vec<Lane> {
+    /// Who gets no more for now.
+    pub fn full(&self) -> PassedOver {
         let places = self.places();
-        places.taken.iter().filter(|(_, taken)| **taken >= places.free).map(|(lane, _)| *lane).collect()
+        let lanes = places.by_lane.iter().filter(|(_, taken)| places.is_full_lane(**taken));
+        let organizations = places.by_organization.iter().filter(|(_, taken)| places.is_full_organization(**taken));
+        PassedOver {
+            lanes: lanes.map(|(lane, _)| *lane).collect(),
+            organizations: organizations.map(|(it, _)| *it).collect(),
+        }
     }
 
-    /// Takes one, if the lane has not got its share.
+    /// Takes one, if neither the lane nor its organization has got its share.
     pub fn take(self: &Arc<Self>, lane: Lane) -> Option<AttemptPermit> {
         let mut places = self.places();
-        let taken = places.taken.get(&lane).copied().unwrap_or_default();
-        (taken < places.free).then(|| self.give(&mut places, lane))
+        (!places.is_full(&lane)).then(|| self.give(&mut places, lane))
     }
 
     /// Takes one for a message that is claimed already: its lane had not got its share before that.
@@ -63,7 +107,8 @@ impl Permits {
 
     fn give(self: &Arc<Self>, places: &mut Places, lane: Lane) -> AttemptPermit {
         places.free = places.free.saturating_sub(1);
-        *places.taken.entry(lane).or_default() += 1;
+        take_one(&mut places.by_lane, lane);
+        take_one(&mut places.by_organization, lane.0);
         AttemptPermit { permits: self.clone(), lane }
     }
 }
@@ -72,30 +117,42 @@ impl Drop for AttemptPermit {
     fn drop(&mut self) {
         let mut places = self.permits.places();
         places.free += 1;
-        if let Some(taken) = places.taken.get_mut(&self.lane) {
-            *taken -= 1;
-            if *taken == 0 {
-                places.taken.remove(&self.lane);
-            }
-        }
+        give_one_back(&mut places.by_lane, self.lane);
+        give_one_back(&mut places.by_organization, self.lane.0);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::id::OrganizationId;
+    use crate::mail::id::GatewayId;
 
     #[test]
     fn one_lane_leaves_half_of_the_places_and_two_a_third() {
         let permits = Arc::new(Permits::new(60));
         let (one, other) = ((OrganizationId::new(), None), (OrganizationId::new(), None));
         let mut taken: Vec<_> = std::iter::from_fn(|| permits.take(one)).collect();
-        assert_eq!((taken.len(), permits.free(), permits.full()), (30, 30, vec![one]));
+        assert_eq!(
+            (taken.len(), permits.free(), permits.full()),
+            (30, 30, PassedOver { lanes: vec![one], ..PassedOver::default() })
+        );
 
         taken.extend(std::iter::from_fn(|| permits.take(other)));
         assert_eq!((taken.len(), permits.free()), (45, 15));
         taken.clear();
-        assert_eq!((permits.free(), permits.full()), (60, vec![]));
+        assert_eq!((permits.free(), permits.full()), (60, PassedOver::default()));
+    }
+
+    #[test]
+    fn an_organization_with_very_many_lanes_leaves_a_third_of_the_places() {
+        let permits = Arc::new(Permits::new(60));
+        let (many, other) = (OrganizationId::new(), (OrganizationId::new(), None));
+        let lanes = std::iter::repeat_with(|| (many, Some(GatewayId::new())));
+        let taken: Vec<_> = lanes.map_while(|lane| permits.take(lane)).collect();
+        assert_eq!((taken.len(), permits.free()), (40, 20));
+        assert_eq!(permits.full(), PassedOver { organizations: vec![many], ..PassedOver::default() });
+        assert!(permits.full().contains(&(many, None)));
+
+        assert_eq!(std::iter::from_fn(|| permits.take(other)).collect::<Vec<_>>().len(), 10);
     }
 }

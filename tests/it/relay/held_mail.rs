@@ -130,11 +130,29 @@ async fn a_choice_made_while_a_relay_has_the_message_is_carried_out_afterwards(d
     let (sending, own, archive, _) = held_for_users_gateway(db).await;
     let (now, until) = (sending.now + time::Duration::days(8), sending.now + time::Duration::days(9));
     let relay = RelayId::new();
-    let claimed = store::queue::claim_due_across_tenants(&sending.db, relay, 1, &[], now, until, true).await.unwrap();
+    let claimed = store::queue::claim_due_across_tenants(
+        &sending.db,
+        relay,
+        1,
+        &store::queue::PassedOver::default(),
+        now,
+        until,
+        true,
+    )
+    .await
+    .unwrap();
     let claimed = claimed.into_iter().next().unwrap();
     choose(&sending, taken_away(own), Choice::Send).await;
-    let someone_else =
-        store::queue::claim_due_across_tenants(&sending.db, RelayId::new(), 1, &[], now, until, true).await;
+    let someone_else = store::queue::claim_due_across_tenants(
+        &sending.db,
+        RelayId::new(),
+        1,
+        &store::queue::PassedOver::default(),
+        now,
+        until,
+        true,
+    )
+    .await;
     assert!(someone_else.unwrap().is_empty(), "the lease holds");
 
     let token = claimed.lease.unwrap().token;

@@ -134,7 +134,16 @@ async fn a_wish_that_comes_while_a_relay_has_the_message_is_carried_out_when_its
         gateway.works_again();
         let (now, until) = (sending.now + time::Duration::minutes(3), sending.now + time::Duration::hours(1));
         let relay = RelayId::new();
-        let claimed = store::queue::claim_due_across_tenants(&sending.db, relay, 1, &[], now, until, true).await;
+        let claimed = store::queue::claim_due_across_tenants(
+            &sending.db,
+            relay,
+            1,
+            &store::queue::PassedOver::default(),
+            now,
+            until,
+            true,
+        )
+        .await;
         let claimed = claimed.unwrap().into_iter().next().unwrap();
         wish(&sending, what).await;
         sending.step_after(4).await;
