@@ -1,14 +1,22 @@
-//! How much memory the messages in flight may take together. Beyond it they go to the spool early, so that memory stays
-//! flat however many and large they are.
+//! How much memory the messages in flight may take together, and the buffers that they stand in. Beyond it they go to
+//! the spool early, so that memory stays flat however many and large they are.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 
-use super::metrics::METRICS;
+use super::{message::Content, metrics::METRICS};
+use crate::{mail::id::OrganizationId, store::queue::PIECE};
+
+/// The largest buffer, in bytes: a whole number of the pieces in which the queue keeps a message.
+pub const BUFFER: usize = 8 * PIECE;
 
 /// One for a relay.
 #[derive(Debug)]
@@ -16,35 +24,48 @@ pub struct Memory {
     /// In bytes.
     budget: usize,
     taken: AtomicUsize,
+    /// Large buffers that came free, for the next large message: pages that the kernel has to clear first cost more
+    /// than what is copied into them. A std lock: held to put one in or take one out.
+    spare: Mutex<Vec<Vec<u8>>>,
+    /// Those of whose large messages any is in flight. A std lock: held for a look-up.
+    shares: Mutex<HashMap<OrganizationId, Weak<Share>>>,
+}
+
+/// What the large messages in flight of one organization take, in memory and on disk.
+#[derive(Debug, Default)]
+struct Share {
+    bytes: AtomicU64,
+}
+
+/// A large message in its organization's share, until this is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    share: Arc<Share>,
+    bytes: u64,
 }
 
 /// What is left of the memory for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Supply {
-    /// More than three quarters.
+    /// More than two thirds.
     Plenty,
     Enough,
     /// Messages have all that they may have.
     Scarce,
 }
 
-/// Memory that a message takes, until this is dropped.
-#[derive(Debug)]
-pub struct Held {
-    memory: Arc<Memory>,
-    bytes: usize,
-}
-
 impl Memory {
     pub fn of(budget: usize) -> Arc<Self> {
-        Arc::new(Self { budget, taken: AtomicUsize::new(0) })
+        let (taken, spare, shares) = Default::default();
+        Arc::new(Self { budget, taken, spare, shares })
     }
 
-    /// How much there is for one message more.
-    pub fn supply(&self) -> Supply {
+    /// How much there is for one message more; for a large one, whose organization may have half of everything.
+    pub fn supply(&self, in_flight: Option<&InFlight>) -> Supply {
         match self.taken() {
+            _ if in_flight.is_some_and(|it| it.of_organization() > self.budget as u64 / 2) => Supply::Scarce,
             taken if taken >= self.budget => Supply::Scarce,
-            taken if taken >= self.budget / 4 => Supply::Enough,
+            taken if taken >= self.plenty() => Supply::Enough,
             _ => Supply::Plenty,
         }
     }
@@ -54,44 +75,183 @@ impl Memory {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Begins to count for one message.
-    pub fn hold(self: &Arc<Self>) -> Held {
-        Held { memory: Arc::clone(self), bytes: 0 }
+    /// So much may be taken while there is plenty, in bytes.
+    fn plenty(&self) -> usize {
+        self.budget / 16 * 5
+    }
+
+    /// Begins to count a large message of this organization.
+    pub fn in_flight(&self, organization: OrganizationId) -> InFlight {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = shares.get(&organization).and_then(Weak::upgrade).unwrap_or_default();
+        shares.insert(organization, Arc::downgrade(&share));
+        InFlight { share, bytes: 0 }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a large buffer, as long as what is kept and what is taken are less than what there is plenty of.
+    fn give_back(&self, mut bytes: Vec<u8>) {
+        let mut spare = self.spare();
+        if self.taken() + spare.len() * BUFFER < self.plenty() {
+            bytes.clear();
+            spare.push(bytes);
+        }
     }
 }
 
-impl Held {
-    /// It takes this much by now.
-    pub fn set(&mut self, bytes: usize) {
-        if bytes == self.bytes {
-            return;
-        }
-        // Wraps around where it gets less: what was taken comes out right.
-        self.memory.taken.fetch_add(bytes.wrapping_sub(self.bytes), Ordering::Relaxed);
-        METRICS.in_memory.add(bytes as i64 - self.bytes as i64);
+impl InFlight {
+    /// It has this many bytes by now.
+    pub fn set(&mut self, bytes: u64) {
+        // Wraps around where it gets less: the sum comes out right.
+        self.share.bytes.fetch_add(bytes.wrapping_sub(self.bytes), Ordering::Relaxed);
         self.bytes = bytes;
     }
 
-    /// The bytes, which count until the last that has them is gone.
-    pub fn keep(mut self, content: Vec<u8>) -> Bytes {
-        self.set(content.capacity());
-        Bytes::from_owner(Kept { content, _held: self })
+    /// What all large messages in flight of its organization have, in bytes.
+    pub fn of_organization(&self) -> u64 {
+        self.share.bytes.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Held {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.set(0);
     }
 }
 
-struct Kept {
-    content: Vec<u8>,
-    _held: Held,
+/// A part of a message, whose memory counts until this is dropped.
+#[derive(Debug)]
+struct Buffer {
+    memory: Arc<Memory>,
+    bytes: Vec<u8>,
+    /// What it counts for.
+    counted: usize,
 }
 
-impl AsRef<[u8]> for Kept {
+impl Buffer {
+    /// An empty one for so many bytes, or the largest.
+    fn of(memory: &Arc<Memory>, size: usize) -> Self {
+        let spare = if size < BUFFER { None } else { memory.spare().pop() };
+        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(size.min(BUFFER)));
+        let mut buffer = Self { memory: Arc::clone(memory), bytes, counted: 0 };
+        buffer.count();
+        buffer
+    }
+
+    /// Takes as many of the bytes as it may become large.
+    fn fill(&mut self, bytes: &mut &[u8]) {
+        let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.bytes.len()));
+        let needed = self.bytes.len() + now.len();
+        if needed > self.bytes.capacity() {
+            let grown = needed.max(2 * self.bytes.capacity()).min(BUFFER);
+            self.bytes.reserve_exact(grown - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(now);
+        *bytes = later;
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let (before, now) = (self.counted, self.bytes.capacity());
+        if now != before {
+            // Wraps around where it gets less: what was taken comes out right.
+            self.memory.taken.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+            METRICS.in_memory.add(now as i64 - before as i64);
+            self.counted = now;
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.count();
+        if bytes.capacity() == BUFFER {
+            self.memory.give_back(bytes);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.content
+        &self.bytes
+    }
+}
+
+/// The bytes of a message while they come: a small one in a buffer of its size, a large one in many of the largest.
+#[derive(Debug)]
+pub struct Growing {
+    memory: Arc<Memory>,
+    /// All but the last are full.
+    buffers: Vec<Buffer>,
+    length: usize,
+}
+
+impl Growing {
+    /// Nothing yet; `expected` bytes are likely to come.
+    pub fn new(memory: &Arc<Memory>, expected: usize) -> Self {
+        Self { memory: Arc::clone(memory), buffers: vec![Buffer::of(memory, expected)], length: 0 }
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub fn extend_from_slice(&mut self, mut bytes: &[u8]) {
+        self.length += bytes.len();
+        loop {
+            if let Some(last) = self.buffers.last_mut() {
+                last.fill(&mut bytes);
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            self.buffers.push(Buffer::of(&self.memory, BUFFER));
+        }
+    }
+
+    /// Forgets what has come, and takes no memory for it any more.
+    pub fn clear(&mut self) {
+        self.buffers.clear();
+        self.length = 0;
+    }
+
+    /// Everything that has come, in order.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffers.iter().map(AsRef::as_ref)
+    }
+
+    /// What has come in one piece, at least as far as the end of the header section; copied together only where that
+    /// is long.
+    pub fn header(&self) -> Cow<'_, [u8]> {
+        match self.buffers.as_slice() {
+            [] => Cow::Borrowed(&[]),
+            [first] => Cow::Borrowed(&first.bytes),
+            [first, ..] if memchr::memmem::find(&first.bytes, b"\r\n\r\n").is_some() => Cow::Borrowed(&first.bytes),
+            _ => Cow::Owned(self.to_vec()),
+        }
+    }
+
+    /// Copied together.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.parts().collect::<Vec<_>>().concat()
+    }
+
+    /// Counts until the last that has it is gone. `has_dots`: a line may begin with one.
+    pub fn into_content(mut self, has_dots: bool, in_flight: Option<InFlight>) -> Content {
+        if self.buffers.len() > 1 {
+            let parts = self.buffers.into_iter().map(Bytes::from_owner).collect();
+            return Content::Parts { parts, size: self.length as u64, has_dots, in_flight: in_flight.map(Arc::new) };
+        }
+        Content::Memory(self.buffers.pop().map(Bytes::from_owner).unwrap_or_default())
     }
 }

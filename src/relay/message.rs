@@ -6,6 +6,7 @@ use std::{fs::File, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+use super::memory::InFlight;
 use crate::mail::{Envelope, id::QueueId};
 
 /// A message that was read whole. Nothing has been promised for it yet.
@@ -39,10 +40,19 @@ pub struct Client {
 #[derive(Debug, Clone)]
 pub enum Content {
     Memory(Bytes),
+    /// In memory, in several [buffers](super::memory::BUFFER), all full but the last.
+    Parts {
+        parts: Arc<[Bytes]>,
+        size: u64,
+        /// A line may begin with a dot.
+        has_dots: bool,
+        in_flight: Option<Arc<InFlight>>,
+    },
     /// Read with positioned reads, so that clones do not disturb each other.
     Spooled {
         file: Arc<File>,
         size: u64,
+        in_flight: Option<Arc<InFlight>>,
     },
 }
 
@@ -51,7 +61,16 @@ impl Content {
     pub fn size(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
-            Self::Spooled { size, .. } => *size,
+            Self::Parts { size, .. } | Self::Spooled { size, .. } => *size,
+        }
+    }
+
+    /// What is in memory, in order.
+    pub fn in_memory(&self) -> Option<&[Bytes]> {
+        match self {
+            Self::Memory(bytes) => Some(std::slice::from_ref(bytes)),
+            Self::Parts { parts, .. } => Some(parts),
+            Self::Spooled { .. } => None,
         }
     }
 }

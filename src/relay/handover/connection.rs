@@ -82,6 +82,21 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    async fn write(&mut self, bytes: &[u8], limit: Duration) -> Result<(), Trouble> {
+        let written = timeout(limit, async {
+            match self {
+                Self::Plain(stream) => stream.write_all(bytes).await,
+                Self::Tls(stream) => {
+                    stream.write_all(bytes).await?;
+                    stream.flush().await
+                }
+            }
+        });
+        Ok(written.await.map_err(|_| Trouble::TimedOut(limit))??)
+    }
+}
+
 impl Connection {
     pub async fn connect(address: SocketAddr, limits: TimeLimits) -> Result<Self, Trouble> {
         let stream = match timeout(limits.connect, TcpStream::connect(address)).await {
@@ -119,18 +134,14 @@ impl Connection {
 
     /// Writes `output` at once and empties it.
     pub async fn flush(&mut self, limit: Duration) -> Result<(), Trouble> {
-        let written = timeout(limit, async {
-            match &mut self.stream {
-                Stream::Plain(stream) => stream.write_all(&self.output).await,
-                Stream::Tls(stream) => {
-                    stream.write_all(&self.output).await?;
-                    stream.flush().await
-                }
-            }
-        });
-        let written = written.await.map_err(|_| Trouble::TimedOut(limit))?;
+        let written = self.stream.write(&self.output, limit).await;
         self.output.clear();
-        Ok(written?)
+        written
+    }
+
+    /// Writes these bytes at once; `output` has to be empty.
+    pub async fn write(&mut self, bytes: &[u8], limit: Duration) -> Result<(), Trouble> {
+        self.stream.write(bytes, limit).await
     }
 
     /// The next reply. May be dropped while it waits and called again.

@@ -33,6 +33,7 @@ pub enum Source {
 pub struct Reader {
     source: Source,
     read: u64,
+    /// The next piece or part, where it is stored in such.
     piece: i32,
 }
 
@@ -43,6 +44,11 @@ impl Source {
             Self::Content(content) => content.size(),
             Self::Stored { size, .. } => *size,
         }
+    }
+
+    /// Whether no line begins with a dot, as far as that is known without looking.
+    pub fn has_no_dots(&self) -> bool {
+        matches!(self, Self::Content(Content::Parts { has_dots: false, .. }))
     }
 
     pub fn reader(&self) -> Reader {
@@ -92,6 +98,10 @@ impl Reader {
         let (offset, length) = (self.read, CHUNK.min(size - self.read) as usize);
         let chunk = match &self.source {
             Source::Content(Content::Memory(bytes)) => bytes.slice(offset as usize..offset as usize + length),
+            Source::Content(Content::Parts { parts, .. }) => {
+                let part = parts.get(self.piece as usize).cloned();
+                part.ok_or(io::ErrorKind::UnexpectedEof)?
+            }
             Source::Content(Content::Spooled { file, .. }) => {
                 let file = file.clone();
                 tokio::task::spawn_blocking(move || {

@@ -10,14 +10,15 @@ use super::{
 use crate::{
     mail::{EnhancedStatus, Reply, envelope::MailParameters, notify::Wishes},
     policy::{fault::Stage, pace::Turn},
+    relay::memory,
 };
 
 /// Recipients in one write: their answers always fit into what the network buffers, so that neither
 /// side waits for the other to read (RFC 2920 §3.1).
 const GROUP: usize = 100;
 
-/// Bytes of a message in one write.
-const BLOCK: usize = 64 * 1024;
+/// Bytes of a message in one write: what it stands in, in memory, so that nothing is left over for a write of its own.
+const BLOCK: usize = memory::BUFFER;
 
 /// Headers that are searched for characters beyond ASCII.
 const MAX_HEADER: usize = 1024 * 1024;
@@ -190,6 +191,11 @@ impl Connection {
             let chunk = reader.next().await;
             let chunk = chunk.map_err(|error| Failure::trouble(Stage::Content, Trouble::Unreadable(error)))?;
             let Some(chunk) = chunk else { break };
+            if source.has_no_dots() {
+                transparency.pass(&chunk);
+                self.flush_bytes(&chunk).await?;
+                continue;
+            }
             for block in chunk.chunks(BLOCK) {
                 transparency.write(block, &mut self.output);
                 if self.output.len() >= BLOCK {
@@ -202,8 +208,17 @@ impl Connection {
     }
 
     async fn flush_content(&mut self) -> Result<(), Failure> {
-        let limit = self.limits.block;
-        let Err(trouble) = self.flush(limit).await else { return Ok(()) };
+        let flushed = self.flush(self.limits.block).await;
+        self.content_flushed(flushed).await
+    }
+
+    async fn flush_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let flushed = self.write(bytes, self.limits.block).await;
+        self.content_flushed(flushed).await
+    }
+
+    async fn content_flushed(&mut self, flushed: Result<(), Trouble>) -> Result<(), Failure> {
+        let Err(trouble) = flushed else { return Ok(()) };
         // Servers that have seen enough say why before they close.
         if matches!(trouble, Trouble::Broken(_) | Trouble::Closed)
             && let Ok(reply) = self.reply(std::time::Duration::from_secs(1)).await

@@ -33,6 +33,11 @@ impl Transparency {
             rest = next;
         }
         wire.extend_from_slice(rest);
+        self.pass(chunk);
+    }
+
+    /// Notes a chunk that goes out as it is, because no line begins with a dot.
+    pub fn pass(&mut self, chunk: &[u8]) {
         self.state = match chunk {
             [] => self.state,
             [.., b'\r', b'\n'] => State::LineStart,

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use sqlx::{
     Connection, PgConnection, PgPool,
     postgres::{PgDatabaseError, PgSeverity},
@@ -15,7 +16,7 @@ use tokio::{
 use super::{Entry, Queue};
 use crate::{
     mail::id::QueueId,
-    relay::{handover::source::Source, message::Content},
+    relay::{handover::source::Source, memory::BUFFER},
     store::{
         self,
         pool::Quick,
@@ -29,7 +30,9 @@ const STATEMENTS: usize = 2;
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How large a body may be that goes into it, in bytes.
-const SMALL: usize = 256 * 1024;
+const SMALL: u64 = 256 * 1024;
+/// How much of a larger one goes into one statement, in bytes.
+const STATEMENT_BYTES: usize = 4 * BUFFER;
 /// How long a client waits for a commit before it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the removal of messages waits for new ones to go with: nobody waits for it. If the relay is killed
@@ -305,10 +308,10 @@ pub async fn insert_entries(db: &mut PgConnection, entries: &[&Entry]) -> store:
 }
 
 async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> store::Result<Vec<QueueId>> {
-    let key = |entry: &Entry| (entry.message.organization, entry.message.id);
+    let small_bodies = entries.iter().filter_map(|entry| Some(pieces(entry, 0, small(entry)?)));
     let written = Written {
         messages: entries.iter().map(|entry| &entry.message).collect(),
-        pieces: entries.iter().filter_map(|entry| Some(Piece::cut(key(entry), 0, small(entry)?))).flatten().collect(),
+        pieces: small_bodies.flatten().collect(),
         done,
     };
     let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
@@ -322,23 +325,41 @@ async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> st
 
 /// A body that goes into one statement with others. What is larger is written piece by piece, or all connections
 /// would have room for it.
-fn small(entry: &Entry) -> Option<&[u8]> {
+fn small(entry: &Entry) -> Option<&[Bytes]> {
     match &entry.source {
-        Source::Content(Content::Memory(bytes)) if bytes.len() <= SMALL => Some(bytes),
+        Source::Content(content) if content.size() <= SMALL => content.in_memory(),
         _ => None,
     }
+}
+
+/// Parts of a body, of which all but its last are cut to whole pieces; the first of them is number `first`.
+fn pieces<'a>(entry: &Entry, first: i32, parts: &'a [Bytes]) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::new();
+    for part in parts {
+        let number = first + pieces.len() as i32;
+        pieces.extend(Piece::cut((entry.message.organization, entry.message.id), number, part));
+    }
+    pieces
 }
 
 /// A body that is read piece by piece.
 async fn insert_body(db: &mut PgConnection, entry: &Entry) -> store::Result<()> {
     let mut reader = entry.source.reader();
-    let mut first = 0;
-    // That a message cannot be read is its own trouble, not the store's.
-    while let Some(chunk) = reader.next().await.map_err(|error| sqlx::Error::Encode(error.into()))? {
-        let pieces: Vec<Piece<'_>> =
-            Piece::cut((entry.message.organization, entry.message.id), first, &chunk).collect();
-        store::queue::insert_pieces_across_tenants(&mut *db, &pieces).await?;
-        first += pieces.len() as i32;
+    let (mut first, mut parts) = (0, Vec::<Bytes>::new());
+    loop {
+        // That a message cannot be read is its own trouble, not the store's.
+        let next = reader.next().await.map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let is_last = next.is_none();
+        parts.extend(next);
+        let bytes = parts.iter().map(Bytes::len).sum::<usize>();
+        if bytes >= STATEMENT_BYTES || is_last && bytes > 0 {
+            let pieces = pieces(entry, first, &parts);
+            store::queue::insert_pieces_across_tenants(&mut *db, &pieces).await?;
+            first += pieces.len() as i32;
+            parts.clear();
+        }
+        if is_last {
+            return Ok(());
+        }
     }
-    Ok(())
 }

@@ -21,7 +21,7 @@ use crate::{
         short_id::{MessageLinks, ShortId},
     },
     relay::{
-        memory::Held,
+        memory::{Growing, InFlight},
         message::{Content, Message},
         settings::SubmissionLimits,
         submission::replies,
@@ -229,14 +229,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn accept(&mut self, submitted: Submitted) -> Reply {
-        let content = match self.content(submitted.rest, submitted.held).await {
+        let Submitted { id, rest, has_dots, in_flight, .. } = submitted;
+        let content = match self.content(rest, has_dots, in_flight).await {
             Ok(content) => content,
             Err(error) => {
                 tracing::error!(%error, "cannot spool a message");
                 return if is_full(&error) { replies::no_room() } else { replies::not_kept() };
             }
         };
-        let id = submitted.id;
         let accepting = (self.surroundings.takers.accept)(Message {
             id,
             envelope: submitted.envelope,
@@ -260,19 +260,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn content(&mut self, rest: Vec<u8>, held: Held) -> io::Result<Content> {
+    async fn content(&mut self, rest: Growing, has_dots: bool, in_flight: Option<InFlight>) -> io::Result<Content> {
         if self.spool.is_none() {
-            return Ok(Content::Memory(held.keep(rest)));
+            return Ok(rest.into_content(has_dots, in_flight));
         }
         self.spool(rest).await?;
         match self.spool.take() {
-            Some(Spool { file, size }) => Ok(Content::Spooled { file, size }),
+            Some(Spool { file, size }) => Ok(Content::Spooled { file, size, in_flight: in_flight.map(Arc::new) }),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     /// Writes behind what was spooled so far. The file has no name: it is gone with its last reader.
-    async fn spool(&mut self, piece: Vec<u8>) -> io::Result<()> {
+    async fn spool(&mut self, piece: Growing) -> io::Result<()> {
         let size = piece.len() as u64;
         let spool_dir = self.surroundings.spool_dir.clone();
         let file = self.spool.as_ref().map(|spool| spool.file.clone());
@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Some(file) => file,
                 None => Arc::new(tempfile::tempfile_in(spool_dir)?),
             };
-            io::Write::write_all(&mut &*file, &piece)?;
+            piece.parts().try_for_each(|part| io::Write::write_all(&mut &*file, part))?;
             Ok(file)
         });
         let file = written.await.map_err(io::Error::other)??;

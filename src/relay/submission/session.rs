@@ -37,7 +37,7 @@ use crate::{
         relay_credential::{RelayCredential, SecretHash},
     },
     relay::{
-        memory::{Held, Memory, Supply},
+        memory::{BUFFER, Growing, InFlight, Memory, Supply},
         message::Client,
         routing_table::{Knowledge, RoutingTable},
         test_message::{self, Recipient, ReturnTokens, Returned},
@@ -47,7 +47,7 @@ use crate::{
 /// How large a message may become that is kept in memory whole, in bytes, while there is plenty.
 const WHOLE_IN_MEMORY: usize = 2 * 1024 * 1024;
 /// How much is kept of a larger one. It goes to the spool in pieces of this size, and its header has to be in the first.
-pub const IN_MEMORY: usize = 256 * 1024;
+pub const IN_MEMORY: usize = 4 * BUFFER;
 /// The same while the memory for messages is scarce.
 const IN_SCARCE_MEMORY: usize = 32 * 1024;
 /// After so many a client gets no further.
@@ -101,7 +101,7 @@ pub enum Action {
     /// Send the output, then read more.
     Read,
     /// Put this piece of the message behind the former ones, then go on.
-    Spool(Vec<u8>),
+    Spool(Growing),
     /// Find out what becomes of the message, then say it to [`Session::answer`].
     Accept(Box<Submitted>),
     /// The same of a test message that has come back.
@@ -122,9 +122,11 @@ pub struct Submitted {
     /// As in [`Message`](crate::relay::message::Message).
     pub message_id: Option<String>,
     /// What was not spooled: all of a small message, our `Received` field included.
-    pub rest: Vec<u8>,
-    /// The memory that this takes.
-    pub held: Held,
+    pub rest: Growing,
+    /// A line may begin with a dot.
+    pub has_dots: bool,
+    /// Of a large one of a known organization.
+    pub in_flight: Option<InFlight>,
     pub client: Client,
 }
 
@@ -202,8 +204,9 @@ struct Receiving {
     id: QueueId,
     envelope: Envelope,
     reader: DataReader,
-    content: Vec<u8>,
-    held: Held,
+    content: Growing,
+    /// Once it is larger than one buffer, and it is known whose it is.
+    in_flight: Option<InFlight>,
     /// It is a test message that comes back.
     test: Option<TestMessageId>,
     /// The length of our own field, which stands at the start of `content` until that is spooled.
@@ -754,11 +757,9 @@ impl Session {
         .to_field();
         let is_large = mail.size.is_some_and(|size| size > WHOLE_IN_MEMORY as u64);
         let expected = mail.size.map_or(4096, |size| usize::try_from(size).unwrap_or(usize::MAX));
-        let expected = expected.min(in_memory(self.terms.memory.supply(), is_large));
-        let mut content = Vec::with_capacity(own_field.len() + expected);
+        let expected = expected.min(in_memory(self.terms.memory.supply(None), is_large));
+        let mut content = Growing::new(&self.terms.memory, own_field.len() + expected);
         content.extend_from_slice(own_field.as_bytes());
-        let mut held = self.terms.memory.hold();
-        held.set(content.capacity());
         Receiving {
             id,
             test: recipients.test,
@@ -771,7 +772,7 @@ impl Session {
             },
             reader,
             content,
-            held,
+            in_flight: None,
             own_field: own_field.len(),
             is_large,
             spooled: 0,
@@ -780,12 +781,18 @@ impl Session {
     }
 
     fn read_content(&mut self, input: &mut &[u8]) -> Option<Action> {
-        let supply = self.terms.memory.supply();
+        let whose = match &self.state {
+            State::Content(receiving) if receiving.is_uncounted() => self.whose(&receiving.envelope.reverse_path),
+            _ => None,
+        };
         let State::Content(receiving) = &mut self.state else { return None };
+        if let Some((organization, _)) = whose {
+            receiving.in_flight = Some(self.terms.memory.in_flight(organization));
+        }
         let most = if receiving.test.is_some() { test_message::LARGEST } else { self.terms.max_message_size };
         let ended = receiving.read(input, most);
         if !ended {
-            return receiving.piece_to_spool(supply, &self.terms.hostname).map(Action::Spool);
+            return receiving.piece_to_spool(&self.terms).map(Action::Spool);
         }
         let State::Content(receiving) = std::mem::replace(&mut self.state, State::Deciding) else { return None };
         let mut receiving = *receiving;
@@ -794,8 +801,10 @@ impl Session {
         }
         match self.judge(&mut receiving) {
             Ok((sender, message_id, client)) => {
-                let Receiving { id, envelope, content: rest, held, .. } = receiving;
-                Some(Action::Accept(Box::new(Submitted { id, envelope, sender, message_id, rest, held, client })))
+                let Receiving { id, envelope, reader, content: rest, in_flight, .. } = receiving;
+                let has_dots = reader.has_dots();
+                let submitted = Submitted { id, envelope, sender, message_id, rest, has_dots, in_flight, client };
+                Some(Action::Accept(Box::new(submitted)))
             }
             Err(refusal) => {
                 let Envelope { reverse_path, forward_paths, .. } = receiving.envelope;
@@ -817,7 +826,7 @@ impl Session {
             return None;
         }
         let client_is_ours = self.named && self.terms.trusts(self.client);
-        let returned = Returned { id, content: receiving.content, client: self.client, client_is_ours };
+        let returned = Returned { id, content: receiving.content.to_vec(), client: self.client, client_is_ours };
         Some(Action::TakeBack(Box::new(returned)))
     }
 
@@ -974,28 +983,43 @@ fn message_id(content: &[u8]) -> Option<String> {
 impl Receiving {
     /// True at the end of the message.
     fn read(&mut self, input: &mut &[u8], max_message_size: u64) -> bool {
-        let ended = self.reader.read(input, &mut self.content);
+        let ended = self.reader.read(input, |bytes| self.content.extend_from_slice(bytes));
         let size = self.spooled + self.content.len() as u64 - self.own_field as u64;
         if size > max_message_size {
             self.reader.refuse(Fault::TooLarge);
         }
         if self.reader.fault().is_some() {
-            self.content = Vec::new();
+            self.content.clear();
             self.own_field = 0;
         }
-        self.held.set(self.content.capacity());
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.set(self.spooled + self.content.len() as u64);
+        }
         ended
     }
 
-    fn piece_to_spool(&mut self, supply: Supply, hostname: &str) -> Option<Vec<u8>> {
+    /// Whether it is large enough to count in its organization's share, and does not yet.
+    fn is_uncounted(&self) -> bool {
+        self.in_flight.is_none() && self.test.is_none() && self.spooled + self.content.len() as u64 > BUFFER as u64
+    }
+
+    fn piece_to_spool(&mut self, terms: &Terms) -> Option<Growing> {
+        let supply = terms.memory.supply(self.in_flight.as_ref());
         // A test message is small, and looked at whole.
         let has_room = self.content.len() < in_memory(supply, self.is_large || self.spooled > 0);
         if has_room || self.test.is_some() {
             return None;
         }
-        self.look_at_header(hostname);
+        let of_organization = self.in_flight.as_ref().map_or(0, InFlight::of_organization);
+        if of_organization > terms.spool_room.load(Ordering::Relaxed) {
+            // One organization leaves as much room as it takes: its flood is its own trouble.
+            self.reader.refuse(Fault::NoRoom);
+            return None;
+        }
+        self.look_at_header(&terms.hostname);
         self.spooled += self.content.len() as u64;
-        Some(std::mem::replace(&mut self.content, Vec::with_capacity(in_memory(supply, true))))
+        let next = Growing::new(&terms.memory, in_memory(supply, true));
+        Some(std::mem::replace(&mut self.content, next))
     }
 
     fn take_header(&mut self, hostname: &str) -> HeaderFacts {
@@ -1007,7 +1031,8 @@ impl Receiving {
         if self.header.is_some() {
             return;
         }
-        let as_sent = &self.content[self.own_field..];
+        let content = self.content.header();
+        let as_sent = &content[self.own_field..];
         let senders = match self.envelope.reverse_path.is_empty() {
             true => null_sender::candidates(as_sent),
             false => Vec::new(),

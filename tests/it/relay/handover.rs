@@ -360,7 +360,8 @@ async fn a_message_that_can_no_longer_be_read_does_not_fail_those_committed_with
         let mut message = sending.message(&["bob@elsewhere.example"]);
         if index == 20 {
             // The spool has lost it.
-            message.content = Content::Spooled { file: Arc::new(tempfile::tempfile().unwrap()), size: 1_000 };
+            message.content =
+                Content::Spooled { file: Arc::new(tempfile::tempfile().unwrap()), size: 1_000, in_flight: None };
         }
         let sending = sending.clone();
         clients.spawn(async move { sending.transfer.accept(message).await.code });
@@ -393,7 +394,7 @@ async fn a_spooled_message_arrives_as_it_came(db: PgPool) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&content).unwrap();
     let mut message = sending.message(&["bob@elsewhere.example"]);
-    message.content = Content::Spooled { file: Arc::new(file), size: content.len() as u64 };
+    message.content = Content::Spooled { file: Arc::new(file), size: content.len() as u64, in_flight: None };
 
     assert_eq!(sending.transfer.accept(message).await.code, 250);
 
@@ -408,7 +409,7 @@ async fn a_spooled_message_that_cannot_be_read_to_its_end_is_not_taken_and_never
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&b"Half of it.\r\n".repeat(40_000)).unwrap();
     let mut message = sending.message(&["bob@elsewhere.example"]);
-    message.content = Content::Spooled { file: Arc::new(file), size: 1_000_000 };
+    message.content = Content::Spooled { file: Arc::new(file), size: 1_000_000, in_flight: None };
 
     let reply = sending.transfer.accept(message).await;
 

@@ -12,7 +12,7 @@ use crate::support::{
     Gateway, Installation, Sending, SmtpClient,
     gateway::{At, Fault, HAPPENS_WITHIN},
     outgate::{Machine, RelayProcess},
-    relay::{Reception, known_table, queued},
+    relay::{Desk, Reception, known_table, queued},
     sending::{Options, Pointers},
 };
 
@@ -144,6 +144,30 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+#[test]
+fn large_messages_of_one_organization_leave_as_much_room_as_they_take() {
+    let desk = Desk::with_room(1_000_000);
+    let begin = |sender: &str| {
+        let mut desk = desk();
+        desk.feed(b"EHLO client.example\r\n");
+        let reply = desk.feed(format!("MAIL FROM:<{sender}>\r\nRCPT TO:<bob@far.example>\r\nDATA\r\n").as_bytes());
+        assert!(reply.contains("354 "), "{reply}");
+        desk.feed_in_pieces(format!("{}\r\n", "x".repeat(98)).repeat(3_000).as_bytes(), 32_768);
+        desk
+    };
+    let mut flood: Vec<Desk> = (0..6).map(|_| begin("ann@acme.example")).collect();
+    let mut other = begin("eve@other.example");
+
+    assert_eq!(other.feed(b".\r\n"), "250 2.0.0 queued\r\n");
+    let said: Vec<String> = flood.iter_mut().map(|desk| desk.feed(b".\r\n")).collect();
+    let taken = said.iter().filter(|said| said.starts_with("250 ")).count();
+    let put_off = said.iter().filter(|said| said.starts_with("452 4.3.1 ")).count();
+    assert_eq!((taken, put_off), (3, 3), "{said:?}");
+
+    // What was in flight is done with.
+    assert_eq!(begin("ann@acme.example").feed(b".\r\n"), "250 2.0.0 queued\r\n");
 }
 
 #[tokio::test]

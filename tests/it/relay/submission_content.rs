@@ -199,22 +199,32 @@ fn stuffed(content: &str) -> String {
 }
 
 fn content() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["\r\n", ".", "..", "x", "text", "\r\n.\r\n", " "]), 0..60)
-        .prop_map(|parts| parts.concat() + "\r\n")
+    let short = prop::sample::select(vec!["\r\n", ".", "..", "x", "text", "\r\n.\r\n", " "]).prop_map(str::to_owned);
+    prop::collection::vec(prop_oneof![9 => short, 1 => long()], 0..60).prop_map(|parts| parts.concat() + "\r\n")
+}
+
+/// Text that is looked at in blocks.
+fn long() -> impl Strategy<Value = String> {
+    (1..40usize, 1..80usize).prop_map(|(lines, width)| format!("{:width$}\r\n", "x").repeat(lines) + "x")
+}
+
+/// Where content is cut: within and beyond such a block.
+fn cut() -> impl Strategy<Value = usize> {
+    prop_oneof![1..9usize, 250..1_200usize]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn content_arrives_to_the_byte_however_it_is_cut(content in content(), cuts in prop::collection::vec(1..9usize, 1..40)) {
+    fn content_arrives_to_the_byte_however_it_is_cut(content in content(), cuts in prop::collection::vec(cut(), 1..40)) {
         let wire = stuffed(&content) + ".\r\n" + "NOOP\r\n";
         let (mut reader, mut arrived, mut ended) = (DataReader::new(), Vec::new(), false);
         let mut rest = wire.as_bytes();
         let mut cuts = cuts.iter().cycle();
         while !ended {
             let (mut piece, after) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-            ended = reader.read(&mut piece, &mut arrived);
+            ended = reader.read(&mut piece, |bytes| arrived.extend_from_slice(bytes));
             rest = &rest[rest.len() - after.len() - piece.len()..];
         }
         prop_assert_eq!(String::from_utf8(arrived).unwrap(), content);
@@ -224,15 +234,22 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_alike_however_they_are_cut(
-        bytes in prop::collection::vec(prop::sample::select(b"\r\n.\0ax".to_vec()), 0..80),
-        size in 1..9usize,
+        parts in prop::collection::vec(
+            prop_oneof![
+                30 => prop::sample::select(vec!["\r", "\n", ".", "\0", "a", "x"]).prop_map(str::to_owned),
+                1 => long(),
+            ],
+            0..80,
+        ),
+        size in cut(),
     ) {
+        let bytes = parts.concat().into_bytes();
         let read = |size: usize| {
             let (mut reader, mut content) = (DataReader::new(), Vec::new());
             let mut consumed = 0;
             for piece in bytes.chunks(size) {
                 let mut rest = piece;
-                let ended = reader.read(&mut rest, &mut content);
+                let ended = reader.read(&mut rest, |bytes| content.extend_from_slice(bytes));
                 consumed += piece.len() - rest.len();
                 if ended {
                     return (true, consumed, content, reader.fault());

@@ -222,8 +222,23 @@ impl Desk {
         Self::of(Terms { returns, max_message_size, ..terms(known_table(), false) }, client).0
     }
 
+    /// Sessions of one relay that has so much room for messages in memory, and as much on disk.
+    pub fn with_room(room: u32) -> impl Fn() -> Self {
+        let terms = Arc::new(Terms {
+            memory: Memory::of(room as usize),
+            spool_room: Arc::new(AtomicU64::new(room.into())),
+            max_message_size: 10 * MAX_MESSAGE_SIZE,
+            ..terms(known_table(), false)
+        });
+        move || Self::at(terms.clone(), Ipv4Addr::LOCALHOST.into()).0
+    }
+
     fn of(terms: Terms, client: IpAddr) -> (Self, String) {
-        let mut session = Session::new(Arc::new(terms), client);
+        Self::at(Arc::new(terms), client)
+    }
+
+    fn at(terms: Arc<Terms>, client: IpAddr) -> (Self, String) {
+        let mut session = Session::new(terms, client);
         session.greet();
         let mut desk = Self { session, spool: Vec::new(), accepted: Vec::new(), returned: Vec::new(), closed: false };
         let greeting = desk.feed(b"");
@@ -261,11 +276,11 @@ impl Desk {
                 Action::Close => self.closed = true,
                 // As if the handshake took no time.
                 Action::StartTls => self.session.encrypted(),
-                Action::Spool(piece) => self.spool.extend(piece),
+                Action::Spool(piece) => self.spool.extend(piece.to_vec()),
                 Action::Accept(submitted) => {
                     let mut whole = std::mem::take(&mut self.spool);
                     let spooled = !whole.is_empty();
-                    whole.extend(submitted.rest);
+                    whole.extend(submitted.rest.to_vec());
                     self.accepted.push(Accepted::new(submitted.sender, submitted.envelope, &whole, spooled));
                     self.session.answer(&queued());
                 }
@@ -346,7 +361,8 @@ impl Reception {
 fn taken(message: Message) -> Accepted {
     let (whole, spooled) = match message.content {
         Content::Memory(bytes) => (bytes.to_vec(), false),
-        Content::Spooled { file, size } => {
+        Content::Parts { parts, .. } => (parts.concat(), false),
+        Content::Spooled { file, size, .. } => {
             let mut whole = vec![0; size as usize];
             file.read_exact_at(&mut whole, 0).unwrap();
             (whole, true)
