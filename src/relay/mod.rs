@@ -35,7 +35,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    handover::{Handover, dialer::Dialer, tls::Tls},
+    handover::{Handover, dialer::Dialer, second_look::SecondLook, tls::Tls},
     message::Message,
     meter::Meter,
     metrics::METRICS,
@@ -100,7 +100,8 @@ impl Relay {
             relay_name: self.settings.name.clone(),
             returns: returns.clone(),
         };
-        let handover = Arc::new(Handover::new(dialer));
+        let second_look = SecondLook { pool: self.pool.clone(), recipient: self.settings.probe_recipient.clone() };
+        let handover = Arc::new(Handover::new(dialer).looking_again(second_look));
         let (health, probed) = (Arc::clone(handover.health()), Arc::clone(&handover));
         METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);

@@ -491,6 +491,14 @@ pub async fn summary(db: &mut PgConnection, organization: OrganizationId) -> Res
     .await
 }
 
+/// Whom verifications come from; `None` as long as there is no mail domain.
+pub async fn probe_sender_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+) -> Result<Option<String>> {
+    sqlx::query_scalar!(r#"select probe_sender_of($1)"#, organization as OrganizationId).fetch_one(db).await
+}
+
 pub(super) fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }

@@ -40,6 +40,10 @@ pub struct Health {
 struct State {
     /// When it last took a message since its last change, as far as this relay has seen.
     accepted_at: Option<Instant>,
+    /// It refused a verification's recipient since then: that it took mail says nothing any more.
+    refuses_us: bool,
+    /// When it accepted a verification's recipient though it had refused another.
+    vouched_at: Option<Instant>,
     failing: Option<Failing>,
     last_failure: Option<(OffsetDateTime, String)>,
     /// When it was last reached without mail.
@@ -111,6 +115,8 @@ impl State {
 
 /// After so long without traffic a gateway is not shown any more.
 const QUIET: Duration = Duration::from_secs(60 * 60);
+/// For so long a gateway is not asked again whether it takes our mail.
+const VOUCHED: Duration = Duration::from_secs(60);
 /// As long as a message may take from its failed attempt into the queue, and a little more.
 const ON_ITS_WAY: time::Duration = time::Duration::seconds(30);
 
@@ -200,7 +206,21 @@ impl Health {
 
     /// Whether it has taken a message since its last change, as far as this relay has seen.
     pub fn has_accepted(&self, key: &PeerKey) -> bool {
-        self.peers().get(key).is_some_and(|state| state.accepted_at.is_some())
+        self.peers().get(key).is_some_and(|state| state.accepted_at.is_some() && !state.refuses_us)
+    }
+
+    /// Whether it is worth asking if it still takes our mail: it did, and has not said so just now.
+    pub fn may_have_changed_its_mind(&self, key: &PeerKey) -> bool {
+        let is_known = |state: &State| state.vouched_at.is_some_and(|at| at.elapsed() < VOUCHED);
+        self.peers().get(key).is_some_and(|state| state.accepted_at.is_some() && !is_known(state))
+    }
+
+    /// It was asked, and would take mail for somebody else or not.
+    pub fn looked_again(&self, key: &PeerKey, takes_others: bool) {
+        if let Some(state) = self.peers().get_mut(key) {
+            state.refuses_us = !takes_others;
+            state.vouched_at = takes_others.then(Instant::now);
+        }
     }
 
     /// It has taken a message, so long after its first byte: whatever was wrong is over.
@@ -214,6 +234,7 @@ impl Health {
             None => peers.entry(peer.key.clone()).or_default(),
         };
         state.accepted_at = Some(Instant::now());
+        state.refuses_us = false;
         state.touched_at = state.accepted_at;
         state.count(peer, |counted| {
             counted.traffic.accepted += 1;

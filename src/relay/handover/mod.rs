@@ -7,6 +7,7 @@ pub mod health;
 pub mod peer;
 pub mod pool;
 mod reply_reader;
+pub mod second_look;
 mod sign_in;
 pub mod source;
 pub mod tls;
@@ -27,7 +28,9 @@ use self::{
     dialer::Dialer,
     health::{Failing, Health, Leave},
     peer::Peer,
+    peer::PeerKey,
     pool::{Pool, Slot},
+    second_look::SecondLook,
     source::Source,
     transaction::Request,
     trouble::{Answer, Failure, Trouble},
@@ -48,6 +51,7 @@ pub struct Handover {
     dialer: Arc<Dialer>,
     pool: Arc<Pool>,
     health: Arc<Health>,
+    second_look: Option<SecondLook>,
 }
 
 /// A gateway, and which of its backups is asked instead of it.
@@ -140,7 +144,12 @@ enum Opened {
 
 impl Handover {
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default() }
+        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default(), second_look: None }
+    }
+
+    /// One that looks again when a gateway that has taken mail says what one says that does not know us.
+    pub fn looking_again(self, second_look: SecondLook) -> Self {
+        Self { second_look: Some(second_look), ..self }
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -258,7 +267,7 @@ impl Handover {
                     }
                     let health = self.health.clone();
                     let transaction = Transaction::begun(peer.clone(), connection, slot, health, leave);
-                    return self.answered(transaction, answers, now);
+                    return self.answered(transaction, answers, now).await;
                 }
             }
         }
@@ -368,7 +377,8 @@ impl Handover {
         Some(self.failed(peer, failure, now))
     }
 
-    fn answered<R>(&self, mut transaction: Transaction, answers: Vec<Reply>, now: OffsetDateTime) -> Begun<R> {
+    async fn answered<R>(&self, mut transaction: Transaction, answers: Vec<Reply>, now: OffsetDateTime) -> Begun<R> {
+        self.look_again(&mut transaction, &answers).await;
         let side = side(&transaction.peer, &self.health);
         let is_any_accepted = answers.iter().any(Reply::is_positive);
         let answer = |reply: Reply| match reply.is_positive() {
@@ -399,6 +409,22 @@ impl Handover {
                 Begun::Failed(Failed { through: Some(through), ..failed })
             }
             _ => Begun::Answered(transaction.peer, through, transaction.recipients),
+        }
+    }
+
+    /// A gateway that has taken mail and now refuses every recipient as a server does that does not know us: perhaps it
+    /// does not any more, and then nothing that waits for it is refused.
+    async fn look_again(&self, transaction: &mut Transaction, answers: &[Reply]) {
+        let key = &transaction.peer.key;
+        let (Some(second_look), PeerKey::Gateway(organization, ..)) = (&self.second_look, key) else { return };
+        let unknown = fault::Peer::Gateway { has_accepted: false };
+        let are_against_us =
+            answers.iter().all(|reply| fault(Stage::Recipient, Some(reply), unknown) == Fault::Gateway);
+        if !are_against_us || !self.health.may_have_changed_its_mind(key) {
+            return;
+        }
+        if let Some(takes_others) = second_look.takes_others(&mut transaction.connection, *organization).await {
+            self.health.looked_again(key, takes_others);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::support::{
     Gateway, Sending,
     gateway::{At, Fault},
     log::Log,
-    sending::{Options, names},
+    sending::{Options, PROBE_RECIPIENT, names},
 };
 
 #[sqlx::test]
@@ -419,16 +419,45 @@ async fn a_spooled_message_that_cannot_be_read_to_its_end_is_not_taken_and_never
     assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
 }
 
-#[sqlx::test]
-async fn a_refusal_of_a_recipient_is_believed_once_the_gateway_has_taken_mail(db: PgPool) {
+/// A gateway that has taken mail, then refuses bob, and answers what a verification asks for with `line`.
+async fn refusing_bob(db: PgPool, line: &str) -> (Gateway, Sending) {
     let gateway = Gateway::start().await;
     let sending = Sending::on(db).await;
     sending.set_gateway(Some(&gateway.address.to_string()));
     sending.send().await;
-    gateway.says(At::Rcpt, "554 5.7.1 this recipient is not for you");
+    gateway.answers_recipient("bob@elsewhere.example", "554 5.7.1 relaying is not for you");
+    gateway.answers_recipient(PROBE_RECIPIENT, line);
+    (gateway, sending)
+}
+
+#[sqlx::test]
+async fn a_refusal_of_a_recipient_is_believed_of_a_gateway_that_takes_our_mail_for_others(db: PgPool) {
+    let (gateway, sending) = refusing_bob(db, "250 2.1.5 ok").await;
+    for _ in 0..2 {
+        let reply = sending.send().await;
+        let said = format!("554 5.7.1 gateway {} said: relaying is not for you", gateway.address);
+        assert_eq!(reply.to_string(), said);
+    }
+    let others = sending.message(&["cat@elsewhere.example"]);
+    assert_eq!(sending.transfer.accept(others).await.code, 250);
+    // Nothing was sent to find that out.
+    assert_eq!(gateway.received(2).await.len(), 2);
+    assert!(sending.handover.health().failing_gateways().is_empty());
+}
+
+#[sqlx::test]
+async fn mail_waits_for_a_gateway_that_took_it_and_does_not_know_us_any_more(db: PgPool) {
+    let (gateway, sending) = refusing_bob(db, "554 5.7.1 relaying is not for you").await;
     let reply = sending.send().await;
-    let said = format!("554 5.7.1 gateway {} said: this recipient is not for you", gateway.address);
-    assert_eq!(reply.to_string(), said);
+    assert!(reply.to_string().starts_with("250 2.0.0 queued as "), "{reply}");
+    assert_eq!(sending.handover.health().failing_gateways().len(), 1);
+    sending.step_after(60).await;
+    assert_eq!((sending.waiting().await.len(), sending.waiting().await[0].attempts), (1, 0));
+
+    gateway.behave(|behaviour| behaviour.recipients.clear());
+    sending.step_after(600).await;
+    assert_eq!(gateway.received(2).await.len(), 2);
+    assert!(sending.waiting().await.is_empty());
 }
 
 #[sqlx::test]

@@ -28,6 +28,7 @@ use outgate::{
             Handover,
             connection::TimeLimits,
             dialer::{Dialer, Known},
+            second_look::SecondLook,
             tls::Tls,
         },
         message::{Client, Content, Message},
@@ -46,6 +47,9 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{Installation, gateway::HAPPENS_WITHIN};
+
+/// Whom a gateway is asked for that has refused somebody.
+pub const PROBE_RECIPIENT: &str = "postmaster@probe.example";
 
 /// What a test may want otherwise.
 #[derive(Clone)]
@@ -182,7 +186,8 @@ impl Sending {
     ) -> Self {
         // Shown with the output of a test that fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
-        let handover = Arc::new(Handover::new(Dialer {
+        let second_look = SecondLook { pool: db.clone(), recipient: PROBE_RECIPIENT.to_owned() };
+        let handover = Handover::new(Dialer {
             resolver: match options.dns {
                 Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
                 None => Resolver::Fixed(options.names.clone()),
@@ -198,7 +203,8 @@ impl Sending {
             limits: options.limits,
             listeners: options.listeners.clone(),
             known: Known::default(),
-        }));
+        });
+        let handover = Arc::new(handover.looking_again(second_look));
         let settings = QueueSettings {
             relay: RelayId::new(),
             hostname: "relay.outgate.example".to_owned(),
