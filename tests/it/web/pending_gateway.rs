@@ -150,9 +150,9 @@ async fn what_replaces_a_gateway_that_works_goes_live_by_itself_once_it_has_pass
 
     new.works_again();
     new.go_on();
-    let live = until(admin, &saved.path, "It has passed its verification.").await;
     let words = format!("Saved. 1 account now sends through {}. Live on 1 of 1 relays.", shown(&new));
-    assert!(live.text().contains(&words), "{words} in {}", live.text());
+    let live = until(admin, &saved.path, &words).await;
+    assert!(live.text().contains("It has passed its verification."), "{}", live.text());
     assert!(!live.text().contains("is not live yet"), "{}", live.text());
     living.mail("afterwards").await;
     let arrived = new.received(2).await;
