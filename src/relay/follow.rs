@@ -272,7 +272,11 @@ impl Follower<'_> {
     async fn beat(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let Some(id) = self.id() else { return Ok(()) };
         let asked_at = Instant::now();
-        match timeout(ANSWER_WAIT, store::relay::heartbeat(&mut *listener, id)).await?? {
+        let heard = timeout(ANSWER_WAIT, store::relay::heartbeat(&mut *listener, id)).await??;
+        if let Some(heard) = heard {
+            self.table.set_relays(u32::try_from(heard.relays).unwrap_or(1));
+        }
+        match heard.map(|heard| heard.revision) {
             None => self.sign_on(listener).await,
             Some(latest) if Some(latest) == self.applied => {
                 self.table.mark_current(latest, asked_at);

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -45,6 +45,8 @@ pub struct RoutingTable {
     /// The revision that the facts are of; none before they were loaded.
     applied: watch::Sender<Option<Revision>>,
     max_staleness: Duration,
+    /// How many relays are at work with these facts.
+    relays: AtomicU32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +83,18 @@ impl RoutingTable {
             age: RwLock::new(Age::NotLoaded),
             applied: watch::Sender::new(None),
             max_staleness,
+            relays: AtomicU32::new(1),
         }
+    }
+
+    /// How many relays are at work, as far as the store was heard: each has its part of what all of them may do.
+    pub fn relays(&self) -> u32 {
+        self.relays.load(Ordering::Relaxed)
+    }
+
+    /// So many relays are at work, with this one.
+    pub fn set_relays(&self, relays: u32) {
+        self.relays.store(relays.max(1), Ordering::Relaxed);
     }
 
     /// Where mail without a gateway goes.

@@ -178,6 +178,7 @@ impl Transfer {
             parameters: &message.envelope.parameters,
             source: &source,
             turn: Turn::New,
+            relays: self.table.relays(),
         };
         loop {
             let whose = match self.way(message) {

@@ -135,13 +135,25 @@ pub async fn forget_confirmations(db: impl PgExecutor<'_>, relay: RelayId) -> Re
     .map(drop)
 }
 
-/// Says that the relay is alive, and asks for the latest revision in the same round trip.
+/// What a relay hears when it says that it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The latest.
+    pub revision: Revision,
+    /// How many relays are at work, with this one.
+    pub relays: i64,
+}
+
+/// Says that the relay is alive, and asks how the installation is in the same round trip.
 /// `None` if the operator has forgotten the relay.
-pub async fn heartbeat(db: impl PgExecutor<'_>, relay: RelayId) -> Result<Option<Revision>> {
-    sqlx::query_scalar!(
+pub async fn heartbeat(db: impl PgExecutor<'_>, relay: RelayId) -> Result<Option<Heard>> {
+    sqlx::query_as!(
+        Heard,
         r#"
         update relay set last_seen_at = now() where id = $1 and signed_off_at is null
-        returning (select revision from installation) as "revision!: Revision"
+        returning (select revision from installation) as "revision!: Revision",
+                  (select count(*) from relay
+                   where id = $1 or signed_off_at is null and last_seen_at > now() - interval '60 seconds') as "relays!"
         "#,
         relay as RelayId,
     )

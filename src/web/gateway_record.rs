@@ -218,7 +218,7 @@ impl RecordView {
             messages_per_minute: field(
                 "messages_per_minute",
                 "Messages per minute",
-                "From each relay. Empty for no limit. More wait in the queue.",
+                "From all relays together, each of which has the same part. Empty for no limit. More wait in the queue.",
                 &typed.messages_per_minute,
             ),
             largest_message: field(

@@ -215,7 +215,7 @@ impl Handover {
                 return Begun::Failed(refused);
             }
             if peer.limits.messages_per_minute.is_some() && has_turn_at.as_ref() != Some(&peer.key) {
-                match self.pool.take_turn(peer, request.turn, now) {
+                match self.pool.take_turn(peer, request.turn, request.relays, now) {
                     Ok(()) => has_turn_at = Some(peer.key.clone()),
                     Err(turn) => return Begun::Paced(peer.clone(), turn),
                 }

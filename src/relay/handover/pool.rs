@@ -105,10 +105,11 @@ impl Pool {
         pool.is_crowded.fetch_and(has_none, Ordering::Relaxed) && has_none
     }
 
-    /// Takes a turn at a server whose record says how many messages a minute it gets, or says when there is one.
-    pub fn take_turn(&self, peer: &Peer, turn: Turn, now: OffsetDateTime) -> Result<(), OffsetDateTime> {
+    /// Takes a turn at a server whose record says how many messages a minute it gets, or says when there is one. It is
+    /// one of so many relays that share them: each has the same part, whatever comes to it.
+    pub fn take_turn(&self, peer: &Peer, turn: Turn, relays: u32, now: OffsetDateTime) -> Result<(), OffsetDateTime> {
         let Some(per_minute) = peer.limits.messages_per_minute else { return Ok(()) };
-        lock(&self.of(peer).pace).take(per_minute, turn, now)
+        lock(&self.of(peer).pace).take((per_minute / relays.max(1)).max(1), turn, now)
     }
 
     /// Mail that waits for this gateway asks for its turns anew: what it was promised would only leave gaps.

@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub source: &'a Source,
     /// Where a server gets so many messages a minute: whether this one has waited for its turn.
     pub turn: Turn,
+    /// How many relays share such turns.
+    pub relays: u32,
 }
 
 impl Connection {

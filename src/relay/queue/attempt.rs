@@ -160,6 +160,7 @@ impl Queue {
             source: &entry.source,
             // What has been said about it before is why it waits.
             turn: if message.last_reply.is_some() { Turn::Waited } else { Turn::New },
+            relays: self.shared.table.relays(),
         };
         Some(match self.shared.handover.begin(request, route, PATIENCE, now).await {
             Begun::Detour(()) => return None,

@@ -429,6 +429,26 @@ async fn a_relay_that_stopped_is_not_waited_for_and_one_that_vanished_is(db: PgP
 }
 
 #[sqlx::test]
+async fn relays_know_how_many_of_them_are_at_work(db: PgPool) {
+    let installation = Installation::on(db);
+    let one = Following::start(&installation, "one").await;
+    let other = Following::start(&installation, "other").await;
+    // With the next heartbeat of the first.
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while (one.table.relays(), other.table.relays()) != (2, 2) {
+            tokio::task::yield_now().await;
+        }
+        other.stop().await;
+        while one.table.relays() != 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("they hear of each other");
+    one.stop().await;
+}
+
+#[sqlx::test]
 async fn a_relay_that_was_forgotten_while_it_runs_counts_again(db: PgPool) {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;

@@ -140,6 +140,24 @@ async fn the_surplus_over_the_messages_a_minute_waits_for_its_turn(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn relays_share_the_messages_a_minute_that_a_gateway_gets(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    let limits = GatewayLimits { messages_per_minute: Some(6), ..GatewayLimits::default() };
+    sending.set_gateway_limited(gateway.address, limits);
+    // As the store says it to each of them.
+    sending.table.set_relays(3);
+    for _ in 0..3 {
+        assert_eq!(sending.send().await.code, 250);
+    }
+    // A third of six a minute: one in half a minute.
+    for (seconds, arrived) in [(1, 1), (29, 1), (30, 2), (59, 2), (60, 3)] {
+        sending.queue.step(sending.now + time::Duration::seconds(seconds)).await.unwrap();
+        assert_eq!(gateway.so_far().len(), arrived, "after {seconds} seconds");
+    }
+}
+
+#[sqlx::test]
 async fn waiting_for_a_turn_costs_no_attempt_and_new_mail_does_not_pass_it(db: PgPool) {
     let gateway = Gateway::start().await;
     let sending = Sending::on(db).await;
