@@ -113,6 +113,12 @@ pub fn title(stage: Stage) -> &'static str {
     }
 }
 
+/// What the first step that failed is called, and what to do about it.
+pub fn failed<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Option<(&'static str, &'a str)> {
+    let failed = steps.into_iter().find(|step| step.outcome == Outcome::Failed)?;
+    Some((title(failed.stage), failed.advice.as_deref()?))
+}
+
 /// One sentence of what to do.
 pub fn advice(stage: Stage, failing: &Failing, about: &About<'_>) -> String {
     let (host, port) = (about.address.host(), about.address.port());
