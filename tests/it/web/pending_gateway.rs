@@ -248,6 +248,28 @@ async fn where_everything_is_verified_mail_waits_for_the_first_gateway_and_leave
     let explained = admin.get(&page_of(acme, "explain-route?sender=ann@acme.example")).await.text();
     let words = "Mail from ann@acme.example is held: the gateway of all users has not passed its verification yet.";
     assert!(explained.contains(words), "{explained}");
+    let verified = "until the new gateway has passed its verification";
+    for (page, words) in [
+        ("outbound-mail-gateway", format!("Mail is held {verified}. Held mail")),
+        ("outbound-mail-gateway", format!("1 account has no gateway: mail is held {verified}")),
+        ("mail-account-manager", format!("Held {verified} organization")),
+        ("mail-account-manager?show=attention", "1 message held, Waits for the new gateway".to_owned()),
+        ("domain-manager", format!("Held {verified} organization")),
+        ("outbound-queue", format!("No gateway yet Held {verified}")),
+        ("outbound-queue", "When the new gateway has passed".to_owned()),
+        ("explain-route?sender=ann@acme.example", format!("none yet, so mail is held {verified} applies now")),
+    ] {
+        let text = admin.get(&page_of(acme, page)).await.text();
+        assert!(text.contains(&words), "{page}: {words} in {text}");
+    }
+    let cloud = admin.get(&format!("/{}/web-mail-cloud", acme.slug)).await.text();
+    assert!(cloud.contains(&format!("None. Mail is held {verified}. {} is being checked", shown(&new))), "{cloud}");
+    assert!(!cloud.contains("your decision"), "it leaves by itself: {cloud}");
+    let glance = admin.get(&format!("/{}/administration", acme.slug)).await.text();
+    assert!(glance.contains(&format!("Held {verified}")), "{glance}");
+    let command = Outgate::on(&living.installation.owner).with("OUTGATE_DEFAULT_ROUTE", "mx");
+    let said = command.succeeds(&["route", "explain", "ann@acme.example"]).await;
+    assert!(said.contains(&format!("none yet, so mail is held {verified} (applies)")), "{said}");
     assert!(living.world.default.is_empty().await && new.so_far().is_empty());
 
     new.works_again();
