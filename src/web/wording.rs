@@ -55,12 +55,7 @@ pub fn second(moment: OffsetDateTime) -> String {
 
 /// How long something took: `under 1 ms`, `12 ms`, `6.2 s`, `3 min 20 s`.
 pub fn took(length: Duration) -> String {
-    match length.whole_milliseconds() {
-        ..1 => "under 1 ms".to_owned(),
-        milliseconds @ 1..1000 => format!("{milliseconds} ms"),
-        ..60_000 => format!("{:.1} s", length.as_seconds_f64()),
-        _ => format!("{} min {} s", length.whole_minutes(), length.whole_seconds() % 60),
-    }
+    words::took(length)
 }
 
 /// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.
