@@ -644,7 +644,7 @@ struct Row {
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
     holds_without_gateway: bool,
-    /// One of all users is pending, and there is no other.
+    /// One of all users or of the domain is pending, and there is no other.
     awaits_gateway: bool,
 }
 
@@ -677,8 +677,9 @@ pub async fn by_id(
                own.address as "user_gateway?: GatewayAddress",
                of_domain.address as "domain_gateway?: GatewayAddress",
                of_all.address as "organization_gateway?: GatewayAddress", organization.holds_without_gateway,
-               organization.outbound_gateway_id is null and organization.pending_gateway_id is not null
-                   as "awaits_gateway!"
+               organization.outbound_gateway_id is null and (organization.pending_gateway_id is not null
+                   or organization.holds_without_gateway and domain.outbound_gateway_id is null
+                      and domain.pending_gateway_id is not null) as "awaits_gateway!"
         from account
         join organization on organization.id = $1
         join mail_domain domain on domain.organization_id = $1 and domain.name = account.domain

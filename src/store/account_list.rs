@@ -267,7 +267,7 @@ struct Read {
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
     holds_without_gateway: bool,
-    /// One of all users is pending, and there is no other.
+    /// One of all users or of the domain is pending, and there is no other.
     awaits_gateway: bool,
     /// How many accounts the organization has.
     accounts: i64,
@@ -317,10 +317,11 @@ macro_rules! page_of {
                  cross join lateral (" + $($accounts)+ + ") listed),
              -- Of the few domains on the page, and once for all: not for each row again.
              domain as materialized (
-                 select one.name, (select address from gateway
+                 select one.name, one.outbound_gateway_id is null and one.pending_gateway_id is not null as awaits,
+                        (select address from gateway
                                    where organization_id = o.id and id = one.outbound_gateway_id) as address
                  from (select distinct organization_id as id, domain from account) o
-                 cross join lateral (select name, outbound_gateway_id from mail_domain
+                 cross join lateral (select name, outbound_gateway_id, pending_gateway_id from mail_domain
                                      where organization_id = o.id and name = o.domain offset 0) one),
              of_all as materialized (
                  select one.holds_without_gateway,
@@ -343,7 +344,8 @@ macro_rules! page_of {
                     end as \"user_gateway?: GatewayAddress\",
                     domain.address as \"domain_gateway?: GatewayAddress\",
                     of_all.address as \"organization_gateway?: GatewayAddress\", of_all.holds_without_gateway as \"holds_without_gateway!\",
-                    of_all.awaits_gateway as \"awaits_gateway!\",
+                    of_all.awaits_gateway or of_all.holds_without_gateway and of_all.address is null and domain.awaits
+                        as \"awaits_gateway!\",
                     of_all.accounts as \"accounts!\", of_all.in_trouble as \"in_trouble!\", of_all.is_beyond as \"is_beyond!\"
              from account
              cross join of_all

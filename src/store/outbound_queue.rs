@@ -103,7 +103,7 @@ pub struct Listed {
     pub size: i64,
     pub why: Why,
     pub held_because: Option<HeldBecause>,
-    /// The gateway of all users has not passed its verification yet, and there is no other.
+    /// The gateway of all users or of the sender's domain has not passed its verification yet, and there is no other.
     pub awaits_gateway: bool,
     pub choice: Option<Choice>,
     /// When somebody wanted another attempt, unless there was one since.
@@ -269,7 +269,10 @@ async fn by_ids(db: &mut PgConnection, organization: OrganizationId, ids: &[Queu
                     else 'waiting' end as "why!",
                held_because as "held_because: HeldBecause",
                exists (select from organization where id = $1 and outbound_gateway_id is null
-                                                  and pending_gateway_id is not null) as "awaits_gateway!",
+                                                  and pending_gateway_id is not null)
+               or exists (select from mail_domain where organization_id = $1 and name = sender_domain
+                                                    and outbound_gateway_id is null and pending_gateway_id is not null)
+                   as "awaits_gateway!",
                case when without_report then 'delete' else choice end as "choice: Choice", retry_wished_at,
                (select address from gateway where organization_id = $1 and gateway.id = waits_for)
                    as "gateway: GatewayAddress",

@@ -298,6 +298,33 @@ async fn where_everything_is_verified_mail_waits_for_the_first_gateway_and_leave
     living.world.stop().await;
 }
 
+#[sqlx::test]
+async fn where_a_domain_waits_for_its_own_gateway_its_pages_say_so_and_others_do_not(db: PgPool) {
+    let living = living(db).await;
+    let Living { admin, acme, installation, .. } = &living;
+    store::domain::add(&installation.owner, acme.id, &"other.example".parse().unwrap()).await.unwrap();
+    installation.account(acme, "olga@other.example", &[]).await;
+    let required = page_of(acme, "outbound-mail-gateway/must-use-gateway");
+    admin.submit(&required, &[("must_use_gateway", "1"), ("seen", "no")]).await;
+    let choice = page_of(acme, "outbound-mail-gateway/verify-before-live");
+    admin.submit(&choice, &[("verify_before_live", "always"), ("seen", "replacing")]).await;
+    let new = Gateway::start().await;
+    new.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    let form = page_of(acme, "domain-manager/acme.example/outbound-gateway");
+    admin.submit(&form, &[(FIELD, &new.address.to_string())]).await;
+    living.mail("waits").await;
+    until(admin, &page_of(acme, "outbound-queue"), "Held until the new gateway has passed its verification").await;
+    for page in ["mail-account-manager?show=attention", "domain-manager"] {
+        let rows = admin.get(&page_of(acme, page)).await.rows();
+        let [first, second] = &rows[..] else { panic!("{rows:?}") };
+        assert!(first.contains("Held until the new gateway has passed its verification"), "{page}: {first}");
+        assert!(second.contains("Held until a gateway is set"), "{page}: {second}");
+    }
+    let cloud = admin.get(&format!("/{}/web-mail-cloud", acme.slug)).await.text();
+    assert!(!cloud.contains("your decision") && cloud.contains("Mail is held until a gateway is set"), "{cloud}");
+    living.world.stop().await;
+}
+
 /// Pages and a relay that the test plays.
 struct Played {
     installation: Installation,
