@@ -98,6 +98,7 @@ impl Relay {
             table: self.table(),
             recipient: self.settings.probe_recipient.clone(),
             relay_name: self.settings.name.clone(),
+            largest: self.settings.max_message_size,
             returns: returns.clone(),
         };
         let handover = Arc::new(Handover::new(dialer));
