@@ -720,7 +720,7 @@ impl Session {
         };
         let reply = match told {
             Some(told) => told,
-            None => self.noted_of_message(vec![forward_path], replies::too_many_recipients()),
+            None => Box::new(self.noted_of_message(vec![forward_path], replies::too_many_recipients())),
         };
         self.say(&reply);
         if let State::Envelope(_, recipients) = &mut self.state {
