@@ -46,8 +46,7 @@ fn in_words(layer: &Layer) -> String {
     let leads = match &layer.leads {
         None => "none".to_owned(),
         Some(Leads::Through(address)) => address.with_port_in_words(),
-        Some(Leads::Directly) => "directly to the recipients' servers".to_owned(),
-        Some(Leads::Nowhere) => "none, so mail is held".to_owned(),
+        Some(leads) => leads.words().unwrap_or_default().to_owned(),
     };
     let decides = if layer.decides { " (applies)" } else { "" };
     format!("{}, {}: {leads}{decides}", layer.scope, layer.whose)

@@ -12,6 +12,7 @@ use outgate::{
     policy::{
         arrival::Finding,
         verification::{Outcome, Step, title},
+        words,
     },
     store::{
         self, OrganizationTransaction,
@@ -107,7 +108,7 @@ async fn wait_for_return(
 
 fn print_finding(relay: &str, finding: &Finding) {
     let outcome = if finding.outcome == Outcome::Failed { "FAILED" } else { "ok" };
-    let took = finding.took.map(|took| format!(" (after {} ms)", took.whole_milliseconds())).unwrap_or_default();
+    let took = finding.took.map(|took| format!(" (after {})", words::took(took))).unwrap_or_default();
     println!("{relay}: {}: {outcome}{took} {}", finding.title, finding.saw.join("; "));
     if let Some(advice) = &finding.advice {
         println!("{relay}:   {advice}");
@@ -155,7 +156,8 @@ fn print(found: &Verification, printed: &mut HashMap<String, usize>) {
         let already = printed.entry(answer.relay.clone()).or_default();
         for step in ended.iter().skip(*already) {
             let outcome = if step.outcome == Outcome::Passed { "ok" } else { "FAILED" };
-            println!("{}: {}: {outcome} ({} ms) {}", answer.relay, title(step.stage), step.took, step.saw.join("; "));
+            let took = words::took(time::Duration::milliseconds(step.took.into()));
+            println!("{}: {}: {outcome} ({took}) {}", answer.relay, title(step.stage), step.saw.join("; "));
             if let Some(advice) = &step.advice {
                 println!("{}:   {advice}", answer.relay);
             }

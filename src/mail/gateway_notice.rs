@@ -1,12 +1,12 @@
-//! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends.
-//! Text alone; sent by the relay's queue, like notifications.
+//! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends,
+//! that it has not passed its verification. Text alone; sent by the relay's queue, like notifications.
 
 use std::fmt::Write;
 
 use time::OffsetDateTime;
 
 use super::{
-    GatewayAddress,
+    DomainName, GatewayAddress,
     dsn::{one_line, rfc2822},
     own_message::{OwnMessage, own_message},
 };
@@ -30,6 +30,35 @@ pub enum News<'a> {
     Well,
     /// Its certificate ends, and mail will wait from then on.
     Certificate { ends_at: OffsetDateTime },
+    /// It was to go live once it had passed its verification.
+    NotPassed(NotPassed<'a>),
+}
+
+/// A gateway that does not go live yet.
+#[derive(Debug, Clone, Copy)]
+pub struct NotPassed<'a> {
+    /// Whose it is to be; `None`: all users'.
+    pub domain: Option<&'a DomainName>,
+    /// Which step failed, and what to do.
+    pub failed: &'a str,
+    /// What mail leaves through meanwhile.
+    pub instead_of: Option<&'a GatewayAddress>,
+}
+
+impl NotPassed<'_> {
+    /// `all users`, or the mail domain.
+    pub fn whose(&self) -> String {
+        self.domain.map_or_else(|| "all users".to_owned(), |name| format!("the mail domain {}", name.to_unicode()))
+    }
+
+    /// What becomes of mail until it has passed, in a sentence.
+    pub fn meanwhile(&self) -> String {
+        match (self.instead_of, self.domain) {
+            (Some(address), _) => format!("Mail keeps leaving through {} meanwhile.", address.with_port_in_words()),
+            (None, Some(_)) => "Mail goes on as before meanwhile.".to_owned(),
+            (None, None) => "Mail without another gateway waits meanwhile and is not lost.".to_owned(),
+        }
+    }
 }
 
 impl GatewayNotice<'_> {
@@ -43,6 +72,7 @@ impl GatewayNotice<'_> {
             News::Failing { .. } => format!("Gateway {} does not take mail", self.gateway),
             News::Well => format!("Gateway {} takes mail again", self.gateway),
             News::Certificate { .. } => format!("The certificate of gateway {} is about to end", self.gateway),
+            News::NotPassed(_) => format!("Gateway {} has not passed its verification", self.gateway),
         }
     }
 
@@ -86,6 +116,22 @@ impl GatewayNotice<'_> {
                      What to do: renew the certificate at the gateway. Nothing need be changed here, unless the \
                      new one comes from another authority.\r\n",
                     rfc2822(ends_at)
+                );
+            }
+            News::NotPassed(not_passed) => {
+                let (page, whose) = match not_passed.domain {
+                    Some(_) => ("Domain Manager, and there the domain's Outbound Gateway", not_passed.whose()),
+                    None => ("Outbound Mail Gateway", not_passed.whose()),
+                };
+                let _ = write!(
+                    text,
+                    "{gateway}, which is to be the outbound gateway of {whose} of {organization}, has not passed its \
+                     verification and is not live.\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
+                     What to do: put it right, then open Administration > Manage Organization > Web Mail Cloud > \
+                     {page}, and press Check again: it goes live by itself when it has passed. There it is given up, \
+                     too, or used anyway. You do not hear of this change again.\r\n",
+                    one_line(not_passed.failed),
+                    not_passed.meanwhile(),
                 );
             }
         }

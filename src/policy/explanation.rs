@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     facts::{Decision, Found, Gateway, RoutingFacts},
-    routing::{NextHop, PlatformDefault, Scope, route},
+    routing::{HeldUntil, NextHop, PlatformDefault, Scope, route},
 };
 use crate::mail::{GatewayAddress, Mailbox};
 
@@ -19,9 +19,8 @@ pub struct Explanation {
     pub found: Option<Found>,
     /// What is asked about, nearest first. Empty if the domain is nobody's.
     pub layers: Vec<Layer>,
-    must_use: bool,
-    /// Mail is held until the organization's gateway has passed its verification.
-    awaits: bool,
+    /// Until when the organization's mail is held that has no gateway.
+    held_until: Option<HeldUntil>,
     /// No account has the address, and the organization takes mail of accounts only.
     is_unknown: bool,
 }
@@ -43,8 +42,8 @@ pub struct Layer {
 pub enum Leads {
     Through(GatewayAddress),
     Directly,
-    /// Mail is held: it must leave through a gateway, and none is set.
-    Nowhere,
+    /// Mail is held: it must leave through a gateway, and none is set or has passed.
+    Nowhere(HeldUntil),
 }
 
 /// Who is told: an operator knows of all organizations, an administrator of one.
@@ -59,17 +58,14 @@ impl RoutingFacts {
     pub fn explain(&self, sender: &str, default: &PlatformDefault) -> Explanation {
         let found = self.find(sender);
         let gateways = found.as_ref().map(|found| self.gateways(found));
-        let must_use = gateways.as_ref().is_some_and(|gateways| gateways.must_use);
+        let held_until = gateways.as_ref().and_then(|gateways| gateways.held_until);
         let layers = match (&found, gateways) {
             (Some(found), Some(gateways)) => {
                 let decides = route(gateways.clone(), default).set_by;
                 let through =
                     |gateway: Option<Arc<Gateway>>| gateway.map(|gateway| Leads::Through(gateway.address.clone()));
                 let layer = |scope, whose: String, leads| Layer { scope, whose, leads, decides: scope == decides };
-                let of_organization = match (through(gateways.organization), must_use) {
-                    (None, true) => Some(Leads::Nowhere),
-                    (leads, _) => leads,
-                };
+                let of_organization = through(gateways.organization).or(held_until.map(Leads::Nowhere));
                 let of_platform = match default {
                     PlatformDefault::Mx => Leads::Directly,
                     PlatformDefault::Smarthost(address) => Leads::Through(address.clone()),
@@ -85,8 +81,21 @@ impl RoutingFacts {
         };
         let decision = self.decide(sender, default);
         let is_unknown = self.refuses_unknown(sender);
-        let awaits = found.as_ref().is_some_and(|found| self.awaits_gateway(found.organization));
-        Explanation { sender: sender.to_owned(), decision, found, layers, must_use, awaits, is_unknown }
+        Explanation { sender: sender.to_owned(), decision, found, layers, held_until, is_unknown }
+    }
+}
+
+impl Leads {
+    /// What stands there instead of an address; `None`: there is one.
+    pub fn words(&self) -> Option<&'static str> {
+        match self {
+            Self::Through(_) => None,
+            Self::Directly => Some("directly to the recipients' servers"),
+            Self::Nowhere(HeldUntil::OneIsSet) => Some("none, so mail is held"),
+            Self::Nowhere(HeldUntil::OneHasPassed) => {
+                Some("none yet, so mail is held until the new gateway has passed its verification")
+            }
+        }
     }
 }
 
@@ -138,7 +147,7 @@ impl Explanation {
                 format!("directly to the servers of {}", recipient.domain().to_unicode())
             }
             (NextHop::Platform(PlatformDefault::Mx), None) => "directly to the recipients' servers".to_owned(),
-            (NextHop::Nowhere, _) if self.awaits => {
+            (NextHop::Nowhere, _) if self.held_until == Some(HeldUntil::OneHasPassed) => {
                 return format!(
                     "Mail from {sender} is held: the gateway of all users has not passed its verification yet."
                 );
@@ -162,7 +171,7 @@ impl Explanation {
         } else if given.as_ref() != Some(&found.sender) {
             notes.push(format!("It is an address of {} with something added to it.", shown(&found.sender)));
         }
-        if self.must_use && !self.awaits {
+        if self.held_until == Some(HeldUntil::OneIsSet) {
             notes.push("This organization's mail must leave through a gateway; without one it is held.".to_owned());
         }
         if recipient.is_some() {

@@ -15,7 +15,7 @@ use super::{
     gateway_settings::{GatewaySettings, secret_context},
     limit::{OrganizationLimits, SenderControl},
     relay_credential::{Limits, RelayCredential},
-    routing::{PlatformDefault, Route, SenderGateways, route},
+    routing::{HeldUntil, PlatformDefault, Route, SenderGateways, route},
     sender,
 };
 use crate::{
@@ -336,17 +336,12 @@ impl RoutingFacts {
             user: None,
             domain: None,
             organization: self.pointed_at(facts.and_then(|facts| facts.gateway)),
-            must_use: facts.is_some_and(|facts| facts.must_use_gateway),
+            held_until: facts.and_then(|facts| HeldUntil::of(facts.must_use_gateway, facts.awaits_gateway)),
         }
     }
 
     fn pointed_at(&self, id: Option<GatewayId>) -> Option<Arc<Gateway>> {
         self.gateway(id?).cloned()
-    }
-
-    /// See [`OrganizationFacts::awaits_gateway`].
-    pub fn awaits_gateway(&self, organization: OrganizationId) -> bool {
-        self.organizations.get(&organization).is_some_and(|facts| facts.awaits_gateway)
     }
 
     /// A gateway as it is now.

@@ -51,8 +51,36 @@ pub struct SenderGateways<G> {
     pub user: Option<G>,
     pub domain: Option<G>,
     pub organization: Option<G>,
-    /// The organization's mail must leave through a gateway: without one it goes nowhere.
-    pub must_use: bool,
+    /// Without any of them mail is held until then; `None`: it goes by the platform's default.
+    pub held_until: Option<HeldUntil>,
+}
+
+/// What mail without a gateway waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldUntil {
+    /// The organization's mail must leave through one.
+    OneIsSet,
+    /// One is set for all users, and goes live when it has passed its verification.
+    OneHasPassed,
+}
+
+impl HeldUntil {
+    /// `holds`: mail without a gateway is held at all; `awaits`: a gateway of all users is pending, and there is no other.
+    pub fn of(holds: bool, awaits: bool) -> Option<Self> {
+        match (holds, awaits) {
+            (_, true) => Some(Self::OneHasPassed),
+            (true, false) => Some(Self::OneIsSet),
+            (false, false) => None,
+        }
+    }
+
+    /// The end of a sentence: mail is held …
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::OneIsSet => "until a gateway is set",
+            Self::OneHasPassed => "until the new gateway has passed its verification",
+        }
+    }
 }
 
 impl<G> SenderGateways<G> {
@@ -78,7 +106,7 @@ pub enum PlatformDefault {
 pub enum NextHop<G> {
     Gateway(G),
     Platform(PlatformDefault),
-    /// Nowhere: the organization's mail must leave through a gateway, and none is set. It is held.
+    /// Nowhere: the organization's mail must leave through a gateway, and none is set or has passed. It is held.
     Nowhere,
 }
 
@@ -94,11 +122,11 @@ pub struct Route<G> {
 /// A gateway that is down is waited for, never bypassed: organizations route mail through archives
 /// and data-loss screens, and going around one would break what they rely on.
 pub fn route<G>(gateways: SenderGateways<G>, default: &PlatformDefault) -> Route<G> {
-    let must_use = gateways.must_use;
+    let is_held = gateways.held_until.is_some();
     match gateways.nearest() {
         Some((gateway, set_by)) => Route { next_hop: NextHop::Gateway(gateway), set_by },
         // Who must use a gateway never goes by the default: that choice is the organization's.
-        None if must_use => Route { next_hop: NextHop::Nowhere, set_by: Scope::Organization },
+        None if is_held => Route { next_hop: NextHop::Nowhere, set_by: Scope::Organization },
         None => Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform },
     }
 }

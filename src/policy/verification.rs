@@ -113,6 +113,32 @@ pub fn title(stage: Stage) -> &'static str {
     }
 }
 
+/// What the first step that failed is called, and what to do about it.
+pub fn failed<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Option<(&'static str, &'a str)> {
+    let failed = steps.into_iter().find(|step| step.outcome == Outcome::Failed)?;
+    Some((title(failed.stage), failed.advice.as_deref()?))
+}
+
+/// What to do about a server that takes messages of so many bytes at most, where we take them up to `largest`; `None` if
+/// that is about the same.
+pub fn too_small(most: u64, largest: u64) -> Option<String> {
+    (most < largest / 10 * 9).then(|| {
+        format!(
+            "It takes messages of up to {} only, and we take them up to {}: what is larger returns to its sender. Raise \
+             the server's limit (in Postfix: message_size_limit), or enter it on the gateway's page.",
+            size(most),
+            size(largest)
+        )
+    })
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..1_000_000 => format!("{} kB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
 /// One sentence of what to do.
 pub fn advice(stage: Stage, failing: &Failing, about: &About<'_>) -> String {
     let (host, port) = (about.address.host(), about.address.port());
@@ -202,6 +228,11 @@ fn of_reply(stage: Stage, reply: &Reply, about: &About<'_>) -> String {
                       for our addresses."
                 .to_owned(),
         },
+        Stage::Mail | Stage::Recipient if is_about_size(reply) => {
+            "It says that a message is too large, though none was sent: raise its limit (in Postfix: \
+             message_size_limit), or see that its disk has room."
+                .to_owned()
+        }
         Stage::Mail => format!(
             "It refuses the sender {}: let the server take mail from your mail domains from {from}.",
             about.probe.sender
@@ -230,6 +261,11 @@ fn wants_sign_in(reply: &Reply) -> bool {
     let says = |word: &str| reply.lines.iter().any(|line| line.to_ascii_lowercase().contains(word));
     // RFC 4954 §6.
     reply.code == 530 || says("authentication required") || says("must authenticate")
+}
+
+/// RFC 1870 §6, RFC 3463 §3.4.
+fn is_about_size(reply: &Reply) -> bool {
+    reply.code == 552 || matches!(reply.enhanced, Some(EnhancedStatus(_, 3, 4)))
 }
 
 fn is_relay_denied(reply: &Reply) -> bool {

@@ -158,6 +158,8 @@ pub enum Kind {
     GatewayFailing,
     GatewayWell,
     CertificateEnding,
+    /// It was to go live and has not passed its verification.
+    GatewayNotPassed,
     LimitNear,
     LimitBeyond,
     SenderStopped,
@@ -171,6 +173,7 @@ impl Kind {
             Self::GatewayFailing => "gateway.failing",
             Self::GatewayWell => "gateway.well",
             Self::CertificateEnding => "gateway.certificate-ending",
+            Self::GatewayNotPassed => "gateway.not-passed",
             Self::LimitNear => "limit.near",
             Self::LimitBeyond => "limit.beyond",
             Self::SenderStopped => "limit.stopped",

@@ -1,6 +1,8 @@
 //! Words by which the values of a fixed set are kept, typed and put into addresses, and figures as people read them.
 //! For the decisions that have such.
 
+use time::Duration;
+
 /// `1240` → `1,240`.
 pub fn number(count: i64) -> String {
     let digits = count.unsigned_abs().to_string();
@@ -12,6 +14,16 @@ pub fn number(count: i64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// How long something took: `under 1 ms`, `12 ms`, `6.2 s`, `3 min 20 s`.
+pub fn took(length: Duration) -> String {
+    match length.whole_milliseconds() {
+        ..1 => "under 1 ms".to_owned(),
+        milliseconds @ 1..1000 => format!("{milliseconds} ms"),
+        1000..60_000 => format!("{:.1} s", length.as_seconds_f64()),
+        _ => format!("{} min {} s", length.whole_minutes(), length.whole_seconds() % 60),
+    }
 }
 
 /// Not one of the words of a fixed set.
@@ -50,3 +62,22 @@ macro_rules! words {
     };
 }
 pub(super) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_something_took_is_said_as_exactly_as_matters() {
+        for (microseconds, expected) in [
+            (0, "under 1 ms"),
+            (999, "under 1 ms"),
+            (1_000, "1 ms"),
+            (999_999, "999 ms"),
+            (6_240_000, "6.2 s"),
+            (200_000_000, "3 min 20 s"),
+        ] {
+            assert_eq!(took(Duration::microseconds(microseconds)), expected);
+        }
+    }
+}

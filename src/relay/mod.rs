@@ -44,7 +44,7 @@ use self::{
     routing_table::RoutingTable,
     secret_keys::SecretKeys,
     submission::{Accept, Listener, OnRefusal, Returns, TakeBack, Takers, sign_in::SignIns},
-    test_message::{Arrivals, ReturnTokens},
+    test_message::{Arrivals, Pasted, ReturnTokens},
     transfer::{Transfer, TransferSettings},
     verification::Verifier,
     volume::Volume,
@@ -98,6 +98,7 @@ impl Relay {
             table: self.table(),
             recipient: self.settings.probe_recipient.clone(),
             relay_name: self.settings.name.clone(),
+            largest: self.settings.max_message_size,
             returns: returns.clone(),
         };
         let second_look = SecondLook { pool: self.pool.clone(), recipient: self.settings.probe_recipient.clone() };
@@ -127,8 +128,8 @@ impl Relay {
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
         let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
-        let webhooks = self.webhooks()?;
-        let beside = self.beside(webhooks, probed, returns.as_deref(), &follow_stop);
+        let asking = self.asking()?;
+        let beside = self.beside(asking, probed, returns.as_deref(), &follow_stop);
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
         let (followed, ..) =
             tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying, beside);
@@ -160,10 +161,11 @@ impl Relay {
         tokio::join!(listening, recording);
     }
 
-    /// What no mail waits for: webhooks are told, gateways without mail are probed, the key of test messages is read.
+    /// What no mail waits for: webhooks are told, gateways without mail are probed, the key of test messages is read, and
+    /// the DNS is asked about those in mailboxes.
     async fn beside(
         &self,
-        webhooks: Arc<Webhooks>,
+        (webhooks, pasted): (Arc<Webhooks>, Arc<Pasted>),
         handover: Arc<Handover>,
         returns: Option<&ReturnTokens>,
         stop: &CancellationToken,
@@ -178,13 +180,15 @@ impl Relay {
                 gateway_probe::run(handover, self.table(), quiet, stop.clone()).await;
             }
         };
-        tokio::join!(webhooks.run(stop.clone()), probing, loading);
+        tokio::join!(webhooks.run(stop.clone()), pasted.run(stop.clone()), probing, loading);
     }
 
-    /// What tells webhooks.
-    fn webhooks(&self) -> anyhow::Result<Arc<Webhooks>> {
-        let resolver = Resolver::from_system().context("the machine's DNS settings cannot be read")?;
-        Ok(Webhooks::new(self.pool.clone(), resolver, self.settings.webhook_networks.clone())?)
+    /// What tells webhooks, and what asks the DNS about test messages in mailboxes.
+    fn asking(&self) -> anyhow::Result<(Arc<Webhooks>, Arc<Pasted>)> {
+        let resolver = || Resolver::from_system().context("the machine's DNS settings cannot be read");
+        let networks = self.settings.webhook_networks.clone();
+        let webhooks = Webhooks::new(self.pool.clone(), resolver()?, networks)?;
+        Ok((webhooks, Pasted::new(self.pool.clone(), resolver()?)))
     }
 
     /// Who takes test messages in.

@@ -79,6 +79,8 @@ pub struct Verifier {
     /// An outside address, for whom nobody names one.
     pub recipient: String,
     pub relay_name: String,
+    /// The largest message that this relay takes, in bytes.
+    pub largest: u64,
     /// Where test messages come back to.
     pub returns: Option<Arc<ReturnTokens>>,
 }
@@ -232,6 +234,13 @@ impl Verifier {
         } else {
             // What it answers is of no interest any more.
             let _ = connection.ask("RSET").await;
+        }
+        // What its record says is known: such a message is refused here, in words.
+        let known = peer.limits.largest_message.unwrap_or(u64::MAX);
+        if let Some(most) = connection.largest_message()
+            && let Some(remark) = verification::too_small(most, self.largest.min(known))
+        {
+            watched.remarks(Stage::Hello, remark);
         }
         connection.quit().await;
         if is_encrypted && peer.tls != TlsMode::Verified && self.would_verify(peer).await {
@@ -412,7 +421,10 @@ impl Watched {
 
     fn remarks(&self, stage: Stage, remark: String) {
         if let Some(step) = self.lock().steps.iter_mut().find(|step| step.stage == stage) {
-            step.advice = Some(remark);
+            step.advice = Some(match step.advice.take() {
+                Some(advice) => format!("{advice} {remark}"),
+                None => remark,
+            });
         }
     }
 

@@ -2,8 +2,9 @@
 //! to. Beside the mail; what is not taken is tried again for two days.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,7 +28,7 @@ use tokio_util::{
 
 use super::resolver::Resolver;
 use crate::{
-    mail::GatewayHost,
+    mail::{GatewayHost, id::OrganizationId},
     policy::{
         gateway_network::AllowedNetworks,
         webhook::{self, WebhookUrl},
@@ -43,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECTING: Duration = Duration::from_secs(5);
 /// How long all of an attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(15);
+/// Attempts at a time: of each organization one, so that one whose receiver hangs holds up nobody else.
+const AT_A_TIME: usize = 64;
 /// After so long another relay takes up what this one has taken.
 const LEASE: time::Duration = time::Duration::minutes(2);
 
@@ -52,6 +55,9 @@ pub struct Webhooks {
     resolver: Resolver,
     allowed: AllowedNetworks,
     tls: TlsConnector,
+    attempts: TaskTracker,
+    /// Organizations whose notices are being posted. A std lock: held for a moment.
+    under_way: Mutex<HashSet<OrganizationId>>,
 }
 
 /// Why a notice was not taken, in words for an administrator.
@@ -82,33 +88,51 @@ impl Webhooks {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Arc::new(Self { db, resolver, allowed, tls: Arc::new(config).into() }))
+        let (attempts, under_way) = (TaskTracker::new(), Mutex::default());
+        Ok(Arc::new(Self { db, resolver, allowed, tls: Arc::new(config).into(), attempts, under_way }))
     }
 
     /// Until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
-            let step = Arc::clone(&self).step(OffsetDateTime::now_utc());
-            if let Some(Err(error)) = stop.run_until_cancelled(step).await {
+            let beginning = Arc::clone(&self).begin(OffsetDateTime::now_utc());
+            if let Some(Err(error)) = stop.run_until_cancelled(beginning).await {
                 tracing::warn!(%error, "webhooks could not be told");
             }
         }
     }
 
-    /// Tells what is due at `now`. Returns how many notices were tried.
+    /// Tells what is due at `now`, and waits for what comes of it. Returns how many notices were tried.
     pub async fn step(self: Arc<Self>, now: OffsetDateTime) -> store::Result<usize> {
-        let taking = store::webhook::take_across_tenants(&self.db, now, LEASE);
+        let tried = Arc::clone(&self).begin(now).await;
+        self.attempts.close();
+        self.attempts.wait().await;
+        self.attempts.reopen();
+        tried
+    }
+
+    /// Begins to tell what is due at `now`, as far as there is room for it.
+    async fn begin(self: Arc<Self>, now: OffsetDateTime) -> store::Result<usize> {
+        let under_way: Vec<OrganizationId> = self.under_way().iter().copied().collect();
+        let most = AT_A_TIME.saturating_sub(under_way.len()) as i64;
+        let taking = store::webhook::take_across_tenants(&self.db, now, LEASE, &under_way, most);
         let due = timeout(PATIENCE, taking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        let (tried, attempts) = (due.len(), TaskTracker::new());
+        let tried = due.len();
         for due in due {
             let webhooks = Arc::clone(&self);
-            attempts.spawn(async move { webhooks.attempt(&due, now).await });
+            self.under_way().insert(due.organization);
+            self.attempts.spawn(async move {
+                webhooks.attempt(&due, now).await;
+                webhooks.under_way().remove(&due.organization);
+            });
         }
-        attempts.close();
-        attempts.wait().await;
         let forgetting = store::webhook::forget_unwanted_across_tenants(&self.db);
         timeout(PATIENCE, forgetting).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         Ok(tried)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashSet<OrganizationId>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn attempt(&self, due: &Due, now: OffsetDateTime) {

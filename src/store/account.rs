@@ -14,7 +14,7 @@ use crate::{
         DomainName, GatewayAddress, Mailbox,
         id::{AccountId, ChangeId, GatewayId, OrganizationId, Revision},
     },
-    policy::routing::SenderGateways,
+    policy::routing::{HeldUntil, SenderGateways},
 };
 
 /// An account to be added.
@@ -644,6 +644,8 @@ struct Row {
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
     holds_without_gateway: bool,
+    /// One of all users or of the domain is pending, and there is no other.
+    awaits_gateway: bool,
 }
 
 impl From<Row> for ListedAccount {
@@ -652,7 +654,7 @@ impl From<Row> for ListedAccount {
             user: row.user_gateway,
             domain: row.domain_gateway,
             organization: row.organization_gateway,
-            must_use: row.holds_without_gateway,
+            held_until: HeldUntil::of(row.holds_without_gateway, row.awaits_gateway),
         };
         Self { id: row.id, user_id: row.user_id, name: row.name, suspended: row.suspended, gateways }
     }
@@ -674,7 +676,10 @@ pub async fn by_id(
                account.status = 'suspended' as "suspended!",
                own.address as "user_gateway?: GatewayAddress",
                of_domain.address as "domain_gateway?: GatewayAddress",
-               of_all.address as "organization_gateway?: GatewayAddress", organization.holds_without_gateway
+               of_all.address as "organization_gateway?: GatewayAddress", organization.holds_without_gateway,
+               organization.outbound_gateway_id is null and (organization.pending_gateway_id is not null
+                   or organization.holds_without_gateway and domain.outbound_gateway_id is null
+                      and domain.pending_gateway_id is not null) as "awaits_gateway!"
         from account
         join organization on organization.id = $1
         join mail_domain domain on domain.organization_id = $1 and domain.name = account.domain

@@ -14,7 +14,7 @@ use crate::{
         DomainName, GatewayAddress, Mailbox,
         id::{AccountId, OrganizationId},
     },
-    policy::routing::SenderGateways,
+    policy::routing::{HeldUntil, SenderGateways},
 };
 
 /// How many accounts are on one page of the list.
@@ -267,6 +267,8 @@ struct Read {
     domain_gateway: Option<GatewayAddress>,
     organization_gateway: Option<GatewayAddress>,
     holds_without_gateway: bool,
+    /// One of all users or of the domain is pending, and there is no other.
+    awaits_gateway: bool,
     /// How many accounts the organization has.
     accounts: i64,
     /// Whether any of its mail is held or waits for a gateway that did not take it.
@@ -286,7 +288,7 @@ impl Read {
             user: self.user_gateway,
             domain: self.domain_gateway,
             organization: self.organization_gateway,
-            must_use: self.holds_without_gateway,
+            held_until: HeldUntil::of(self.holds_without_gateway, self.awaits_gateway),
         };
         let needs_gateway = needs_gateway && !self.suspended && gateways.user.is_none() && gateways.domain.is_none();
         Row {
@@ -315,13 +317,16 @@ macro_rules! page_of {
                  cross join lateral (" + $($accounts)+ + ") listed),
              -- Of the few domains on the page, and once for all: not for each row again.
              domain as materialized (
-                 select one.name, (select address from gateway
+                 select one.name, one.outbound_gateway_id is null and one.pending_gateway_id is not null as awaits,
+                        (select address from gateway
                                    where organization_id = o.id and id = one.outbound_gateway_id) as address
                  from (select distinct organization_id as id, domain from account) o
-                 cross join lateral (select name, outbound_gateway_id from mail_domain
+                 cross join lateral (select name, outbound_gateway_id, pending_gateway_id from mail_domain
                                      where organization_id = o.id and name = o.domain offset 0) one),
              of_all as materialized (
-                 select one.holds_without_gateway, (select address from gateway
+                 select one.holds_without_gateway,
+                        one.outbound_gateway_id is null and one.pending_gateway_id is not null as awaits_gateway,
+                        (select address from gateway
                                                where organization_id = o.id and id = one.outbound_gateway_id) as address,
                         (select coalesce(sum(accounts), 0)::bigint from account_count where organization_id = o.id) as accounts,
                         exists (select from queued_message
@@ -329,7 +334,7 @@ macro_rules! page_of {
                                   and (state = 'held' or (state = 'waiting' and last_reply is not null))) as in_trouble,
                         " + $($beyond)+ + " as is_beyond
                  from (select organization_id as id from account limit 1) o
-                 cross join lateral (select holds_without_gateway, outbound_gateway_id from organization
+                 cross join lateral (select holds_without_gateway, outbound_gateway_id, pending_gateway_id from organization
                                      where id = o.id offset 0) one)
              select account.id as \"id!: AccountId\", account.user_id as \"user_id!: Mailbox\", account.name as \"name!\",
                     account.status = 'suspended' as \"suspended!\",
@@ -339,6 +344,8 @@ macro_rules! page_of {
                     end as \"user_gateway?: GatewayAddress\",
                     domain.address as \"domain_gateway?: GatewayAddress\",
                     of_all.address as \"organization_gateway?: GatewayAddress\", of_all.holds_without_gateway as \"holds_without_gateway!\",
+                    of_all.awaits_gateway or of_all.holds_without_gateway and of_all.address is null and domain.awaits
+                        as \"awaits_gateway!\",
                     of_all.accounts as \"accounts!\", of_all.in_trouble as \"in_trouble!\", of_all.is_beyond as \"is_beyond!\"
              from account
              cross join of_all

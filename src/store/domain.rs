@@ -15,7 +15,7 @@ use crate::{
         DomainName, GatewayAddress,
         id::{GatewayId, OrganizationId},
     },
-    policy::routing::SenderGateways,
+    policy::routing::{HeldUntil, SenderGateways},
 };
 
 /// Adds a mail domain to an organization, as one change. For the operator.
@@ -161,6 +161,9 @@ pub async fn overview(
         select domain.name as "name: DomainName", coalesce(used.accounts, 0) as "accounts!",
                coalesce(used.following, 0) as "following!", own.address as "own?: GatewayAddress",
                of_all.address as "of_all?: GatewayAddress", organization.holds_without_gateway,
+               organization.outbound_gateway_id is null and (organization.pending_gateway_id is not null
+                   or organization.holds_without_gateway and domain.outbound_gateway_id is null
+                      and domain.pending_gateway_id is not null) as "awaits_gateway!",
                domain.inbound_host as "inbound_host: GatewayAddress"
         from mail_domain domain
         join organization on organization.id = domain.organization_id
@@ -186,7 +189,7 @@ pub async fn overview(
             user: None,
             domain: row.own,
             organization: row.of_all,
-            must_use: row.holds_without_gateway,
+            held_until: HeldUntil::of(row.holds_without_gateway, row.awaits_gateway),
         },
         inbound_host: row.inbound_host,
     })

@@ -1,13 +1,16 @@
-//! Which gateways' troubles administrators know of: told once when one begins that lasts, and once when it is over.
-//! Written by relays, in the transaction that queues what they tell.
+//! Which gateways' troubles administrators know of: told once when one begins that lasts, and once when it is over; and
+//! once of each that is to go live and has not passed. Written by relays, in the transaction that queues what they tell.
 
-use sqlx::PgExecutor;
+use sqlx::{PgExecutor, types::Json};
 use time::OffsetDateTime;
 
-use super::Result;
-use crate::mail::{
-    GatewayAddress,
-    id::{GatewayId, OrganizationId},
+use super::{Result, gateway::PointerScope};
+use crate::{
+    mail::{
+        DomainName, GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
+    policy::verification::{self, Step},
 };
 
 /// A gateway that there is something to tell of.
@@ -29,6 +32,20 @@ pub enum News {
     /// It takes mail again.
     Well,
     Certificate(Ending),
+    /// It was to go live once it had passed its verification, and a relay was refused.
+    NotPassed(NotPassed),
+}
+
+/// A gateway that is pending and has not passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotPassed {
+    /// Whose it is to be.
+    pub scope: PointerScope,
+    pub since: OffsetDateTime,
+    /// Which step failed, and what to do.
+    pub failed: String,
+    /// What mail of that scope leaves through meanwhile.
+    pub instead_of: Option<GatewayAddress>,
 }
 
 /// A certificate after whose end mail waits.
@@ -156,9 +173,95 @@ pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime)
     .await
 }
 
+/// Gateways that are pending and were refused by a verification that counts (see
+/// [`pending_gateway`](super::pending_gateway)) and began before `lasting`, where nobody was told of that change.
+pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
+    let rows = sqlx::query!(
+        r#"
+        select pending.organization_id as "organization!: OrganizationId", organization.name, organization.slug,
+               pending.domain as "domain: DomainName", gateway.id as "gateway: GatewayId",
+               gateway.address as "address: GatewayAddress", live.address as "instead_of?: GatewayAddress",
+               pending.since as "since!", refused.steps as "steps: Json<Vec<Step>>"
+        from (select id as organization_id, 'organization' as subject, id::text as key, null::text as domain,
+                     pending_gateway_id as gateway, outbound_gateway_id as live, pending_since as since
+              from organization where pending_gateway_id is not null
+              union all
+              select organization_id, 'domain', name, name, pending_gateway_id, outbound_gateway_id, pending_since
+              from mail_domain where pending_gateway_id is not null) pending
+        join organization on organization.id = pending.organization_id
+        join gateway on gateway.organization_id = pending.organization_id and gateway.id = pending.gateway
+        left join gateway live on live.organization_id = pending.organization_id and live.id = pending.live
+        cross join lateral (
+            select asked.id, asked.requested_at from verification asked
+            where asked.organization_id = pending.organization_id and asked.gateway_id = pending.gateway
+              and asked.revision = gateway.revision and asked.recipient is null and asked.requested_at >= pending.since
+            order by asked.requested_at desc limit 1
+        ) last
+        cross join lateral (
+            select steps from verification_result result
+            where result.organization_id = pending.organization_id and result.verification_id = last.id
+              and not result.accepts
+            order by result.relay limit 1
+        ) refused
+        where last.requested_at <= $1
+          and not exists (select from pending_gateway_notice told
+                          where told.organization_id = pending.organization_id and told.subject = pending.subject
+                            and told.subject_key = pending.key and told.gateway_id = pending.gateway
+                            and told.since = pending.since)
+        order by pending.organization_id, pending.domain nulls first
+        limit 100
+        "#,
+        lasting,
+    )
+    .fetch_all(db)
+    .await?;
+    let to_tell = rows.into_iter().map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        slug: row.slug,
+        gateway: row.gateway,
+        address: row.address,
+        news: News::NotPassed(NotPassed {
+            scope: row.domain.map_or(PointerScope::Organization, PointerScope::Domain),
+            since: row.since,
+            failed: verification::failed(&*row.steps)
+                .map(|(step, advice)| format!("{step}: {advice}"))
+                .unwrap_or_default(),
+            instead_of: row.instead_of,
+        }),
+    });
+    Ok(to_tell.collect())
+}
+
 /// Notes that administrators are told at `now`. Returns whether they have not been: another relay may be faster.
+/// What is not pending any more is not told.
 pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
-    let done = match told.news {
+    let done = match &told.news {
+        News::NotPassed(not_passed) => {
+            sqlx::query!(
+                r#"
+                insert into pending_gateway_notice (organization_id, subject, subject_key, gateway_id, since, noticed_at)
+                select $1, $2, $3, $4, $5, $6
+                where exists (select from organization
+                              where $2 = 'organization' and id = $1 and pending_gateway_id = $4 and pending_since = $5)
+                   or exists (select from mail_domain
+                              where $2 = 'domain' and organization_id = $1 and name = $3
+                                and pending_gateway_id = $4 and pending_since = $5)
+                on conflict (organization_id, subject, subject_key) do update
+                set gateway_id = excluded.gateway_id, since = excluded.since, noticed_at = excluded.noticed_at
+                where (pending_gateway_notice.gateway_id, pending_gateway_notice.since) is distinct from
+                      (excluded.gateway_id, excluded.since)
+                "#,
+                told.organization as OrganizationId,
+                not_passed.scope.subject().as_str(),
+                not_passed.scope.key(told.organization),
+                told.gateway as GatewayId,
+                not_passed.since,
+                now,
+            )
+            .execute(db)
+            .await?
+        }
         News::Failing(_) => {
             sqlx::query!(
                 "insert into gateway_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)

@@ -230,11 +230,18 @@ pub async fn choose(
     Ok(Some((messages, committed)))
 }
 
-/// How many messages are held about which nobody has decided yet.
+/// How many messages are held about which nobody has decided yet, but for those that leave by themselves once the
+/// gateway of all users or of the sender's domain has passed its verification.
 pub async fn count(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
     sqlx::query_scalar!(
         r#"select count(*) as "count!" from queued_message
-           where organization_id = $1 and state = 'held' and choice is null"#,
+           where organization_id = $1 and state = 'held' and choice is null
+             and (held_because is distinct from 'no-gateway'
+                  or not exists (select from organization where id = $1 and outbound_gateway_id is null
+                                                            and pending_gateway_id is not null)
+                     and not exists (select from mail_domain
+                                     where organization_id = $1 and name = sender_domain
+                                       and outbound_gateway_id is null and pending_gateway_id is not null))"#,
         organization as OrganizationId,
     )
     .fetch_one(db)

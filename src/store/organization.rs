@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     mail::{DomainName, GatewayAddress, Mailbox, id::OrganizationId},
-    policy::{going_live::VerifyBeforeLive, routing::SenderGateways},
+    policy::{
+        going_live::VerifyBeforeLive,
+        routing::{HeldUntil, SenderGateways},
+    },
 };
 
 /// What an organization is called in paths and on the command line.
@@ -444,8 +447,9 @@ pub struct Summary {
 impl Summary {
     /// What applies to everybody who has nothing nearer.
     pub fn gateways(&self) -> SenderGateways<GatewayAddress> {
-        let (organization, must_use) = (self.gateway.clone(), self.holds_without_gateway);
-        SenderGateways { user: None, domain: None, organization, must_use }
+        let awaits = self.gateway.is_none() && self.pending.is_some();
+        let (organization, held_until) = (self.gateway.clone(), HeldUntil::of(self.holds_without_gateway, awaits));
+        SenderGateways { user: None, domain: None, organization, held_until }
     }
 
     /// Active accounts that have no gateway at any scope.

@@ -103,6 +103,8 @@ pub struct Listed {
     pub size: i64,
     pub why: Why,
     pub held_because: Option<HeldBecause>,
+    /// The gateway of all users or of the sender's domain has not passed its verification yet, and there is no other.
+    pub awaits_gateway: bool,
     pub choice: Option<Choice>,
     /// When somebody wanted another attempt, unless there was one since.
     pub retry_wished_at: Option<OffsetDateTime>,
@@ -266,6 +268,11 @@ async fn by_ids(db: &mut PgConnection, organization: OrganizationId, ids: &[Queu
                     when lease_token is not null and next_attempt_at > now() then 'being-tried'
                     else 'waiting' end as "why!",
                held_because as "held_because: HeldBecause",
+               exists (select from organization where id = $1 and outbound_gateway_id is null
+                                                  and pending_gateway_id is not null)
+               or exists (select from mail_domain where organization_id = $1 and name = sender_domain
+                                                    and outbound_gateway_id is null and pending_gateway_id is not null)
+                   as "awaits_gateway!",
                case when without_report then 'delete' else choice end as "choice: Choice", retry_wished_at,
                (select address from gateway where organization_id = $1 and gateway.id = waits_for)
                    as "gateway: GatewayAddress",
@@ -295,6 +302,7 @@ async fn by_ids(db: &mut PgConnection, organization: OrganizationId, ids: &[Queu
         size: row.size,
         why: Why::of(&row.why),
         held_because: row.held_because,
+        awaits_gateway: row.awaits_gateway,
         choice: row.choice,
         retry_wished_at: row.retry_wished_at,
         gateway: row.gateway,

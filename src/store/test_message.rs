@@ -1,7 +1,9 @@
 //! Test messages: which were sent, which have arrived, and what they said then. Sent and taken in by relays, shown by
 //! pages and command with the verification that they belong to.
 
-use sqlx::{PgExecutor, types::Json};
+use std::net::IpAddr;
+
+use sqlx::{PgExecutor, PgPool, types::Json};
 use time::OffsetDateTime;
 
 use super::{Result, verification::Taken};
@@ -137,6 +139,59 @@ pub async fn add_spf_across_tenants(
     .map(drop)
 }
 
+/// A message whose source somebody has pasted, for who asks the DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToLookAt {
+    pub organization: OrganizationId,
+    pub id: TestMessageId,
+    pub gateway: Option<GatewayId>,
+    pub left_from: Option<IpAddr>,
+}
+
+/// Takes so many at most of those that nobody looks at. Another relay may take one up after three minutes.
+pub async fn take_pasted_across_tenants(db: &PgPool, most: i64) -> Result<Vec<ToLookAt>> {
+    sqlx::query!(
+        r#"
+        with due as (
+            select organization_id, id from test_message where look_at <= now() order by look_at limit $1
+            for update skip locked
+        )
+        update test_message sent set look_at = now() + interval '3 minutes'
+        from due, verification asked
+        where sent.organization_id = due.organization_id and sent.id = due.id
+          and asked.organization_id = sent.organization_id and asked.id = sent.verification_id
+        returning sent.organization_id as "organization: OrganizationId", sent.id as "id: TestMessageId",
+                  asked.gateway_id as "gateway: GatewayId", sent.pasted as "pasted: Json<Arrival>"
+        "#,
+        most,
+    )
+    .map(|row| ToLookAt {
+        organization: row.organization,
+        id: row.id,
+        gateway: row.gateway,
+        left_from: row.pasted.and_then(|pasted| pasted.0.left_from),
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// Adds what the DNS has said, unless another source was pasted meanwhile.
+pub async fn looked_at_across_tenants(db: &PgPool, looked_at: &ToLookAt, spf: &[SpfOf]) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update test_message set pasted = pasted || jsonb_build_object('spf', $4::jsonb), look_at = null
+        where organization_id = $1 and id = $2 and pasted ->> 'left_from' is not distinct from $3
+        "#,
+        looked_at.organization as OrganizationId,
+        looked_at.id as TestMessageId,
+        looked_at.left_from.map(|ip| ip.to_string()),
+        Json(spf) as Json<&[SpfOf]>,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
 /// The mail domains from which mail leaves through a gateway: by their own pointer, by that of all users, or by an
 /// account's. The first fifty by name.
 pub async fn domains_across_tenants(
@@ -175,6 +230,8 @@ pub struct TestMessage {
     pub taken_at: Option<OffsetDateTime>,
     pub arrived_at: Option<OffsetDateTime>,
     pub arrival: Option<Arrival>,
+    /// What its source has shown that somebody has pasted, and when.
+    pub pasted: Option<(Arrival, OffsetDateTime)>,
     /// Who has said that it is there.
     pub seen_by: Option<String>,
 }
@@ -186,6 +243,7 @@ impl TestMessage {
             sent_at: self.sent_at,
             arrived_at: self.arrived_at,
             arrival: self.arrival.as_ref(),
+            pasted: self.pasted.as_ref().map(|(arrival, at)| (arrival, *at)),
             seen_by: self.seen_by.as_deref(),
             recipient: &self.recipient,
             now,
@@ -202,7 +260,7 @@ pub async fn of(
     sqlx::query!(
         r#"
         select id as "id: TestMessageId", relay, recipient, sent_at, taken_at, arrived_at,
-               arrival as "arrival: Json<Arrival>", seen_by
+               arrival as "arrival: Json<Arrival>", pasted as "pasted: Json<Arrival>", pasted_at, seen_by
         from test_message where organization_id = $1 and verification_id = $2 order by relay, id
         "#,
         organization as OrganizationId,
@@ -216,6 +274,7 @@ pub async fn of(
         taken_at: row.taken_at,
         arrived_at: row.arrived_at,
         arrival: row.arrival.map(|arrival| arrival.0),
+        pasted: row.pasted.map(|pasted| pasted.0).zip(row.pasted_at),
         seen_by: row.seen_by,
     })
     .fetch_all(db)
@@ -264,6 +323,32 @@ pub async fn seen(db: impl PgExecutor<'_>, organization: OrganizationId, id: Tes
         organization as OrganizationId,
         id as TestMessageId,
         by,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Somebody has pasted its source, which says that it is there as well; in place of what was pasted before.
+pub async fn pasted(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    id: TestMessageId,
+    arrival: &Arrival,
+    by: &str,
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update test_message
+        set arrived_at = coalesce(arrived_at, clock_timestamp()), seen_by = coalesce(seen_by, $3),
+            pasted = $4, pasted_at = clock_timestamp(), look_at = case when $5 then clock_timestamp() end
+        where organization_id = $1 and id = $2
+        "#,
+        organization as OrganizationId,
+        id as TestMessageId,
+        by,
+        Json(arrival) as Json<&Arrival>,
+        arrival.asks_dns(),
     )
     .execute(db)
     .await

@@ -186,17 +186,24 @@ pub struct Due {
 }
 
 /// Takes what is due at `now`, of each organization the oldest alone: a server that does not answer holds up its own
-/// organization. Another relay may take it up after `lease`.
-pub async fn take_across_tenants(db: &PgPool, now: OffsetDateTime, lease: time::Duration) -> Result<Vec<Due>> {
+/// organization. Another relay may take it up after `lease`. At most so many, and none of organizations that wait here
+/// for an answer (`but`).
+pub async fn take_across_tenants(
+    db: &PgPool,
+    now: OffsetDateTime,
+    lease: time::Duration,
+    but: &[OrganizationId],
+    most: i64,
+) -> Result<Vec<Due>> {
     sqlx::query!(
         r#"
         with due as (
             select organization_id, id from webhook_notice one
-            where ended_at is null and next_at <= $1
+            where ended_at is null and next_at <= $1 and organization_id <> all ($3)
               and not exists (select from webhook_notice earlier
                               where earlier.organization_id = one.organization_id and earlier.ended_at is null
                                 and earlier.next_at <= $1 and earlier.id < one.id)
-            order by next_at limit 20
+            order by next_at limit $4
             for update skip locked
         ), taken as (
             update webhook_notice set next_at = $2, attempts = attempts + 1
@@ -210,6 +217,8 @@ pub async fn take_across_tenants(db: &PgPool, now: OffsetDateTime, lease: time::
         "#,
         now,
         now + lease,
+        but as &[OrganizationId],
+        most,
     )
     .try_map(|row| {
         Ok(Due {

@@ -164,8 +164,7 @@ fn shown(layer: &Layer) -> ShownLayer {
     let (address, words) = match &layer.leads {
         None => (None, "none"),
         Some(Leads::Through(address)) => (Some(address.into()), ""),
-        Some(Leads::Directly) => (None, "directly to the recipients' servers"),
-        Some(Leads::Nowhere) => (None, "none, so mail is held"),
+        Some(leads) => (None, leads.words().unwrap_or_default()),
     };
     let scope = match layer.scope {
         Scope::User => "User",

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     mail::id::{AccountId, ChangeId},
+    policy::routing::HeldUntil,
     store::{
         self, OrganizationTransaction,
         account_list::{self, AccountPage, PAGE_SIZE, Place, Position, Selection, Show, Sort, Trouble},
@@ -442,7 +443,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found
     let page = format!("{LIST}/{}", account.id);
     let form = format!("{page}/outbound-gateway{place}");
     let delete = if place.is_empty() { "?delete=1" } else { "&delete=1" };
-    let (mark, status) = in_words(account.suspended, found.trouble);
+    let (mark, status) = in_words(account.suspended, found.trouble, account.gateways.held_until);
     Row {
         id: account.id,
         user_id: wording::user_id(&account.user_id),
@@ -460,7 +461,7 @@ fn row(app: &App, inside: &InOrganization, query: &ListQuery, place: &str, found
 }
 
 /// The state of an account: a mark, and what it means.
-fn in_words(suspended: bool, trouble: Trouble) -> (Option<&'static str>, String) {
+fn in_words(suspended: bool, trouble: Trouble, held_until: Option<HeldUntil>) -> (Option<&'static str>, String) {
     let mut words = Vec::new();
     if suspended {
         words.push("Suspended".to_owned());
@@ -473,7 +474,10 @@ fn in_words(suspended: bool, trouble: Trouble) -> (Option<&'static str>, String)
         words.push(format!("{} {verb}", wording::counted(trouble.waiting, "message", "messages")));
     }
     if trouble.needs_gateway {
-        words.push("Needs a gateway".to_owned());
+        words.push(match held_until {
+            Some(HeldUntil::OneHasPassed) => "Waits for the new gateway".to_owned(),
+            Some(HeldUntil::OneIsSet) | None => "Needs a gateway".to_owned(),
+        });
     }
     match words.len() {
         0 => (None, "Active".to_owned()),

@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     mail::id::ChangeId,
-    policy::routing::{PlatformDefault, SenderGateways},
+    policy::{
+        routing::{PlatformDefault, SenderGateways},
+        waiting::HeldBecause,
+    },
     store::{
         self, OrganizationTransaction, change::Subject, domain::ListedDomain, gateway::PointerScope,
         organization::Summary, pending_gateway::Pending, tenant::Access,
@@ -54,6 +57,8 @@ struct OutboundMailGateway {
     status: Option<StatusLine>,
     /// Held mail, by what it is held for.
     held: Vec<ShownGroup>,
+    /// All of it leaves by itself once the pending gateway has passed.
+    held_for_pending: bool,
     field: GatewayField,
     summary: Summary,
     route: ShownRoute,
@@ -151,9 +156,13 @@ async fn look(app: &App, inside: &InOrganization, after: &AfterSave) -> Result<O
     Ok(OutboundMailGateway {
         console: Console::new(inside, LABEL),
         status,
+        held_for_pending: awaits && held.iter().all(|group| group.held_for.because == HeldBecause::NoGateway),
         held: held.into_iter().map(|group| ShownGroup::of(group, awaits)).collect(),
         field,
-        platform: ShownRoute::of(SenderGateways { must_use: false, organization: None, ..summary.gateways() }, default),
+        platform: ShownRoute::of(
+            SenderGateways { held_until: None, organization: None, ..summary.gateways() },
+            default,
+        ),
         route: ShownRoute::of(summary.gateways(), default),
         probe: ProbeSenderCard::of(inside, &summary),
         summary,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     mail::id::{ChangeId, QueueId},
     policy::{
-        routing::PlatformDefault,
+        routing::{HeldUntil, PlatformDefault},
         waiting::{Choice, HeldBecause},
     },
     store::{
@@ -270,6 +270,7 @@ fn target(message: &Listed, default: &PlatformDefault) -> (Option<ShownAddress>,
     match (&message.inbound_host, default) {
         (Some(host), _) if is_report => (Some(host.into()), "inbound host"),
         (Some(host), PlatformDefault::Mx) => (Some(host.into()), "inbound host"),
+        _ if message.why == Why::Held && message.awaits_gateway => (None, "No gateway yet"),
         _ if message.why == Why::Held => (None, "No gateway"),
         (_, PlatformDefault::Mx) => (None, "Recipients' own servers"),
         (_, PlatformDefault::Smarthost(server)) => (Some(server.into()), "platform"),
@@ -285,6 +286,9 @@ fn why(message: &Listed) -> String {
         (None, None) => None,
     };
     let state = match (message.why, message.held_because) {
+        (Why::Held, Some(HeldBecause::NoGateway)) if message.awaits_gateway => {
+            format!("Held {}", HeldUntil::OneHasPassed.words())
+        }
         (Why::Held, Some(because)) => format!("Held: {}", because.words()),
         (Why::Waiting, _) if message.attempts > 0 => {
             format!("Waiting after {}", wording::counted(i64::from(message.attempts), "attempt", "attempts"))
@@ -302,6 +306,9 @@ fn next(message: &Listed, now: OffsetDateTime) -> String {
     match message.why {
         Why::BeingTried => "Now".to_owned(),
         Why::AnswerAwaited => "Once the server has answered".to_owned(),
+        Why::Held if message.awaits_gateway && message.held_because == Some(HeldBecause::NoGateway) => {
+            "When the new gateway has passed".to_owned()
+        }
         Why::Held if message.choice.is_none() => "When it is decided, or may leave again".to_owned(),
         Why::Held | Why::Waiting if message.next_attempt_at <= now => "Due now".to_owned(),
         Why::Held | Why::Waiting => wording::moment(message.next_attempt_at),

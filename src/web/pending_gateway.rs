@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     mail::id::GatewayId,
-    policy::verification::{self as found, Outcome},
+    policy::verification as found,
     store::{
         self,
         gateway::{PointerScope, Set},
@@ -118,9 +118,8 @@ impl ShownPending {
 
 fn advice(pending: &Pending) -> Option<(&'static str, String)> {
     let (_, verification) = pending.verification.as_ref()?;
-    let steps = verification.answers.iter().flat_map(|answer| &answer.steps);
-    let failed = steps.into_iter().find(|step| step.outcome == Outcome::Failed)?;
-    Some((found::title(failed.stage), failed.advice.clone()?))
+    let (step, advice) = found::failed(verification.answers.iter().flat_map(|answer| &answer.steps))?;
+    Some((step, advice.to_owned()))
 }
 
 /// The buttons stand on other pages.

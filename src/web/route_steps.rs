@@ -4,7 +4,10 @@
 use super::wording::{ShownAddress, ShownRoute};
 use crate::{
     mail::GatewayAddress,
-    policy::routing::{PlatformDefault, Scope},
+    policy::{
+        explanation::Leads,
+        routing::{PlatformDefault, Scope},
+    },
     store::account::ListedAccount,
 };
 
@@ -31,13 +34,14 @@ pub fn verdict(is_taken: bool) -> &'static str {
 /// All scopes, nearest first.
 pub fn steps(account: &ListedAccount, default: &PlatformDefault) -> Vec<Step> {
     let route = ShownRoute::of(account.gateways.clone(), default);
+    let held_until = account.gateways.held_until.filter(|_| route.held.is_some());
     let step = |scope: Scope, title, name: String, address: Option<ShownAddress>| Step {
         scope: title,
         name,
         address,
         words: match scope {
             Scope::Platform => "directly to recipients' servers",
-            Scope::Organization if route.is_held => "none, so mail is held",
+            Scope::Organization => held_until.and_then(|until| Leads::Nowhere(until).words()).unwrap_or("none"),
             _ => "none",
         },
         applies: scope == route.set_by,

@@ -16,7 +16,7 @@ use crate::{
     mail::{GatewayAddress, id::Revision},
     policy::{
         going_live::{Because, VerifyBeforeLive},
-        routing::{PlatformDefault, Scope},
+        routing::{HeldUntil, PlatformDefault, Scope},
         waiting::Choice,
     },
     store::{
@@ -408,7 +408,7 @@ pub fn of_account(
 /// Ends the sentence with the gateway that a user follows.
 fn follows(line: StatusLine, route: ShownRoute) -> StatusLine {
     match (route.set_by, route.address) {
-        (_, None) if route.is_held => line.words("its mail is held until one applies."),
+        (_, None) if let Some(until) = route.held => line.words(format!("its mail is held {until}.")),
         (_, None) => line.words("sends directly to recipients' servers."),
         (Scope::Platform, Some(address)) => {
             line.words("sends through the platform's server ").address(address).words(".")
@@ -604,8 +604,13 @@ pub fn of_organization_that_must_use_one(change: &RecentChange, summary: &Summar
     let are = if summary.following == 1 { "is" } else { "are" };
     StatusLine::new("No gateway.")
         .words(format!("Mail from {} {are} held", wording::counted(summary.following, "account", "accounts")))
-        .words(" until a gateway is set.")
+        .words(format!(" {}.", until(summary)))
         .live(progress)
+}
+
+/// Until when mail without a gateway is held.
+fn until(summary: &Summary) -> &'static str {
+    summary.gateways().held_until.unwrap_or(HeldUntil::OneIsSet).words()
 }
 
 /// After mail was told to leave through a gateway, or no longer to.
@@ -623,9 +628,10 @@ pub fn of_must_use(
     let line = match (summary.must_use_gateway, without) {
         (true, 0) => line.words("Mail must leave through a gateway, and every account has one."),
         (true, _) => line.words(format!(
-            "Mail must leave through a gateway. {} none: {} mail is held until one is set.",
+            "Mail must leave through a gateway. {} none: {} mail is held {}.",
             wording::counted(without, "account has", "accounts have"),
             if without == 1 { "its" } else { "their" },
+            until(summary),
         )),
         (false, _) => line.words("Mail without a gateway leaves").by_default(default),
     };

@@ -24,7 +24,7 @@ use super::{
     named::Named,
     outbound_mail_gateway, page,
     session::InOrganization,
-    status,
+    status, test_message,
     wording::{self, ShownAddress},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
         arrival::Finding,
         facts::TlsMode,
         gateway_record::GatewayRecord,
-        verification::{self, Outcome, Step},
+        verification::{self, Destination, Outcome, Step},
     },
     store::{
         self,
@@ -222,6 +222,8 @@ struct ShownAnswer {
     verdict: &'static str,
     accepts: Option<bool>,
     steps: Vec<ShownStep>,
+    /// The page of its message in somebody's mailbox.
+    message: Option<String>,
 }
 
 struct ShownStep {
@@ -244,6 +246,7 @@ impl From<&Answer> for ShownAnswer {
             },
             accepts: answer.accepts,
             steps: answer.steps.iter().map(ShownStep::from).collect(),
+            message: None,
         }
     }
 }
@@ -290,15 +293,16 @@ fn outcome(outcome: Outcome) -> (&'static str, &'static str) {
     }
 }
 
-/// What test messages have shown so far, put behind the steps of the relays that have sent them. True if something is
-/// still awaited.
-fn add_tests(relays: &mut [ShownAnswer], tests: &[TestMessage], now: OffsetDateTime) -> bool {
+/// What test messages have shown so far, put behind the steps of the relays that have sent them; with a slug, for those
+/// that go to a mailbox there. True if something is still awaited.
+fn add_tests(relays: &mut [ShownAnswer], tests: &[TestMessage], in_mailbox: Option<&str>, now: OffsetDateTime) -> bool {
     let mut is_awaited = false;
     for test in tests.iter().filter(|test| test.taken_at.is_some()) {
         let Some(answer) = relays.iter_mut().find(|answer| answer.relay == test.relay) else { continue };
         let progress = test.progress(now);
         is_awaited |= progress.is_awaited();
         answer.steps.extend(progress.findings().into_iter().map(ShownStep::from));
+        answer.message = in_mailbox.map(|slug| test_message::link(slug, test.id).build());
     }
     is_awaited
 }
@@ -331,7 +335,8 @@ async fn look(
     drop(transaction);
     let slug = &inside.access.slug;
     let mut relays: Vec<ShownAnswer> = asked.answers.iter().map(ShownAnswer::from).collect();
-    let is_awaited = add_tests(&mut relays, &tests, OffsetDateTime::now_utc());
+    let in_mailbox = (asked.test == Some(Destination::Recipient)).then_some(slug.as_str());
+    let is_awaited = add_tests(&mut relays, &tests, in_mailbox, OffsetDateTime::now_utc());
     Ok(VerificationPage {
         console: Console::new(inside, gateways::LABEL),
         address: (&asked.address).into(),

@@ -8,7 +8,7 @@ use time::{Duration, OffsetDateTime, macros::format_description};
 use crate::{
     mail::{GatewayAddress, Mailbox},
     policy::{
-        routing::{NextHop, PlatformDefault, Route, Scope, SenderGateways, route},
+        routing::{HeldUntil, NextHop, PlatformDefault, Route, Scope, SenderGateways, route},
         words,
     },
 };
@@ -53,13 +53,9 @@ pub fn second(moment: OffsetDateTime) -> String {
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
 }
 
-/// How long something took: `12 ms`, `6.2 s`, `3 min 20 s`.
+/// How long something took: `under 1 ms`, `12 ms`, `6.2 s`, `3 min 20 s`.
 pub fn took(length: Duration) -> String {
-    match length.whole_milliseconds() {
-        milliseconds @ ..1000 => format!("{milliseconds} ms"),
-        ..60_000 => format!("{:.1} s", length.as_seconds_f64()),
-        _ => format!("{} min {} s", length.whole_minutes(), length.whole_seconds() % 60),
-    }
+    words::took(length)
 }
 
 /// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.
@@ -115,20 +111,22 @@ impl From<&GatewayAddress> for ShownAddress {
 pub struct ShownRoute {
     /// `None`: directly to the recipients' servers.
     pub address: Option<ShownAddress>,
-    /// Nowhere: mail must leave through a gateway, and there is none.
-    pub is_held: bool,
+    /// Nowhere: mail must leave through a gateway, and there is none. Until when it is held, as the end of a sentence.
+    pub held: Option<&'static str>,
     pub set_by: Scope,
 }
 
 impl ShownRoute {
     /// The same decision that the relay makes.
     pub fn of(gateways: SenderGateways<GatewayAddress>, default: &PlatformDefault) -> Self {
+        let held_until = gateways.held_until;
         let Route { next_hop, set_by } = route(gateways, default);
         let address = match &next_hop {
             NextHop::Gateway(address) | NextHop::Platform(PlatformDefault::Smarthost(address)) => Some(address.into()),
             NextHop::Platform(PlatformDefault::Mx) | NextHop::Nowhere => None,
         };
-        Self { address, is_held: next_hop == NextHop::Nowhere, set_by }
+        let held = held_until.filter(|_| next_hop == NextHop::Nowhere).map(HeldUntil::words);
+        Self { address, held, set_by }
     }
 
     /// The tag beside the address.

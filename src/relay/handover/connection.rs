@@ -157,6 +157,11 @@ impl Connection {
         Ok((take_reply(&mut raw.clone(), length)?, raw.split()))
     }
 
+    /// The largest message that the server says it takes (RFC 1870), in bytes, where it says so.
+    pub fn largest_message(&self) -> Option<u64> {
+        self.extensions.size.filter(|most| *most > 0)
+    }
+
     async fn whole_reply(&mut self, limit: Duration) -> Result<usize, Trouble> {
         // Replies of a pipelined group often come together.
         if let Some(length) = complete_reply(&self.input)? {

@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// How long a server that nobody sends mail to may take to be reached.
-const PROBING: Duration = Duration::from_secs(60);
+const PROBING: Duration = Duration::from_secs(10 * 60);
 
 /// Passes messages on. One for the whole relay: pool and health are shared by all.
 pub struct Handover {
@@ -347,7 +347,7 @@ impl Handover {
     pub async fn probe_quietly(&self, peer: &Peer, now: OffsetDateTime) {
         let Ok(leave) = self.health.leave(peer, now) else { return };
         let started = Instant::now();
-        // Whoever takes longer may still take mail, which has more patience: nothing is known of it then.
+        // As patient as mail, so that what is found is what mail would find; but not at each of its many steps.
         let Ok(dialed) = tokio::time::timeout(PROBING, self.dialer.dial(peer)).await else {
             return self.health.looked_at(peer);
         };

@@ -1,5 +1,5 @@
-//! Tells administrators of gateways that do not take mail, when they do again, and of certificates that end: one
-//! message an occasion and administrator, queued in the transaction that notes that they were told.
+//! Tells administrators of gateways that do not take mail, when they do again, of certificates that end and of gateways
+//! that do not go live: one message an occasion and administrator, queued in the transaction that notes it.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::{
     policy::webhook::{Kind, WebhookNotice},
     store::{
         self,
-        gateway_notice::{News, ToTell},
+        gateway::PointerScope,
+        gateway_notice::{News, NotPassed, ToTell},
     },
 };
 
@@ -25,7 +26,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(5);
 /// How long the store may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is over sooner is not told: servers are restarted.
+/// What is over sooner is not told: servers are restarted, and who has saved a gateway sees on the page that it has not
+/// passed.
 const LASTS: time::Duration = time::Duration::minutes(1);
 
 impl Queue {
@@ -45,6 +47,7 @@ impl Queue {
         let mut to_tell = store::gateway_notice::failing_across_tenants(db, now - LASTS).await?;
         to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
         to_tell.extend(store::gateway_notice::ending_across_tenants(db, now).await?);
+        to_tell.extend(store::gateway_notice::not_passed_across_tenants(db, now - LASTS).await?);
         let mut messages = 0;
         for told in &to_tell {
             let mut transaction = db.begin().await?;
@@ -81,12 +84,22 @@ impl Queue {
                 },
                 News::Well => gateway_notice::News::Well,
                 News::Certificate(ending) => gateway_notice::News::Certificate { ends_at: ending.at },
+                News::NotPassed(not_passed) => gateway_notice::News::NotPassed(written(not_passed)),
             },
         }
         .to_bytes();
         let ends = (now, now + settings.schedule.lifetime);
         Entry::of_ours(told.organization, id, whom.to_owned(), bytes, !whom.is_ascii(), ends)
     }
+}
+
+fn written(not_passed: &NotPassed) -> gateway_notice::NotPassed<'_> {
+    let domain = match &not_passed.scope {
+        PointerScope::Domain(name) => Some(name),
+        PointerScope::Organization | PointerScope::Account(_) => None,
+    };
+    let (failed, instead_of) = (not_passed.failed.as_str(), not_passed.instead_of.as_ref());
+    gateway_notice::NotPassed { domain, failed, instead_of }
 }
 
 /// The same in a sentence for a webhook.
@@ -105,6 +118,16 @@ fn for_webhook(told: &ToTell, now: OffsetDateTime) -> WebhookNotice {
         News::Certificate(ending) => {
             let words = format!("The certificate of the gateway {gateway} is valid until {}.", ending.at.date());
             (Kind::CertificateEnding, words)
+        }
+        News::NotPassed(not_passed) => {
+            let not_passed = written(not_passed);
+            let words = format!(
+                "{gateway}, which is to be the gateway of {}, has not passed its verification. {} {}",
+                not_passed.whose(),
+                not_passed.failed,
+                not_passed.meanwhile()
+            );
+            (Kind::GatewayNotPassed, words)
         }
     };
     WebhookNotice { kind, at: now, organization: told.slug.clone(), subject: told.address.to_string(), text }

@@ -234,7 +234,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(content) => content,
             Err(error) => {
                 tracing::error!(%error, "cannot spool a message");
-                return if is_full(&error) { replies::no_room() } else { replies::not_kept() };
+                let reply = if is_full(&error) { replies::no_room() } else { replies::not_kept() };
+                return self.session.not_kept(submitted.id, submitted.envelope, reply);
             }
         };
         let accepting = (self.surroundings.takers.accept)(Message {

@@ -24,6 +24,8 @@ pub(super) struct Recipients {
     pub test: Option<TestMessageId>,
     /// What everybody else hears than the recipient of a test message.
     pub only_test: Option<Reply>,
+    /// What was said to the first for whom there was no room.
+    pub too_many: Option<Box<Reply>>,
 }
 
 /// A list that refuses, as it was named.

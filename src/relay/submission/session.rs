@@ -30,7 +30,6 @@ use crate::{
         short_id::{MessageLinks, ShortId},
     },
     policy::{
-        distribution_list::Refusal,
         facts::Decision,
         gateway_settings::Returning,
         limit::PART,
@@ -155,6 +154,8 @@ pub struct Session {
 #[derive(Debug)]
 struct SignedIn {
     credential: CredentialId,
+    /// Whose it is, though it may be revoked since.
+    organization: OrganizationId,
     _place: OrganizationPlace,
 }
 
@@ -380,8 +381,18 @@ impl Session {
             Some(Err(Mistake::Said(reply))) if self.hello.is_none() && reply == replies::unknown_command() => {
                 self.close(&replies::not_mail());
             }
-            Some(Err(Mistake::Said(reply))) => self.mistake(&reply),
+            Some(Err(Mistake::Said(reply))) => {
+                let reply = self.noted_mistake(reply);
+                self.mistake(&reply);
+            }
         }
+    }
+
+    /// Of what is no command only a recipient that cannot be one is told of: that a message did not reach somebody is
+    /// what people ask about. Everything else says nothing about anybody's mail, a malformed sender included.
+    fn noted_mistake(&mut self, reply: Reply) -> Reply {
+        let is_recipient = reply == replies::malformed_recipient() || reply == replies::no_mailboxes_here();
+        if is_recipient { self.noted_of_message(Vec::new(), reply) } else { reply }
     }
 
     fn mistake(&mut self, reply: &Reply) {
@@ -534,7 +545,8 @@ impl Session {
             return self.close(&replies::organization_has_too_many_connections());
         };
         terms.sign_ins.note_use(&credential, self.client, now);
-        self.signed_in = Some(SignedIn { credential: credential.id, _place: place });
+        let (credential, organization) = (credential.id, credential.organization);
+        self.signed_in = Some(SignedIn { credential, organization, _place: place });
         self.mistakes = 0;
         self.say(&replies::signed_in());
     }
@@ -555,7 +567,11 @@ impl Session {
             return self.mistake(&replies::one_sender());
         }
         match self.refuse_sender(&mail, now) {
-            Some(refusal) if refusal.code == 421 => self.close(&refusal),
+            Some(refusal) if refusal.code == 421 => {
+                let size = mail.size.unwrap_or_default();
+                let refusal = self.noted(QueueId::new(), &mail.reverse_path, Vec::new(), size, refusal);
+                self.close(&refusal);
+            }
             // Whether it is a test message that comes back, its recipient says.
             Some(refusal) if self.may_bring_back(&mail, &refusal) => {
                 self.say(&replies::sender_accepted());
@@ -655,25 +671,31 @@ impl Session {
             return self.mistake(&replies::sender_first());
         };
         if !mail.parameters.smtputf8 && !rcpt.is_ascii() {
-            return self.say(&replies::needs_smtputf8());
+            let refusal = self.noted_of_message(vec![rcpt.forward_path], replies::needs_smtputf8());
+            return self.say(&refusal);
         }
         if let Some(returns) = &self.terms.returns {
             let recipient = returns.recipient(&rcpt.forward_path);
             if recipient != Recipient::Somebody {
+                let forward_path = rcpt.forward_path.clone();
                 let reply = bring_back(recipients, rcpt, recipient);
-                return if reply.is_permanent() { self.mistake(&reply) } else { self.say(&reply) };
+                // What is put off here is a test message, which has a page of its own.
+                if !reply.is_permanent() {
+                    return self.say(&reply);
+                }
+                let reply = self.noted_of_message(vec![forward_path], reply);
+                return self.mistake(&reply);
             }
         }
         if recipients.test.is_some() {
             return self.say(&replies::test_message_alone());
         }
         if let Some(refusal) = recipients.only_test.clone() {
-            let (reverse_path, size) = (mail.reverse_path.clone(), mail.size.unwrap_or_default());
-            let refusal = self.noted(QueueId::new(), &reverse_path, vec![rcpt.forward_path], size, refusal);
+            let refusal = self.noted_of_message(vec![rcpt.forward_path], refusal);
             return self.mistake(&refusal);
         }
         if recipients.forward_paths.len() >= replies::MOST_RECIPIENTS {
-            return self.say(&replies::too_many_recipients());
+            return self.refuse_further(rcpt.forward_path);
         }
         // Who sends with a null reverse-path is known once the header is read.
         let list = match mail.reverse_path.as_str() {
@@ -683,20 +705,30 @@ impl Session {
         match list {
             None | Some(Ok(None)) => {}
             Some(Ok(Some(members))) if recipients.have_room_for(members.len()) => {}
-            Some(Ok(Some(_))) => return self.say(&replies::too_many_recipients()),
+            Some(Ok(Some(_))) => return self.refuse_further(rcpt.forward_path),
             Some(Err(refusal)) => {
-                let (reverse_path, size) = (mail.reverse_path.clone(), mail.size.unwrap_or_default());
-                return self.refuse_list(&reverse_path, rcpt.forward_path, size, &refusal);
+                let refusal = self.noted_of_message(vec![rcpt.forward_path], replies::list_refuses(&refusal));
+                return self.say(&refusal);
             }
         }
         recipients.add(rcpt);
         self.say(&replies::recipient_accepted());
     }
 
-    fn refuse_list(&mut self, reverse_path: &str, forward_path: String, size: u64, refusal: &Refusal) {
-        let reply = replies::list_refuses(refusal);
-        let reply = self.noted(QueueId::new(), reverse_path, vec![forward_path], size, reply);
+    /// There is no room for a further recipient: told of once a message, though it may be said of thousands.
+    fn refuse_further(&mut self, forward_path: String) {
+        let told = match &self.state {
+            State::Envelope(_, recipients) => recipients.too_many.clone(),
+            _ => None,
+        };
+        let reply = match told {
+            Some(told) => told,
+            None => Box::new(self.noted_of_message(vec![forward_path], replies::too_many_recipients())),
+        };
         self.say(&reply);
+        if let State::Envelope(_, recipients) = &mut self.state {
+            recipients.too_many = Some(reply);
+        }
     }
 
     fn data(&mut self, now: OffsetDateTime) {
@@ -715,8 +747,10 @@ impl Session {
                     }
                     // It took the sender's mail until a moment ago.
                     Err((forward_path, refusal)) => {
-                        let size = mail.size.unwrap_or_default();
-                        self.refuse_list(&mail.reverse_path, forward_path, size, &refusal);
+                        let (size, reply) = (mail.size.unwrap_or_default(), replies::list_refuses(&refusal));
+                        let id = QueueId::new();
+                        let reply = self.noted(id, &mail.reverse_path, vec![forward_path], size, reply);
+                        self.say(&reply);
                     }
                 }
             }
@@ -861,8 +895,21 @@ impl Session {
         Ok((sender, header.message_id, client))
     }
 
+    /// What is said of a message that was read whole and could not be kept.
+    pub fn not_kept(&mut self, id: QueueId, envelope: Envelope, reply: Reply) -> Reply {
+        self.noted(id, &envelope.reverse_path, envelope.forward_paths, 0, reply)
+    }
+
+    /// The same as [`noted`](Self::noted), of the message that was begun with MAIL.
+    fn noted_of_message(&mut self, recipients: Vec<String>, reply: Reply) -> Reply {
+        let State::Envelope(mail, _) = &self.state else { return reply };
+        let (reverse_path, size) = (mail.reverse_path.clone(), mail.size.unwrap_or_default());
+        self.noted(QueueId::new(), &reverse_path, recipients, size, reply)
+    }
+
     /// A refusal with an id at its end, under which it is told of, where it is about mail of an organization that is
-    /// known for sure: a stranger can name any sender.
+    /// known for sure. A stranger can name any sender: such a line would be wrong, and as many could be made as one
+    /// likes.
     fn noted(&mut self, id: QueueId, reverse_path: &str, recipients: Vec<String>, size: u64, reply: Reply) -> Reply {
         let whose = self.whose(reverse_path);
         let (Some(refusals), Some((organization, account))) = (&mut self.refusals, whose) else { return reply };
@@ -883,7 +930,7 @@ impl Session {
         let found = self.terms.table.find(reverse_path);
         match &self.signed_in {
             Some(signed_in) => {
-                let organization = self.terms.table.credential(signed_in.credential)?.organization;
+                let organization = signed_in.organization;
                 let found = found.filter(|found| found.organization == organization);
                 Some((organization, found.and_then(|found| found.account)))
             }

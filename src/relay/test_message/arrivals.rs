@@ -1,13 +1,13 @@
 //! Test messages that have come back: noted once, with what they say of their way. Called by `submission` for what
 //! has a genuine token in its recipient.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use sqlx::PgPool;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{PATIENCE, seal, spf};
+use super::{LOOKING, PATIENCE, seal, spf};
 use crate::{
     mail::{
         EnhancedStatus, Reply,
@@ -21,8 +21,6 @@ use crate::{
 
 /// How many are looked at at a time.
 const AT_A_TIME: usize = 4;
-/// How long the DNS may take for all domains of an organization.
-const LOOKING: Duration = Duration::from_secs(120);
 
 /// A message that somebody has brought for the recipient of a test message.
 #[derive(Debug, Clone)]
@@ -100,8 +98,7 @@ impl Arrivals {
         left_from: IpAddr,
     ) {
         let noted = async {
-            let domains = store::test_message::domains_across_tenants(&self.db, organization, gateway).await?;
-            let found = spf::look(&self.resolver, domains, left_from).await;
+            let found = spf::of_gateway(&self.db, &self.resolver, (organization, gateway), left_from).await?;
             store::test_message::add_spf_across_tenants(&self.db, organization, id, &found).await
         };
         if let Err(error) = noted.await {

@@ -2,6 +2,7 @@
 //! somebody's mailbox. What `submission` lets in by its recipient alone is taken in here.
 
 mod arrivals;
+mod pasted;
 pub mod seal;
 pub mod spf;
 
@@ -29,11 +30,14 @@ use crate::{
 };
 
 pub use arrivals::{Arrivals, Returned};
+pub use pasted::Pasted;
 
 /// The largest that comes back, in bytes: servers on the way add fields and footers, and nothing else.
 pub const LARGEST: u64 = 256 * 1024;
 /// How long the store may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the DNS may take for all domains of an organization.
+const LOOKING: Duration = Duration::from_secs(120);
 /// Between two tries to read the key.
 const EVERY: Duration = Duration::from_secs(5);
 

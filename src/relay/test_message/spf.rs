@@ -4,15 +4,29 @@
 use std::{net::IpAddr, time::Duration};
 
 use mail_auth::{MessageAuthenticator, SpfResult, spf::verify::SpfParameters};
+use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::{
+    mail::id::{GatewayId, OrganizationId},
     policy::arrival::{Spf, SpfOf},
     relay::resolver::Resolver,
+    store,
 };
 
 /// How long the look-ups for one domain may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of each mail domain of the organization whose mail leaves through its gateway, for mail from there.
+pub async fn of_gateway(
+    db: &PgPool,
+    resolver: &Resolver,
+    (organization, gateway): (OrganizationId, GatewayId),
+    left_from: IpAddr,
+) -> store::Result<Vec<SpfOf>> {
+    let domains = store::test_message::domains_across_tenants(db, organization, gateway).await?;
+    Ok(look(resolver, domains, left_from).await)
+}
 
 /// Of each domain, for mail from there.
 pub async fn look(resolver: &Resolver, domains: Vec<String>, left_from: IpAddr) -> Vec<SpfOf> {

@@ -479,6 +479,7 @@ async fn gateways(photographer: &Photographer) {
     browser.click("button", "Undo").await;
     browser.wait_for_text("leaves by revision 3 of its record").await;
     verifications(photographer).await;
+    test_messages(photographer).await;
     photographer.go(&format!("{CLOUD}/gateways")).await;
     browser.click("link", "mistyped.acme.example port 25").await;
     browser.click("link", "Remove").await;
@@ -511,6 +512,36 @@ async fn verifications(photographer: &Photographer) {
     browser.click("button", "Save probe sender").await;
     browser.wait_for_text("is not a mail domain of your organization").await;
     photographer.look("probe-sender-mistake").await;
+}
+
+/// The page that a message in a mailbox leads to, and what its source shows.
+async fn test_messages(photographer: &Photographer) {
+    let browser = &photographer.browser;
+    let (acme, gateway) = (photographer.acme().await, Gateway::start().await);
+    let address = gateway.address.to_string();
+    let domain = PointerScope::Domain("acme.example".parse().unwrap());
+    photographer.installation.set_gateway(&acme, &domain, &address).await;
+    let id = photographer.installation.gateway_of(&acme, &address).await;
+    photographer.go(&format!("{CLOUD}/gateways/{id}")).await;
+    browser.click("button", "Send to admin@acme.example").await;
+    let sent = String::from_utf8(gateway.received(1).await.remove(0).content).unwrap();
+    browser.wait_for_text("on its way to admin@acme.example").await;
+    browser.click("link", "Has it arrived, and by what way?").await;
+    browser.find("heading", "Has the test message arrived?").await;
+    photographer.look("test-message").await;
+    browser.fill("Source of the message", HOSTILE).await;
+    browser.click("button", "Show its way").await;
+    browser.find("heading", "There is a problem").await;
+    photographer.look("test-message-mistake").await;
+    let header = sent.split("\r\n\r\n").next().unwrap().replace('\r', "");
+    let hops = "Received: from out.archive.example ([10.0.0.7]) by mx.home.example with ESMTPS; Mon, 23 Nov 2026 10:00:05 +0000\n\
+         Received: from relay.test ([127.0.0.1]) by a-very-long-name-of-a-gateway.in-a-subdomain.of-the-department.example \
+         with ESMTP; Mon, 23 Nov 2026 10:00:01 +0000\n";
+    browser.fill("Source of the message", &format!("{hops}{header}")).await;
+    browser.click("button", "Show its way").await;
+    browser.wait_for_text("it left from 10.0.0.7").await;
+    photographer.look("test-message-way").await;
+    photographer.installation.set_gateway(&acme, &domain, "").await;
 }
 
 async fn notices(photographer: &Photographer) {

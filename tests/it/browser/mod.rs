@@ -8,3 +8,4 @@ mod markup;
 mod one_of_many;
 mod scriptless;
 mod verification;
+mod wrong_gateways;

@@ -3,13 +3,24 @@
 
 use outgate::{
     mail::id::{RelayId, Revision},
-    policy::{Role, routing::PlatformDefault},
-    store::{self, gateway::PointerScope, gateway_health::Seen},
+    policy::{
+        Role,
+        fault::Stage,
+        routing::PlatformDefault,
+        verification::{Outcome, Step},
+    },
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        gateway_health::Seen,
+        pending_gateway::Saved,
+        verification::{Asked, Wanted},
+    },
 };
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
 
-use crate::support::{Gateway, Installation, Sending, gateway::Received, sending::Options};
+use crate::support::{Gateway, Installation, Sending, Tenant, gateway::Received, sending::Options};
 
 fn text_of(notice: &Received) -> String {
     let text = String::from_utf8_lossy(&notice.content).replace("=\r\n", "");
@@ -155,4 +166,135 @@ async fn a_certificate_that_ends_is_told_thirty_days_before_seven_and_one(db: Pg
     assert_eq!((tell(75).await, tell(76).await), (1, 0), "the new one ends as well");
     shows(98, None).await;
     assert_eq!(tell(99).await, 0, "nobody verifies it any more");
+}
+
+/// An organization whose gateways all have to pass first, and a relay that the test plays.
+struct Pending {
+    installation: Installation,
+    works: Tenant,
+    sending: Sending,
+    one: RelayId,
+    now: OffsetDateTime,
+}
+
+impl Pending {
+    async fn begin(&self) -> OrganizationTransaction {
+        OrganizationTransaction::begin(&self.installation.owner, self.works.id).await.unwrap()
+    }
+
+    async fn save(&self, scope: &PointerScope, address: &str) {
+        let address = address.parse().unwrap();
+        let saved = store::pending_gateway::set(self.begin().await, scope, Some(&address), "bea").await.unwrap();
+        assert!(matches!(saved, Saved::Pending(_)), "{saved:?}");
+    }
+
+    async fn give_up(&self, scope: &PointerScope, address: &str) {
+        let gateway = self.installation.gateway_of(&self.works, address).await;
+        store::pending_gateway::give_up(self.begin().await, scope, gateway, "bea").await.unwrap();
+    }
+
+    /// A verification of it that ends like this.
+    async fn verified(&self, address: &str, accepts: bool) {
+        let gateway = self.installation.gateway_of(&self.works, address).await;
+        let (address, mut transaction) = (address.parse().unwrap(), self.begin().await);
+        let wanted = Wanted::of(Some(gateway), &address, "bea");
+        let asked = store::verification::ask(&mut transaction, self.works.id, &wanted).await.unwrap();
+        assert!(matches!(asked, Asked::Asked(_)), "{asked:?}");
+        transaction.commit().await.unwrap();
+        let step = |stage, outcome, advice: Option<&str>| Step {
+            stage,
+            outcome,
+            took: 1,
+            saw: vec![],
+            advice: advice.map(str::to_owned),
+            would_verify: false,
+        };
+        let mut steps = vec![step(Stage::Connect, Outcome::Passed, None)];
+        steps.extend((!accepts).then(|| step(Stage::Recipient, Outcome::Failed, Some("It does not relay for us."))));
+        for taken in store::verification::take_across_tenants(&self.sending.db, self.one, "one").await.unwrap() {
+            let db = &self.sending.db;
+            store::verification::report_across_tenants(db, self.one, &taken, &steps, Some(accepts)).await.unwrap();
+        }
+    }
+
+    /// What is told so many seconds from the beginning of the test, and that nothing is told twice.
+    async fn tell(&self, seconds: i64) -> usize {
+        let at = self.now + Duration::seconds(seconds);
+        let told = self.sending.queue.tell_of_gateways(at).await.unwrap();
+        assert_eq!(self.sending.another().queue.tell_of_gateways(at).await.unwrap(), 0);
+        self.sending.queue.step(at).await.unwrap();
+        told
+    }
+}
+
+#[sqlx::test]
+async fn a_gateway_that_does_not_pass_and_go_live_is_told_once_for_each_change(db: PgPool) {
+    let inbound = Gateway::start().await;
+    let installation = Installation::on(db.clone());
+    let works = installation.organization("works").await;
+    installation.administrator(&works, "bea@works.example", "not a hash", Role::Administrator).await;
+    for statement in [
+        "update organization set verify_before_live = 'always'",
+        "insert into webhook (organization_id, url, secret) select id, 'https://x.example/', sha256('x') from organization",
+    ] {
+        sqlx::query(statement).execute(&installation.owner).await.unwrap();
+    }
+    let default = PlatformDefault::Smarthost(inbound.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    let one = store::relay::sign_on(&sending.db, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    let pending = Pending { installation, works, sending, one, now: OffsetDateTime::now_utc() };
+    let (all, domain) = (PointerScope::Organization, PointerScope::Domain("works.example".parse().unwrap()));
+
+    pending.save(&all, "new.example.com:587").await;
+    pending.verified("new.example.com:587", false).await;
+    assert_eq!(pending.tell(30).await, 0, "who has saved it sees it on the page");
+    assert_eq!(pending.tell(90).await, 1);
+    let text = text_of(&inbound.received(1).await[0]);
+    for words in [
+        "Subject: Gateway new.example.com:587 has not passed its verification",
+        "new.example.com port 587, which is to be the outbound gateway of all users of",
+        "is not live. Recipient: It does not relay for us.",
+        "Mail without another gateway waits meanwhile and is not lost.",
+        "Web Mail Cloud > Outbound Mail Gateway, and press Check again",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    pending.verified("new.example.com:587", false).await;
+    assert_eq!(pending.tell(180).await, 0, "a further attempt is no news");
+
+    // Given up before anybody was told, or between the look and the note.
+    pending.give_up(&all, "new.example.com:587").await;
+    pending.save(&all, "new.example.com:587").await;
+    pending.verified("new.example.com:587", false).await;
+    let db = &pending.sending.db;
+    let late = pending.now + Duration::seconds(600);
+    let found = store::gateway_notice::not_passed_across_tenants(db, late).await.unwrap();
+    assert_eq!(found.len(), 1, "it was saved anew");
+    pending.give_up(&all, "new.example.com:587").await;
+    assert!(!store::gateway_notice::note_across_tenants(db, &found[0], late).await.unwrap());
+    assert_eq!(pending.tell(180).await, 0, "nobody wants it any more");
+
+    // Of a mail domain beside one that is live.
+    pending.installation.set_gateway(&pending.works, &domain, "old.example.com").await;
+    pending.save(&domain, "own.example.com").await;
+    pending.verified("own.example.com", true).await;
+    assert_eq!(pending.tell(180).await, 0, "it has passed");
+    pending.verified("own.example.com", false).await;
+    assert_eq!(pending.tell(180).await, 1);
+    let text = text_of(&inbound.received(2).await[1]);
+    for words in [
+        "the outbound gateway of the mail domain works.example of",
+        "Mail keeps leaving through old.example.com port 25 meanwhile.",
+        "Web Mail Cloud > Domain Manager, and there the domain's Outbound Gateway, and press Check again",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    let told: Vec<(String, String)> = sqlx::query_as("select kind, body from webhook_notice order by id")
+        .fetch_all(&pending.installation.owner)
+        .await
+        .unwrap();
+    assert!(told.len() == 2 && told.iter().all(|(kind, _)| kind == "gateway.not-passed"), "{told:?}");
+    let sentence = "own.example.com port 25, which is to be the gateway of the mail domain works.example, has not passed \
+                    its verification. Recipient: It does not relay for us. Mail keeps leaving through old.example.com";
+    assert!(told[1].1.contains(sentence), "{told:?}");
 }

@@ -1,22 +1,26 @@
 //! Gateways that nobody sends mail to: each is connected to now and then, and its trouble known before the next message.
 //! The relay's `gateway_probe`, stepped by hand.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use outgate::relay::gateway_probe;
+use outgate::relay::{gateway_probe::Prober, handover::connection::TimeLimits};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::support::{
     Gateway, Sending,
     gateway::{At, Fault},
+    sending::Options,
 };
 
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// How many were probed of those that had neither mail nor a probe for `quiet`.
 async fn look(sending: &Sending, quiet: Duration, now: OffsetDateTime) -> usize {
-    gateway_probe::look(&sending.handover, &sending.table, quiet, AT_ONCE, now).await
+    let prober = Prober::new(Arc::clone(&sending.handover), Duration::from_secs(60));
+    let probed = prober.look(&sending.table, quiet, AT_ONCE, now).await;
+    prober.wait().await;
+    probed
 }
 
 #[sqlx::test]
@@ -70,4 +74,22 @@ async fn trouble_that_a_probe_finds_lasts_until_the_gateway_is_reached_again_tho
     gateway.works_again();
     let later = failing()[0].1.until;
     assert_eq!((look(&sending, Duration::from_secs(600), later).await, failing().len()), (1, 0));
+}
+
+#[sqlx::test]
+async fn a_gateway_that_hangs_is_waited_for_as_mail_would_and_found_failing(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let limits = TimeLimits { command: Duration::from_millis(500), ..TimeLimits::default() };
+    let sending = Sending::with(db, Options { limits, ..Options::default() }).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    gateway.fails(At::Greeting, Fault::Stalls);
+    let (now, prompt) = (OffsetDateTime::now_utc(), Duration::from_millis(1));
+    let prober = Prober::new(Arc::clone(&sending.handover), prompt);
+    assert_eq!(prober.look(&sending.table, AT_ONCE, AT_ONCE, now).await, 1);
+    gateway.stalled(1).await;
+    assert_eq!(prober.look(&sending.table, AT_ONCE, AT_ONCE, now).await, 0, "it is being waited for");
+    let failing = || sending.handover.health().failing_gateways();
+    assert!(failing().is_empty(), "it may still answer");
+    prober.wait().await;
+    assert_eq!((failing().len(), gateway.connections()), (1, 1));
 }

@@ -52,5 +52,5 @@ mod submission_tls;
 mod swaks;
 mod test_message;
 mod unusual;
-mod verification;
+pub mod verification;
 mod volume;

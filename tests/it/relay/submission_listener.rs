@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use outgate::{
     mail::{EnhancedStatus, Reply, id::QueueId, short_id::ShortId},
     policy::routing::PlatformDefault,
-    relay::routing_table::RoutingTable,
+    relay::{routing_table::RoutingTable, submission},
 };
 use tokio::{io::AsyncReadExt, net::TcpSocket, sync::Semaphore};
 
@@ -80,6 +80,25 @@ async fn a_large_message_that_finds_no_room_is_refused_for_now() {
         client.send(content.as_bytes()).await;
         assert_eq!(client.say("\r\n.").await, reply);
     }
+}
+
+#[tokio::test]
+async fn a_message_that_the_spool_cannot_take_is_told_of_under_the_id_in_the_reply() {
+    let gone = tempfile::tempdir().unwrap();
+    let spool_dir = gone.path().join("gone");
+    let (told, refusals) = std::sync::mpsc::channel();
+    let refused: submission::OnRefusal = Arc::new(move |refused| told.send(refused).unwrap());
+    let settings = |settings: &mut outgate::relay::settings::Settings| settings.spool_dir = spool_dir;
+    let reception = Reception::telling(known_table(), settings, || async { queued() }, Some(refused)).await;
+    let mut client = SmtpClient::greeted(reception.address).await;
+    for command in ["MAIL FROM:<ann@acme.example> SIZE=5", "RCPT TO:<bob@far.example>", "DATA"] {
+        client.say(command).await;
+    }
+    client.send("text\r\n".repeat(400_000).as_bytes()).await;
+    let reply = client.say("\r\n.").await;
+    let refused = refusals.try_recv().unwrap();
+    assert_eq!(reply, format!("{} [{}]\r\n", refused.reply, ShortId::of(refused.id)));
+    assert!(reply.starts_with("452 4.3.1 There is no room") && refused.recipients == ["bob@far.example"], "{reply}");
 }
 
 #[tokio::test]

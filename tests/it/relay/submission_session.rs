@@ -1,9 +1,12 @@
 //! Sessions under everything that can be sent: random input, ends in every state, slow clients.
 //! `OUTGATE_TEST_CASES` says how many random sessions are tried.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use outgate::{mail::short_id::ShortId, relay::settings::Settings};
+use outgate::{
+    mail::{EnhancedStatus, Reply, short_id::ShortId},
+    relay::settings::Settings,
+};
 use proptest::{prelude::*, test_runner::Config};
 
 use crate::support::{
@@ -217,4 +220,63 @@ fn a_stranger_writes_nothing_into_the_trace_of_an_organization() {
     let reply = trusted.feed(b"MAIL FROM:<ann@nowhere.example>\r\n");
     assert!(reply.starts_with("550 5.7.1 No organization here") && !reply.contains('['), "{reply}");
     assert!(desk.take_refusals().is_empty() && trusted.take_refusals().is_empty());
+}
+
+#[test]
+fn a_recipient_that_is_refused_is_told_of_and_of_many_too_many_the_first() {
+    let mut desk = Desk::trusted().noting_refusals();
+    desk.feed(b"EHLO client.example\r\n");
+    desk.feed(b"MAIL FROM:<ann@acme.example> SIZE=70\r\n");
+    let replies =
+        ["b\u{f6}b@far.example", "bob", "postmaster"].map(|to| desk.feed(format!("RCPT TO:<{to}>\r\n").as_bytes()));
+    let refusals = desk.take_refusals();
+    let codes =
+        ["553 5.6.7 An address beyond ASCII", "501 5.1.3 The recipient is not", "550 5.1.1 There are no mailboxes"];
+    assert_eq!(refusals.len(), 3, "{replies:?}");
+    for ((refused, reply), code) in refusals.iter().zip(&replies).zip(codes) {
+        assert!(reply.starts_with(code), "{reply}");
+        assert_eq!(*reply, format!("{} [{}]\r\n", refused.reply, ShortId::of(refused.id)));
+        assert_eq!((&*refused.reverse_path, refused.size), ("ann@acme.example", 70));
+    }
+    assert_eq!(refusals[0].recipients, ["b\u{f6}b@far.example"]);
+
+    for number in 0..1000 {
+        let reply = desk.feed(format!("RCPT TO:<b{number}@far.example>\r\n").as_bytes());
+        assert!(reply.starts_with("250 "), "{reply}");
+    }
+    let further: Vec<String> =
+        (0..20).map(|number| desk.feed(format!("RCPT TO:<c{number}@far.example>\r\n").as_bytes())).collect();
+    let refusals = desk.take_refusals();
+    assert_eq!((refusals.len(), &*refusals[0].recipients[0]), (1, "c0@far.example"));
+    let words = format!("{} [{}]\r\n", refusals[0].reply, ShortId::of(refusals[0].id));
+    assert!(further.iter().all(|reply| *reply == words) && words.starts_with("452 4.5.3 "), "{further:?}");
+    desk.feed(b"RSET\r\nMAIL FROM:<>\r\n");
+    let reply = desk.feed(b"RCPT TO:<bob>\r\n");
+    assert!(!reply.contains('[') && desk.take_refusals().is_empty(), "it is not known whose mail it is: {reply}");
+}
+
+#[test]
+fn a_message_that_cannot_be_kept_and_a_credential_that_is_revoked_are_told_of() {
+    let mut desk = Desk::trusted().noting_refusals();
+    desk.keeps_nothing = Some(Reply::new(451, EnhancedStatus(4, 3, 0), "not kept"));
+    desk.feed(b"EHLO client.example\r\n");
+    desk.feed(b"MAIL FROM:<ann@acme.example>\r\nRCPT TO:<bob@far.example>\r\nDATA\r\n");
+    let reply = desk.feed(b"Subject: x\r\n\r\n.\r\n");
+    let refused = desk.take_refusals().remove(0);
+    assert_eq!(reply, format!("451 4.3.0 not kept [{}]\r\n", ShortId::of(refused.id)));
+    assert_eq!(refused.recipients, ["bob@far.example"]);
+
+    let table = known_table();
+    let (desk, _) = Desk::with(Arc::clone(&table), "192.0.2.1".parse().unwrap(), true);
+    let mut desk = desk.noting_refusals();
+    for line in ["EHLO x", "STARTTLS", "EHLO x", "AUTH PLAIN AGFjbWUtc2VydmVyAG9wZW5zZXNhbWU="] {
+        desk.feed(format!("{line}\r\n").as_bytes());
+    }
+    let credential = table.credential_named("acme-server").unwrap();
+    table.change(|facts| facts.set_credential(credential.id, None));
+    let reply = desk.feed(b"MAIL FROM:<ann@acme.example>\r\n");
+    let refused = desk.take_refusals().remove(0);
+    assert_eq!(refused.organization, credential.organization);
+    assert_eq!(reply, format!("{} [{}]\r\n", refused.reply, ShortId::of(refused.id)));
+    assert!(reply.starts_with("421 4.7.0 The relay credential was revoked") && desk.closed, "{reply}");
 }

@@ -9,7 +9,7 @@ use outgate::{
         facts::{Gateway as Record, RoutingFacts, TlsMode},
         fault::Stage,
         gateway_network::AllowedNetworks,
-        gateway_settings::{GatewaySettings, Trust},
+        gateway_settings::{GatewayLimits, GatewaySettings, Trust},
         routing::PlatformDefault,
         verification::{Outcome, Step},
     },
@@ -92,6 +92,7 @@ async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings
         table: Arc::new(RoutingTable::new(facts, PlatformDefault::Mx)),
         recipient: "postmaster@relay.example".to_owned(),
         relay_name: "one".to_owned(),
+        largest: 50 * 1024 * 1024,
         returns: None,
     };
     let taken = Taken {
@@ -139,6 +140,15 @@ async fn what_could_be_better_is_said_of_a_gateway_that_accepts_us() {
     let gateway = Gateway::start().await;
     let found = verify(gateway.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
     assert!(found.accepts && found.all().contains("Mail goes to it in clear"), "{}", found.all());
+    assert!(!found.all().contains("messages of up to"), "about as much as we take: {}", found.all());
+    gateway.behave(|behaviour| behaviour.extensions = vec!["SIZE 20000"]);
+    let found = verify(gateway.address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    let words = "It takes messages of up to 20 kB only, and we take them up to 52 MB";
+    assert!(found.accepts && found.all().contains(words), "{}", found.all());
+    let limits = GatewayLimits { largest_message: Some(10_000), ..GatewayLimits::default() };
+    let settings = GatewaySettings { limits, ..GatewaySettings::default() };
+    let found = verify(gateway.address, TlsMode::WhenOffered, settings).await;
+    assert!(!found.all().contains("messages of up to"), "the record says it: {}", found.all());
 }
 
 #[tokio::test]
@@ -192,6 +202,7 @@ async fn every_wrong_setup_gets_its_sentence() {
         (At::Ehlo, "421 4.7.0 no", Hello, "It refuses our name relay.example"),
         (At::Mail, "530 5.7.0 Authentication required", Mail, "It wants us to sign in"),
         (At::Mail, "530 5.7.0 Must issue a STARTTLS command first", Mail, "It wants TLS first"),
+        (At::Mail, "552 5.3.4 Message size exceeds fixed limit", Mail, "It says that a message is too large"),
         (At::Mail, "550 5.7.1 not you", Mail, "It refuses the sender postmaster@acme.example"),
         (At::Rcpt, "554 5.7.1 Relay access denied", Recipient, "let the server relay for 127.0.0.1"),
         (At::Rcpt, "451 4.7.1 greylisted", Recipient, "exempt 127.0.0.1 from greylisting"),
@@ -272,6 +283,12 @@ async fn what_is_no_mail_server_gets_its_sentence_and_nothing_of_it_is_shown() {
         let found = verify(no_mail_server(says, echoes).await, TlsMode::WhenOffered, GatewaySettings::default()).await;
         assert!(found.last().1.contains(words) && !found.all().contains("secret"), "{says:?}: {}", found.all());
     }
+    let found = verify(tls_at_once().await, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    assert!(found.last().1.contains("speaks TLS from the start"), "{}", found.all());
+}
+
+/// A mail server that begins with TLS, as port 465 does.
+pub async fn tls_at_once() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = Certified::by_itself("gateway.example").acceptor();
@@ -286,8 +303,7 @@ async fn what_is_no_mail_server_gets_its_sentence_and_nothing_of_it_is_shown() {
             });
         }
     });
-    let found = verify(address, TlsMode::WhenOffered, GatewaySettings::default()).await;
-    assert!(found.last().1.contains("speaks TLS from the start"), "{}", found.all());
+    address
 }
 
 #[tokio::test]

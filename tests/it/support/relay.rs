@@ -26,7 +26,7 @@ use outgate::{
         routing_table::RoutingTable,
         settings::Settings,
         submission::{
-            self, Accept, Refused, Takers, Terms,
+            self, Accept, OnRefusal, Refused, Takers, Terms,
             session::{Action, Session},
         },
         test_message::{ReturnTokens, Returned},
@@ -197,6 +197,8 @@ pub struct Desk {
     /// Test messages that have come back.
     pub returned: Vec<Returned>,
     pub closed: bool,
+    /// What is said of each message that was read whole, as if it could not be kept.
+    pub keeps_nothing: Option<Reply>,
 }
 
 impl Desk {
@@ -240,7 +242,14 @@ impl Desk {
     fn at(terms: Arc<Terms>, client: IpAddr) -> (Self, String) {
         let mut session = Session::new(terms, client);
         session.greet();
-        let mut desk = Self { session, spool: Vec::new(), accepted: Vec::new(), returned: Vec::new(), closed: false };
+        let mut desk = Self {
+            session,
+            spool: Vec::new(),
+            accepted: Vec::new(),
+            returned: Vec::new(),
+            closed: false,
+            keeps_nothing: None,
+        };
         let greeting = desk.feed(b"");
         (desk, greeting)
     }
@@ -277,6 +286,11 @@ impl Desk {
                 // As if the handshake took no time.
                 Action::StartTls => self.session.encrypted(),
                 Action::Spool(piece) => self.spool.extend(piece.to_vec()),
+                Action::Accept(submitted) if self.keeps_nothing.is_some() => {
+                    let reply = self.keeps_nothing.clone().unwrap();
+                    let reply = self.session.not_kept(submitted.id, submitted.envelope, reply);
+                    self.session.answer(&reply);
+                }
                 Action::Accept(submitted) => {
                     let mut whole = std::mem::take(&mut self.spool);
                     let spooled = !whole.is_empty();
@@ -323,6 +337,19 @@ impl Reception {
     where
         F: Future<Output = Reply> + Send + 'static,
     {
+        Self::telling(table, adjust, answer, None).await
+    }
+
+    /// The same, and somebody is told of what is refused.
+    pub async fn telling<F>(
+        table: Arc<RoutingTable>,
+        adjust: impl FnOnce(&mut Settings),
+        answer: impl Fn() -> F + Send + Sync + 'static,
+        refused: Option<OnRefusal>,
+    ) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
         let mut settings = Settings::new("test", HOSTNAME, PlatformDefault::Mx);
         settings.smtp_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         adjust(&mut settings);
@@ -341,7 +368,7 @@ impl Reception {
         let sign_ins = Arc::default();
         let stop = CancellationToken::new();
         let token = stop.clone();
-        let takers = Takers { accept, refused: None, returns: None };
+        let takers = Takers { accept, refused, returns: None };
         let listening =
             tokio::spawn(async move { submission::listen(listeners, &settings, table, takers, sign_ins, token).await });
         Self { address, encrypted, stop, accepted, listening }

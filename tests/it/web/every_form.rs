@@ -108,6 +108,10 @@ impl Scene {
         );
         let arrived = super::test_message::in_mailbox(&self.installation, &self.acme, "bob.example.com").await;
         case(UserAdministrator, "/test-messages/{test_message}", format!("test-messages/{arrived}"), vec![]);
+        let source =
+            format!("Received: from relay.test ([10.0.0.7]) by x; never\r\nMessage-ID: <{arrived}@relay.test>\r\n\r\n");
+        let path = format!("test-messages/{arrived}/source");
+        case(UserAdministrator, "/test-messages/{test_message}/source", path, vec![("source", source)]);
         let (url, secret) = ("https://hooks.example.com/outgate", WebhookSecret([7; 32]));
         sqlx::query("insert into webhook (organization_id, url, secret) values ($1, $2, $3)")
             .bind(self.acme.id.0)
@@ -392,9 +396,10 @@ async fn each_twice(db: PgPool, role: Role) {
         assert_eq!(status, StatusCode::SEE_OTHER, "{role} {}: {first}", case.path);
         let after = scene.revision().await;
         // Who verifies changes nothing, and asks once.
-        let is_question = ["/verify", "/test-message", "/notices/test", "/test-messages/{test_message}"]
-            .iter()
-            .any(|end| case.route.ends_with(end));
+        let is_question =
+            ["/verify", "/test-message", "/notices/test", "/test-messages/{test_message}", "/{test_message}/source"]
+                .iter()
+                .any(|end| case.route.ends_with(end));
         assert!(after > before || is_question, "{role} {} changed something: {first}", case.path);
         let (status, second) = scene.send(&browser, case).await;
         assert_eq!(status, StatusCode::SEE_OTHER, "{role} {} again: {second}", case.path);

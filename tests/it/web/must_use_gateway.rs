@@ -22,7 +22,8 @@ async fn an_administrator_says_that_mail_must_leave_through_a_gateway_and_takes_
     assert!(admin.get(&page).await.text().contains("1 account has no gateway now."));
 
     let saved = admin.submit(&form, &[("must_use_gateway", "yes"), ("seen", "no")]).await;
-    let words = "Saved. Mail must leave through a gateway. 1 account has none: its mail is held until one is set.";
+    let words =
+        "Saved. Mail must leave through a gateway. 1 account has none: its mail is held until a gateway is set.";
     assert!(saved.text().contains(words), "{}", saved.text());
     assert!(saved.html.contains("value=\"yes\" checked"));
     let table = admin.get(&page_of(&acme, "mail-account-manager")).await;

@@ -255,3 +255,38 @@ async fn what_is_no_address_for_a_webhook_is_refused_beside_the_field(db: PgPool
     let log = admin.get("/acme/administration/audit-log").await;
     assert!(log.text().contains("deleted the webhook of the organization"), "{}", log.text());
 }
+
+#[sqlx::test]
+async fn a_webhook_that_hangs_holds_up_nobody_elses_notices(db: PgPool) {
+    let installation = Installation::on(db);
+    let (slow, other) = (installation.organization("slow").await, installation.organization("other").await);
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let receiver = Receiver::start().await;
+    let resolver = Resolver::from_system().unwrap();
+    let webhooks = Webhooks::new(installation.relay_pool().await, resolver, loopback()).unwrap();
+    let silent_url = format!("http://{}/", silent.local_addr().unwrap());
+    for (tenant, url) in [(&slow, silent_url), (&other, receiver.url())] {
+        let set = "insert into webhook (organization_id, url, secret) values ($1, $2, sha256('x'))";
+        sqlx::query(set).bind(tenant.id.0).bind(url).execute(&installation.owner).await.unwrap();
+    }
+    let note = async |tenant: &Tenant| {
+        let noted =
+            "insert into webhook_notice (organization_id, id, kind, body) values ($1, gen_random_uuid(), 'test', '{}')";
+        sqlx::query(noted).bind(tenant.id.0).execute(&installation.owner).await.unwrap();
+    };
+    note(&slow).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(webhooks.run(stop.clone()));
+    let _hangs = silent.accept().await.unwrap();
+    let begun = std::time::Instant::now();
+    note(&slow).await;
+    note(&other).await;
+    while receiver.posts().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waits for the other");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let again = tokio::time::timeout(Duration::from_secs(3), silent.accept()).await;
+    assert!(again.is_err(), "one at a time of an organization");
+    stop.cancel();
+    running.await.unwrap();
+}

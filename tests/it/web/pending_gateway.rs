@@ -248,6 +248,28 @@ async fn where_everything_is_verified_mail_waits_for_the_first_gateway_and_leave
     let explained = admin.get(&page_of(acme, "explain-route?sender=ann@acme.example")).await.text();
     let words = "Mail from ann@acme.example is held: the gateway of all users has not passed its verification yet.";
     assert!(explained.contains(words), "{explained}");
+    let verified = "until the new gateway has passed its verification";
+    for (page, words) in [
+        ("outbound-mail-gateway", format!("Mail is held {verified}. Held mail")),
+        ("outbound-mail-gateway", format!("1 account has no gateway: mail is held {verified}")),
+        ("mail-account-manager", format!("Held {verified} organization")),
+        ("mail-account-manager?show=attention", "1 message held, Waits for the new gateway".to_owned()),
+        ("domain-manager", format!("Held {verified} organization")),
+        ("outbound-queue", format!("No gateway yet Held {verified}")),
+        ("outbound-queue", "When the new gateway has passed".to_owned()),
+        ("explain-route?sender=ann@acme.example", format!("none yet, so mail is held {verified} applies now")),
+    ] {
+        let text = admin.get(&page_of(acme, page)).await.text();
+        assert!(text.contains(&words), "{page}: {words} in {text}");
+    }
+    let cloud = admin.get(&format!("/{}/web-mail-cloud", acme.slug)).await.text();
+    assert!(cloud.contains(&format!("None. Mail is held {verified}. {} is being checked", shown(&new))), "{cloud}");
+    assert!(!cloud.contains("your decision"), "it leaves by itself: {cloud}");
+    let glance = admin.get(&format!("/{}/administration", acme.slug)).await.text();
+    assert!(glance.contains(&format!("Held {verified}")), "{glance}");
+    let command = Outgate::on(&living.installation.owner).with("OUTGATE_DEFAULT_ROUTE", "mx");
+    let said = command.succeeds(&["route", "explain", "ann@acme.example"]).await;
+    assert!(said.contains(&format!("none yet, so mail is held {verified} (applies)")), "{said}");
     assert!(living.world.default.is_empty().await && new.so_far().is_empty());
 
     new.works_again();
@@ -273,6 +295,33 @@ async fn where_everything_is_verified_mail_waits_for_the_first_gateway_and_leave
     let given_up = admin.submit(&page_of(acme, "pending-gateway"), &fields).await;
     assert!(given_up.text().contains("Given up.") && !given_up.rows()[0].contains("check"), "{}", given_up.text());
     assert_eq!(admin.get(&form).await.field(FIELD), "");
+    living.world.stop().await;
+}
+
+#[sqlx::test]
+async fn where_a_domain_waits_for_its_own_gateway_its_pages_say_so_and_others_do_not(db: PgPool) {
+    let living = living(db).await;
+    let Living { admin, acme, installation, .. } = &living;
+    store::domain::add(&installation.owner, acme.id, &"other.example".parse().unwrap()).await.unwrap();
+    installation.account(acme, "olga@other.example", &[]).await;
+    let required = page_of(acme, "outbound-mail-gateway/must-use-gateway");
+    admin.submit(&required, &[("must_use_gateway", "1"), ("seen", "no")]).await;
+    let choice = page_of(acme, "outbound-mail-gateway/verify-before-live");
+    admin.submit(&choice, &[("verify_before_live", "always"), ("seen", "replacing")]).await;
+    let new = Gateway::start().await;
+    new.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    let form = page_of(acme, "domain-manager/acme.example/outbound-gateway");
+    admin.submit(&form, &[(FIELD, &new.address.to_string())]).await;
+    living.mail("waits").await;
+    until(admin, &page_of(acme, "outbound-queue"), "Held until the new gateway has passed its verification").await;
+    for page in ["mail-account-manager?show=attention", "domain-manager"] {
+        let rows = admin.get(&page_of(acme, page)).await.rows();
+        let [first, second] = &rows[..] else { panic!("{rows:?}") };
+        assert!(first.contains("Held until the new gateway has passed its verification"), "{page}: {first}");
+        assert!(second.contains("Held until a gateway is set"), "{page}: {second}");
+    }
+    let cloud = admin.get(&format!("/{}/web-mail-cloud", acme.slug)).await.text();
+    assert!(!cloud.contains("your decision") && cloud.contains("Mail is held until a gateway is set"), "{cloud}");
     living.world.stop().await;
 }
 

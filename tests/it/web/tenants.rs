@@ -187,6 +187,7 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         return [&kind[..], &[("seen", "")]].concat();
     }
     match route.rsplit('/').next().unwrap() {
+        "source" => vec![("source", "Received: from evil ([10.0.0.7]) by x; never")],
         "service-account" => vec![("service", "1"), ("seen", "no")],
         "exempt" => vec![("until", ""), ("seen", "2026-11-01")],
         "block" => vec![("blocked", "yes")],

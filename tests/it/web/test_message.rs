@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use outgate::{
     mail::id::{RelayId, TestMessageId},
-    policy::Role,
+    policy::{
+        Role,
+        arrival::{Spf, SpfOf},
+    },
+    relay::{resolver::Resolver, test_message::Pasted},
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
@@ -23,6 +27,7 @@ use super::page_of;
 use crate::support::{
     Browser, Gateway, Installation, Page, Pages, SmtpClient, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
+    dns::Dns,
     gateway::{At, HAPPENS_WITHIN, Received},
     world::World,
 };
@@ -227,6 +232,109 @@ async fn an_organization_has_a_dozen_test_messages_an_hour(db: PgPool) {
     assert!(refused.text().contains("12 test messages sent within the last hour"), "{}", refused.text());
     let verified = admin.submit(&format!("{page}/verify"), &[]).await;
     assert!(verified.path.contains("/verifications/"), "what sends nothing is not counted: {}", verified.text());
+}
+
+/// Servers between our relay and a mailbox, the last first.
+fn hops(out: &str) -> String {
+    [
+        "Received: from mx.home.example by store.home.example with LMTP; Mon, 23 Nov 2099 10:00:09 +0000",
+        &format!("Received: from out.archive.example ([{out}]) by mx.home.example with ESMTPS; Mon, 23 Nov 2099 10:00:07 +0000"),
+        "Received: from relay.test ([127.0.0.1]) by archive.example.com with ESMTP; Mon, 23 Nov 2099 10:00:01 +0000",
+        "",
+    ]
+    .join("\r\n")
+}
+
+#[sqlx::test]
+async fn the_source_that_is_pasted_shows_the_way_of_a_message_in_a_mailbox(db: PgPool) {
+    let scene = scene(db).await;
+    let asked = scene.send("me").await;
+    let sent = scene.gateway.received(1).await.remove(0);
+    let page = scene.until_said(&asked, "on its way to admin@acme.example").await;
+    let link = page.link("Has it arrived, and by what way?");
+    assert!(scene.admin.get(&link).await.text().contains("Test messages to a mailbox are not signed (DKIM)"));
+    let paste = format!("{link}/source");
+    let large = "x".repeat(300 * 1024);
+    let other = content_of(&sent).replace(link.rsplit('/').next().unwrap(), "0199f3a0-0000-7000-8000-000000000001");
+    for (source, words) in [
+        ("", "Paste the source of the message here"),
+        ("Dear Ann, it has arrived", "There is no “Received” field in it"),
+        (&large, "It is larger than 256 KiB. Paste the header alone"),
+        (&"%".repeat(300 * 1024), "It is larger than 256 KiB. Paste the header alone"),
+        (&format!("{}{other}", hops("10.0.0.7")), "This is another message"),
+    ] {
+        let refused = scene.admin.submit(&paste, &[("source", source)]).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{words}");
+        assert!(refused.text().contains(words), "{words} in {}", refused.text());
+        let stands = format!("\n{source}</textarea>");
+        assert!(!source.starts_with("Dear") || refused.html.contains(&stands), "it stands there again");
+    }
+    let untouched = "select count(*) from test_message where arrived_at is null and pasted is null";
+    let untouched = sqlx::query_scalar::<_, i64>(untouched).fetch_one(&scene.installation.owner).await.unwrap();
+    assert_eq!(untouched, 1, "nothing of that was kept");
+
+    let shown = scene.admin.submit(&paste, &[("source", &format!("{}{}", hops("10.0.0.7"), content_of(&sent)))]).await;
+    assert_eq!(shown.path, asked.path);
+    for words in [
+        "Arrival passed, after",
+        "archive.example.com, from relay.test (127.0.0.1), in clear, 10:00:01 UTC",
+        "mx.home.example, from out.archive.example (10.0.0.7), by TLS, 10:00:07 UTC",
+        "admin@acme.example says so",
+        "Test messages to a mailbox are not signed",
+        "it left from 10.0.0.7",
+        "That is a private address",
+    ] {
+        assert!(shown.text().contains(words), "{words} in {}", shown.text());
+    }
+    assert!(!shown.html.contains("http-equiv=\"refresh\""), "nothing more is waited for");
+    let again = scene.admin.submit(&paste, &[("source", &format!("{}{}", hops("10.0.0.8"), content_of(&sent)))]).await;
+    assert!(again.text().contains("it left from 10.0.0.8") && !again.text().contains("10.0.0.7"), "{}", again.text());
+    scene.world.stop().await;
+}
+
+#[sqlx::test]
+async fn of_a_source_that_is_pasted_a_relay_asks_the_dns_what_spf_says(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+    let id = in_mailbox(&installation, &acme, "archive.example.com").await;
+    let pages = Pages::of(&installation).await;
+    let page = page_of(&acme, &format!("test-messages/{id}"));
+    let source = format!("{}Message-ID: <{id}@relay.test>\r\n\r\n", hops("203.0.113.7"));
+    let reader = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
+    assert!(!reader.get(&page).await.html.contains("<textarea"));
+    let refused = reader.submit(&format!("{page}/source"), &[("source", &source)]).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+
+    let admin = pages.signed_in(&installation, &acme, Role::UserAdministrator).await;
+    let shown = admin.submit(&format!("{page}/source"), &[("source", &source)]).await;
+    let taken = "update test_message set taken_at = now()";
+    sqlx::query(taken).execute(&installation.owner).await.unwrap();
+    let waits = admin.get(&shown.path).await;
+    assert!(waits.text().contains("Sender policy (SPF) under way it left from 203.0.113.7"), "{}", waits.text());
+    assert!(waits.html.contains("http-equiv=\"refresh\""));
+
+    let dns = Dns::start(&[("acme.example", "TXT v=spf1 mx -all")]).await;
+    let resolver = Resolver::at(dns.address, Duration::from_secs(2)).unwrap();
+    let pasted = Pasted::new(installation.relay_pool().await, resolver);
+    assert_eq!((pasted.step().await.unwrap(), pasted.step().await.unwrap()), (1, 0), "once");
+    let found = admin.get(&shown.path).await;
+    for words in [
+        "Sender policy (SPF) failed",
+        "acme.example: The record does not have the address",
+        "acme.example. TXT \"v=spf1 mx ip4:203.0.113.7 -all\"",
+    ] {
+        assert!(found.text().contains(words), "{words} in {}", found.text());
+    }
+    // What was found of another source is not told of this one.
+    admin.submit(&format!("{page}/source"), &[("source", &source)]).await;
+    let relays = installation.relay_pool().await;
+    let late = store::test_message::take_pasted_across_tenants(&relays, 9).await.unwrap().remove(0);
+    admin.submit(&format!("{page}/source"), &[("source", &source.replace("203.0.113.7", "198.51.100.7"))]).await;
+    let spf = SpfOf { domain: "late.example".to_owned(), verdict: Spf::Covers, record: None };
+    store::test_message::looked_at_across_tenants(&relays, &late, &[spf]).await.unwrap();
+    assert!(!admin.get(&shown.path).await.text().contains("late.example"));
+    assert_eq!(pasted.step().await.unwrap(), 1, "it is still looked at");
 }
 
 /// A test message that was sent to somebody's mailbox.
