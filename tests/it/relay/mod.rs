@@ -23,6 +23,7 @@ mod held_mail;
 mod ledger;
 mod limits;
 mod live;
+mod long_lines;
 mod message_log;
 mod message_trace;
 mod metrics;

@@ -56,6 +56,7 @@ pub struct Options {
     pub names: FixedNames,
     pub limits: TimeLimits,
     pub mx_port: u16,
+    /// Networks, with blanks between them.
     pub allowed: &'static str,
     pub limits_of_queue: QueueLimits,
     pub schedule: Schedule,
@@ -190,7 +191,7 @@ impl Sending {
             tls: Tls::new().unwrap(),
             keys: Arc::new(options.keys()),
             allowed: AllowedNetworks {
-                networks: vec![options.allowed.parse().unwrap()],
+                networks: options.allowed.split(' ').map(|network| network.parse().unwrap()).collect(),
                 listeners: vec![],
                 ..Default::default()
             },
