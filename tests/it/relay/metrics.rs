@@ -1,12 +1,17 @@
 //! What Prometheus reads of a running relay: what became of its mail, what waits, and which gateways it talked to.
 //! The program as people run it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use outgate::relay::metrics::Metrics;
+use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::support::{
-    Gateway, SmtpClient,
+    Gateway, Sending, SmtpClient,
     gateway::{At, Fault},
     outgate::{Machine, file_with, unused_address},
 };
@@ -88,4 +93,21 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
     assert_eq!(reqwest::get(format!("http://{listen}/")).await.unwrap().status(), 404);
     gateway.fails(At::Greeting, Fault::Closes);
     running.stop().await;
+}
+
+#[sqlx::test]
+async fn a_gateway_is_shown_for_an_hour_after_its_last_mail_and_no_longer(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let metrics = Metrics::new();
+    metrics.show_gateways(sending.handover.health());
+    let lines = |later: Duration| {
+        let text = metrics.text(&sending.table, 0, Instant::now() + later);
+        text.lines().filter(|line| line.starts_with("outgate_gateway_")).count()
+    };
+    assert_eq!(lines(Duration::ZERO), 0, "it had no mail yet");
+    assert_eq!(sending.send().await.code, 250);
+    const MINUTE: Duration = Duration::from_secs(60);
+    assert_eq!([Duration::ZERO, 59 * MINUTE, 61 * MINUTE].map(lines), [3, 3, 0]);
 }
