@@ -25,6 +25,8 @@ pub struct Metrics {
     pub queued: Counter,
     pub refused: Counter,
     pub deferred: Counter,
+    /// By [`RefusedFor`].
+    refused_by_submission: [Counter; RefusedFor::LABELS.len()],
     pub delayed_by_limits: Counter,
     pub held_by_limits: Counter,
     pub refused_by_limits: Counter,
@@ -48,6 +50,31 @@ pub struct Metrics {
     pub delivery: Histogram<12>,
     /// Whose traffic is shown by gateway.
     gateways: Mutex<Weak<Health>>,
+}
+
+/// Why submission takes something no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// Who is neither trusted nor has signed in.
+    Stranger,
+    /// A sign-in that failed.
+    SignIn,
+    /// The sender is unknown, suspended, or not one whom this client may send for.
+    Sender,
+    /// The recipient's list does not take mail of this sender, or it is no recipient at all.
+    Recipient,
+    Size,
+    /// What stands in the message: a bare LF or CR, or NUL.
+    Content,
+    /// It has passed too many servers, or this relay too often.
+    Loop,
+    /// The client is to come back later.
+    ForNow,
+}
+
+impl RefusedFor {
+    /// Each with its label, in the order of the counters.
+    const LABELS: [&str; 8] = ["stranger", "sign-in", "sender", "recipient", "size", "content", "loop", "for-now"];
 }
 
 /// From a gateway nearby to the longest that a client waits, in microseconds.
@@ -78,6 +105,7 @@ impl Metrics {
             queued: Counter::new(),
             refused: Counter::new(),
             deferred: Counter::new(),
+            refused_by_submission: [const { Counter::new() }; RefusedFor::LABELS.len()],
             delayed_by_limits: Counter::new(),
             held_by_limits: Counter::new(),
             refused_by_limits: Counter::new(),
@@ -101,6 +129,11 @@ impl Metrics {
         }
     }
 
+    /// Counts what submission has refused by itself.
+    pub fn refused_by_submission(&self, why: RefusedFor) {
+        self.refused_by_submission[why as usize].add(1);
+    }
+
     /// Shows the traffic of these gateways.
     pub fn show_gateways(&self, health: &Arc<Health>) {
         *self.gateways.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(health);
@@ -119,6 +152,14 @@ impl Metrics {
         text.counter("messages_queued", "Messages committed to the queue", self.queued.get());
         text.counter("messages_refused", "Messages answered 5yz after they were read", self.refused.get());
         text.counter("messages_deferred", "Messages answered 4yz after they were read", self.deferred.get());
+        text.head(
+            "submission_refused_total",
+            "Commands and messages that were not even passed on, by reason",
+            "counter",
+        );
+        for (label, counter) in RefusedFor::LABELS.iter().zip(&self.refused_by_submission) {
+            let _ = writeln!(text.0, "outgate_submission_refused_total{{reason=\"{label}\"}} {}", counter.get());
+        }
         text.counter("messages_delayed_by_limits", "Messages that wait for their turn", self.delayed_by_limits.get());
         text.counter("messages_held_by_limits", "Messages beyond a limit that are held", self.held_by_limits.get());
         text.counter(
