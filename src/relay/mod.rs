@@ -100,7 +100,7 @@ impl Relay {
             relay_name: self.settings.name.clone(),
             returns: returns.clone(),
         };
-        let handover = Arc::new(Handover::new(dialer));
+        let handover = Arc::new(Handover::new(dialer, self.settings.back_off));
         let (health, probed) = (Arc::clone(handover.health()), Arc::clone(&handover));
         METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{task::JoinSet, time::sleep};
@@ -66,7 +66,11 @@ pub struct Known {
 struct Last {
     ip: IpAddr,
     encrypted: bool,
+    at: Instant,
 }
+
+/// After so long it is not remembered how a connection was made.
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Known {
     fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, Last>> {
@@ -75,6 +79,18 @@ impl Known {
 
     fn last(&self, peer: &Peer) -> Option<Last> {
         self.peers().get(&peer.key).copied()
+    }
+
+    /// Forgets whoever was not connected to for a day at `now`.
+    pub fn forget_unused(&self, now: Instant) {
+        let mut peers = self.peers();
+        peers.retain(|_, last| now.saturating_duration_since(last.at) < UNUSED);
+        peers.shrink_to_fit();
+    }
+
+    /// How many servers are remembered.
+    pub fn count(&self) -> usize {
+        self.peers().len()
     }
 
     fn remember(&self, peer: &Peer, last: Last) {
@@ -124,7 +140,7 @@ impl Dialer {
                         credential.sign_in(&mut connection, peer.tls).await?;
                     }
                     let encrypted = connection.is_encrypted();
-                    self.known.remember(peer, Last { ip: address.ip(), encrypted });
+                    self.known.remember(peer, Last { ip: address.ip(), encrypted, at: Instant::now() });
                     return Ok(connection);
                 }
                 Err(failure) => last = failure,

@@ -18,7 +18,7 @@ use crate::{
     },
     policy::{
         fault::Stage,
-        retry,
+        retry::BackOff,
         throughput::{MINUTES, Throughput},
     },
     store::gateway_health::Seen,
@@ -29,6 +29,7 @@ use crate::{
 pub struct Health {
     /// Since when anything can be known.
     began: Instant,
+    back_off: BackOff,
     /// A std lock: held for look-ups only, never across an await.
     peers: Mutex<HashMap<PeerKey, State>>,
     recovered: Mutex<Vec<(OrganizationId, GatewayId)>>,
@@ -111,6 +112,8 @@ impl State {
 
 /// After so long without traffic a gateway is not shown any more.
 const QUIET: Duration = Duration::from_secs(60 * 60);
+/// After so long nothing is remembered of a server that is not failing and that nobody has used or probed.
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as a message may take from its failed attempt into the queue, and a little more.
 const ON_ITS_WAY: time::Duration = time::Duration::seconds(30);
 
@@ -126,6 +129,8 @@ pub struct Failing {
     pub reason: String,
     /// How far the last conversation came.
     pub stage: Stage,
+    /// The longest that nobody asks it.
+    longest: time::Duration,
     /// One message is asking now.
     probing: bool,
     /// Found without mail: it is looked after without mail, too.
@@ -135,7 +140,7 @@ pub struct Failing {
 impl Failing {
     /// Whether it is time to ask again; also if `until` is so far away that the clock was set back.
     pub fn may_be_asked(&self, now: OffsetDateTime) -> bool {
-        self.until <= now || self.until - now > retry::LONGEST_PROBE
+        self.until <= now || self.until - now > self.longest
     }
 
     /// The same, unless somebody is asking now.
@@ -156,14 +161,13 @@ pub struct Leave {
     probed: Option<PeerKey>,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        let (peers, recovered, recovery) = Default::default();
-        Self { began: Instant::now(), peers, recovered, recovery }
-    }
-}
-
 impl Health {
+    /// Nothing is known yet.
+    pub fn new(back_off: BackOff) -> Self {
+        let (peers, recovered, recovery) = Default::default();
+        Self { began: Instant::now(), back_off, peers, recovered, recovery }
+    }
+
     fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, State>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -331,7 +335,7 @@ impl Health {
     /// together count once.
     pub fn failed(&self, peer: &Peer, stage: Stage, reason: &str, now: OffsetDateTime) -> OffsetDateTime {
         if peer.is_recipients_server() {
-            return retry::next_probe(now, 1);
+            return self.back_off.next_probe(now, 1);
         }
         let mut peers = self.peers();
         let state = peers.entry(peer.key.clone()).or_default();
@@ -344,13 +348,14 @@ impl Health {
                 until: now,
                 reason: String::new(),
                 stage,
+                longest: self.back_off.longest,
                 probing: false,
                 is_quiet: false,
             }
         });
         if failing.may_be_asked(now) {
             failing.failures += 1;
-            failing.until = retry::next_probe(now, failing.failures);
+            failing.until = self.back_off.next_probe(now, failing.failures);
         }
         reason.clone_into(&mut failing.reason);
         failing.stage = stage;
@@ -432,6 +437,22 @@ impl Health {
                 state.touch();
             }
         }
+    }
+
+    /// Forgets what nobody has used or probed for a day at `now`, such as former revisions. Trouble is never forgotten
+    /// here.
+    pub fn forget_unused(&self, now: Instant) {
+        let mut peers = self.peers();
+        peers.retain(|_, state| {
+            let is_unused = |at| now.saturating_duration_since(at) >= UNUSED;
+            state.failing.is_some() || state.backup.is_some() || !is_unused(state.touched_at.unwrap_or(self.began))
+        });
+        peers.shrink_to_fit();
+    }
+
+    /// Of how many servers anything is known.
+    pub fn known(&self) -> usize {
+        self.peers().len()
     }
 
     /// Mail that waits for it may leave.

@@ -37,6 +37,7 @@ use crate::{
     policy::{
         connections::asks_for_fewer,
         fault::{self, Fault, Stage, fault, takes_no_more_recipients},
+        retry::BackOff,
     },
 };
 
@@ -139,8 +140,15 @@ enum Opened {
 }
 
 impl Handover {
-    pub fn new(dialer: Dialer) -> Self {
-        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default() }
+    pub fn new(dialer: Dialer, back_off: BackOff) -> Self {
+        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::new(Health::new(back_off)) }
+    }
+
+    /// Forgets, at `now`, what was not used for a day and is in no trouble: memory does not grow by every revision that
+    /// a gateway ever had.
+    pub fn forget_unused(&self, now: Instant) {
+        self.health.forget_unused(now);
+        self.dialer.known.forget_unused(now);
     }
 
     pub fn health(&self) -> &Arc<Health> {

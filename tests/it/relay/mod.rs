@@ -13,6 +13,7 @@ mod exim;
 mod failover;
 mod fairness;
 mod following;
+mod forgetting;
 mod gateway_notice;
 mod gateway_probe;
 mod gateway_record;

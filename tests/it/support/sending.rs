@@ -20,7 +20,7 @@ use outgate::{
         gateway_network::AllowedNetworks,
         gateway_settings::{GatewayLimits, GatewaySettings},
         limit::OrganizationLimits,
-        retry::Schedule,
+        retry::{BackOff, Schedule},
         routing::PlatformDefault,
     },
     relay::{
@@ -60,6 +60,7 @@ pub struct Options {
     pub allowed: &'static str,
     pub limits_of_queue: QueueLimits,
     pub schedule: Schedule,
+    pub back_off: BackOff,
     /// Where the relay itself is said to listen.
     pub listeners: Vec<SocketAddr>,
     /// Instead of the table of names.
@@ -89,6 +90,7 @@ impl Default for Options {
             limits_of_queue: QueueLimits::default(),
             // Tests that are about notices ask for them.
             schedule: Schedule { delay_notice: None, ..Schedule::default() },
+            back_off: BackOff::default(),
             keys: None,
             volume_rows: volume::MOST_ROWS,
             listeners: vec![],
@@ -183,7 +185,7 @@ impl Sending {
     ) -> Self {
         // Shown with the output of a test that fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
-        let handover = Arc::new(Handover::new(Dialer {
+        let dialer = Dialer {
             resolver: match options.dns {
                 Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
                 None => Resolver::Fixed(options.names.clone()),
@@ -199,7 +201,8 @@ impl Sending {
             limits: options.limits,
             listeners: options.listeners.clone(),
             known: Known::default(),
-        }));
+        };
+        let handover = Arc::new(Handover::new(dialer, options.back_off));
         let settings = QueueSettings {
             relay: RelayId::new(),
             hostname: "relay.outgate.example".to_owned(),
