@@ -1,4 +1,5 @@
-//! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends.
+//! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends,
+//! that it has stopped offering TLS.
 //! Text alone; sent by the relay's queue, like notifications.
 
 use std::fmt::Write;
@@ -30,6 +31,10 @@ pub enum News<'a> {
     Well,
     /// Its certificate ends, and mail will wait from then on.
     Certificate { ends_at: OffsetDateTime },
+    /// It has stopped offering TLS: mail goes to it in clear, since then.
+    InClear { since: OffsetDateTime },
+    /// Mail to it is encrypted again.
+    Encrypted,
 }
 
 impl GatewayNotice<'_> {
@@ -43,6 +48,8 @@ impl GatewayNotice<'_> {
             News::Failing { .. } => format!("Gateway {} does not take mail", self.gateway),
             News::Well => format!("Gateway {} takes mail again", self.gateway),
             News::Certificate { .. } => format!("The certificate of gateway {} is about to end", self.gateway),
+            News::InClear { .. } => format!("Gateway {} has stopped offering TLS", self.gateway),
+            News::Encrypted => format!("Mail to gateway {} is encrypted again", self.gateway),
         }
     }
 
@@ -87,6 +94,23 @@ impl GatewayNotice<'_> {
                      new one comes from another authority.\r\n",
                     rfc2822(ends_at)
                 );
+            }
+            News::InClear { since } => {
+                let _ = write!(
+                    text,
+                    "Mail to the outbound gateway {gateway} of {organization} has not been encrypted since {}. It was \
+                     before: the gateway no longer offers TLS, it fails, or somebody on the way hides it. Mail goes on \
+                     in clear, as your organization has set it (TLS when offered).\r\n\r\n\
+                     What to do: if mail must never go in clear, choose TLS required on the gateway's page, \
+                     Administration > Manage Organization > Web Mail Cloud > Gateways; it then waits until the gateway \
+                     offers TLS. Verify on that page shows what the gateway offers. You hear from us again when mail \
+                     is encrypted.\r\n",
+                    rfc2822(since)
+                );
+            }
+            News::Encrypted => {
+                let _ =
+                    write!(text, "Mail to the outbound gateway {gateway} of {organization} is encrypted again.\r\n");
             }
         }
         text

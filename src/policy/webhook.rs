@@ -158,6 +158,9 @@ pub enum Kind {
     GatewayFailing,
     GatewayWell,
     CertificateEnding,
+    /// It has stopped offering TLS.
+    GatewayInClear,
+    GatewayEncrypted,
     LimitNear,
     LimitBeyond,
     SenderStopped,
@@ -171,6 +174,8 @@ impl Kind {
             Self::GatewayFailing => "gateway.failing",
             Self::GatewayWell => "gateway.well",
             Self::CertificateEnding => "gateway.certificate-ending",
+            Self::GatewayInClear => "gateway.in-clear",
+            Self::GatewayEncrypted => "gateway.encrypted",
             Self::LimitNear => "limit.near",
             Self::LimitBeyond => "limit.beyond",
             Self::SenderStopped => "limit.stopped",

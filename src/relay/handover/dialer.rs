@@ -65,7 +65,6 @@ pub struct Known {
 #[derive(Debug, Clone, Copy)]
 struct Last {
     ip: IpAddr,
-    encrypted: bool,
     at: Instant,
 }
 
@@ -97,10 +96,7 @@ impl Known {
         if peer.is_recipients_server() {
             return;
         }
-        let before = self.peers().insert(peer.key.clone(), last);
-        if before.is_some_and(|before| before.encrypted) && !last.encrypted {
-            tracing::warn!(%peer, alert = "gateway stopped offering TLS", "mail goes to it in clear now");
-        }
+        self.peers().insert(peer.key.clone(), last);
     }
 }
 
@@ -139,8 +135,7 @@ impl Dialer {
                         witness.begins(Stage::SignIn);
                         credential.sign_in(&mut connection, peer.tls).await?;
                     }
-                    let encrypted = connection.is_encrypted();
-                    self.known.remember(peer, Last { ip: address.ip(), encrypted, at: Instant::now() });
+                    self.known.remember(peer, Last { ip: address.ip(), at: Instant::now() });
                     return Ok(connection);
                 }
                 Err(failure) => last = failure,

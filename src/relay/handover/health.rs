@@ -21,7 +21,7 @@ use crate::{
         retry::BackOff,
         throughput::{MINUTES, Throughput},
     },
-    store::gateway_health::Seen,
+    store::gateway_health::{Encryption, Seen},
 };
 
 /// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
@@ -51,6 +51,7 @@ struct State {
     backup: Option<PeerKey>,
     /// Until when its certificate is valid, where mail stops after that; as of the last connection.
     certificate_ends_at: Option<OffsetDateTime>,
+    encryption: Encryption,
     /// `None` as long as nothing was counted.
     traffic: Option<Box<Counted>>,
 }
@@ -245,6 +246,26 @@ impl Health {
         }
     }
 
+    /// A connection was made to it, encrypted or in clear. That mail for it goes in clear though it was encrypted before is
+    /// told once, and does not keep the mail.
+    pub fn spoke(&self, peer: &Peer, encrypted: bool, now: OffsetDateTime) {
+        if peer.is_recipients_server() {
+            return;
+        }
+        let mut peers = self.peers();
+        let state = peers.entry(peer.key.clone()).or_default();
+        let before = state.encryption;
+        state.encryption = before.after(encrypted, now);
+        match (before.has_ended(), state.encryption.has_ended()) {
+            (false, true) => {
+                tracing::warn!(%peer, alert = "gateway stopped offering TLS", "mail goes to it in clear now");
+            }
+            (true, false) => tracing::info!(%peer, "mail to it is encrypted again"),
+            _ => {}
+        }
+        state.touch();
+    }
+
     /// It can be reached again, as far as one can tell without a message.
     pub fn reached(&self, peer: &Peer) {
         if let Some(state) = self.peers().get_mut(&peer.key)
@@ -419,6 +440,7 @@ impl Health {
                 certificate_ends_at: state.certificate_ends_at,
                 last_reached_at: state.reached_at.map(|at| now - at.elapsed()),
                 throughput: state.traffic.as_ref().and_then(|counted| counted.throughput.figures(minute())),
+                encryption: state.encryption,
             };
             seen.insert((organization, gateway), of_this);
         }

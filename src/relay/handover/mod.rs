@@ -282,9 +282,7 @@ impl Handover {
         }
         match self.dialer.dial(asked.peer()).await {
             Ok(connection) => {
-                let session = connection.tls_session();
-                let ends_at = session.and_then(|session| tls::certificate_ends_at(session, asked.peer()));
-                self.health.showed_certificate(asked.peer(), ends_at);
+                self.connected(asked.peer(), &connection, now);
                 Opened::Ready(connection, false)
             }
             // It is there, and has too many of ours: this one waits until another is free.
@@ -298,6 +296,14 @@ impl Handover {
                 if is_out_of_reach && self.has_another(asked, now) { Opened::Elsewhere } else { Opened::Failed(failed) }
             }
         }
+    }
+
+    /// What a new connection tells of the server.
+    fn connected(&self, peer: &Peer, connection: &Connection, now: OffsetDateTime) {
+        let session = connection.tls_session();
+        let ends_at = session.and_then(|session| tls::certificate_ends_at(session, peer));
+        self.health.showed_certificate(peer, ends_at);
+        self.health.spoke(peer, connection.is_encrypted(), now);
     }
 
     /// Chooses who is asked: the gateway itself, and while it is out of reach the first of its backups that is
@@ -333,6 +339,7 @@ impl Handover {
             let slot = pool.slot(&peer).await;
             match dialer.dial(&peer).await {
                 Ok(connection) => {
+                    health.spoke(&peer, connection.is_encrypted(), now + started.elapsed());
                     slot.keep(connection);
                     health.reached(&peer);
                 }
@@ -352,9 +359,7 @@ impl Handover {
         };
         match dialed {
             Ok(connection) => {
-                let session = connection.tls_session();
-                self.health
-                    .showed_certificate(peer, session.and_then(|session| tls::certificate_ends_at(session, peer)));
+                self.connected(peer, &connection, now);
                 connection.quit().await;
                 self.health.reached_quietly(peer);
             }

@@ -195,8 +195,24 @@ mod tests {
     /// Bytes of all kinds, and what looks like a reply more often than those do.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let words = prop::sample::select(vec![
-            "250", "354 ", "421-", "550-5.7.1 ", "250 2.1.5 ", "999", "-", " ", "\r\n", "\n", "\r", "SIZE 1", "SIZE ",
-            "AUTH PLAIN LOGIN", "=", "STARTTLS", "\u{e9}", "5.999.99999999999 ",
+            "250",
+            "354 ",
+            "421-",
+            "550-5.7.1 ",
+            "250 2.1.5 ",
+            "999",
+            "-",
+            " ",
+            "\r\n",
+            "\n",
+            "\r",
+            "SIZE 1",
+            "SIZE ",
+            "AUTH PLAIN LOGIN",
+            "=",
+            "STARTTLS",
+            "\u{e9}",
+            "5.999.99999999999 ",
         ]);
         let pieces = prop_oneof![
             1 => prop::collection::vec(any::<u8>(), 0..40),

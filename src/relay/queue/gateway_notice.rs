@@ -1,5 +1,5 @@
-//! Tells administrators of gateways that do not take mail, when they do again, and of certificates that end: one
-//! message an occasion and administrator, queued in the transaction that notes that they were told.
+//! Tells administrators of gateways that do not take mail or have stopped offering TLS, when that is over, and of
+//! certificates that end: one message an occasion and administrator, queued in the transaction that notes that they were told.
 
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ impl Queue {
         let mut to_tell = store::gateway_notice::failing_across_tenants(db, now - LASTS).await?;
         to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
         to_tell.extend(store::gateway_notice::ending_across_tenants(db, now).await?);
+        to_tell.extend(store::gateway_notice::in_clear_across_tenants(db, now - LASTS).await?);
+        to_tell.extend(store::gateway_notice::encrypted_across_tenants(db).await?);
         let mut messages = 0;
         for told in &to_tell {
             let mut transaction = db.begin().await?;
@@ -81,6 +83,8 @@ impl Queue {
                 },
                 News::Well => gateway_notice::News::Well,
                 News::Certificate(ending) => gateway_notice::News::Certificate { ends_at: ending.at },
+                News::InClear(since) => gateway_notice::News::InClear { since: *since },
+                News::Encrypted => gateway_notice::News::Encrypted,
             },
         }
         .to_bytes();
@@ -106,6 +110,11 @@ fn for_webhook(told: &ToTell, now: OffsetDateTime) -> WebhookNotice {
             let words = format!("The certificate of the gateway {gateway} is valid until {}.", ending.at.date());
             (Kind::CertificateEnding, words)
         }
+        News::InClear(_) => {
+            let words = format!("The gateway {gateway} has stopped offering TLS: mail goes to it in clear.");
+            (Kind::GatewayInClear, words)
+        }
+        News::Encrypted => (Kind::GatewayEncrypted, format!("Mail to the gateway {gateway} is encrypted again.")),
     };
     WebhookNotice { kind, at: now, organization: told.slug.clone(), subject: told.address.to_string(), text }
 }

@@ -136,7 +136,8 @@ async fn a_gateway_is_reached_over_ipv6_by_its_address_and_by_a_name_that_has_bo
 async fn an_ipv6_address_of_this_machine_is_no_gateway_unless_it_is_allowed(db: PgPool) {
     let gateway = Gateway::start_on("[::1]:0".parse().unwrap()).await;
     let sending = Sending::on(db).await;
-    for typed in [format!("[::1]:{}", gateway.address.port()), format!("[::ffff:127.0.0.1]:{}", gateway.address.port())] {
+    for typed in [format!("[::1]:{}", gateway.address.port()), format!("[::ffff:127.0.0.1]:{}", gateway.address.port())]
+    {
         sending.set_gateway(Some(&typed));
         assert!(sending.send().await.to_string().starts_with("250 2.0.0 queued as "), "{typed}");
     }

@@ -103,7 +103,8 @@ async fn an_exim_that_wants_a_sign_in_gets_the_right_password_and_with_a_wrong_o
     let reply = submit(&world, "Subject: x\r\n\r\nHello.").await;
 
     assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
-    let waiting: Vec<String> = sqlx::query_scalar("select last_reply from queued_message").fetch_all(&owner).await.unwrap();
+    let waiting: Vec<String> =
+        sqlx::query_scalar("select last_reply from queued_message").fetch_all(&owner).await.unwrap();
     let said = format!("gateway {} said: 535 ", exim.address);
     assert!(waiting.len() == 1 && waiting[0].starts_with(&said), "{waiting:?}");
     assert!(behind.so_far().is_empty());

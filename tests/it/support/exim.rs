@@ -53,7 +53,9 @@ impl Exim {
     ) -> Self {
         let folder = folder();
         let settings = with_certificate(&folder, certificate, key) + "acl_smtp_mail = signed_in\n";
-        let condition = |given: &str, secret: &str| format!("${{if and{{{{eq{{{given}}}{{{user}}}}}{{eq{{{secret}}}{{{password}}}}}}}}}");
+        let condition = |given: &str, secret: &str| {
+            format!("${{if and{{{{eq{{{given}}}{{{user}}}}}{{eq{{{secret}}}{{{password}}}}}}}}}")
+        };
         let authenticators = [
             ("plain", "PLAIN", ":", "$auth2", "$auth3"),
             ("login", "LOGIN", "<| Username: | Password:", "$auth1", "$auth2"),
