@@ -20,7 +20,11 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     mail::{DomainName, Mailbox, ReturnAddress},
-    policy::{gateway_network::Ports, retry::Schedule, routing::PlatformDefault},
+    policy::{
+        gateway_network::Ports,
+        retry::{BackOff, Schedule},
+        routing::PlatformDefault,
+    },
 };
 
 /// Where the store is. Every subcommand finds it the same way.
@@ -223,6 +227,12 @@ pub struct RelaySettings {
     /// The longest between two attempts
     #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     pub retry_longest: Duration,
+    /// How long a gateway is left alone after it has failed; each time after that twice as long
+    #[arg(long, env = "OUTGATE_GATEWAY_RETRY_FIRST", value_name = "TIME", default_value = "10s", value_parser = pause)]
+    pub gateway_retry_first: Duration,
+    /// The longest that a failing gateway is left alone
+    #[arg(long, env = "OUTGATE_GATEWAY_RETRY_LONGEST", value_name = "TIME", default_value = "5m", value_parser = pause)]
+    pub gateway_retry_longest: Duration,
     /// How long it is kept who sent a message by which way, and how it ended
     #[arg(long, env = "OUTGATE_TRACE_KEPT", value_name = "TIME", default_value = "400d", value_parser = kept)]
     pub trace_kept: Duration,
@@ -296,6 +306,18 @@ impl RelaySettings {
             first_retry: length(self.retry_first),
             longest_retry: length(self.retry_longest),
         })
+    }
+
+    /// When a gateway that fails is asked again.
+    ///
+    /// # Errors
+    /// If the settings contradict each other.
+    pub fn back_off(&self) -> anyhow::Result<BackOff> {
+        let length = |length: Duration| time::Duration::try_from(length).unwrap_or(time::Duration::MAX);
+        if self.gateway_retry_first > self.gateway_retry_longest {
+            anyhow::bail!("OUTGATE_GATEWAY_RETRY_FIRST is longer than OUTGATE_GATEWAY_RETRY_LONGEST: make it shorter.");
+        }
+        Ok(BackOff { first: length(self.gateway_retry_first), longest: length(self.gateway_retry_longest) })
     }
 
     /// The relay's own name, for greeting, EHLO and `Received`.
@@ -493,6 +515,15 @@ fn lifetime(typed: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     match duration(typed)? {
         length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        length => Ok(length),
+    }
+}
+
+/// How long something is left alone: a day at most.
+fn pause(typed: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    match duration(typed)? {
+        length if length > DAY => Err(format!("“{typed}” is more than 1d.")),
         length => Ok(length),
     }
 }

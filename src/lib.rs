@@ -20,6 +20,9 @@
 //! - `mail` and `policy` read no clock, no random number, no setting: what they need is an argument.
 //! - There are no repository traits, no service layer and no `utils`.
 
+#[cfg(test)]
+#[path = "../tests/it/support/cases.rs"]
+mod cases;
 pub mod config;
 pub mod mail;
 pub mod policy;

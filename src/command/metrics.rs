@@ -1,7 +1,12 @@
 //! The relay's numbers for Prometheus, on a listener of their own: whoever may read them need not reach the pages.
 //! What they are is `relay::metrics`'.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use http_body_util::Full;
@@ -59,7 +64,7 @@ fn answer(request: &Request<Incoming>, table: &RoutingTable) -> Response<Full<By
         *response.status_mut() = StatusCode::NOT_FOUND;
         return response;
     }
-    let text = METRICS.text(table, OffsetDateTime::now_utc().unix_timestamp());
+    let text = METRICS.text(table, OffsetDateTime::now_utc().unix_timestamp(), Instant::now());
     let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
     response

@@ -101,6 +101,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         lease: settings.lease,
         stop_within: settings.stop_within,
         schedule: settings.schedule()?,
+        back_off: settings.back_off()?,
         trace_kept: Kept { decisions: settings.trace_kept, details: settings.trace_details_kept },
         ..defaults
     })

@@ -1,5 +1,6 @@
 //! What administrators are told of a gateway: that it does not take mail, that it does again, that its certificate ends,
-//! that it has not passed its verification. Text alone; sent by the relay's queue, like notifications.
+//! that it has stopped offering TLS, that it has not passed its verification. Text alone; sent by the relay's queue, like
+//! notifications.
 
 use std::fmt::Write;
 
@@ -32,6 +33,10 @@ pub enum News<'a> {
     Certificate { ends_at: OffsetDateTime },
     /// It was to go live once it had passed its verification.
     NotPassed(NotPassed<'a>),
+    /// It has stopped offering TLS: mail goes to it in clear, since then.
+    InClear { since: OffsetDateTime },
+    /// Mail to it is encrypted again.
+    Encrypted,
 }
 
 /// A gateway that does not go live yet.
@@ -73,6 +78,8 @@ impl GatewayNotice<'_> {
             News::Well => format!("Gateway {} takes mail again", self.gateway),
             News::Certificate { .. } => format!("The certificate of gateway {} is about to end", self.gateway),
             News::NotPassed(_) => format!("Gateway {} has not passed its verification", self.gateway),
+            News::InClear { .. } => format!("Gateway {} has stopped offering TLS", self.gateway),
+            News::Encrypted => format!("Mail to gateway {} is encrypted again", self.gateway),
         }
     }
 
@@ -133,6 +140,23 @@ impl GatewayNotice<'_> {
                     one_line(not_passed.failed),
                     not_passed.meanwhile(),
                 );
+            }
+            News::InClear { since } => {
+                let _ = write!(
+                    text,
+                    "Mail to the outbound gateway {gateway} of {organization} has not been encrypted since {}. It was \
+                     before: the gateway no longer offers TLS, it fails, or somebody on the way hides it. Mail goes on \
+                     in clear, as your organization has set it (TLS when offered).\r\n\r\n\
+                     What to do: if mail must never go in clear, choose TLS required on the gateway's page, \
+                     Administration > Manage Organization > Web Mail Cloud > Gateways; it then waits until the gateway \
+                     offers TLS. Verify on that page shows what the gateway offers. You hear from us again when mail \
+                     is encrypted.\r\n",
+                    rfc2822(since)
+                );
+            }
+            News::Encrypted => {
+                let _ =
+                    write!(text, "Mail to the outbound gateway {gateway} of {organization} is encrypted again.\r\n");
             }
         }
         text

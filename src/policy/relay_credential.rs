@@ -124,6 +124,11 @@ impl Allowance {
         Self { left: f64::from(messages_per_minute), at: now }
     }
 
+    /// Whether nobody has taken anything out for a day: it has long been full again.
+    pub fn is_unused(&self, now: OffsetDateTime) -> bool {
+        now - self.at >= Duration::DAY
+    }
+
     /// Takes one message out; false if there is none left.
     pub fn take(&mut self, messages_per_minute: u32, now: OffsetDateTime) -> bool {
         let most = f64::from(messages_per_minute);

@@ -56,14 +56,28 @@ impl Schedule {
     }
 }
 
-/// The longest that nobody asks a failing gateway.
-pub const LONGEST_PROBE: Duration = Duration::minutes(5);
+/// For how long nobody asks a failing gateway: the operator's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackOff {
+    /// `OUTGATE_GATEWAY_RETRY_FIRST`: after the first failure.
+    pub first: Duration,
+    /// `OUTGATE_GATEWAY_RETRY_LONGEST`: however often it has failed.
+    pub longest: Duration,
+}
 
-/// When a gateway that has failed `failures` times in a row is tried again, by one message for all
-/// that wait for it: after ten seconds, then twice as long each time, up to five minutes.
-pub fn next_probe(now: OffsetDateTime, failures: u32) -> OffsetDateTime {
-    let doublings = failures.saturating_sub(1).min(5);
-    now + Duration::seconds(10 << doublings).min(LONGEST_PROBE)
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { first: Duration::seconds(10), longest: Duration::minutes(5) }
+    }
+}
+
+impl BackOff {
+    /// When a gateway that has failed `failures` times in a row is tried again, by one message for all
+    /// that wait for it: twice as long each time.
+    pub fn next_probe(&self, now: OffsetDateTime, failures: u32) -> OffsetDateTime {
+        let doublings = failures.saturating_sub(1).min(20);
+        now + self.first.saturating_mul(1 << doublings).min(self.longest)
+    }
 }
 
 /// When a message looks again whether the server that it waits for takes mail: not before `until`, and

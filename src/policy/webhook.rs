@@ -160,6 +160,9 @@ pub enum Kind {
     CertificateEnding,
     /// It was to go live and has not passed its verification.
     GatewayNotPassed,
+    /// It has stopped offering TLS.
+    GatewayInClear,
+    GatewayEncrypted,
     LimitNear,
     LimitBeyond,
     SenderStopped,
@@ -174,6 +177,8 @@ impl Kind {
             Self::GatewayWell => "gateway.well",
             Self::CertificateEnding => "gateway.certificate-ending",
             Self::GatewayNotPassed => "gateway.not-passed",
+            Self::GatewayInClear => "gateway.in-clear",
+            Self::GatewayEncrypted => "gateway.encrypted",
             Self::LimitNear => "limit.near",
             Self::LimitBeyond => "limit.beyond",
             Self::SenderStopped => "limit.stopped",

@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::handover::health::Health;
 use crate::{
     mail::id::{GatewayId, OrganizationId, RelayId},
-    store::{self, gateway_health::Seen},
+    store::{
+        self,
+        gateway_health::{Encryption, Seen},
+    },
 };
 
 /// How often it is looked whether there is something to write.
@@ -73,12 +76,19 @@ impl Written {
     /// That a gateway takes mail as before is told every few seconds, everything else at once.
     fn lacks(&self, seen: &Seen) -> bool {
         let Some(before) = self.0.get(&(seen.organization, seen.gateway)) else { return true };
-        let as_before =
-            Seen { last_accepted_at: before.last_accepted_at, throughput: before.throughput, ..seen.clone() };
-        let is_much_later = match (before.last_accepted_at, seen.last_accepted_at) {
-            (Some(before), Some(seen)) => seen - before >= LATER,
-            (before, seen) => before != seen,
+        let encryption = Encryption { encrypted_at: before.encryption.encrypted_at, ..seen.encryption };
+        let as_before = Seen {
+            last_accepted_at: before.last_accepted_at,
+            throughput: before.throughput,
+            encryption,
+            ..seen.clone()
         };
-        *before != as_before || is_much_later
+        let is_much_later = |before: Option<OffsetDateTime>, now: Option<OffsetDateTime>| match (before, now) {
+            (Some(before), Some(now)) => now - before >= LATER,
+            (before, now) => before != now,
+        };
+        *before != as_before
+            || is_much_later(before.last_accepted_at, seen.last_accepted_at)
+            || is_much_later(before.encryption.encrypted_at, seen.encryption.encrypted_at)
     }
 }

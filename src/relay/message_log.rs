@@ -1,7 +1,11 @@
 //! The lines that tell a message's story, in the log and in the store, and the names of the log's fields, which
 //! operators search by. Never content, never a secret.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    fmt::{self, Display, Formatter},
+    net::IpAddr,
+};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -20,6 +24,26 @@ use crate::{
 
 /// What is kept of a reply, in bytes.
 const MAX_REPLY: usize = 1024;
+/// How many recipients a line of the log names; more are only counted.
+const NAMED: usize = 10;
+
+/// The first recipients, and how many there are beyond them.
+struct Named<'a>(&'a [Told<'a>]);
+
+impl Display for Named<'_> {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        for (place, told) in self.0.iter().take(NAMED).enumerate() {
+            if place > 0 {
+                to.write_str(", ")?;
+            }
+            to.write_str(&printable(told.address()))?;
+        }
+        match self.0.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(to, " and {more} more"),
+        }
+    }
+}
 
 /// A reply as pages can show it.
 fn printable(reply: &str) -> Cow<'_, str> {
@@ -45,6 +69,8 @@ pub struct Line<'a> {
     pub size: u64,
     /// Who submitted it, where that is still known.
     pub client: Option<IpAddr>,
+    /// The id under which it passed here before, as its own header says.
+    pub first_pass: Option<QueueId>,
     /// The scope whose pointer decided.
     pub scope: Option<Scope>,
     pub gateway: Option<&'a Peer>,
@@ -71,6 +97,7 @@ impl<'a> Line<'a> {
             recipients: Vec::new(),
             size: message.size.try_into().unwrap_or_default(),
             client: None,
+            first_pass: None,
             scope: message.waits_by,
             gateway: None,
             waits_for: message.waits_for,
@@ -93,11 +120,15 @@ impl<'a> Line<'a> {
             queue_id = %self.queue_id,
             sender = self.sender,
             recipients = self.recipients.len(),
+            to = %Named(&self.recipients),
             size = self.size,
             client = self.client.map(tracing::field::display),
+            first_pass = self.first_pass.map(tracing::field::display),
             scope = self.scope.map(tracing::field::display),
             gateway = self.gateway.map(|peer| tracing::field::display(&peer.address)),
             revision = self.gateway.and_then(Peer::revision),
+            server = self.through.map(|through| tracing::field::display(through.server)),
+            tls = self.through.map(|through| through.tls.unwrap_or("none")),
             reply = self.reply,
             attempts = self.attempts,
             next_attempt = self.next_attempt.map(text),
@@ -117,6 +148,7 @@ impl<'a> Line<'a> {
             recipients: self.recipients,
             size: (self.size > 0).then_some(self.size),
             client: self.client,
+            first_pass: self.first_pass,
             account: self.account,
             scope: self.scope,
             gateway: gateway.and_then(Peer::gateway_id).or(self.waits_for),

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub queued: Counter,
     pub refused: Counter,
     pub deferred: Counter,
+    /// By [`RefusedFor`].
+    refused_by_submission: [Counter; RefusedFor::LABELS.len()],
     pub delayed_by_limits: Counter,
     pub held_by_limits: Counter,
     pub refused_by_limits: Counter,
@@ -50,6 +52,31 @@ pub struct Metrics {
     gateways: Mutex<Weak<Health>>,
 }
 
+/// Why submission takes something no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// Who is neither trusted nor has signed in.
+    Stranger,
+    /// A sign-in that failed.
+    SignIn,
+    /// The sender is unknown, suspended, or not one whom this client may send for.
+    Sender,
+    /// The recipient's list does not take mail of this sender, or it is no recipient at all.
+    Recipient,
+    Size,
+    /// What stands in the message: a bare LF or CR, or NUL.
+    Content,
+    /// It has passed too many servers, or this relay too often.
+    Loop,
+    /// The client is to come back later.
+    ForNow,
+}
+
+impl RefusedFor {
+    /// Each with its label, in the order of the counters.
+    const LABELS: [&str; 8] = ["stranger", "sign-in", "sender", "recipient", "size", "content", "loop", "for-now"];
+}
+
 /// From a gateway nearby to the longest that a client waits, in microseconds.
 const WHILE_THE_CLIENT_WAITS: [u64; 12] =
     [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000, 20_000_000, 60_000_000];
@@ -70,12 +97,15 @@ const IN_THE_QUEUE: [u64; 12] = [
 ];
 
 impl Metrics {
-    const fn new() -> Self {
+    /// Nothing is counted yet.
+    #[expect(clippy::new_without_default, reason = "there is one, and tests' own")]
+    pub const fn new() -> Self {
         Self {
             handed_over: Counter::new(),
             queued: Counter::new(),
             refused: Counter::new(),
             deferred: Counter::new(),
+            refused_by_submission: [const { Counter::new() }; RefusedFor::LABELS.len()],
             delayed_by_limits: Counter::new(),
             held_by_limits: Counter::new(),
             refused_by_limits: Counter::new(),
@@ -99,13 +129,18 @@ impl Metrics {
         }
     }
 
+    /// Counts what submission has refused by itself.
+    pub fn refused_by_submission(&self, why: RefusedFor) {
+        self.refused_by_submission[why as usize].add(1);
+    }
+
     /// Shows the traffic of these gateways.
     pub fn show_gateways(&self, health: &Arc<Health>) {
         *self.gateways.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(health);
     }
 
-    /// Everything in the text format of Prometheus, 0.0.4. `seconds` is the time, since 1970.
-    pub fn text(&self, table: &RoutingTable, seconds: i64) -> String {
+    /// Everything in the text format of Prometheus, 0.0.4, at `now`. `seconds` is the same since 1970.
+    pub fn text(&self, table: &RoutingTable, seconds: i64, now: Instant) -> String {
         let mut text = Text(String::with_capacity(8 * 1024));
         let accepted = self.handed_over.get() + self.queued.get();
         text.counter("messages_accepted", "Messages answered 250: handed over or queued", accepted);
@@ -117,6 +152,14 @@ impl Metrics {
         text.counter("messages_queued", "Messages committed to the queue", self.queued.get());
         text.counter("messages_refused", "Messages answered 5yz after they were read", self.refused.get());
         text.counter("messages_deferred", "Messages answered 4yz after they were read", self.deferred.get());
+        text.head(
+            "submission_refused_total",
+            "Commands and messages that were not even passed on, by reason",
+            "counter",
+        );
+        for (label, counter) in RefusedFor::LABELS.iter().zip(&self.refused_by_submission) {
+            let _ = writeln!(text.0, "outgate_submission_refused_total{{reason=\"{label}\"}} {}", counter.get());
+        }
         text.counter("messages_delayed_by_limits", "Messages that wait for their turn", self.delayed_by_limits.get());
         text.counter("messages_held_by_limits", "Messages beyond a limit that are held", self.held_by_limits.get());
         text.counter(
@@ -161,13 +204,13 @@ impl Metrics {
         text.gauge("volume_flush_age_seconds", "Since when the store has all that was counted of volume", age);
         let applied = table.applied().borrow().map_or(0, |revision| revision.0);
         text.gauge("applied_revision", "Revision of the routing facts in memory", applied);
-        let age = table.age(Instant::now()).as_secs().try_into().unwrap_or(i64::MAX);
+        let age = table.age(now).as_secs().try_into().unwrap_or(i64::MAX);
         text.gauge("facts_age_seconds", "Since when the store was last heard to have nothing newer", age);
         text.histogram("handover_seconds", "From a message read whole to its gateway's 250", &self.handover);
         text.histogram("commit_seconds", "What a client waits for a message to be committed", &self.commit);
         text.histogram("delivery_seconds", "From acceptance to delivery from the queue", &self.delivery);
         let gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        text.gateways(&gateways.map(|health| health.traffic(Instant::now())).unwrap_or_default());
+        text.gateways(&gateways.map(|health| health.traffic(now)).unwrap_or_default());
         text.0
     }
 }

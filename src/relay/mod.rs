@@ -102,7 +102,7 @@ impl Relay {
             returns: returns.clone(),
         };
         let second_look = SecondLook { pool: self.pool.clone(), recipient: self.settings.probe_recipient.clone() };
-        let handover = Arc::new(Handover::new(dialer).looking_again(second_look));
+        let handover = Arc::new(Handover::new(dialer, self.settings.back_off).looking_again(second_look));
         let (health, probed) = (Arc::clone(handover.health()), Arc::clone(&handover));
         METRICS.show_gateways(&health);
         let (signed_on, id) = watch::channel(None);

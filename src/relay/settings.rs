@@ -8,7 +8,11 @@ use ipnet::IpNet;
 use super::{submission::tls::ServerTls, trace::upkeep::Kept};
 use crate::{
     mail::{ReturnAddress, short_id::MessageLinks},
-    policy::{gateway_network::AllowedNetworks, retry::Schedule, routing::PlatformDefault},
+    policy::{
+        gateway_network::AllowedNetworks,
+        retry::{BackOff, Schedule},
+        routing::PlatformDefault,
+    },
 };
 
 /// Everything that a relay is told when it starts.
@@ -62,6 +66,8 @@ pub struct Settings {
     pub return_address: Option<ReturnAddress>,
     /// How long mail waits, and when it is tried again.
     pub schedule: Schedule,
+    /// When failing gateways are asked again.
+    pub back_off: BackOff,
     /// How long it is kept what happened to messages.
     pub trace_kept: Kept,
     pub limits: SubmissionLimits,
@@ -114,6 +120,7 @@ impl Settings {
             lease: Duration::from_secs(2 * 60),
             stop_within: Duration::from_secs(30),
             schedule: Schedule::default(),
+            back_off: BackOff::default(),
             trace_kept: Kept::default(),
             limits: SubmissionLimits::default(),
             secret_key_file: None,

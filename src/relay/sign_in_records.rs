@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ pub async fn run(pool: &PgPool, sign_ins: &SignIns, stop: CancellationToken) {
         let result = timeout(PATIENCE, written).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
         if with_uses {
             uses_due = Instant::now() + USES;
+            sign_ins.forget_unused(OffsetDateTime::now_utc());
         }
         if let (Err(error), true) = (&result, store_answers) {
             tracing::warn!(%error, "sign-ins are not written down until the store answers again");

@@ -14,7 +14,7 @@ use super::{
         Begun, Failed, Handover, RecipientAnswer, Transaction, connection::Through, peer::Peer, source::Source,
         transaction::Request,
     },
-    message::Message,
+    message::{Client, Message},
     message_log::Line,
     meter::Meter,
     metrics::METRICS,
@@ -29,7 +29,7 @@ use crate::{
     mail::{
         EnhancedStatus, Envelope, Reply,
         envelope::Recipient,
-        id::{GatewayId, OrganizationId},
+        id::{GatewayId, OrganizationId, QueueId},
         notify::Event,
     },
     policy::{
@@ -147,6 +147,7 @@ impl Transfer {
             recipients: recipients.collect(),
             size: refused.size,
             client: Some(refused.client),
+            first_pass: None,
             scope: None,
             gateway: None,
             waits_for: None,
@@ -167,9 +168,6 @@ impl Transfer {
 
     pub(super) async fn take(&self, message: &Message) -> Answer {
         let now = message.accepted_at;
-        if let Some(first_pass) = &message.client.first_pass {
-            tracing::info!(queue_id = %message.id, first_pass, client = %message.client.address, "it was here before");
-        }
         let source = Source::Content(message.content.clone());
         let request = Request {
             reverse_path: &message.envelope.reverse_path,
@@ -448,7 +446,7 @@ impl Transfer {
         entries: Vec<Entry>,
         (gateway, through): (Option<&Peer>, Option<Through>),
     ) -> Result<Reply, Reply> {
-        let (message, client) = (entries[0].message.clone(), entries[0].client);
+        let (message, client, first_pass) = (entries[0].message.clone(), entries[0].client, entries[0].first_pass);
         let room = self.queue.room().take(message.organization, message.size);
         // What its gateway has whole already would only come twice if it were refused.
         if let Err(full) = room
@@ -463,7 +461,8 @@ impl Transfer {
         let reason = message.last_reply.as_deref().unwrap_or_default();
         let recipients = message.recipients.iter().map(|recipient| queue::told_of(recipient, reason)).collect();
         let sender = self.table.deciding(message.sender.as_deref().unwrap_or_default());
-        let line = Line { sender: &sender, client, gateway, through, recipients, ..Line::of(&message, reason) };
+        let line = Line { sender: &sender, client, first_pass, ..Line::of(&message, reason) };
+        let line = Line { gateway, through, recipients, ..line };
         line.write(&self.trace, Step::Queued);
         Ok(queued_as(&message))
     }
@@ -524,7 +523,8 @@ fn entry(message: &Message, whose: &SenderRoute, expires_at: OffsetDateTime) -> 
         expires_at,
         lease: None,
     };
-    Entry { message: queued, source: Source::Content(message.content.clone()), client: Some(message.client.address) }
+    let (source, client) = (Source::Content(message.content.clone()), &message.client);
+    Entry { message: queued, source, client: Some(client.address), first_pass: first_pass(client) }
 }
 
 fn recipients(envelope: &Envelope) -> Vec<Recipient> {
@@ -566,6 +566,10 @@ fn queue_is_full(full: Full) -> Reply {
     Reply::new(452, EnhancedStatus(4, 3, 1), text)
 }
 
+fn first_pass(client: &Client) -> Option<QueueId> {
+    client.first_pass.as_ref()?.parse().ok()
+}
+
 /// What the log says of a message that its client is still waiting for.
 fn line<'a>(message: &'a Message, whose: &SenderRoute, sender: &'a str, reply: &'a str) -> Line<'a> {
     let recipients = message.envelope.forward_paths.iter();
@@ -578,6 +582,7 @@ fn line<'a>(message: &'a Message, whose: &SenderRoute, sender: &'a str, reply: &
         recipients: recipients.map(|forward_path| Told::Alike(Cow::Borrowed(forward_path.as_str()))).collect(),
         size: message.content.size(),
         client: Some(message.client.address),
+        first_pass: first_pass(&message.client),
         scope: None,
         gateway: None,
         waits_for: None,

@@ -68,6 +68,7 @@ pub async fn of(
             last_reached_at: None,
             messages: None,
             taken_after_ms: None,
+            in_clear_since: None,
         },
         checked: row.verification.zip(row.requested_at).map(|(id, at)| Checked {
             gateway: row.id,

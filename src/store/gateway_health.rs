@@ -32,6 +32,35 @@ pub struct Seen {
     pub last_reached_at: Option<OffsetDateTime>,
     /// Of the last minutes, if there was mail.
     pub throughput: Option<Figures>,
+    pub encryption: Encryption,
+}
+
+/// How a gateway was spoken to; as far as one relay has seen since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Encryption {
+    /// When a connection was last encrypted.
+    pub encrypted_at: Option<OffsetDateTime>,
+    /// Since when they are not, if the last one was not.
+    pub clear_since: Option<OffsetDateTime>,
+}
+
+impl Encryption {
+    /// After one more connection at `now`.
+    pub fn after(self, encrypted: bool, now: OffsetDateTime) -> Self {
+        match encrypted {
+            true => Self { encrypted_at: Some(now), clear_since: None },
+            false => {
+                // Connections are not always made in the order in which they were wanted.
+                let since = self.encrypted_at.map_or(now, |at| now.max(at + time::Duration::MICROSECOND));
+                Self { clear_since: self.clear_since.or(Some(since)), ..self }
+            }
+        }
+    }
+
+    /// Whether it was encrypted, and is not any more.
+    pub fn has_ended(self) -> bool {
+        self.encrypted_at.is_some() && self.clear_since.is_some()
+    }
 }
 
 /// Writes down what changed. What was seen of gateways that are gone is left out.
@@ -56,17 +85,21 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
         .iter()
         .map(|seen| seen.throughput.map(|it| i32::try_from(it.taken_after.as_millis()).unwrap_or(i32::MAX)))
         .collect();
+    let encrypted: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.encryption.encrypted_at).collect();
+    let in_clear: Vec<Option<OffsetDateTime>> = seen.iter().map(|seen| seen.encryption.clear_since).collect();
     sqlx::query!(
         r#"
         insert into gateway_health (organization_id, gateway_id, relay_id, revision, last_accepted_at, last_failed_at,
                                     last_failure, failing_since, backup_id, certificate_ends_at, last_reached_at,
-                                    messages, taken_after_ms)
+                                    messages, taken_after_ms, encrypted_at, clear_since)
         select seen.organization, seen.gateway, $1, seen.revision, seen.accepted, seen.failed, seen.failure,
-               seen.failing, seen.backup, seen.certificate, seen.reached, seen.messages, seen.taken_after
+               seen.failing, seen.backup, seen.certificate, seen.reached, seen.messages, seen.taken_after,
+               seen.encrypted, seen.in_clear
         from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::text[],
-                    $8::timestamptz[], $9::uuid[], $10::timestamptz[], $11::timestamptz[], $12::integer[], $13::integer[])
+                    $8::timestamptz[], $9::uuid[], $10::timestamptz[], $11::timestamptz[], $12::integer[], $13::integer[],
+                    $14::timestamptz[], $15::timestamptz[])
              as seen (organization, gateway, revision, accepted, failed, failure, failing, backup, certificate, reached,
-                      messages, taken_after)
+                      messages, taken_after, encrypted, in_clear)
         join gateway on gateway.organization_id = seen.organization and gateway.id = seen.gateway
         on conflict (organization_id, gateway_id, relay_id) do update
         set revision = excluded.revision,
@@ -81,7 +114,13 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
             certificate_ends_at = excluded.certificate_ends_at,
             last_reached_at = coalesce(excluded.last_reached_at, case when gateway_health.revision = excluded.revision
                                                                  then gateway_health.last_reached_at end),
-            messages = excluded.messages, taken_after_ms = excluded.taken_after_ms
+            messages = excluded.messages, taken_after_ms = excluded.taken_after_ms,
+            encrypted_at = coalesce(excluded.encrypted_at, case when gateway_health.revision = excluded.revision
+                                                           then gateway_health.encrypted_at end),
+            -- Only a connection since then tells something else.
+            clear_since = case when excluded.encrypted_at is null and gateway_health.revision = excluded.revision
+                               then coalesce(gateway_health.clear_since, excluded.clear_since)
+                               else excluded.clear_since end
         -- A message may end on an earlier revision after mail has gone to a later one.
         where gateway_health.revision <= excluded.revision
         "#,
@@ -98,6 +137,8 @@ pub async fn record_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, seen
         &reached as &[Option<OffsetDateTime>],
         &messages as &[Option<i32>],
         &taken_after as &[Option<i32>],
+        &encrypted as &[Option<OffsetDateTime>],
+        &in_clear as &[Option<OffsetDateTime>],
     )
     .execute(db)
     .await
@@ -135,6 +176,8 @@ pub struct Health {
     /// How many messages it has taken of late, from all relays, and after how many milliseconds on average.
     pub messages: Option<i64>,
     pub taken_after_ms: Option<i64>,
+    /// Since when mail goes to it in clear that was encrypted before.
+    pub in_clear_since: Option<OffsetDateTime>,
 }
 
 /// Of the organization's gateways that had mail; only of one if it is named. What a relay says that has stopped, or
@@ -157,7 +200,11 @@ pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Optio
                     filter (where relay.id is not null and seen.last_accepted_at > now() - interval '5 minutes')
                 / nullif(sum(seen.messages)
                     filter (where relay.id is not null and seen.last_accepted_at > now() - interval '5 minutes'), 0))::bigint
-                   as taken_after_ms
+                   as taken_after_ms,
+               case when max(seen.clear_since) filter (where relay.id is not null and seen.clear_since > seen.encrypted_at)
+                         > max(seen.encrypted_at)
+                    then min(seen.clear_since) filter (where relay.id is not null and seen.clear_since > seen.encrypted_at)
+               end as in_clear_since
         from gateway_health seen
         join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
                     and gateway.revision = seen.revision

@@ -34,6 +34,10 @@ pub enum News {
     Certificate(Ending),
     /// It was to go live once it had passed its verification, and a relay was refused.
     NotPassed(NotPassed),
+    /// Mail that was encrypted goes to it in clear, since then.
+    InClear(OffsetDateTime),
+    /// It is encrypted again.
+    Encrypted,
 }
 
 /// A gateway that is pending and has not passed.
@@ -233,6 +237,78 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
     Ok(to_tell.collect())
 }
 
+/// Gateways that have been spoken to in clear since before `lasting`, were encrypted before that and by nobody since,
+/// and nobody was told of.
+pub async fn in_clear_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
+    sqlx::query!(
+        r#"
+        select distinct on (seen.organization_id, seen.gateway_id)
+               seen.organization_id as "organization: OrganizationId", organization.name, organization.slug,
+               seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
+               seen.clear_since as "since!"
+        from gateway_health seen
+        join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
+                    and gateway.revision = seen.revision
+        join organization on organization.id = seen.organization_id
+        join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                  and relay.last_seen_at > now() - interval '60 seconds'
+        where seen.clear_since > seen.encrypted_at and seen.clear_since <= $1
+          and not exists (select from gateway_health other
+                          where other.organization_id = seen.organization_id and other.gateway_id = seen.gateway_id
+                            and other.revision = seen.revision and other.encrypted_at >= seen.clear_since)
+          and not exists (select from encryption_notice told
+                          where told.organization_id = seen.organization_id and told.gateway_id = seen.gateway_id)
+        order by seen.organization_id, seen.gateway_id, seen.clear_since
+        limit 100
+        "#,
+        lasting,
+    )
+    .map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        slug: row.slug,
+        gateway: row.gateway,
+        address: row.address,
+        news: News::InClear(row.since),
+    })
+    .fetch_all(db)
+    .await
+}
+
+/// Gateways of which administrators know that mail went to them in clear, and which are spoken to encrypted again, by
+/// all relays that have had to do with them since.
+pub async fn encrypted_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>> {
+    sqlx::query!(
+        r#"
+        select told.organization_id as "organization: OrganizationId", organization.name, organization.slug,
+               told.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress"
+        from encryption_notice told
+        join gateway on gateway.organization_id = told.organization_id and gateway.id = told.gateway_id
+        join organization on organization.id = told.organization_id
+        where (select max(seen.encrypted_at) from gateway_health seen
+               where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
+                 and seen.revision = gateway.revision)
+            > greatest(told.noticed_at,
+                       (select max(seen.clear_since) from gateway_health seen
+                        join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                                  and relay.last_seen_at > now() - interval '60 seconds'
+                        where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
+                          and seen.revision = gateway.revision))
+        limit 100
+        "#,
+    )
+    .map(|row| ToTell {
+        organization: row.organization,
+        name: row.name,
+        slug: row.slug,
+        gateway: row.gateway,
+        address: row.address,
+        news: News::Encrypted,
+    })
+    .fetch_all(db)
+    .await
+}
+
 /// Notes that administrators are told at `now`. Returns whether they have not been: another relay may be faster.
 /// What is not pending any more is not told.
 pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
@@ -284,6 +360,26 @@ pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: Of
                 told.gateway as GatewayId,
                 ending.at,
                 ending.days,
+            )
+            .execute(db)
+            .await?
+        }
+        News::InClear(_) => {
+            sqlx::query!(
+                "insert into encryption_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)
+                 on conflict do nothing",
+                told.organization as OrganizationId,
+                told.gateway as GatewayId,
+                now,
+            )
+            .execute(db)
+            .await?
+        }
+        News::Encrypted => {
+            sqlx::query!(
+                "delete from encryption_notice where organization_id = $1 and gateway_id = $2",
+                told.organization as OrganizationId,
+                told.gateway as GatewayId,
             )
             .execute(db)
             .await?

@@ -424,6 +424,11 @@ pub async fn story(db: &mut PgConnection, organization: OrganizationId, message:
     Ok(Story { events, until })
 }
 
+/// Whether something is known of a message.
+pub async fn is_known(db: &mut PgConnection, organization: OrganizationId, message: QueueId) -> Result<bool> {
+    Ok(!of_message(beginnings(db, organization, ShortId::of(message)).await?, message).is_empty())
+}
+
 /// The chunks that may have a message's first lines.
 async fn beginnings(db: &mut PgConnection, organization: OrganizationId, short: ShortId) -> Result<Vec<Vec<u8>>> {
     let (from, below) = first_lines(short);

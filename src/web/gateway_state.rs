@@ -76,6 +76,8 @@ pub struct ShownState {
     pub backup: Option<ShownAddress>,
     /// What is to be done about its certificate soon.
     pub certificate: Option<String>,
+    /// That mail goes to it in clear which was encrypted before.
+    pub in_clear: Option<String>,
     /// How much it takes, and how soon; or when it was reached without mail.
     pub figures: Option<String>,
 }
@@ -99,6 +101,10 @@ impl ShownState {
             figures: health.filter(|_| since.is_none()).and_then(|health| figures(health, now)),
             because: health.and_then(|health| health.last_failure.clone()).filter(|_| since.is_some()),
             backup: health.and_then(|health| health.backup.as_ref()).filter(|_| since.is_some()).map(Into::into),
+            in_clear: health.and_then(|health| health.in_clear_since).map(|since| {
+                let since = wording::moment(since);
+                format!("It has stopped offering TLS: mail goes to it in clear since {since}.")
+            }),
             certificate: health
                 .and_then(|health| health.certificate_ends_at)
                 .filter(|ends_at| *ends_at - now <= ENDS_SOON)

@@ -55,6 +55,8 @@ struct TracedMessage {
     more: i64,
     size: Option<String>,
     client: Option<String>,
+    /// It came back: how it was known the first time, and that story where there is one.
+    first_pass: Option<(ShortId, Option<String>)>,
     /// The sender's account, by its page.
     account: Option<String>,
     /// Recipients, size and client were kept for a shorter time, which is over.
@@ -142,6 +144,13 @@ async fn show(
         }
         _ => None,
     };
+    let first_pass = match first.first_pass {
+        Some(id) if store::message_trace::is_known(&mut transaction, organization, id).await? => {
+            Some((ShortId::of(id), Some(link(slug, id).build())))
+        }
+        Some(id) => Some((ShortId::of(id), None)),
+        None => None,
+    };
     let last = if waits { OffsetDateTime::now_utc() } else { story.events.last().unwrap_or(first).at };
     let around = (first.at - Duration::MINUTE, last + Duration::MINUTE);
     let gaps = ShownGap::in_time(&mut transaction, organization, around).await?;
@@ -161,6 +170,7 @@ async fn show(
         more: of_all.saturating_sub(NAMED).try_into().unwrap_or(i64::MAX),
         size: first.size.map(|size| wording::counted(i64::try_from(size).unwrap_or(i64::MAX), "byte", "bytes")),
         client: first.client.map(|client| client.to_string()),
+        first_pass,
         account,
         without_details: first.size.is_none() && first.client.is_none(),
         steps: story.events.iter().map(|event| ShownStep::of(slug, event, of_all)).collect(),

@@ -6,7 +6,11 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use outgate::{
     config::{PlatformSettings, RelaySettings, StoreSettings, WebSettings, wrong_setting},
-    policy::{gateway_network::Ports, retry::Schedule, routing::PlatformDefault},
+    policy::{
+        gateway_network::Ports,
+        retry::{BackOff, Schedule},
+        routing::PlatformDefault,
+    },
 };
 
 #[derive(Debug, Parser)]
@@ -95,6 +99,16 @@ fn how_long_mail_waits_is_the_operators_to_say() {
 }
 
 #[test]
+fn how_long_a_failing_gateway_is_left_alone_is_the_operators_to_say() {
+    assert_eq!(with(&[]).unwrap().relay.back_off().unwrap(), BackOff::default());
+    let set = with(&["--gateway-retry-first=1s", "--gateway-retry-longest=1h"]).unwrap().relay.back_off().unwrap();
+    assert_eq!(set, BackOff { first: time::Duration::SECOND, longest: time::Duration::HOUR });
+    let contradiction = with(&["--gateway-retry-first=10m"]).unwrap().relay.back_off().unwrap_err().to_string();
+    let words = "OUTGATE_GATEWAY_RETRY_FIRST is longer than OUTGATE_GATEWAY_RETRY_LONGEST: make it shorter.";
+    assert_eq!(contradiction, words);
+}
+
+#[test]
 fn the_public_url_is_a_server_and_nothing_more() {
     let url = |typed| {
         let all = with(&["--public-url", typed]).unwrap();
@@ -113,6 +127,7 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--database-url", "mysql://root:secret@db/x", "not the URL of a PostgreSQL database"),
         ("--web-database-url", "db", "not the URL of a PostgreSQL database"),
         ("--relay-database-url", "postgres://u:secret@h:port/x", "not the URL of a PostgreSQL database"),
+        ("--gateway-retry-longest", "2d", "“2d” is more than 1d"),
         ("--default-route", "a b", "contains a blank"),
         ("--allowed-gateway-networks", "10.0.0.0/33", "“10.0.0.0/33” is not a network"),
         ("--gateway-ports", "25,smtp", "“smtp” is neither a port nor a range of ports"),

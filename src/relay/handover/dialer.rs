@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{task::JoinSet, time::sleep};
@@ -65,8 +65,11 @@ pub struct Known {
 #[derive(Debug, Clone, Copy)]
 struct Last {
     ip: IpAddr,
-    encrypted: bool,
+    at: Instant,
 }
+
+/// After so long it is not remembered how a connection was made.
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Known {
     fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, Last>> {
@@ -77,14 +80,23 @@ impl Known {
         self.peers().get(&peer.key).copied()
     }
 
+    /// Forgets whoever was not connected to for a day at `now`.
+    pub fn forget_unused(&self, now: Instant) {
+        let mut peers = self.peers();
+        peers.retain(|_, last| now.saturating_duration_since(last.at) < UNUSED);
+        peers.shrink_to_fit();
+    }
+
+    /// How many servers are remembered.
+    pub fn count(&self) -> usize {
+        self.peers().len()
+    }
+
     fn remember(&self, peer: &Peer, last: Last) {
         if peer.is_recipients_server() {
             return;
         }
-        let before = self.peers().insert(peer.key.clone(), last);
-        if before.is_some_and(|before| before.encrypted) && !last.encrypted {
-            tracing::warn!(%peer, alert = "gateway stopped offering TLS", "mail goes to it in clear now");
-        }
+        self.peers().insert(peer.key.clone(), last);
     }
 }
 
@@ -123,8 +135,7 @@ impl Dialer {
                         witness.begins(Stage::SignIn);
                         credential.sign_in(&mut connection, peer.tls).await?;
                     }
-                    let encrypted = connection.is_encrypted();
-                    self.known.remember(peer, Last { ip: address.ip(), encrypted });
+                    self.known.remember(peer, Last { ip: address.ip(), at: Instant::now() });
                     return Ok(connection);
                 }
                 Err(failure) => last = failure,

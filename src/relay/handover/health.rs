@@ -18,10 +18,10 @@ use crate::{
     },
     policy::{
         fault::Stage,
-        retry,
+        retry::BackOff,
         throughput::{MINUTES, Throughput},
     },
-    store::gateway_health::Seen,
+    store::gateway_health::{Encryption, Seen},
 };
 
 /// Shared by hand-over and queue. Recipients' own servers are not kept: there are too many.
@@ -29,6 +29,7 @@ use crate::{
 pub struct Health {
     /// Since when anything can be known.
     began: Instant,
+    back_off: BackOff,
     /// A std lock: held for look-ups only, never across an await.
     peers: Mutex<HashMap<PeerKey, State>>,
     recovered: Mutex<Vec<(OrganizationId, GatewayId)>>,
@@ -54,6 +55,7 @@ struct State {
     backup: Option<PeerKey>,
     /// Until when its certificate is valid, where mail stops after that; as of the last connection.
     certificate_ends_at: Option<OffsetDateTime>,
+    encryption: Encryption,
     /// `None` as long as nothing was counted.
     traffic: Option<Box<Counted>>,
 }
@@ -117,6 +119,8 @@ impl State {
 const QUIET: Duration = Duration::from_secs(60 * 60);
 /// For so long a gateway is not asked again whether it takes our mail.
 const VOUCHED: Duration = Duration::from_secs(60);
+/// After so long nothing is remembered of a server that is not failing and that nobody has used or probed.
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as a message may take from its failed attempt into the queue, and a little more.
 const ON_ITS_WAY: time::Duration = time::Duration::seconds(30);
 
@@ -132,6 +136,8 @@ pub struct Failing {
     pub reason: String,
     /// How far the last conversation came.
     pub stage: Stage,
+    /// The longest that nobody asks it.
+    longest: time::Duration,
     /// One message is asking now.
     probing: bool,
     /// Found without mail: it is looked after without mail, too.
@@ -141,7 +147,7 @@ pub struct Failing {
 impl Failing {
     /// Whether it is time to ask again; also if `until` is so far away that the clock was set back.
     pub fn may_be_asked(&self, now: OffsetDateTime) -> bool {
-        self.until <= now || self.until - now > retry::LONGEST_PROBE
+        self.until <= now || self.until - now > self.longest
     }
 
     /// The same, unless somebody is asking now.
@@ -162,14 +168,13 @@ pub struct Leave {
     probed: Option<PeerKey>,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        let (peers, recovered, recovery) = Default::default();
-        Self { began: Instant::now(), peers, recovered, recovery }
-    }
-}
-
 impl Health {
+    /// Nothing is known yet.
+    pub fn new(back_off: BackOff) -> Self {
+        let (peers, recovered, recovery) = Default::default();
+        Self { began: Instant::now(), back_off, peers, recovered, recovery }
+    }
+
     fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, State>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -262,6 +267,26 @@ impl Health {
         }
     }
 
+    /// A connection was made to it, encrypted or in clear. That mail for it goes in clear though it was encrypted before is
+    /// told once, and does not keep the mail.
+    pub fn spoke(&self, peer: &Peer, encrypted: bool, now: OffsetDateTime) {
+        if peer.is_recipients_server() {
+            return;
+        }
+        let mut peers = self.peers();
+        let state = peers.entry(peer.key.clone()).or_default();
+        let before = state.encryption;
+        state.encryption = before.after(encrypted, now);
+        match (before.has_ended(), state.encryption.has_ended()) {
+            (false, true) => {
+                tracing::warn!(%peer, alert = "gateway stopped offering TLS", "mail goes to it in clear now");
+            }
+            (true, false) => tracing::info!(%peer, "mail to it is encrypted again"),
+            _ => {}
+        }
+        state.touch();
+    }
+
     /// It can be reached again, as far as one can tell without a message.
     pub fn reached(&self, peer: &Peer) {
         if let Some(state) = self.peers().get_mut(&peer.key)
@@ -352,7 +377,7 @@ impl Health {
     /// together count once.
     pub fn failed(&self, peer: &Peer, stage: Stage, reason: &str, now: OffsetDateTime) -> OffsetDateTime {
         if peer.is_recipients_server() {
-            return retry::next_probe(now, 1);
+            return self.back_off.next_probe(now, 1);
         }
         let mut peers = self.peers();
         let state = peers.entry(peer.key.clone()).or_default();
@@ -365,13 +390,14 @@ impl Health {
                 until: now,
                 reason: String::new(),
                 stage,
+                longest: self.back_off.longest,
                 probing: false,
                 is_quiet: false,
             }
         });
         if failing.may_be_asked(now) {
             failing.failures += 1;
-            failing.until = retry::next_probe(now, failing.failures);
+            failing.until = self.back_off.next_probe(now, failing.failures);
         }
         reason.clone_into(&mut failing.reason);
         failing.stage = stage;
@@ -435,6 +461,7 @@ impl Health {
                 certificate_ends_at: state.certificate_ends_at,
                 last_reached_at: state.reached_at.map(|at| now - at.elapsed()),
                 throughput: state.traffic.as_ref().and_then(|counted| counted.throughput.figures(minute())),
+                encryption: state.encryption,
             };
             seen.insert((organization, gateway), of_this);
         }
@@ -453,6 +480,22 @@ impl Health {
                 state.touch();
             }
         }
+    }
+
+    /// Forgets what nobody has used or probed for a day at `now`, such as former revisions. Trouble is never forgotten
+    /// here.
+    pub fn forget_unused(&self, now: Instant) {
+        let mut peers = self.peers();
+        peers.retain(|_, state| {
+            let is_unused = |at| now.saturating_duration_since(at) >= UNUSED;
+            state.failing.is_some() || state.backup.is_some() || !is_unused(state.touched_at.unwrap_or(self.began))
+        });
+        peers.shrink_to_fit();
+    }
+
+    /// Of how many servers anything is known.
+    pub fn known(&self) -> usize {
+        self.peers().len()
     }
 
     /// Mail that waits for it may leave.

@@ -40,6 +40,7 @@ use crate::{
     policy::{
         connections::asks_for_fewer,
         fault::{self, Fault, Stage, fault, takes_no_more_recipients},
+        retry::BackOff,
     },
 };
 
@@ -143,13 +144,21 @@ enum Opened {
 }
 
 impl Handover {
-    pub fn new(dialer: Dialer) -> Self {
-        Self { dialer: Arc::new(dialer), pool: Arc::default(), health: Arc::default(), second_look: None }
+    pub fn new(dialer: Dialer, back_off: BackOff) -> Self {
+        let health = Arc::new(Health::new(back_off));
+        Self { dialer: Arc::new(dialer), pool: Arc::default(), health, second_look: None }
     }
 
     /// One that looks again when a gateway that has taken mail says what one says that does not know us.
     pub fn looking_again(self, second_look: SecondLook) -> Self {
         Self { second_look: Some(second_look), ..self }
+    }
+
+    /// Forgets, at `now`, what was not used for a day and is in no trouble: memory does not grow by every revision that
+    /// a gateway ever had.
+    pub fn forget_unused(&self, now: Instant) {
+        self.health.forget_unused(now);
+        self.dialer.known.forget_unused(now);
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -283,9 +292,7 @@ impl Handover {
         }
         match self.dialer.dial(asked.peer()).await {
             Ok(connection) => {
-                let session = connection.tls_session();
-                let ends_at = session.and_then(|session| tls::certificate_ends_at(session, asked.peer()));
-                self.health.showed_certificate(asked.peer(), ends_at);
+                self.connected(asked.peer(), &connection, now);
                 Opened::Ready(connection, false)
             }
             // It is there, and has too many of ours: this one waits until another is free.
@@ -299,6 +306,14 @@ impl Handover {
                 if is_out_of_reach && self.has_another(asked, now) { Opened::Elsewhere } else { Opened::Failed(failed) }
             }
         }
+    }
+
+    /// What a new connection tells of the server.
+    fn connected(&self, peer: &Peer, connection: &Connection, now: OffsetDateTime) {
+        let session = connection.tls_session();
+        let ends_at = session.and_then(|session| tls::certificate_ends_at(session, peer));
+        self.health.showed_certificate(peer, ends_at);
+        self.health.spoke(peer, connection.is_encrypted(), now);
     }
 
     /// Chooses who is asked: the gateway itself, and while it is out of reach the first of its backups that is
@@ -334,6 +349,7 @@ impl Handover {
             let slot = pool.slot(&peer).await;
             match dialer.dial(&peer).await {
                 Ok(connection) => {
+                    health.spoke(&peer, connection.is_encrypted(), now + started.elapsed());
                     slot.keep(connection);
                     health.reached(&peer);
                 }
@@ -353,9 +369,7 @@ impl Handover {
         };
         match dialed {
             Ok(connection) => {
-                let session = connection.tls_session();
-                self.health
-                    .showed_certificate(peer, session.and_then(|session| tls::certificate_ends_at(session, peer)));
+                self.connected(peer, &connection, now);
                 connection.quit().await;
                 self.health.reached_quietly(peer);
             }

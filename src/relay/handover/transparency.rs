@@ -74,6 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn wire(content: &[u8], borders: &[usize]) -> Vec<u8> {
         let mut transparency = Transparency::default();
@@ -118,7 +119,25 @@ mod tests {
         assert_eq!(wire(b"a\n.\r\nb\r.\r\n", &[]), b"a\n.\r\nb\r.\r\n.\r\n");
     }
 
+    /// Whoever reads a large message has a buffer that ends somewhere: here in the middle of a line that is a dot.
+    #[test]
+    fn a_dot_line_across_the_border_of_two_buffers_is_hidden_at_every_position() {
+        let lines = b"\r\n..\r\n.\r\n.x\r\n\r\n.\r\r\n.\n.\r\n";
+        for buffer in [64_000, 64 * 1024, 32 * 1024] {
+            for before in 0..=lines.len() {
+                let filler = vec![b'x'; buffer - before];
+                let content = [&filler[..], lines, &filler[..], lines].concat();
+                let borders: Vec<usize> = (1..=content.len() / buffer).map(|number| number * buffer).collect();
+                let sent = wire(&content, &borders);
+                assert!(sent == wire(&content, &[]), "{before} bytes before the border of {buffer}");
+                assert!(received(&sent) == Some(content), "{before} bytes before the border of {buffer}");
+            }
+        }
+    }
+
     proptest! {
+        #![proptest_config(cases(1_000))]
+
         #[test]
         fn every_byte_arrives_wherever_the_chunks_end(
             content in proptest::collection::vec(prop_oneof![Just(b'.'), Just(b'\r'), Just(b'\n'), Just(b'a')], 0..60),

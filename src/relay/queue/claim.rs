@@ -80,7 +80,7 @@ impl Queue {
             id: message.id,
             size: message.size.try_into().unwrap_or_default(),
         };
-        Entry { message, source, client: None }
+        Entry { message, source, client: None, first_pass: None }
     }
 
     /// Mail does not wait out its pause if what it waits for has changed: its gateway takes mail

@@ -1,5 +1,6 @@
-//! Tells administrators of gateways that do not take mail, when they do again, of certificates that end and of gateways
-//! that do not go live: one message an occasion and administrator, queued in the transaction that notes it.
+//! Tells administrators of gateways that do not take mail or have stopped offering TLS, when that is over, of certificates
+//! that end and of gateways that do not go live: one message an occasion and administrator, queued in the transaction that
+//! notes it.
 
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ impl Queue {
         to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
         to_tell.extend(store::gateway_notice::ending_across_tenants(db, now).await?);
         to_tell.extend(store::gateway_notice::not_passed_across_tenants(db, now - LASTS).await?);
+        to_tell.extend(store::gateway_notice::in_clear_across_tenants(db, now - LASTS).await?);
+        to_tell.extend(store::gateway_notice::encrypted_across_tenants(db).await?);
         let mut messages = 0;
         for told in &to_tell {
             let mut transaction = db.begin().await?;
@@ -85,6 +88,8 @@ impl Queue {
                 News::Well => gateway_notice::News::Well,
                 News::Certificate(ending) => gateway_notice::News::Certificate { ends_at: ending.at },
                 News::NotPassed(not_passed) => gateway_notice::News::NotPassed(written(not_passed)),
+                News::InClear(since) => gateway_notice::News::InClear { since: *since },
+                News::Encrypted => gateway_notice::News::Encrypted,
             },
         }
         .to_bytes();
@@ -129,6 +134,11 @@ fn for_webhook(told: &ToTell, now: OffsetDateTime) -> WebhookNotice {
             );
             (Kind::GatewayNotPassed, words)
         }
+        News::InClear(_) => {
+            let words = format!("The gateway {gateway} has stopped offering TLS: mail goes to it in clear.");
+            (Kind::GatewayInClear, words)
+        }
+        News::Encrypted => (Kind::GatewayEncrypted, format!("Mail to the gateway {gateway} is encrypted again.")),
     };
     WebhookNotice { kind, at: now, organization: told.slug.clone(), subject: told.address.to_string(), text }
 }

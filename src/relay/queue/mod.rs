@@ -124,6 +124,8 @@ pub struct Entry {
     pub source: Source,
     /// Who submitted it; not known any more of what is taken up from the queue.
     pub client: Option<IpAddr>,
+    /// The id under which it passed here before; known as long.
+    pub first_pass: Option<QueueId>,
 }
 
 impl Entry {
@@ -162,7 +164,7 @@ impl Entry {
             expires_at,
             lease: None,
         };
-        Self { message, source: Source::Content(Content::Memory(content.into())), client: None }
+        Self { message, source: Source::Content(Content::Memory(content.into())), client: None, first_pass: None }
     }
 }
 

@@ -180,7 +180,8 @@ impl Queue {
         let mut ticks = interval(renewal_pause(self.shared.settings.lease));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.shared.handover.pool().sweep(std::time::Instant::now(), OffsetDateTime::now_utc()).await;
+            self.shared.handover.pool().sweep(Instant::now(), OffsetDateTime::now_utc()).await;
+            self.shared.handover.forget_unused(Instant::now());
             let held = self.shared.leases.all();
             if let Err(error) = self.renew(&held, OffsetDateTime::now_utc()).await {
                 tracing::warn!(%error, leases = held.len(), "leases could not be renewed");

@@ -7,7 +7,7 @@ use super::command::RcptCommand;
 use crate::{
     mail::{Mailbox, Reply, id::TestMessageId, notify::Wishes},
     policy::distribution_list::{MOST_EXPANDED, Refusal},
-    relay::routing_table::RoutingTable,
+    relay::{metrics::RefusedFor, routing_table::RoutingTable},
 };
 
 /// The forward-paths of a message.
@@ -23,7 +23,7 @@ pub(super) struct Recipients {
     /// It is a test message that comes back. It has no other recipient.
     pub test: Option<TestMessageId>,
     /// What everybody else hears than the recipient of a test message.
-    pub only_test: Option<Reply>,
+    pub only_test: Option<(RefusedFor, Reply)>,
     /// What was said to the first for whom there was no room.
     pub too_many: Option<Box<Reply>>,
 }
@@ -33,8 +33,8 @@ pub(super) type Refused = (String, Refusal);
 
 impl Recipients {
     /// Of a client that may send nothing, unless it brings a test message back.
-    pub fn for_test_alone(refusal: Reply) -> Self {
-        Self { only_test: Some(refusal), ..Self::default() }
+    pub fn for_test_alone(why: RefusedFor, refusal: Reply) -> Self {
+        Self { only_test: Some((why, refusal)), ..Self::default() }
     }
 
     pub fn add(&mut self, RcptCommand { forward_path, wishes }: RcptCommand) {

@@ -38,6 +38,7 @@ use crate::{
     relay::{
         memory::{BUFFER, Growing, InFlight, Memory, Supply},
         message::Client,
+        metrics::{METRICS, RefusedFor},
         routing_table::{Knowledge, RoutingTable},
         test_message::{self, Recipient, ReturnTokens, Returned},
     },
@@ -529,6 +530,7 @@ impl Session {
     fn sign_in(&mut self, user_name: &str, secret: &str, now: OffsetDateTime) {
         let terms = Arc::clone(&self.terms);
         if !terms.sign_ins.permit(self.client, user_name, now) {
+            METRICS.refused_by_submission(RefusedFor::SignIn);
             return self.close(&replies::too_many_tries(&terms.hostname));
         }
         let Some(credential) = terms.credential_of(user_name, secret) else {
@@ -553,6 +555,7 @@ impl Session {
 
     fn sign_in_failed(&mut self, reply: &Reply) {
         self.failed_sign_ins += 1;
+        METRICS.refused_by_submission(RefusedFor::SignIn);
         self.say(reply);
         if self.failed_sign_ins >= MOST_FAILED_SIGN_INS {
             self.close(&replies::too_many_mistakes(&self.terms.hostname));
@@ -567,17 +570,19 @@ impl Session {
             return self.mistake(&replies::one_sender());
         }
         match self.refuse_sender(&mail, now) {
-            Some(refusal) if refusal.code == 421 => {
+            Some((why, refusal)) if refusal.code == 421 => {
+                METRICS.refused_by_submission(why);
                 let size = mail.size.unwrap_or_default();
                 let refusal = self.noted(QueueId::new(), &mail.reverse_path, Vec::new(), size, refusal);
                 self.close(&refusal);
             }
             // Whether it is a test message that comes back, its recipient says.
-            Some(refusal) if self.may_bring_back(&mail, &refusal) => {
+            Some((why, refusal)) if self.may_bring_back(&mail, &refusal) => {
                 self.say(&replies::sender_accepted());
-                self.state = State::Envelope(mail, Recipients::for_test_alone(refusal));
+                self.state = State::Envelope(mail, Recipients::for_test_alone(why, refusal));
             }
-            Some(refusal) => {
+            Some((why, refusal)) => {
+                METRICS.refused_by_submission(why);
                 let size = mail.size.unwrap_or_default();
                 let refusal = self.noted(QueueId::new(), &mail.reverse_path, Vec::new(), size, refusal);
                 self.say(&refusal);
@@ -595,44 +600,45 @@ impl Session {
         self.terms.returns.is_some() && refusal.is_permanent() && fits
     }
 
-    /// What is said to MAIL if not 250. A null reverse-path is judged when the header is read.
-    fn refuse_sender(&self, mail: &MailCommand, now: OffsetDateTime) -> Option<Reply> {
+    /// What is said to MAIL if not 250, and why. A null reverse-path is judged when the header is read.
+    fn refuse_sender(&self, mail: &MailCommand, now: OffsetDateTime) -> Option<(RefusedFor, Reply)> {
         let terms = &self.terms;
         let credential = match &self.signed_in {
             Some(signed_in) => match self.credential(signed_in) {
                 Some(credential) => Some(credential),
                 // Not a stranger's 550: the client may have another credential for its mail.
-                None => return Some(replies::credential_revoked()),
+                None => return Some((RefusedFor::SignIn, replies::credential_revoked())),
             },
             None if self.hands_back(&mail.reverse_path) => None,
             None if !self.named || !terms.trusts(self.client) => {
-                return Some(replies::not_trusted(self.client, self.encryption()));
+                return Some((RefusedFor::Stranger, replies::not_trusted(self.client, self.encryption())));
             }
             None => None,
         };
         if mail.size.is_some_and(|size| size > terms.max_message_size) {
-            return Some(replies::too_large(terms.max_message_size));
+            return Some((RefusedFor::Size, replies::too_large(terms.max_message_size)));
         }
         if terms.table.knowledge(Instant::now()) != Knowledge::Usable {
-            return Some(replies::stale());
+            return Some((RefusedFor::ForNow, replies::stale()));
         }
         // What is known to stay in memory needs no room on disk.
         let size = mail.size.unwrap_or(IN_MEMORY as u64 + 1);
         if size > IN_MEMORY as u64 && size > terms.spool_room.load(Ordering::Relaxed) {
-            return Some(replies::no_room());
+            return Some((RefusedFor::ForNow, replies::no_room()));
         }
         if !mail.reverse_path.is_empty() {
             let refusal = credential
                 .as_deref()
                 .and_then(|credential| self.refuse_sender_to(credential, &mail.reverse_path))
                 .or_else(|| self.refuse_reverse_path(&mail.reverse_path));
-            if refusal.is_some() {
-                return refusal;
+            if let Some(refusal) = refusal {
+                return Some((RefusedFor::Sender, refusal));
             }
         }
         let credential = credential?;
         if !terms.sign_ins.take_allowance(&credential, now) {
-            return credential.limits.messages_per_minute.map(replies::too_fast);
+            let most = credential.limits.messages_per_minute?;
+            return Some((RefusedFor::ForNow, replies::too_fast(most)));
         }
         terms.sign_ins.note_use(&credential, self.client, now);
         None
@@ -671,6 +677,7 @@ impl Session {
             return self.mistake(&replies::sender_first());
         };
         if !mail.parameters.smtputf8 && !rcpt.is_ascii() {
+            METRICS.refused_by_submission(RefusedFor::Recipient);
             let refusal = self.noted_of_message(vec![rcpt.forward_path], replies::needs_smtputf8());
             return self.say(&refusal);
         }
@@ -679,18 +686,26 @@ impl Session {
             if recipient != Recipient::Somebody {
                 let forward_path = rcpt.forward_path.clone();
                 let reply = bring_back(recipients, rcpt, recipient);
-                // What is put off here is a test message, which has a page of its own.
-                if !reply.is_permanent() {
-                    return self.say(&reply);
-                }
-                let reply = self.noted_of_message(vec![forward_path], reply);
-                return self.mistake(&reply);
+                return match (reply.is_permanent(), reply.is_positive()) {
+                    (true, _) => {
+                        METRICS.refused_by_submission(RefusedFor::Recipient);
+                        let reply = self.noted_of_message(vec![forward_path], reply);
+                        self.mistake(&reply);
+                    }
+                    (false, true) => self.say(&reply),
+                    // A test message, which has a page of its own.
+                    (false, false) => {
+                        METRICS.refused_by_submission(RefusedFor::ForNow);
+                        self.say(&reply);
+                    }
+                };
             }
         }
         if recipients.test.is_some() {
             return self.say(&replies::test_message_alone());
         }
-        if let Some(refusal) = recipients.only_test.clone() {
+        if let Some((why, refusal)) = recipients.only_test.clone() {
+            METRICS.refused_by_submission(why);
             let refusal = self.noted_of_message(vec![rcpt.forward_path], refusal);
             return self.mistake(&refusal);
         }
@@ -707,6 +722,7 @@ impl Session {
             Some(Ok(Some(members))) if recipients.have_room_for(members.len()) => {}
             Some(Ok(Some(_))) => return self.refuse_further(rcpt.forward_path),
             Some(Err(refusal)) => {
+                METRICS.refused_by_submission(RefusedFor::Recipient);
                 let refusal = self.noted_of_message(vec![rcpt.forward_path], replies::list_refuses(&refusal));
                 return self.say(&refusal);
             }
@@ -717,6 +733,7 @@ impl Session {
 
     /// There is no room for a further recipient: told of once a message, though it may be said of thousands.
     fn refuse_further(&mut self, forward_path: String) {
+        METRICS.refused_by_submission(RefusedFor::ForNow);
         let told = match &self.state {
             State::Envelope(_, recipients) => recipients.too_many.clone(),
             _ => None,
@@ -747,6 +764,7 @@ impl Session {
                     }
                     // It took the sender's mail until a moment ago.
                     Err((forward_path, refusal)) => {
+                        METRICS.refused_by_submission(RefusedFor::Recipient);
                         let (size, reply) = (mail.size.unwrap_or_default(), replies::list_refuses(&refusal));
                         let id = QueueId::new();
                         let reply = self.noted(id, &mail.reverse_path, vec![forward_path], size, reply);
@@ -840,7 +858,13 @@ impl Session {
                 let submitted = Submitted { id, envelope, sender, message_id, rest, has_dots, in_flight, client };
                 Some(Action::Accept(Box::new(submitted)))
             }
-            Err(refusal) => {
+            Err((why, refusal)) => {
+                METRICS.refused_by_submission(why);
+                if refusal.is_permanent() {
+                    METRICS.refused.add(1);
+                } else {
+                    METRICS.deferred.add(1);
+                }
                 let Envelope { reverse_path, forward_paths, .. } = receiving.envelope;
                 let refusal = self.noted(receiving.id, &reverse_path, forward_paths, 0, refusal);
                 self.answer(&refusal);
@@ -865,23 +889,23 @@ impl Session {
     }
 
     /// Whether a message that was read to its end can be passed on, and for whom; with its Message-ID.
-    fn judge(&self, receiving: &mut Receiving) -> Result<(String, Option<String>, Client), Reply> {
+    fn judge(&self, receiving: &mut Receiving) -> Result<(String, Option<String>, Client), (RefusedFor, Reply)> {
         if let Some(fault) = receiving.reader.fault() {
-            return Err(self.refusal_of(fault));
+            return Err((why(fault), self.refusal_of(fault)));
         }
         let header = receiving.take_header(&self.terms.hostname);
         if header.trace.hops > replies::MOST_HOPS {
-            return Err(replies::going_in_circles());
+            return Err((RefusedFor::Loop, replies::going_in_circles()));
         }
         if header.trace.own > replies::MOST_OWN_HOPS {
-            return Err(replies::coming_back());
+            return Err((RefusedFor::Loop, replies::coming_back()));
         }
         let sender = match receiving.envelope.reverse_path.as_str() {
             "" => {
-                let sender = self.sender_of_null(&header.senders)?;
+                let sender = self.sender_of_null(&header.senders).map_err(|refusal| (RefusedFor::Sender, refusal))?;
                 let asked = |path: &String| self.terms.table.ask_list((sender.as_str(), true), path);
                 if let Some(Err(refusal)) = receiving.envelope.forward_paths.iter().find_map(asked) {
-                    return Err(replies::list_refuses(&refusal));
+                    return Err((RefusedFor::Recipient, replies::list_refuses(&refusal)));
                 }
                 sender
             }
@@ -1005,6 +1029,14 @@ impl Session {
             Some(refusal) => Err(refusal),
             None => Ok(sender),
         }
+    }
+}
+
+fn why(fault: Fault) -> RefusedFor {
+    match fault {
+        Fault::BareCarriageReturn | Fault::BareLineFeed | Fault::Nul => RefusedFor::Content,
+        Fault::TooLarge => RefusedFor::Size,
+        Fault::NoRoom | Fault::NotKept => RefusedFor::ForNow,
     }
 }
 

@@ -116,6 +116,18 @@ impl SignIns {
         allowances.entry(credential.id).or_insert_with(|| Allowance::full(rate, now)).take(rate, now)
     }
 
+    /// Forgets the rates of credentials that were not used for a day: theirs are full again.
+    pub fn forget_unused(&self, now: OffsetDateTime) {
+        let mut allowances = lock(&self.allowances);
+        allowances.retain(|_, allowance| !allowance.is_unused(now));
+        allowances.shrink_to_fit();
+    }
+
+    /// Of how many credentials the rate is counted.
+    pub fn rates(&self) -> usize {
+        lock(&self.allowances).len()
+    }
+
     /// A place among the connections of an organization's credentials; `None` if it has `most` already.
     pub fn enter(self: &Arc<Self>, organization: OrganizationId, most: usize) -> Option<OrganizationPlace> {
         let mut connections = lock(&self.connections);

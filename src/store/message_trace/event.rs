@@ -87,6 +87,9 @@ pub struct Event<'a> {
     /// Who submitted it, where that is still known.
     #[serde(rename = "by", default, skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
+    /// The id under which it passed here before, as its own header says.
+    #[serde(rename = "was", default, skip_serializing_if = "Option::is_none")]
+    pub first_pass: Option<QueueId>,
     #[serde(rename = "acc", default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountId>,
     /// The scope whose pointer decided; none for the platform's default.
@@ -127,6 +130,7 @@ impl Event<'_> {
             recipients: Vec::new(),
             size: None,
             client: None,
+            first_pass: None,
             account: None,
             scope: None,
             gateway: None,

@@ -109,3 +109,37 @@ async fn a_gateway_whose_name_is_mistyped_or_cannot_be_looked_up_is_waited_for(d
     sending.step_after(6).await;
     assert_eq!(gateway.received(3).await.len(), 3);
 }
+
+#[sqlx::test]
+async fn a_gateway_is_reached_over_ipv6_by_its_address_and_by_a_name_that_has_both_kinds(db: PgPool) {
+    let gateway = Gateway::start_on("[::1]:0".parse().unwrap()).await;
+    let port = gateway.address.port();
+    let names = names(&[(NAME, "::1"), (NAME, "127.0.0.1")], &[]);
+    let options = Options { names, allowed: "127.0.0.0/8 ::1/128", ..Options::default() };
+    let sending = Sending::with(db, options).await;
+
+    sending.set_gateway(Some(&format!("[::1]:{port}")));
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    sending.set_gateway(Some(&format!("{NAME}:{port}")));
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    assert_eq!(gateway.so_far().len(), 2);
+
+    // Where nobody answers over the one, mail goes over the other.
+    gateway.stop().await;
+    sending.handover.pool().close().await;
+    let over_ipv4 = gateway_at("127.0.0.1", port).await;
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
+    assert_eq!(over_ipv4.so_far().len(), 1);
+}
+
+#[sqlx::test]
+async fn an_ipv6_address_of_this_machine_is_no_gateway_unless_it_is_allowed(db: PgPool) {
+    let gateway = Gateway::start_on("[::1]:0".parse().unwrap()).await;
+    let sending = Sending::on(db).await;
+    for typed in [format!("[::1]:{}", gateway.address.port()), format!("[::ffff:127.0.0.1]:{}", gateway.address.port())]
+    {
+        sending.set_gateway(Some(&typed));
+        assert!(sending.send().await.to_string().starts_with("250 2.0.0 queued as "), "{typed}");
+    }
+    assert_eq!(gateway.connections(), 0);
+}

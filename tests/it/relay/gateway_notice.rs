@@ -5,14 +5,20 @@ use outgate::{
     mail::id::{RelayId, Revision},
     policy::{
         Role,
+        facts::TlsMode,
         fault::Stage,
+        gateway_settings::GatewaySettings,
         routing::PlatformDefault,
         verification::{Outcome, Step},
+    },
+    relay::{
+        gateway_health::{Written, record},
+        message::Message,
     },
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
-        gateway_health::Seen,
+        gateway_health::{Encryption, Seen},
         pending_gateway::Saved,
         verification::{Asked, Wanted},
     },
@@ -59,6 +65,7 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
             certificate_ends_at: None,
             last_reached_at: None,
             throughput: None,
+            encryption: Encryption::default(),
         };
         store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
     };
@@ -134,6 +141,7 @@ async fn a_certificate_that_ends_is_told_thirty_days_before_seven_and_one(db: Pg
             certificate_ends_at: ends_at,
             last_reached_at: None,
             throughput: None,
+            encryption: Encryption::default(),
         };
         store::gateway_health::record_across_tenants(&sending.db, one, &[seen]).await.unwrap();
     };
@@ -297,4 +305,120 @@ async fn a_gateway_that_does_not_pass_and_go_live_is_told_once_for_each_change(d
     let sentence = "own.example.com port 25, which is to be the gateway of the mail domain works.example, has not passed \
                     its verification. Recipient: It does not relay for us. Mail keeps leaving through old.example.com";
     assert!(told[1].1.contains(sentence), "{told:?}");
+}
+
+#[sqlx::test]
+async fn that_a_gateway_stops_offering_tls_is_told_once_and_once_that_it_offers_it_again(db: PgPool) {
+    let (inbound, gateway) = (Gateway::start().await, Gateway::start().await);
+    let installation = Installation::on(db.clone());
+    let default = PlatformDefault::Smarthost(inbound.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    let acme = Tenant { id: sending.organization, slug: "acme".to_owned(), domain: "acme.example".to_owned() };
+    installation.administrator(&acme, "bea@acme.example", "not a hash", Role::Administrator).await;
+    let address = gateway.address.to_string();
+    installation.set_gateway(&acme, &PointerScope::Organization, &address).await;
+    let id = installation.gateway_of(&acme, &address).await;
+    let webhook = "insert into webhook (organization_id, url, secret) values ($1, 'https://x.example/', sha256('x'))";
+    sqlx::query(webhook).bind(acme.id.0).execute(&installation.owner).await.unwrap();
+    let relay = store::relay::sign_on(&sending.db, "one", RelayId::new(), Revision(0)).await.unwrap().id;
+    sending.set_record(id, 1, &address, TlsMode::WhenOffered, GatewaySettings::default());
+    // What a relay sees by a new connection so much later, and tells.
+    let sees = async |of: &Sending, minutes: i64, told: usize| {
+        let now = of.now + Duration::minutes(minutes);
+        of.handover.pool().close().await;
+        let message = Message { accepted_at: now, ..of.message(&["bob@elsewhere.example"]) };
+        assert_eq!(of.transfer.accept(message).await.to_string(), "250 2.0.0 kept as 4711");
+        let (health, mut written) = (of.handover.health(), Written::default());
+        record(&of.db, relay, health, &mut written, now, std::time::Duration::MAX).await.unwrap();
+        assert_eq!(of.queue.tell_of_gateways(now).await.unwrap(), told, "after {minutes} minutes");
+        of.queue.step(now).await.unwrap();
+    };
+    let offers = |offers: bool| match offers {
+        true => gateway.offers_tls(),
+        false => gateway.behave(|behaviour| behaviour.tls = None),
+    };
+
+    offers(false);
+    for minutes in [0, 5] {
+        sees(&sending, minutes, 0).await;
+    }
+    offers(true);
+    sees(&sending, 10, 0).await;
+    offers(false);
+    sees(&sending, 20, 0).await;
+    sees(&sending, 22, 1).await;
+    sees(&sending, 23, 0).await;
+    let text = text_of(&inbound.received(1).await[0]);
+    for words in [
+        &format!("Subject: Gateway {address} has stopped offering TLS"),
+        "has not been encrypted since",
+        "choose TLS required on the gateway's page",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    // A relay that starts anew remembers nothing by itself.
+    let anew = sending.another();
+    sees(&anew, 30, 0).await;
+    sees(&anew, 33, 0).await;
+    offers(true);
+    sees(&anew, 40, 1).await;
+    sees(&anew, 45, 0).await;
+    let text = text_of(&inbound.received(2).await[1]);
+    assert!(text.contains("is encrypted again."), "{text}");
+
+    // Again it begins while a relay is away: what was encrypted before its start still counts.
+    offers(false);
+    let third = sending.another();
+    sees(&third, 50, 0).await;
+    sees(&third, 55, 1).await;
+    let kinds: Vec<String> =
+        sqlx::query_scalar("select kind from webhook_notice order by id").fetch_all(&installation.owner).await.unwrap();
+    assert_eq!(kinds, ["gateway.in-clear", "gateway.encrypted", "gateway.in-clear"], "and the webhook as often");
+}
+
+#[sqlx::test]
+async fn a_gateway_that_one_relay_still_speaks_to_encrypted_has_not_stopped_offering_tls(db: PgPool) {
+    let sending = Sending::on(db.clone()).await;
+    let installation = Installation::on(db);
+    let works = installation.organization("works").await;
+    installation.administrator(&works, "bea@works.example", "not a hash", Role::Administrator).await;
+    installation.set_gateway(&works, &PointerScope::Organization, "archive.example.com:587").await;
+    let gateway = installation.gateway_of(&works, "archive.example.com:587").await;
+    let now = OffsetDateTime::now_utc();
+    let at = |minutes: i64| Some(now + Duration::minutes(minutes));
+    let mut relays = Vec::new();
+    for name in ["one", "two"] {
+        relays.push(store::relay::sign_on(&sending.db, name, RelayId::new(), Revision(0)).await.unwrap().id);
+    }
+    let see = async |relay: usize, encrypted_at, clear_since| {
+        let seen = Seen {
+            organization: works.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: None,
+            last_failure: None,
+            failing_since: None,
+            backup: None,
+            certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
+            encryption: Encryption { encrypted_at, clear_since },
+        };
+        store::gateway_health::record_across_tenants(&sending.db, relays[relay], &[seen]).await.unwrap();
+    };
+    let shown = async || {
+        let mut db = installation.owner.acquire().await.unwrap();
+        store::gateway_health::of(&mut db, works.id, Some(gateway)).await.unwrap()[0].in_clear_since.is_some()
+    };
+    let tell = async |minutes: i64| sending.queue.tell_of_gateways(now + Duration::minutes(minutes)).await.unwrap();
+
+    see(0, at(0), None).await;
+    see(1, at(0), at(10)).await;
+    see(0, at(15), None).await;
+    assert_eq!((tell(20).await, shown().await), (0, false), "the handshake fails from one of them only");
+    see(0, at(15), at(21)).await;
+    assert_eq!((tell(25).await, shown().await), (1, true));
+    // The other one has had nothing to do with it since.
+    see(1, at(30), None).await;
+    assert_eq!((tell(31).await, shown().await), (1, false));
 }

@@ -4,24 +4,35 @@
 use std::{net::IpAddr, sync::Arc};
 
 use outgate::{
-    mail::id::{GatewayId, OrganizationId},
+    mail::id::{ChangeId, GatewayId, OrganizationId},
     policy::{
         facts::{DomainFacts, Gateway as GatewayFacts, OrganizationFacts, RoutingFacts, TlsMode},
+        gateway_record::GatewayRecord,
         gateway_settings::{GatewaySettings, Returning},
+        relay_credential::Limits,
         routing::PlatformDefault,
     },
     relay::{
         message::{Client, Message},
         routing_table::RoutingTable,
+        settings::Settings,
+    },
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        gateway_record::{self, Saved},
     },
 };
 use sqlx::PgPool;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{
-    Gateway, Sending,
+    Certificate, Gateway, Installation, Sending, SmtpClient, Tenant,
     gateway::{At, Fault},
     relay::Desk,
     sending::Options,
+    world::World,
 };
 
 /// The screen's address in these tests; the clients of all others are elsewhere.
@@ -186,4 +197,100 @@ async fn a_gateway_that_is_this_relay_itself_is_never_connected_to(db: PgPool) {
         assert!(sending.waiting().await.is_empty());
     }
     assert_eq!(listener.connections(), 0);
+}
+
+#[sqlx::test]
+async fn a_gateway_that_submits_everything_back_to_us_is_stopped_after_five_rounds(owner: PgPool) {
+    for handover in [true, false] {
+        let installation = Installation::on(owner.clone());
+        sqlx::raw_sql("truncate organization cascade").execute(&owner).await.unwrap();
+        let acme = installation.organization("acme").await;
+        let gateway = Gateway::start().await;
+        installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+        let relay = installation.relay_pool().await;
+        let world = World::with_settings(&installation, relay, |settings| settings.handover = handover).await;
+        let mut smtp = SmtpClient::greeted(world.submission).await;
+        let mut reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", "Subject: round\r\n\r\nHello.").await;
+        let mut rounds = 0;
+        while reply.starts_with("250 ") && rounds < 20 {
+            rounds += 1;
+            let received = gateway.received(rounds).await.pop().unwrap();
+            let own = "Received: from relay.test by gateway.example with ESMTP id 1; Mon, 23 Nov 2026 10:00:00 +0000";
+            let content = format!("{own}\r\n{}", String::from_utf8(received.content).unwrap());
+            let content = content.strip_suffix("\r\n").unwrap();
+            reply = smtp.submit(&received.reverse_path, &received.recipients[0], content).await;
+        }
+        assert!(reply.starts_with("554 5.4.6 "), "{reply}");
+        assert_eq!((rounds, gateway.so_far().len()), (5, 5), "hand-over {handover}");
+        world.stop().await;
+        let waiting: i64 = sqlx::query_scalar("select count(*) from queued_message").fetch_one(&owner).await.unwrap();
+        assert_eq!(waiting, 0);
+    }
+}
+
+/// The record of the only gateway says that it hands mail back from here.
+async fn hands_back_from(installation: &Installation, tenant: &Tenant, network: &str) {
+    let web = installation.pool_as(store::roles::WEB).await;
+    let mut transaction = OrganizationTransaction::begin(&web, tenant.id).await.unwrap();
+    let id = sqlx::query_scalar("select id from gateway").fetch_one(&mut *transaction).await.map(GatewayId).unwrap();
+    let before = gateway_record::stored(&mut transaction, tenant.id, id).await.unwrap().unwrap();
+    let returning_networks = vec![network.parse().unwrap()];
+    let record = GatewayRecord { returning: Returning::Onward, returning_networks, ..before.record.clone() };
+    let saved = gateway_record::save(transaction, id, ChangeId::new(), &record, None, "ann").await.unwrap();
+    assert!(matches!(saved, Saved::Changed(_)), "{saved:?}");
+}
+
+/// Somebody at an address of this machine who has signed in over TLS.
+async fn signed_in_at(
+    address: &str,
+    (submission, tls): (std::net::SocketAddr, &TlsConnector),
+    (user_name, secret): (&str, &str),
+) -> SmtpClient<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    let mut client = SmtpClient::over(socket.connect(submission).await.unwrap());
+    client.reply().await;
+    client.say("EHLO screen.example").await;
+    assert!(client.say("STARTTLS").await.starts_with("220 "));
+    let mut client = client.encrypt(tls).await.unwrap();
+    client.say("EHLO screen.example").await;
+    assert!(client.sign_in(user_name, secret).await.starts_with("235 "));
+    client
+}
+
+#[sqlx::test]
+async fn a_screen_that_signs_in_hands_mail_back_from_its_own_address_and_is_a_client_like_any_elsewhere(owner: PgPool) {
+    let installation = Installation::on(owner.clone());
+    let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
+    let screen = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &screen.address.to_string()).await;
+    hands_back_from(&installation, &acme, "127.0.0.7/32").await;
+    let (_, user_name, secret) = installation.credential(&acme, Limits::default()).await;
+    let (_, of_other, others_secret) = installation.credential(&other, Limits::default()).await;
+    let certificate = Certificate::new();
+    let (tls, server) = (certificate.client(), certificate.server());
+    let adjust = |settings: &mut Settings| {
+        settings.tls = Some(server);
+        // Nobody is trusted for where he is.
+        settings.trusted_networks = Vec::new();
+    };
+    let world = World::with_settings(&installation, installation.relay_pool().await, adjust).await;
+    let at = (world.submission, &tls);
+    let back = "Subject: handed back\r\n\r\nHello.";
+
+    let mut client = signed_in_at("127.0.0.8", at, (&user_name, &secret)).await;
+    let reply = client.submit("ann@acme.example", "bob@elsewhere.example", "Subject: new\r\n\r\nHello.").await;
+    assert_eq!(reply, "250 2.0.0 kept as 4711\r\n");
+    assert_eq!(screen.so_far().len(), 1, "with the same credential, and from elsewhere");
+
+    let mut client = signed_in_at("127.0.0.7", at, (&user_name, &secret)).await;
+    let reply = client.submit("ann@acme.example", "bob@elsewhere.example", back).await;
+    assert!(reply.starts_with("250 "), "{reply}");
+    assert_eq!(world.default.next_subject().await, "handed back");
+
+    let mut client = signed_in_at("127.0.0.7", at, (&of_other, &others_secret)).await;
+    let reply = client.submit("ann@acme.example", "bob@elsewhere.example", back).await;
+    assert!(reply.starts_with("550 5.7.1 "), "with another organization's credential: {reply}");
+    assert_eq!(screen.so_far().len(), 1);
+    world.stop().await;
 }

@@ -4,15 +4,18 @@
 use std::{io::Write, sync::Arc, time::Duration};
 
 use outgate::{
-    policy::facts::TlsMode,
-    relay::{handover::connection::TimeLimits, message::Content},
+    policy::{facts::TlsMode, routing::PlatformDefault},
+    relay::{
+        handover::connection::TimeLimits,
+        message::{Content, Message},
+    },
 };
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::support::{
     Gateway, Sending,
-    gateway::{At, Fault},
+    gateway::{At, Fault, Received},
     log::Log,
     sending::{Options, PROBE_RECIPIENT, names},
 };
@@ -276,6 +279,78 @@ async fn content_that_the_gateway_cannot_take_is_refused_and_never_converted(db:
     plain.envelope.parameters.eight_bit = true;
     assert_eq!(sending.transfer.accept(plain).await.code, 250, "what the content does not need is left off");
     assert_eq!(gateway.received(1).await[0].parameters, "");
+}
+
+/// Two messages that a server without 8BITMIME and SMTPUTF8 cannot take as they are.
+fn beyond_ascii(sending: &Sending, to: &str) -> [Message; 2] {
+    let mut international = sending.message_with(&[to], "Subject: grüße\r\n\r\nHello.\r\n");
+    international.envelope.parameters.smtputf8 = true;
+    [international, sending.message_with(&[to], "Subject: hello\r\n\r\nGrüße.\r\n")]
+}
+
+/// Both came back as notifications with these codes, which are what RFC 3463 §3.7 says.
+fn both_came_back(notifications: Vec<Received>) {
+    let texts: Vec<String> =
+        notifications.into_iter().map(|it| String::from_utf8_lossy(&it.content).replace("=\r\n", "")).collect();
+    for status in ["Status: 5.6.7", "Status: 5.6.3"] {
+        let with_it = texts.iter().filter(|text| text.contains(status) && text.contains("Action: failed")).count();
+        assert_eq!(with_it, 1, "{status} in {texts:#?}");
+    }
+}
+
+#[sqlx::test]
+async fn what_waited_for_a_gateway_that_cannot_take_its_content_returns_to_its_sender_and_is_never_converted(
+    db: PgPool,
+) {
+    let (smarthost, address) = (Gateway::start().await, Gateway::free_address().await);
+    let default = PlatformDefault::Smarthost(smarthost.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    sending.set_gateway(Some(&address.to_string()));
+    for message in beyond_ascii(&sending, "bob@elsewhere.example") {
+        let reply = sending.transfer.accept(message).await.to_string();
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    }
+    let gateway = Gateway::start_on(address).await;
+    gateway.behave(|behaviour| behaviour.extensions = vec!["PIPELINING"]);
+    // The first finds out that the gateway is back; the other follows, and then what is told of them.
+    for minutes in [5, 10, 15, 20] {
+        sending.step_after(minutes).await;
+    }
+    both_came_back(smarthost.received(2).await);
+    assert!(gateway.so_far().is_empty() && sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn what_the_recipients_server_cannot_take_returns_to_its_sender_and_is_never_converted(db: PgPool) {
+    let server = Gateway::start().await;
+    let port = server.address.port();
+    let inbound = Gateway::start_on(format!("127.0.0.2:{port}").parse().unwrap()).await;
+    server.behave(|behaviour| behaviour.extensions = vec!["PIPELINING"]);
+    let names = names(&[("elsewhere.example", "127.0.0.1"), ("acme.example", "127.0.0.2")], &[]);
+    let sending = Sending::with(db, Options { mx_port: port, names, ..Options::default() }).await;
+    for message in beyond_ascii(&sending, "bob@elsewhere.example") {
+        let reply = sending.transfer.accept(message).await.to_string();
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        sending.queue.settled().await;
+    }
+    sending.step_after(1).await;
+    both_came_back(inbound.received(2).await);
+    assert!(server.so_far().is_empty() && sending.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn what_stands_in_clear_behind_the_go_ahead_to_tls_is_thrown_away(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.offers_tls();
+    // As an answer to the EHLO that follows under TLS it would have every message refused.
+    gateway.behave(|behaviour| behaviour.behind_go_ahead = "250-gateway.example\n250 SIZE 1");
+    let sending = Sending::on(db).await;
+    for tls in [TlsMode::WhenOffered, TlsMode::Required] {
+        sending.set_gateway_with(Some(&gateway.address.to_string()), tls);
+        assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711", "{tls:?}");
+    }
+    assert!(gateway.so_far().iter().all(|received| received.encrypted));
+    assert_eq!(gateway.connections(), 2, "each at the first try");
 }
 
 #[sqlx::test]

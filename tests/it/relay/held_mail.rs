@@ -1,23 +1,35 @@
 //! Mail whose gateway is taken away, and mail that must leave through a gateway and has none: it never goes
 //! around; it goes on when there is a gateway again, or as an administrator chooses.
 
+use std::time::Duration;
+
 use outgate::{
     mail::id::{GatewayId, RelayId},
     policy::{
+        Role,
         routing::{PlatformDefault, Scope},
         waiting::{Choice, HeldBecause},
     },
     store::{
         self, OrganizationTransaction,
+        domain::Removed,
+        gateway::PointerScope,
         held_mail::{self, HeldFor},
     },
 };
 use sqlx::PgPool;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::support::{
-    Gateway, Installation, Sending,
+    Browser, Gateway, Installation, Page, Pages, Sending, SmtpClient, Tenant,
     sending::{Options, Pointers},
+    world::{World, until_live},
 };
+
+/// How many messages wait for a gateway that is down.
+const MANY: usize = 1_000;
+/// How long that many may take on a machine that has much else to do.
+const ALL_WITHIN: Duration = Duration::from_secs(120);
 
 /// A relay whose default is a smarthost that everything may reach.
 async fn with_smarthost(db: PgPool) -> (Sending, Gateway) {
@@ -294,4 +306,197 @@ async fn mail_that_waits_for_the_default_is_held_once_it_must_leave_through_a_ga
     sending.point(Pointers { must_use_gateway: true, ..Pointers::default() });
     sending.step_after(60).await;
     assert_eq!(sending.waiting().await[0].state, "held");
+}
+
+/// A whole installation in which very many messages of `ann@acme.example` wait for a gateway that is down, while all
+/// users of acme have another one that works.
+struct Outage {
+    installation: Installation,
+    acme: Tenant,
+    world: World,
+    admin: Browser,
+    /// The one that is down.
+    gateway: GatewayId,
+    /// That of all users.
+    archive: Gateway,
+}
+
+impl Outage {
+    /// `has_account`: Ann has an account with a gateway of its own; else it is the one of her domain.
+    async fn begin(owner: PgPool, has_account: bool) -> Self {
+        let installation = Installation::on(owner);
+        let acme = installation.organization("acme").await;
+        let (archive, down) = (Gateway::start().await, Gateway::free_address().await.to_string());
+        installation.set_gateway(&acme, &PointerScope::Organization, &archive.address.to_string()).await;
+        let scope = match has_account {
+            true => PointerScope::Account(installation.account(&acme, "ann@acme.example", &[]).await),
+            false => PointerScope::Domain(acme.domain.parse().unwrap()),
+        };
+        installation.set_gateway(&acme, &scope, &down).await;
+        let gateway = installation.gateway_of(&acme, &down).await;
+        let world = World::start(&installation).await;
+        let mut clients = JoinSet::new();
+        for _ in 0..4 {
+            clients.spawn(submit_many(world.submission, MANY / 4));
+        }
+        clients.join_all().await;
+        let pages = Pages::of(&installation).await;
+        let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+        let outage = Self { installation, acme, world, admin, gateway, archive };
+        outage.until("state = 'waiting' and lease_token is null", MANY).await;
+        // The gateway has been down for a while: relays may be newer to a change than to mail of the last seconds, which
+        // they hold later.
+        let earlier = "update queued_message set accepted_at = accepted_at - interval '10 minutes'";
+        sqlx::query(earlier).execute(&outage.installation.owner).await.unwrap();
+        outage
+    }
+
+    /// Waits until so many of Ann's messages are as this says.
+    async fn until(&self, condition: &str, messages: usize) {
+        let statement =
+            format!("select count(*) from queued_message where sender = 'ann@acme.example' and {condition}");
+        let happens = async {
+            loop {
+                let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(&*statement));
+                if count.fetch_one(&self.installation.owner).await.unwrap() == messages as i64 {
+                    return;
+                }
+                // Whoever asks all the time keeps the relay from getting there.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(ALL_WITHIN, happens).await.unwrap_or_else(|_| panic!("not {messages} messages with {condition}"));
+    }
+
+    /// Nothing has left, and nothing leaves to whoever listens where the gateway was.
+    async fn all_are_held(&self, because: &str) {
+        self.until(&format!("state = 'held' and held_because = '{because}'"), MANY).await;
+        assert_eq!(self.archive.so_far(), []);
+        assert!(!self.somebody_got_one().await, "never by the platform's default");
+        let page = self.admin.get(&format!("/{}/web-mail-cloud/outbound-mail-gateway", self.acme.slug)).await;
+        assert!(page.text().contains("1,000 messages since"), "{}", page.text());
+    }
+
+    /// Whether one of the messages has come to where mail without a gateway goes. Notices of ours go there, too.
+    async fn somebody_got_one(&self) -> bool {
+        while let Some(subject) = self.world.default.subject_at_once().await {
+            if subject == "waits" {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// An administrator decides on the page about all of them.
+    async fn decide(&self, because: &str, by: &str, waiting: &str) -> Page {
+        let form = format!("/{}/web-mail-cloud/outbound-mail-gateway/held-mail", self.acme.slug);
+        let gateway = self.gateway.to_string();
+        let group = [("held_because", because), ("waits_by", by), ("waits_for", &gateway), ("waiting", waiting)];
+        self.admin.submit(&form, &group).await
+    }
+
+    async fn all_leave_by_what_applies(self, because: &str, by: &str) {
+        let saved = self.decide(because, by, "send").await;
+        assert!(
+            saved.text().contains("Saved. 1000 held messages: on the way by what applies now."),
+            "{}",
+            saved.text()
+        );
+        let arrived = self.archive.received_within(MANY, ALL_WITHIN).await;
+        self.until("true", 0).await;
+        assert_eq!((arrived.len(), self.archive.so_far().len()), (MANY, MANY));
+        assert!(!self.somebody_got_one().await);
+        self.world.stop().await;
+    }
+
+    async fn all_return(self, because: &str, by: &str) {
+        let saved = self.decide(because, by, "return").await;
+        assert!(
+            saved.text().contains("Saved. 1000 held messages: on the way back to the senders."),
+            "{}",
+            saved.text()
+        );
+        self.until("true", 0).await;
+        assert_eq!(self.archive.so_far(), []);
+        assert!(!self.somebody_got_one().await, "notifications only");
+        self.world.stop().await;
+    }
+}
+
+async fn submit_many(submission: std::net::SocketAddr, count: usize) {
+    let mut smtp = SmtpClient::greeted(submission).await;
+    for _ in 0..count {
+        let content = "Subject: waits\r\n\r\nThis goes through its gateway or nowhere.\r\n";
+        let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    }
+}
+
+#[sqlx::test]
+async fn a_thousand_messages_whose_gateways_field_is_emptied_are_held_until_an_administrator_decides(owner: PgPool) {
+    let outage = Outage::begin(owner, true).await;
+    let account: uuid::Uuid =
+        sqlx::query_scalar("select id from mail_account").fetch_one(&outage.installation.owner).await.unwrap();
+    let form = format!("/acme/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
+    let question = outage.admin.submit(&form, &[("outbound_gateway", "")]).await;
+    assert!(question.text().contains("1,000 messages wait for "), "{}", question.text());
+    let fields: Vec<(&str, String)> =
+        ["scope", "of", "back", "gateway"].into_iter().map(|name| (name, question.field(name))).collect();
+    let mut fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    fields.push(("waiting", "keep"));
+    outage.admin.submit(question.path.split('?').next().unwrap(), &fields).await;
+
+    outage.all_are_held("gateway-taken-away").await;
+    outage.all_leave_by_what_applies("gateway-taken-away", "user").await;
+}
+
+#[sqlx::test]
+async fn a_thousand_messages_whose_account_is_deleted_are_held_until_an_administrator_decides(owner: PgPool) {
+    let outage = Outage::begin(owner, true).await;
+    let account: uuid::Uuid =
+        sqlx::query_scalar("select id from mail_account").fetch_one(&outage.installation.owner).await.unwrap();
+    let form = format!("/acme/web-mail-cloud/mail-account-manager/{account}/delete");
+    let deleted = outage.admin.submit(&form, &[("seen", "ann@acme.example")]).await;
+    assert!(deleted.text().contains("Saved. ann@acme.example is deleted."), "{}", deleted.text());
+
+    outage.all_are_held("account-removed").await;
+    outage.all_return("account-removed", "user").await;
+}
+
+/// As the operator does it.
+async fn remove_domain(outage: &Outage) {
+    let transaction = OrganizationTransaction::begin(&outage.installation.owner, outage.acme.id).await.unwrap();
+    let removed = store::domain::remove(transaction, &outage.acme.domain.parse().unwrap(), "operator").await.unwrap();
+    assert!(matches!(removed, Removed::Removed(_)), "{removed:?}");
+}
+
+#[sqlx::test]
+async fn a_thousand_messages_whose_domain_moves_to_another_organization_are_held_and_never_go_its_way(owner: PgPool) {
+    let outage = Outage::begin(owner, false).await;
+    let theirs = Gateway::start().await;
+    let other = outage.installation.organization("other").await;
+    let address = theirs.address.to_string();
+    outage.installation.set_gateway(&other, &PointerScope::Organization, &address).await;
+    remove_domain(&outage).await;
+    let domain = outage.acme.domain.parse().unwrap();
+    store::domain::add(&outage.installation.owner, other.id, &domain).await.unwrap();
+
+    outage.all_are_held("domain-removed").await;
+    // New mail of the domain is the other organization's.
+    until_live(&outage.installation, outage.installation.latest_revision().await).await;
+    let mut smtp = SmtpClient::greeted(outage.world.submission).await;
+    let new = "Subject: new\r\n\r\nHello.";
+    assert_eq!(smtp.submit("eve@acme.example", "bob@elsewhere.example", new).await, "250 2.0.0 kept as 4711\r\n");
+    outage.all_leave_by_what_applies("domain-removed", "domain").await;
+    assert_eq!(theirs.so_far().len(), 1);
+    assert_eq!(theirs.so_far()[0].reverse_path, "eve@acme.example");
+}
+
+#[sqlx::test]
+async fn a_thousand_messages_whose_domain_is_removed_are_held_until_an_administrator_decides(owner: PgPool) {
+    let outage = Outage::begin(owner, false).await;
+    remove_domain(&outage).await;
+
+    outage.all_are_held("domain-removed").await;
+    outage.all_return("domain-removed", "domain").await;
 }

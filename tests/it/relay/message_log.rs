@@ -67,7 +67,8 @@ fn story(line: &Value, fields: &[&str]) -> String {
     fields.iter().map(value).collect::<Vec<_>>().join(" ")
 }
 
-const EVERY: [&str; 8] = ["message", "sender", "recipients", "client", "scope", "gateway", "revision", "reply"];
+const EVERY: [&str; 11] =
+    ["message", "sender", "recipients", "to", "client", "scope", "gateway", "revision", "server", "tls", "reply"];
 
 #[sqlx::test]
 async fn the_log_tells_the_whole_story_of_a_message_and_nothing_of_its_content(db: PgPool) {
@@ -86,8 +87,9 @@ async fn the_log_tells_the_whole_story_of_a_message_and_nothing_of_its_content(d
     assert_eq!(
         story(&line, &EVERY),
         format!(
-            "message=handed over sender=ann@acme.example recipients=2 client=127.0.0.1 scope=organization \
-             gateway={address} revision=1 reply=250 2.0.0 kept as 4711"
+            "message=handed over sender=ann@acme.example recipients=2 to=bob@elsewhere.example, bea@elsewhere.example \
+             client=127.0.0.1 scope=organization gateway={address} revision=1 server={address} tls=none \
+             reply=250 2.0.0 kept as 4711"
         )
     );
     assert_eq!((&line["queue_id"], &line["size"]), (&Value::from(queue_id), &Value::from(size)));
@@ -106,8 +108,8 @@ async fn the_log_tells_the_whole_story_of_a_message_and_nothing_of_its_content(d
     assert_eq!(
         story(&log.take_one(), &EVERY),
         format!(
-            "message=queued sender=ann@acme.example recipients=2 client=127.0.0.1 scope=organization \
-             gateway={address} revision=1 reply={said}"
+            "message=queued sender=ann@acme.example recipients=2 to=bob@elsewhere.example, bea@elsewhere.example \
+             client=127.0.0.1 scope=organization gateway={address} revision=1 server={address} tls=none reply={said}"
         )
     );
 
@@ -122,12 +124,12 @@ async fn the_log_tells_the_whole_story_of_a_message_and_nothing_of_its_content(d
     gateway.works_again();
     gateway.answers_recipient("bea@elsewhere.example", "550 5.1.1 who?");
     sending.step_after(10).await;
-    let lines: Vec<_> = log.take().iter().map(|line| story(line, &["message", "recipients", "gateway"])).collect();
+    let lines: Vec<_> = log.take().iter().map(|line| story(line, &["message", "to", "gateway"])).collect();
     assert_eq!(
         lines[..2],
         [
-            format!("message=delivered recipients=1 gateway={address}"),
-            format!("message=returned recipients=1 gateway={address}")
+            format!("message=delivered to=bob@elsewhere.example gateway={address}"),
+            format!("message=returned to=bea@elsewhere.example gateway={address}")
         ]
     );
 
@@ -137,9 +139,52 @@ async fn the_log_tells_the_whole_story_of_a_message_and_nothing_of_its_content(d
     sending.transfer.accept(secret()).await;
     let line = log.take_one();
     assert_eq!(
-        story(&line, &["message", "reply"]),
-        format!("message=queued reply=gateway {address}: the connection was closed")
+        story(&line, &["message", "server", "reply"]),
+        format!("message=queued server=null reply=gateway {address}: the connection was closed")
     );
     let all = log.text();
     assert!(!all.contains("secret") && !all.contains("nobody"), "{all}");
+}
+
+#[sqlx::test]
+async fn a_line_names_ten_recipients_and_counts_the_rest_and_says_how_the_last_hop_was_encrypted(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.offers_tls();
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let (log, _guard) = Log::begin();
+    let to: Vec<String> = (1..=13).map(|number| format!("r{number}@elsewhere.example")).collect();
+    let named = to[..10].join(", ");
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    for (recipients, words) in [(&to[..10], named.clone()), (&to[..], format!("{named} and 3 more"))] {
+        sending.transfer.accept(sending.message(recipients)).await;
+        let line = log.take_one();
+        assert_eq!((&line["recipients"], &line["to"]), (&Value::from(recipients.len()), &Value::from(words)));
+        assert_eq!((&line["server"], &line["tls"]), (&Value::from(gateway.address.to_string()), &"TLS 1.3".into()));
+    }
+}
+
+#[sqlx::test]
+async fn a_line_about_a_message_that_came_back_names_its_first_pass_whatever_becomes_of_it(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let (log, _guard) = Log::begin();
+    let first = sending.message(&["bob@elsewhere.example"]);
+    let id = first.id.to_string();
+    sending.transfer.accept(first).await;
+    let line = log.take_one();
+    assert_eq!((&line["queue_id"], &line["first_pass"]), (&Value::from(id.as_str()), &Value::Null));
+
+    for (says, step) in [(None, "handed over"), (Some("451 4.3.0 later"), "queued"), (Some("550 5.7.1 no"), "refused")]
+    {
+        if let Some(says) = says {
+            gateway.says(At::Dot, says);
+        }
+        let mut second = sending.message(&["bob@elsewhere.example"]);
+        second.client.first_pass = Some(id.clone());
+        sending.transfer.accept(second).await;
+        let line = log.take_one();
+        assert_eq!((&line["message"], &line["first_pass"]), (&Value::from(step), &Value::from(id.as_str())));
+    }
 }

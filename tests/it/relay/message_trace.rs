@@ -534,3 +534,21 @@ async fn a_search_among_many_messages(db: PgPool) {
         println!("{what}: {} in {:?}, cut short: {}", found.events.len(), begun.elapsed(), found.was_cut_short);
     }
 }
+
+#[sqlx::test]
+async fn a_message_that_came_back_is_joined_to_its_first_pass(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let books = Books::of(&sending).await;
+    let (first, mut second) =
+        (sending.message(&["bob@elsewhere.example"]), sending.message(&["bob@elsewhere.example"]));
+    let (first_id, second_id) = (first.id, second.id);
+    second.client.first_pass = Some(first_id.to_string());
+    sending.transfer.accept(first).await;
+    sending.transfer.accept(second).await;
+    books.write_down(&sending).await;
+
+    assert_eq!(books.story(first_id).await.events[0].first_pass, None);
+    assert_eq!(books.story(second_id).await.events[0].first_pass, Some(first_id));
+}

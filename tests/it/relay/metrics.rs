@@ -1,12 +1,17 @@
 //! What Prometheus reads of a running relay: what became of its mail, what waits, and which gateways it talked to.
 //! The program as people run it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use tokio::time::timeout;
+use outgate::relay::metrics::Metrics;
+use sqlx::PgPool;
+use tokio::{net::TcpSocket, time::timeout};
 
 use crate::support::{
-    Gateway, SmtpClient,
+    Gateway, Sending, SmtpClient,
     gateway::{At, Fault},
     outgate::{Machine, file_with, unused_address},
 };
@@ -87,5 +92,80 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
 
     assert_eq!(reqwest::get(format!("http://{listen}/")).await.unwrap().status(), 404);
     gateway.fails(At::Greeting, Fault::Closes);
+    running.stop().await;
+}
+
+#[sqlx::test]
+async fn a_gateway_is_shown_for_an_hour_after_its_last_mail_and_no_longer(db: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let metrics = Metrics::new();
+    metrics.show_gateways(sending.handover.health());
+    let lines = |later: Duration| {
+        let text = metrics.text(&sending.table, 0, Instant::now() + later);
+        text.lines().filter(|line| line.starts_with("outgate_gateway_")).count()
+    };
+    assert_eq!(lines(Duration::ZERO), 0, "it had no mail yet");
+    assert_eq!(sending.send().await.code, 250);
+    const MINUTE: Duration = Duration::from_secs(60);
+    assert_eq!([Duration::ZERO, 59 * MINUTE, 61 * MINUTE].map(lines), [3, 3, 0]);
+}
+
+#[tokio::test]
+async fn prometheus_reads_what_submission_refused_and_why() {
+    let mut machine = Machine::new(unused_address());
+    let listen = unused_address();
+    let outgate = machine.outgate.clone().with("OUTGATE_METRICS_LISTEN", listen);
+    machine.outgate = outgate.with("OUTGATE_TRUSTED_NETWORKS", "127.0.0.1/32");
+    let running = machine.up().await;
+    let outgate = &machine.outgate;
+    outgate.succeeds(&["organization", "create", "acme", "--name", "Acme", "--domain", "acme.example"]).await;
+    let url = format!("http://{listen}/metrics");
+    let routes = async { while numbers(&url).await["outgate_applied_revision"] < 1.0 {} };
+    timeout(SHOWN_WITHIN, routes).await.expect("the relay follows");
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut stranger = SmtpClient::over(socket.connect(machine.submission).await.unwrap());
+    stranger.reply().await;
+    stranger.say("EHLO client.example").await;
+    for _ in 0..2 {
+        assert!(stranger.say("MAIL FROM:<ann@acme.example>").await.starts_with("550 5.7.1 "));
+    }
+    let mut smtp = SmtpClient::greeted(machine.submission).await;
+    assert!(smtp.say("MAIL FROM:<ann@nowhere.example>").await.starts_with("550 5.7.1 "));
+    assert!(smtp.say("MAIL FROM:<ann@acme.example> SIZE=99999999999").await.starts_with("552 5.3.4 "));
+    smtp.say("MAIL FROM:<ann@acme.example>").await;
+    assert!(smtp.say("RCPT TO:<b\u{f6}b@elsewhere.example>").await.starts_with("55"));
+    smtp.say("RSET").await;
+    let hops = "Received: from a by b; now\r\n".repeat(51);
+    for (content, code) in [("a\nb", "550 5.6.0 "), ("a\rb", "550 5.6.0 "), (hops.as_str(), "554 5.4.6 ")] {
+        let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", content).await;
+        assert!(reply.starts_with(code), "{reply}");
+    }
+
+    let numbers = numbers(&url).await;
+    let by_reason: Vec<(&str, f64)> = numbers
+        .iter()
+        .filter_map(|(name, value)| {
+            let label = name.strip_prefix("outgate_submission_refused_total{reason=\"")?;
+            Some((label.strip_suffix("\"}").unwrap(), *value))
+        })
+        .collect();
+    let mut by_reason = by_reason;
+    by_reason.sort_by_key(|(label, _)| *label);
+    let expected = [
+        ("content", 2.0),
+        ("for-now", 0.0),
+        ("loop", 1.0),
+        ("recipient", 1.0),
+        ("sender", 1.0),
+        ("sign-in", 0.0),
+        ("size", 1.0),
+        ("stranger", 2.0),
+    ];
+    assert_eq!(by_reason, expected, "each reason stands there, also with nothing to count, and no other");
+    assert_eq!(numbers["outgate_messages_refused_total"], 3.0, "those that were read");
     running.stop().await;
 }

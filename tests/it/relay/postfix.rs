@@ -140,7 +140,7 @@ async fn a_postfix_that_takes_mail_over_tls_only_gets_it_so(owner: PgPool) {
 }
 
 /// The gateway's record says that one signs in there as `acme` with this password, to whoever shows this certificate.
-async fn sign_in(installation: &Installation, tenant: &Tenant, certificate: &[u8], password: &str) {
+pub async fn sign_in(installation: &Installation, tenant: &Tenant, certificate: &[u8], password: &str) {
     let web = installation.pool_as(store::roles::WEB).await;
     let mut transaction = OrganizationTransaction::begin(&web, tenant.id).await.unwrap();
     let id = sqlx::query_scalar("select id from gateway").fetch_one(&mut *transaction).await.map(GatewayId).unwrap();

@@ -4,7 +4,10 @@
 use std::time::Instant;
 
 use outgate::{
-    policy::{retry::Schedule, routing::PlatformDefault},
+    policy::{
+        retry::{BackOff, Schedule},
+        routing::PlatformDefault,
+    },
     relay::queue::{Attempted, ClockWatch, Jump, Verdict, after},
     store,
 };
@@ -164,4 +167,30 @@ fn a_clock_that_jumps_is_noticed_and_trusted_again_a_quarter_of_an_hour_later() 
     assert!(!is_steady(1_829) && is_steady(1_830));
     assert_eq!(look(960, ahead - Duration::HOUR), Some(Jump::Backward(Duration::seconds(3_630))));
     assert!(!is_steady(1_859) && is_steady(1_860));
+}
+
+#[sqlx::test]
+async fn how_long_a_failing_gateway_is_left_alone_is_the_operators_to_say(db: PgPool) {
+    let back_off = BackOff { first: Duration::minutes(2), longest: Duration::minutes(7) };
+    let sending = Sending::with(db, Options { back_off, ..Options::default() }).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    sending.send().await;
+    let left_alone_until = || {
+        let failing = sending.handover.health().failing_gateways();
+        (failing[0].1.until - sending.now).whole_minutes()
+    };
+    assert_eq!(left_alone_until(), 2);
+    // Each time one message asks for all, not before.
+    for (minutes, until) in [(1, 2), (2, 6), (5, 6), (6, 13), (13, 20)] {
+        sending.step_after(minutes).await;
+        assert_eq!(left_alone_until(), until, "at {minutes} minutes");
+    }
+}
+
+#[test]
+fn a_gateway_is_left_alone_for_ten_seconds_and_twice_as_long_each_time_up_to_five_minutes() {
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let pauses =
+        [0, 1, 2, 3, 5, 6, 100].map(|failures| (BackOff::default().next_probe(now, failures) - now).whole_seconds());
+    assert_eq!(pauses, [10, 10, 20, 40, 160, 300, 300]);
 }

@@ -4,7 +4,10 @@
 use outgate::relay::submission::{data::DataReader, null_sender};
 use proptest::prelude::*;
 
-use crate::support::relay::{Desk, MAX_MESSAGE_SIZE};
+use crate::support::{
+    cases::cases,
+    relay::{Desk, MAX_MESSAGE_SIZE},
+};
 
 const SECOND_ENVELOPE: &str = "MAIL FROM:<ann@acme.example>\r\nRCPT TO:<victim@far.example>\r\nDATA\r\n";
 
@@ -213,8 +216,28 @@ fn cut() -> impl Strategy<Value = usize> {
     prop_oneof![1..9usize, 250..1_200usize]
 }
 
+/// Whoever reads a large message has a buffer that ends somewhere: here in the middle of a line that is a dot.
+#[test]
+fn a_dot_line_across_the_border_of_two_buffers_is_read_at_every_position() {
+    for (lines, ends) in [("\r\n..\r\n..x\r\n...\r\n", false), ("\r\n.\r\n", true), ("\r\nx\r\n..\r\n.\r\n", true)] {
+        for buffer in [64_000, 64 * 1024, 32 * 1024] {
+            for before in 0..=lines.len() {
+                let wire = "x".repeat(buffer - before) + lines;
+                let (mut reader, mut content, mut ended) = (DataReader::new(), Vec::new(), false);
+                for mut piece in wire.as_bytes().chunks(buffer) {
+                    ended |= reader.read(&mut piece, |bytes| content.extend_from_slice(bytes));
+                    assert!(piece.is_empty(), "{before} bytes before the border of {buffer}");
+                }
+                let whole = wire.strip_suffix(".\r\n").filter(|_| ends).unwrap_or(&wire).replace("\r\n.", "\r\n");
+                assert_eq!((ended, reader.fault()), (ends, None), "{before} bytes before the border of {buffer}");
+                assert!(content == whole.as_bytes(), "{before} bytes before the border of {buffer}");
+            }
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(500))]
 
     #[test]
     fn content_arrives_to_the_byte_however_it_is_cut(content in content(), cuts in prop::collection::vec(cut(), 1..40)) {

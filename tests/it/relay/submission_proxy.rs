@@ -12,6 +12,7 @@ use tokio::{io::AsyncReadExt, net::TcpSocket};
 
 use crate::support::{
     Certificate, SmtpClient,
+    cases::cases,
     relay::{Reception, known_table, queued},
 };
 
@@ -133,6 +134,8 @@ async fn a_header_is_read_to_its_end_and_not_a_byte_further() {
 }
 
 proptest! {
+    #![proptest_config(cases(500))]
+
     #[test]
     fn no_bytes_break_the_reading_of_a_header(
         version_2 in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..200),

@@ -7,10 +7,11 @@ use outgate::{
     mail::{EnhancedStatus, Reply, short_id::ShortId},
     relay::settings::Settings,
 };
-use proptest::{prelude::*, test_runner::Config};
+use proptest::prelude::*;
 
 use crate::support::{
     SmtpClient,
+    cases::cases,
     relay::{Desk, Reception, known_table, queued},
 };
 
@@ -47,13 +48,8 @@ const WORDS: [&str; 30] = [
     "\u{e9}",
 ];
 
-fn cases() -> Config {
-    let cases = std::env::var("OUTGATE_TEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    Config { cases: cases.unwrap_or(2_000), failure_persistence: None, max_shrink_iters: 500, ..Config::default() }
-}
-
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn no_input_breaks_a_session_or_sends_mail_of_another_organization(

@@ -35,11 +35,49 @@ pub struct Exim {
 impl Exim {
     /// One that passes everything on to `next`, with further main settings, one a line.
     pub async fn relaying_to(next: SocketAddr, settings: &str) -> Self {
+        Self::start(folder(), next, settings, "").await
+    }
+
+    /// The same for who speaks TLS with it, to whom it shows this certificate (PEM), with its key.
+    pub async fn relaying_over_tls(next: SocketAddr, (certificate, key): (&str, &str)) -> Self {
+        let folder = folder();
+        let settings = with_certificate(&folder, certificate, key) + "acl_smtp_mail = over_tls\n";
+        Self::start(folder, next, &settings, "").await
+    }
+
+    /// The same for who signs in as this user.
+    pub async fn relaying_for(
+        (user, password): (&str, &str),
+        next: SocketAddr,
+        (certificate, key): (&str, &str),
+    ) -> Self {
+        let folder = folder();
+        let settings = with_certificate(&folder, certificate, key) + "acl_smtp_mail = signed_in\n";
+        let condition = |given: &str, secret: &str| {
+            format!("${{if and{{{{eq{{{given}}}{{{user}}}}}{{eq{{{secret}}}{{{password}}}}}}}}}")
+        };
+        let authenticators = [
+            ("plain", "PLAIN", ":", "$auth2", "$auth3"),
+            ("login", "LOGIN", "<| Username: | Password:", "$auth1", "$auth2"),
+        ]
+        .map(|(name, public, prompts, given, secret)| {
+            format!(
+                "{name}:\n  driver = plaintext\n  public_name = {public}\n  server_prompts = {prompts}\n  \
+                 server_condition = {}\n  server_set_id = {given}\n  \
+                 server_advertise_condition = ${{if def:tls_in_cipher}}\n",
+                condition(given, secret)
+            )
+        });
+        Self::start(folder, next, &settings, &authenticators.concat()).await
+    }
+
+    async fn start(folder: TempDir, next: SocketAddr, settings: &str, authenticators: &str) -> Self {
         let accepts = if settings.contains("acl_smtp_rcpt") { "" } else { "acl_smtp_rcpt = accept\n" };
-        let settings = format!("{accepts}{settings}");
-        let (folder, address) = (folder(), unused_address());
+        let hosts = if settings.contains("tls_certificate") { "*" } else { "" };
+        let settings = format!("tls_advertise_hosts = {hosts}\n{accepts}{settings}");
+        let address = unused_address();
         let config = folder.path().join("exim.conf");
-        fs::write(&config, configuration(&folder, address, next, &settings)).unwrap();
+        fs::write(&config, configuration(&folder, address, next, &settings) + authenticators).unwrap();
         let output = fs::File::create(folder.path().join("output")).unwrap();
         let mut command = Command::new(folder.path().join("exim"));
         // In the foreground, and with a process group of its own, which ends as one.
@@ -105,6 +143,19 @@ fn folder() -> TempDir {
     folder
 }
 
+/// What the main settings say of a certificate that it can read.
+fn with_certificate(folder: &TempDir, certificate: &str, key: &str) -> String {
+    let user = User::from_name(RUNS_AS).unwrap().unwrap();
+    let files = [("certificate.pem", certificate), ("key.pem", key)].map(|(name, content)| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        nix::unistd::chown(&path, Some(user.uid), Some(user.gid)).unwrap();
+        path.display().to_string()
+    });
+    let [certificate, key] = files;
+    format!("tls_certificate = {certificate}\ntls_privatekey = {key}\n")
+}
+
 fn configuration(folder: &TempDir, address: SocketAddr, next: SocketAddr, settings: &str) -> String {
     format!(
         "exim_path = {folder}/exim
@@ -118,10 +169,15 @@ daemon_smtp_ports = {port}
 local_interfaces = {ip}
 host_lookup =
 rfc1413_hosts =
-tls_advertise_hosts =
 acl_smtp_data = accept
 {settings}
 begin acl
+over_tls:
+  accept encrypted = *
+  deny message = 530 5.7.0 TLS first
+signed_in:
+  accept authenticated = *
+  deny message = 530 5.7.0 Sign in first
 begin routers
 next:
   driver = manualroute

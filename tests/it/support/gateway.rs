@@ -89,6 +89,8 @@ pub struct Behaviour {
     pub recipients: HashMap<String, String>,
     pub extensions: Vec<&'static str>,
     pub tls: Option<TlsAcceptor>,
+    /// Lines in clear right behind the answer to STARTTLS, as somebody on the way may put them there.
+    pub behind_go_ahead: &'static str,
     /// 421 to the second message on a connection.
     pub one_message_only: bool,
     /// Who may send mail here, and the password; `None`: everybody. What is offered is among the extensions.
@@ -132,6 +134,7 @@ impl Gateway {
             recipients: HashMap::new(),
             extensions: vec!["PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"],
             tls: None,
+            behind_go_ahead: "",
             one_message_only: false,
             sign_in: None,
             most_connections: usize::MAX,
@@ -428,7 +431,8 @@ impl<S: OverLine> Session<S> {
                 }
                 "HELO" | "NOOP" => self.say("250 gateway.example").await?,
                 "STARTTLS" => {
-                    if self.answer(At::StartTls, "220 go ahead").await? {
+                    let usual = format!("220 go ahead\n{}", self.behaviour().behind_go_ahead);
+                    if self.answer(At::StartTls, &usual).await? {
                         return Some(true);
                     }
                 }

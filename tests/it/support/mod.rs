@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod browser;
+pub mod cases;
 pub mod certificate;
 pub mod chromium;
 pub mod dns;

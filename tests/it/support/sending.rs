@@ -20,7 +20,7 @@ use outgate::{
         gateway_network::AllowedNetworks,
         gateway_settings::{GatewayLimits, GatewaySettings},
         limit::OrganizationLimits,
-        retry::Schedule,
+        retry::{BackOff, Schedule},
         routing::PlatformDefault,
     },
     relay::{
@@ -60,9 +60,11 @@ pub struct Options {
     pub names: FixedNames,
     pub limits: TimeLimits,
     pub mx_port: u16,
+    /// Networks, with blanks between them.
     pub allowed: &'static str,
     pub limits_of_queue: QueueLimits,
     pub schedule: Schedule,
+    pub back_off: BackOff,
     /// Where the relay itself is said to listen.
     pub listeners: Vec<SocketAddr>,
     /// Instead of the table of names.
@@ -92,6 +94,7 @@ impl Default for Options {
             limits_of_queue: QueueLimits::default(),
             // Tests that are about notices ask for them.
             schedule: Schedule { delay_notice: None, ..Schedule::default() },
+            back_off: BackOff::default(),
             keys: None,
             volume_rows: volume::MOST_ROWS,
             listeners: vec![],
@@ -187,7 +190,7 @@ impl Sending {
         // Shown with the output of a test that fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("outgate=debug").try_init();
         let second_look = SecondLook { pool: db.clone(), recipient: PROBE_RECIPIENT.to_owned() };
-        let handover = Handover::new(Dialer {
+        let dialer = Dialer {
             resolver: match options.dns {
                 Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
                 None => Resolver::Fixed(options.names.clone()),
@@ -195,7 +198,7 @@ impl Sending {
             tls: Tls::new().unwrap(),
             keys: Arc::new(options.keys()),
             allowed: AllowedNetworks {
-                networks: vec![options.allowed.parse().unwrap()],
+                networks: options.allowed.split(' ').map(|network| network.parse().unwrap()).collect(),
                 listeners: vec![],
                 ..Default::default()
             },
@@ -203,8 +206,8 @@ impl Sending {
             limits: options.limits,
             listeners: options.listeners.clone(),
             known: Known::default(),
-        });
-        let handover = Arc::new(handover.looking_again(second_look));
+        };
+        let handover = Arc::new(Handover::new(dialer, options.back_off).looking_again(second_look));
         let settings = QueueSettings {
             relay: RelayId::new(),
             hostname: "relay.outgate.example".to_owned(),

@@ -6,7 +6,11 @@ use std::{collections::HashSet, time::Duration};
 use outgate::{
     mail::id::{GatewayId, RelayId, Revision},
     policy::Role,
-    store::{self, gateway::PointerScope, gateway_health::Seen},
+    store::{
+        self,
+        gateway::PointerScope,
+        gateway_health::{Encryption, Seen},
+    },
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -107,6 +111,7 @@ async fn the_table_and_the_users_form_say_how_the_gateway_does_that_applies(db: 
         certificate_ends_at: None,
         last_reached_at: None,
         throughput: None,
+        encryption: Encryption::default(),
     };
     let both =
         [seen(archive, None), seen(dlp, Some("dlp said: 550 5.7.1 we do not know you, whoever you may be, go away"))];
@@ -167,6 +172,7 @@ async fn a_relay_that_is_gone_tells_of_no_trouble_and_an_earlier_revision_of_not
         certificate_ends_at: None,
         last_reached_at: None,
         throughput: None,
+        encryption: Encryption::default(),
     };
     let one = store::relay::sign_on(&relays, "one", RelayId::new(), Revision(0)).await.unwrap().id;
     let of_nobody = seen(1, GatewayId::new());
@@ -213,6 +219,7 @@ async fn every_page_says_that_a_gateway_fails_as_long_as_it_does_once_administra
             certificate_ends_at: None,
             last_reached_at: None,
             throughput: None,
+            encryption: Encryption::default(),
         };
         store::gateway_health::record_across_tenants(&relays, relay, &[seen]).await.unwrap();
     };
@@ -317,5 +324,44 @@ async fn a_gateway_that_begins_to_refuse_in_the_middle_of_traffic_costs_nobody_a
     assert_eq!(tell().await.unwrap(), 0);
     let told = sqlx::query_scalar::<_, String>("select kind from webhook_notice order by id");
     assert_eq!(told.fetch_all(&installation.owner).await.unwrap(), ["gateway.failing", "gateway.well"], "each once");
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn that_mail_goes_in_clear_which_was_encrypted_stands_on_the_pages_until_it_is_again(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let gateway = Gateway::start().await;
+    gateway.offers_tls();
+    let address = gateway.address.to_string();
+    installation.set_gateway(&acme, &PointerScope::Organization, &address).await;
+    let world = World::start(&installation).await;
+    let of_gateway = installation.gateway_of(&acme, &address).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let page = page_of(&acme, &format!("gateways/{of_gateway}"));
+    let words = "It has stopped offering TLS: mail goes to it in clear since ";
+
+    world.send("ann@acme.example", "one").await;
+    until(&admin, &page, "Last accepted mail").await;
+    assert!(!admin.get(&page).await.text().contains(words));
+    gateway.behave(|behaviour| {
+        behaviour.tls = None;
+        // The next message comes over a new connection.
+        behaviour.one_message_only = true;
+    });
+    world.send("ann@acme.example", "two").await;
+    until(&admin, &page, words).await;
+    until(&admin, &page_of(&acme, "gateways"), words).await;
+    gateway.offers_tls();
+    world.send("ann@acme.example", "three").await;
+    let mut text = String::new();
+    let is_over = async {
+        while text.is_empty() || text.contains(words) {
+            text = admin.get(&page).await.text();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, is_over).await.unwrap_or_else(|_| panic!("it is encrypted again"));
     world.stop().await;
 }

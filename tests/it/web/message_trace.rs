@@ -311,3 +311,33 @@ async fn of_what_was_refused_before_a_route_was_asked_for_none_is_named(db: PgPo
     let story = admin.get(&format!("{page}/{waits_id}")).await.text();
     assert!(story.contains("Decided by the platform's default"), "{story}");
 }
+
+#[sqlx::test]
+async fn a_message_that_came_back_leads_to_its_first_pass(db: PgPool) {
+    let Scene { installation, acme, admin, gateway, page, now, .. } = scene(db).await;
+    let other = installation.organization("other").await;
+    let to = ["bob@elsewhere.example"];
+    let first = handed_over(now - Duration::MINUTE, "ann@acme.example", &to, gateway);
+    let theirs = handed_over(now - Duration::HOUR, "olga@other.example", &to, gateway);
+    let again =
+        |at, first_pass| Event { first_pass: Some(first_pass), ..handed_over(at, "ann@acme.example", &to, gateway) };
+    let second = again(now - Duration::SECOND, first.message);
+    // Anybody can write such a field: it leads nowhere in another organization.
+    let pretended = again(now, theirs.message);
+    let (first_id, second_id, pretended_id, theirs_id) =
+        (first.message, second.message, pretended.message, theirs.message);
+    write_down(&installation, other.id, &[theirs]).await;
+    write_down(&installation, acme.id, &[first, second, pretended]).await;
+
+    let short = ShortId::of(first_id).to_string();
+    let story = admin.get(&format!("{page}/{second_id}")).await;
+    assert!(story.text().contains(&format!("Was here before as message {short}")), "{}", story.text());
+    let led = admin.get(&story.link(&format!("message {short}"))).await;
+    assert_eq!(led.path, format!("{page}/{first_id}"));
+    assert!(!led.text().contains("Was here before"), "{}", led.text());
+
+    let story = admin.get(&format!("{page}/{pretended_id}")).await;
+    let words = format!("Was here before as message {}, of which nothing is kept", ShortId::of(theirs_id));
+    assert!(story.text().contains(&words), "{}", story.text());
+    assert!(!story.html.contains(&format!("message-trace/{theirs_id}")));
+}

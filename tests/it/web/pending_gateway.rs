@@ -10,7 +10,10 @@ use outgate::{
         fault::Stage,
         verification::{Outcome, Step},
     },
-    store::{self, WebStore, gateway_health::Seen},
+    store::{
+        self, WebStore,
+        gateway_health::{Encryption, Seen},
+    },
 };
 use reqwest::StatusCode;
 use sqlx::PgPool;
@@ -370,6 +373,7 @@ impl Played {
             certificate_ends_at: None,
             last_reached_at: None,
             throughput: None,
+            encryption: Encryption::default(),
         };
         store::gateway_health::record_across_tenants(&self.relays, self.relay, &[seen]).await.unwrap();
     }
