@@ -220,7 +220,8 @@ fn of_reply(stage: Stage, reply: &Reply, about: &About<'_>) -> String {
             "It does not take the user name and the password: enter both anew on the gateway's page.".to_owned()
         }
         Stage::Mail | Stage::Recipient if wants_tls && !about.is_encrypted => {
-            "It wants TLS first: choose “required” on the gateway's page.".to_owned()
+            "It wants TLS first and does not offer it to us: turn STARTTLS on at the server, and look into its log if it is on."
+                .to_owned()
         }
         Stage::Mail | Stage::Recipient if wants_sign_in(reply) => match about.signs_in {
             true => "It wants a sign-in although we have signed in: look into its log.".to_owned(),

@@ -225,15 +225,15 @@ impl Verifier {
     ) -> Result<(), Failure> {
         let mut connection = self.dialer.dial_before(peer, watched).await?;
         let is_encrypted = connection.tls_session().is_some();
-        if !is_encrypted {
-            watched.advises("Mail goes to it in clear: turn TLS on at the server.".to_owned());
-        }
         ask(&mut connection, probe, watched).await?;
         if let Some(message) = message {
             send(&mut connection, message, watched).await?;
         } else {
             // What it answers is of no interest any more.
             let _ = connection.ask("RSET").await;
+        }
+        if !is_encrypted {
+            watched.remarks(Stage::Hello, "Mail goes to it in clear: turn TLS on at the server.".to_owned());
         }
         // What its record says is known: such a message is refused here, in words.
         let known = peer.limits.largest_message.unwrap_or(u64::MAX);
