@@ -26,26 +26,31 @@ async fn curl(world: &World, sender: &str, message: &[u8]) -> (Option<i32>, Stri
 }
 
 #[sqlx::test]
-async fn a_large_message_arrives_as_it_was_sent(owner: PgPool) {
+async fn large_messages_arrive_as_they_were_sent(owner: PgPool) {
     let installation = Installation::on(owner);
     let acme = installation.organization("acme").await;
     let gateway = Gateway::start().await;
     installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
     let world = World::start(&installation).await;
-    let mut message = b"From: ann@acme.example\r\nSubject: by curl\r\n\r\n".to_vec();
-    for line in 0..100_000 {
-        message.extend(format!(".{line}\r\n..\r\n\r\nline {line}\r\n").into_bytes());
+    let header = "From: ann@acme.example\r\nSubject: by curl\r\n\r\n";
+    let plain: String = (0..10_000).map(|line| format!("line. {line}\r\n\r\n")).collect();
+    let dots = |lines| (0..lines).map(|line| format!(".{line}\r\n..\r\n\r\nline {line}\r\n")).collect::<String>();
+    // One that is kept on disk, some in memory: with dots everywhere, in one line near the end, and without any.
+    let one_dot = format!("{plain}.\r\n.one\r\n{}", "x\r\n".repeat(20_000));
+    for (number, body) in [dots(100_000), dots(10_000), one_dot, plain].iter().enumerate() {
+        let message = format!("{header}{body}").into_bytes();
+
+        let (status, said) = curl(&world, "ann@acme.example", &message).await;
+
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.contains("< 250 2.0.0 kept as 4711"), "the gateway's own words: {said}");
+        let received = gateway.received(number + 1).await.remove(number);
+        assert_eq!(received.recipients, ["bob@elsewhere.example", "carl@elsewhere.example"]);
+        assert!(received.content.ends_with(&message), "{} bytes of {}", received.content.len(), message.len());
+        let trace = String::from_utf8_lossy(&received.content[..received.content.len() - message.len()]).into_owned();
+        let is_ours = trace.starts_with("Received: from client.example ") && trace.matches("Received:").count() == 1;
+        assert!(is_ours, "{trace}");
     }
-
-    let (status, said) = curl(&world, "ann@acme.example", &message).await;
-
-    assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("< 250 2.0.0 kept as 4711"), "the gateway's own words: {said}");
-    let received = gateway.received(1).await.remove(0);
-    assert_eq!(received.recipients, ["bob@elsewhere.example", "carl@elsewhere.example"]);
-    assert!(received.content.ends_with(&message), "{} bytes of {}", received.content.len(), message.len());
-    let trace = String::from_utf8_lossy(&received.content[..received.content.len() - message.len()]).into_owned();
-    assert!(trace.starts_with("Received: from client.example ") && trace.matches("Received:").count() == 1, "{trace}");
     world.stop().await;
 }
 

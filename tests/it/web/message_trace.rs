@@ -274,7 +274,7 @@ async fn what_is_missing_is_said_where_it_is_missing(db: PgPool) {
     let words = "Something is missing: 1,240 lines between ";
     assert!(admin.get(&page).await.text().contains(words));
     assert!(admin.get(&format!("{page}/{message}")).await.text().contains(words));
-    let before = (now - 2 * Duration::DAY).format(&Rfc3339).unwrap()[..10].to_owned();
+    let before = (now - Duration::days(2)).format(&Rfc3339).unwrap()[..10].to_owned();
     assert!(!admin.get(&format!("{page}?to={before}")).await.text().contains(words));
 }
 
