@@ -147,12 +147,23 @@ impl Buffer {
         let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.bytes.len()));
         let needed = self.bytes.len() + now.len();
         if needed > self.bytes.capacity() {
-            let grown = needed.max(2 * self.bytes.capacity()).min(BUFFER);
-            self.bytes.reserve_exact(grown - self.bytes.len());
+            self.grow(needed.max(2 * self.bytes.capacity()).min(BUFFER));
         }
         self.bytes.extend_from_slice(now);
         *bytes = later;
         self.count();
+    }
+
+    /// To the largest by way of one that is there already: else there would be one more with each large message.
+    fn grow(&mut self, capacity: usize) {
+        let spare = if capacity < BUFFER { None } else { self.memory.spare().pop() };
+        match spare {
+            Some(mut spare) => {
+                spare.extend_from_slice(&self.bytes);
+                self.bytes = spare;
+            }
+            None => self.bytes.reserve_exact(capacity - self.bytes.len()),
+        }
     }
 
     fn count(&mut self) {
@@ -253,5 +264,23 @@ impl Growing {
             return Content::Parts { parts, size: self.length as u64, has_dots, in_flight: in_flight.map(Arc::new) };
         }
         Content::Memory(self.buffers.pop().map(Bytes::from_owner).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_messages_one_after_the_other_stand_in_the_same_buffers() {
+        let memory = Memory::of(64 * 1024 * 1024);
+        let piece = [b'x'; 32 * 1024];
+        for _ in 0..100 {
+            let mut growing = Growing::new(&memory, 4096);
+            (0..5).for_each(|_| growing.extend_from_slice(&piece));
+            assert_eq!((growing.len(), growing.parts().map(<[u8]>::len).sum::<usize>()), (163_840, 163_840));
+            drop(growing.into_content(true, None));
+        }
+        assert_eq!((memory.taken(), memory.spare().len()), (0, 3));
     }
 }
