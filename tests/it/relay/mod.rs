@@ -29,6 +29,7 @@ mod message_log;
 mod message_trace;
 mod metrics;
 mod mx;
+mod neighbours;
 mod notification;
 mod one_message;
 mod organization_networks;
