@@ -2,7 +2,7 @@
 //! that it has stopped offering TLS, that it has not passed its verification. Text alone; sent by the relay's queue, like
 //! notifications.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use time::OffsetDateTime;
 
@@ -63,6 +63,23 @@ impl NotPassed<'_> {
             (None, Some(_)) => "Mail goes on as before meanwhile.".to_owned(),
             (None, None) => "Mail without another gateway waits meanwhile and is not lost.".to_owned(),
         }
+    }
+
+    fn text(&self, gateway: impl Display, organization: &str) -> String {
+        let page = match self.domain {
+            Some(_) => "Domain Manager, and there the domain's Outbound Gateway",
+            None => "Outbound Mail Gateway",
+        };
+        format!(
+            "{gateway}, which is to be the outbound gateway of {} of {organization}, has not passed its verification and \
+             is not live.\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
+             What to do: put it right, then open Administration > Manage Organization > Web Mail Cloud > {page}, and \
+             press Check again: it goes live by itself when it has passed. There it is given up, too, or used anyway. \
+             You do not hear of this change again.\r\n",
+            self.whose(),
+            one_line(self.failed),
+            self.meanwhile(),
+        )
     }
 }
 
@@ -125,35 +142,8 @@ impl GatewayNotice<'_> {
                     rfc2822(ends_at)
                 );
             }
-            News::NotPassed(not_passed) => {
-                let (page, whose) = match not_passed.domain {
-                    Some(_) => ("Domain Manager, and there the domain's Outbound Gateway", not_passed.whose()),
-                    None => ("Outbound Mail Gateway", not_passed.whose()),
-                };
-                let _ = write!(
-                    text,
-                    "{gateway}, which is to be the outbound gateway of {whose} of {organization}, has not passed its \
-                     verification and is not live.\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
-                     What to do: put it right, then open Administration > Manage Organization > Web Mail Cloud > \
-                     {page}, and press Check again: it goes live by itself when it has passed. There it is given up, \
-                     too, or used anyway. You do not hear of this change again.\r\n",
-                    one_line(not_passed.failed),
-                    not_passed.meanwhile(),
-                );
-            }
-            News::InClear { since } => {
-                let _ = write!(
-                    text,
-                    "Mail to the outbound gateway {gateway} of {organization} has not been encrypted since {}. It was \
-                     before: the gateway no longer offers TLS, it fails, or somebody on the way hides it. Mail goes on \
-                     in clear, as your organization has set it (TLS when offered).\r\n\r\n\
-                     What to do: if mail must never go in clear, choose TLS required on the gateway's page, \
-                     Administration > Manage Organization > Web Mail Cloud > Gateways; it then waits until the gateway \
-                     offers TLS. Verify on that page shows what the gateway offers. You hear from us again when mail \
-                     is encrypted.\r\n",
-                    rfc2822(since)
-                );
-            }
+            News::NotPassed(not_passed) => text = not_passed.text(gateway, &organization),
+            News::InClear { since } => text = in_clear(gateway, &organization, since),
             News::Encrypted => {
                 let _ =
                     write!(text, "Mail to the outbound gateway {gateway} of {organization} is encrypted again.\r\n");
@@ -161,4 +151,16 @@ impl GatewayNotice<'_> {
         }
         text
     }
+}
+
+fn in_clear(gateway: impl Display, organization: &str, since: OffsetDateTime) -> String {
+    format!(
+        "Mail to the outbound gateway {gateway} of {organization} has not been encrypted since {}. It was before: the \
+         gateway no longer offers TLS, it fails, or somebody on the way hides it. Mail goes on in clear, as your \
+         organization has set it (TLS when offered).\r\n\r\n\
+         What to do: if mail must never go in clear, choose TLS required on the gateway's page, Administration > Manage \
+         Organization > Web Mail Cloud > Gateways; it then waits until the gateway offers TLS. Verify on that page shows \
+         what the gateway offers. You hear from us again when mail is encrypted.\r\n",
+        rfc2822(since)
+    )
 }

@@ -1,7 +1,7 @@
 //! Which gateways' troubles administrators know of: told once when one begins that lasts, and once when it is over; and
 //! once of each that is to go live and has not passed. Written by relays, in the transaction that queues what they tell.
 
-use sqlx::{PgExecutor, types::Json};
+use sqlx::{PgExecutor, postgres::PgQueryResult, types::Json};
 use time::OffsetDateTime;
 
 use super::{Result, gateway::PointerScope};
@@ -68,6 +68,20 @@ pub struct Trouble {
     pub backup: Option<GatewayAddress>,
 }
 
+/// A row of any of the queries below, with its news.
+macro_rules! to_tell {
+    ($row:ident, $news:expr) => {
+        ToTell {
+            organization: $row.organization,
+            name: $row.name,
+            slug: $row.slug,
+            gateway: $row.gateway,
+            address: $row.address,
+            news: $news,
+        }
+    };
+}
+
 /// Gateways that have been failing since before `lasting` and nobody was told of.
 pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
     let rows = sqlx::query!(
@@ -94,14 +108,9 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
     )
     .fetch_all(db)
     .await?;
-    let to_tell = rows.into_iter().map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::Failing(Trouble { since: row.since, words: row.words, backup: row.backup }),
-    });
+    let to_tell = rows
+        .into_iter()
+        .map(|row| to_tell!(row, News::Failing(Trouble { since: row.since, words: row.words, backup: row.backup })));
     Ok(to_tell.collect())
 }
 
@@ -125,14 +134,7 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
         limit 100
         "#,
     )
-    .map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::Well,
-    })
+    .map(|row| to_tell!(row, News::Well))
     .fetch_all(db)
     .await
 }
@@ -165,14 +167,7 @@ pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime)
         "#,
         now,
     )
-    .map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::Certificate(Ending { at: row.ends_at, days: row.days }),
-    })
+    .map(|row| to_tell!(row, News::Certificate(Ending { at: row.ends_at, days: row.days })))
     .fetch_all(db)
     .await
 }
@@ -219,20 +214,18 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
     )
     .fetch_all(db)
     .await?;
-    let to_tell = rows.into_iter().map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::NotPassed(NotPassed {
-            scope: row.domain.map_or(PointerScope::Organization, PointerScope::Domain),
-            since: row.since,
-            failed: verification::failed(&*row.steps)
-                .map(|(step, advice)| format!("{step}: {advice}"))
-                .unwrap_or_default(),
-            instead_of: row.instead_of,
-        }),
+    let to_tell = rows.into_iter().map(|row| {
+        to_tell!(
+            row,
+            News::NotPassed(NotPassed {
+                scope: row.domain.map_or(PointerScope::Organization, PointerScope::Domain),
+                since: row.since,
+                failed: verification::failed(&*row.steps)
+                    .map(|(step, advice)| format!("{step}: {advice}"))
+                    .unwrap_or_default(),
+                instead_of: row.instead_of,
+            })
+        )
     });
     Ok(to_tell.collect())
 }
@@ -263,14 +256,7 @@ pub async fn in_clear_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDat
         "#,
         lasting,
     )
-    .map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::InClear(row.since),
-    })
+    .map(|row| to_tell!(row, News::InClear(row.since)))
     .fetch_all(db)
     .await
 }
@@ -297,14 +283,7 @@ pub async fn encrypted_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToT
         limit 100
         "#,
     )
-    .map(|row| ToTell {
-        organization: row.organization,
-        name: row.name,
-        slug: row.slug,
-        gateway: row.gateway,
-        address: row.address,
-        news: News::Encrypted,
-    })
+    .map(|row| to_tell!(row, News::Encrypted))
     .fetch_all(db)
     .await
 }
@@ -313,31 +292,7 @@ pub async fn encrypted_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToT
 /// What is not pending any more is not told.
 pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
     let done = match &told.news {
-        News::NotPassed(not_passed) => {
-            sqlx::query!(
-                r#"
-                insert into pending_gateway_notice (organization_id, subject, subject_key, gateway_id, since, noticed_at)
-                select $1, $2, $3, $4, $5, $6
-                where exists (select from organization
-                              where $2 = 'organization' and id = $1 and pending_gateway_id = $4 and pending_since = $5)
-                   or exists (select from mail_domain
-                              where $2 = 'domain' and organization_id = $1 and name = $3
-                                and pending_gateway_id = $4 and pending_since = $5)
-                on conflict (organization_id, subject, subject_key) do update
-                set gateway_id = excluded.gateway_id, since = excluded.since, noticed_at = excluded.noticed_at
-                where (pending_gateway_notice.gateway_id, pending_gateway_notice.since) is distinct from
-                      (excluded.gateway_id, excluded.since)
-                "#,
-                told.organization as OrganizationId,
-                not_passed.scope.subject().as_str(),
-                not_passed.scope.key(told.organization),
-                told.gateway as GatewayId,
-                not_passed.since,
-                now,
-            )
-            .execute(db)
-            .await?
-        }
+        News::NotPassed(not_passed) => note_not_passed(db, told, not_passed, now).await?,
         News::Failing(_) => {
             sqlx::query!(
                 "insert into gateway_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)
@@ -395,6 +350,38 @@ pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: Of
         }
     };
     Ok(done.rows_affected() == 1)
+}
+
+/// Only while it is pending there since then: it may have been given up a moment ago.
+async fn note_not_passed(
+    db: impl PgExecutor<'_>,
+    told: &ToTell,
+    not_passed: &NotPassed,
+    now: OffsetDateTime,
+) -> Result<PgQueryResult> {
+    sqlx::query!(
+        r#"
+        insert into pending_gateway_notice (organization_id, subject, subject_key, gateway_id, since, noticed_at)
+        select $1, $2, $3, $4, $5, $6
+        where exists (select from organization
+                      where $2 = 'organization' and id = $1 and pending_gateway_id = $4 and pending_since = $5)
+           or exists (select from mail_domain
+                      where $2 = 'domain' and organization_id = $1 and name = $3
+                        and pending_gateway_id = $4 and pending_since = $5)
+        on conflict (organization_id, subject, subject_key) do update
+        set gateway_id = excluded.gateway_id, since = excluded.since, noticed_at = excluded.noticed_at
+        where (pending_gateway_notice.gateway_id, pending_gateway_notice.since) is distinct from
+              (excluded.gateway_id, excluded.since)
+        "#,
+        told.organization as OrganizationId,
+        not_passed.scope.subject().as_str(),
+        not_passed.scope.key(told.organization),
+        told.gateway as GatewayId,
+        not_passed.since,
+        now,
+    )
+    .execute(db)
+    .await
 }
 
 /// Whom to tell: the active Administrators of the organization.
