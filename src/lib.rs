@@ -20,6 +20,7 @@
 //! - `mail` and `policy` read no clock, no random number, no setting: what they need is an argument.
 //! - There are no repository traits, no service layer and no `utils`.
 
+// How many random cases a test tries is said in one place, for unit tests as for the others.
 #[cfg(test)]
 #[path = "../tests/it/support/cases.rs"]
 mod cases;

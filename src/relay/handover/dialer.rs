@@ -12,6 +12,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     connection::{Connection, TimeLimits},
+    health::UNUSED,
     peer::{Peer, PeerKey},
     reply_reader::{Extensions, parse_extensions},
     sign_in::Credential,
@@ -67,9 +68,6 @@ struct Last {
     ip: IpAddr,
     at: Instant,
 }
-
-/// After so long it is not remembered how a connection was made.
-const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Known {
     fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, Last>> {

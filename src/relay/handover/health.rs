@@ -120,7 +120,7 @@ const QUIET: Duration = Duration::from_secs(60 * 60);
 /// For so long a gateway is not asked again whether it takes our mail.
 const VOUCHED: Duration = Duration::from_secs(60);
 /// After so long nothing is remembered of a server that is not failing and that nobody has used or probed.
-const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 /// As long as a message may take from its failed attempt into the queue, and a little more.
 const ON_ITS_WAY: time::Duration = time::Duration::seconds(30);
 

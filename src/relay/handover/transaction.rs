@@ -42,7 +42,7 @@ impl Connection {
     /// Asks for the recipients, and if any is accepted for the message. `Ok` holds the answer to each
     /// RCPT; if one of them is positive, the server waits for [`send`](Self::send).
     pub async fn envelope(&mut self, request: Request<'_>) -> Result<Vec<Reply>, Failure> {
-        if let Some(most) = self.extensions.size.filter(|most| *most > 0) {
+        if let Some(most) = self.largest_message() {
             fits(request.source.size(), most).map_err(|reply| ours(Stage::Mail, reply))?;
         }
         let mail = self.mail_command(request).await?;
