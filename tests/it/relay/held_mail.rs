@@ -142,30 +142,11 @@ async fn a_choice_made_while_a_relay_has_the_message_is_carried_out_afterwards(d
     let (sending, own, archive, _) = held_for_users_gateway(db).await;
     let (now, until) = (sending.now + time::Duration::days(8), sending.now + time::Duration::days(9));
     let relay = RelayId::new();
-    let claimed = store::queue::claim_due_across_tenants(
-        &sending.db,
-        relay,
-        1,
-        &store::queue::PassedOver::default(),
-        now,
-        until,
-        true,
-    )
-    .await
-    .unwrap();
+    let claimed = sending.claimed_by(relay, 1, now, until).await;
     let claimed = claimed.into_iter().next().unwrap();
     choose(&sending, taken_away(own), Choice::Send).await;
-    let someone_else = store::queue::claim_due_across_tenants(
-        &sending.db,
-        RelayId::new(),
-        1,
-        &store::queue::PassedOver::default(),
-        now,
-        until,
-        true,
-    )
-    .await;
-    assert!(someone_else.unwrap().is_empty(), "the lease holds");
+    let someone_else = sending.claimed_by(RelayId::new(), 1, now, until).await;
+    assert!(someone_else.is_empty(), "the lease holds");
 
     let token = claimed.lease.unwrap().token;
     assert!(store::queue::record_across_tenants(&sending.db, &claimed, token, claimed.choice).await.unwrap());
@@ -343,7 +324,7 @@ impl Outage {
         let pages = Pages::of(&installation).await;
         let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
         let outage = Self { installation, acme, world, admin, gateway, archive };
-        outage.until("state = 'waiting' and lease_token is null", MANY).await;
+        outage.until(Some(("waiting", None)), MANY).await;
         // The gateway has been down for a while: relays may be newer to a change than to mail of the last seconds, which
         // they hold later.
         let earlier = "update queued_message set accepted_at = accepted_at - interval '10 minutes'";
@@ -351,13 +332,15 @@ impl Outage {
         outage
     }
 
-    /// Waits until so many of Ann's messages are as this says.
-    async fn until(&self, condition: &str, messages: usize) {
-        let statement =
-            format!("select count(*) from queued_message where sender = 'ann@acme.example' and {condition}");
+    /// Waits until so many of Ann's messages wait and nobody attempts them, or are held for a reason; `None`: are there
+    /// at all.
+    async fn until(&self, state: Option<(&str, Option<&str>)>, messages: usize) {
+        let statement = "select count(*) from queued_message where sender = 'ann@acme.example' and ($1::text is null or
+                         state = $1 and held_because is not distinct from $2 and (state = 'held' or lease_token is null))";
+        let (state, because) = (state.map(|(state, _)| state), state.and_then(|(_, because)| because));
         let happens = async {
             loop {
-                let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(&*statement));
+                let count = sqlx::query_scalar::<_, i64>(statement).bind(state).bind(because);
                 if count.fetch_one(&self.installation.owner).await.unwrap() == messages as i64 {
                     return;
                 }
@@ -365,12 +348,12 @@ impl Outage {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(ALL_WITHIN, happens).await.unwrap_or_else(|_| panic!("not {messages} messages with {condition}"));
+        timeout(ALL_WITHIN, happens).await.unwrap_or_else(|_| panic!("not {messages} messages are {state:?}"));
     }
 
     /// Nothing has left, and nothing leaves to whoever listens where the gateway was.
     async fn all_are_held(&self, because: &str) {
-        self.until(&format!("state = 'held' and held_because = '{because}'"), MANY).await;
+        self.until(Some(("held", Some(because))), MANY).await;
         assert_eq!(self.archive.so_far(), []);
         assert!(!self.somebody_got_one().await, "never by the platform's default");
         let page = self.admin.get(&format!("/{}/web-mail-cloud/outbound-mail-gateway", self.acme.slug)).await;
@@ -403,7 +386,7 @@ impl Outage {
             saved.text()
         );
         let arrived = self.archive.received_within(MANY, ALL_WITHIN).await;
-        self.until("true", 0).await;
+        self.until(None, 0).await;
         assert_eq!((arrived.len(), self.archive.so_far().len()), (MANY, MANY));
         assert!(!self.somebody_got_one().await);
         self.world.stop().await;
@@ -416,7 +399,7 @@ impl Outage {
             "{}",
             saved.text()
         );
-        self.until("true", 0).await;
+        self.until(None, 0).await;
         assert_eq!(self.archive.so_far(), []);
         assert!(!self.somebody_got_one().await, "notifications only");
         self.world.stop().await;

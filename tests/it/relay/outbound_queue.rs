@@ -134,17 +134,8 @@ async fn a_wish_that_comes_while_a_relay_has_the_message_is_carried_out_when_its
         gateway.works_again();
         let (now, until) = (sending.now + time::Duration::minutes(3), sending.now + time::Duration::hours(1));
         let relay = RelayId::new();
-        let claimed = store::queue::claim_due_across_tenants(
-            &sending.db,
-            relay,
-            1,
-            &store::queue::PassedOver::default(),
-            now,
-            until,
-            true,
-        )
-        .await;
-        let claimed = claimed.unwrap().into_iter().next().unwrap();
+        let claimed = sending.claimed_by(relay, 1, now, until).await;
+        let claimed = claimed.into_iter().next().unwrap();
         wish(&sending, what).await;
         sending.step_after(4).await;
         assert_eq!(sending.waiting().await.len(), 1, "the lease holds: {what:?}");

@@ -194,19 +194,7 @@ async fn a_relay_whose_lease_has_ended_records_nothing_over_the_new_owner(db: Pg
     sending.send().await;
     let now = sending.now + time::Duration::minutes(5);
     let until = now + time::Duration::minutes(2);
-    let claim = async |relay, now, until| {
-        store::queue::claim_due_across_tenants(
-            &sending.db,
-            relay,
-            10,
-            &store::queue::PassedOver::default(),
-            now,
-            until,
-            true,
-        )
-        .await
-        .unwrap()
-    };
+    let claim = async |relay, now, until| sending.claimed_by(relay, 10, now, until).await;
     let paused = claim(RelayId::new(), now, until).await.remove(0);
     assert!(claim(RelayId::new(), now, until).await.is_empty(), "while the lease holds nobody else gets it");
     let later = until + time::Duration::minutes(2);
@@ -234,17 +222,7 @@ async fn the_queue_wakes_by_itself_and_takes_up_what_its_previous_life_had(db: P
     // The relay is killed in the middle of an attempt, long before its lease ends.
     let relay = RelayId::new();
     let (now, until) = (sending.now + time::Duration::minutes(5), sending.now + time::Duration::days(1));
-    store::queue::claim_due_across_tenants(
-        &sending.db,
-        relay,
-        1,
-        &store::queue::PassedOver::default(),
-        now,
-        until,
-        true,
-    )
-    .await
-    .unwrap();
+    sending.claimed_by(relay, 1, now, until).await;
     assert!(sending.waiting().await[0].leased);
 
     let gateway = Gateway::start_on(address).await;
@@ -281,17 +259,7 @@ async fn no_reason_keeps_an_outcome_from_being_written_down(db: PgPool) {
     sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
     sending.send().await;
     let (now, until) = (sending.now + time::Duration::minutes(5), sending.now + time::Duration::minutes(7));
-    let claimed = store::queue::claim_due_across_tenants(
-        &sending.db,
-        RelayId::new(),
-        1,
-        &store::queue::PassedOver::default(),
-        now,
-        until,
-        true,
-    )
-    .await;
-    let claimed = claimed.unwrap().remove(0);
+    let claimed = sending.claimed_by(RelayId::new(), 1, now, until).await.remove(0);
 
     let verdict = Verdict::Waiting("it broke: \0\x1b[31m\r\nno\u{9b}".to_owned() + &"é".repeat(2_000));
     let attempted = Attempted { verdicts: vec![(0, verdict)], charged: true, ..Attempted::default() };

@@ -9,7 +9,6 @@ use outgate::{
         routing::PlatformDefault,
     },
     relay::queue::{Attempted, ClockWatch, Jump, Verdict, after},
-    store,
 };
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
@@ -106,18 +105,7 @@ async fn nothing_is_given_up_that_nobody_tried_to_send_or_while_the_clock_is_not
     sending.send().await;
     let (now, until) = (sending.now + Duration::days(40), sending.now + Duration::days(41));
     let relay = outgate::mail::id::RelayId::new();
-    let message = store::queue::claim_due_across_tenants(
-        &sending.db,
-        relay,
-        1,
-        &store::queue::PassedOver::default(),
-        now,
-        until,
-        true,
-    )
-    .await
-    .unwrap()
-    .remove(0);
+    let message = sending.claimed_by(relay, 1, now, until).await.remove(0);
     let busy = || Attempted {
         verdicts: vec![(0, Verdict::Waiting("all connections are in use".to_owned()))],
         waits_for: gateway,

@@ -41,6 +41,10 @@ use outgate::{
         transfer::{Transfer, TransferSettings},
         volume::{self, Volume},
     },
+    store::{
+        self,
+        queue::{PassedOver, QueuedMessage},
+    },
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -408,6 +412,19 @@ impl Sending {
     pub async fn step_after(&self, minutes: i64) -> usize {
         let step = self.queue.step(self.now + time::Duration::minutes(minutes));
         timeout(HAPPENS_WITHIN, step).await.expect("the step did not end in time").unwrap()
+    }
+
+    /// Up to so many messages that are due at `now`, as another relay takes them: until then, and over from whoever lets
+    /// its lease end.
+    pub async fn claimed_by(
+        &self,
+        relay: RelayId,
+        most: i64,
+        now: OffsetDateTime,
+        until: OffsetDateTime,
+    ) -> Vec<QueuedMessage> {
+        let nobody = PassedOver::default();
+        store::queue::claim_due_across_tenants(&self.db, relay, most, &nobody, now, until, true).await.unwrap()
     }
 
     pub async fn waiting(&self) -> Vec<Waiting> {
