@@ -185,7 +185,10 @@ impl RoutingFacts {
         let of_organizations = self.organizations.values().filter_map(|facts| facts.gateway);
         let of_domains = self.domains.values().filter_map(|facts| facts.gateway);
         let of_accounts = self.accounts.values().filter(|facts| !facts.suspended).filter_map(|facts| facts.gateway);
-        let in_use: HashSet<GatewayId> = of_organizations.chain(of_domains).chain(of_accounts).collect();
+        let mut in_use: HashSet<GatewayId> = of_organizations.chain(of_domains).chain(of_accounts).collect();
+        // A backup is to be found out of order before it is needed.
+        let first: Vec<&Arc<Gateway>> = in_use.iter().filter_map(|id| self.gateways.get(id)).collect();
+        in_use.extend(first.iter().flat_map(|gateway| &gateway.settings.backups));
         let may_send = |gateway: &&Arc<Gateway>| {
             self.organizations.get(&gateway.organization).is_some_and(|facts| !facts.suspended)
         };

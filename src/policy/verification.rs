@@ -157,6 +157,10 @@ pub fn advice(stage: Stage, failing: &Failing, about: &About<'_>) -> String {
             "{host} does not answer on port {port}: a firewall may drop our connections. Let this relay through, or \
              correct the address."
         ),
+        Failing::TimedOut if stage == Stage::Greeting => format!(
+            "Something answers on port {port} and never greets, as a mail server does: correct the port, which is usually \
+             25 or 587, or look into the server's log."
+        ),
         Failing::TimedOut => "It stopped answering: look into its log, and try again.".to_owned(),
         Failing::Closed if stage == Stage::Greeting => {
             format!("It closes the connection before it says anything: let it accept connections from {}.", from(about))
@@ -172,7 +176,7 @@ pub fn advice(stage: Stage, failing: &Failing, about: &About<'_>) -> String {
         Failing::TlsNotOffered => "It does not offer TLS (STARTTLS): turn TLS on at the server, or choose “when \
                                    offered” on the gateway's page."
             .to_owned(),
-        Failing::Certificate(fault) => certificate(fault, about),
+        Failing::Certificate(fault) => certificate(fault, about.address),
         Failing::SignInNotOffered => "It does not offer to sign in by PLAIN or LOGIN: turn one of them on at the \
                                       server, or remove the user name from the gateway's page."
             .to_owned(),
@@ -181,13 +185,18 @@ pub fn advice(stage: Stage, failing: &Failing, about: &About<'_>) -> String {
     }
 }
 
-fn certificate(fault: &CertificateFault, about: &About<'_>) -> String {
+/// What is to be said of a certificate that nobody verifies.
+pub fn would_not_verify(fault: &CertificateFault, address: &GatewayAddress) -> String {
+    format!("Nobody verifies its certificate as TLS is set, and it would not pass. {}", certificate(fault, address))
+}
+
+fn certificate(fault: &CertificateFault, address: &GatewayAddress) -> String {
     match fault {
         CertificateFault::OtherName(names) => format!(
             "Its certificate is for another name ({}): enter that name on the gateway's page, or give the server a \
              certificate for {}.",
             if names.is_empty() { "none".to_owned() } else { names.join(", ") },
-            about.address.host()
+            address.host()
         ),
         CertificateFault::Expired(at) => format!(
             "Its certificate has expired{}: renew it on the server.",

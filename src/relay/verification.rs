@@ -2,6 +2,7 @@
 //! store, answered by every relay. Beside the mail, and never in its way.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use sqlx::PgPool;
 use tokio::{
     sync::{Semaphore, watch},
-    time::{sleep, timeout},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ use super::{
     test_message::{self, Prepared, ReturnTokens},
 };
 use crate::{
-    mail::id::{GatewayId, RelayId},
+    mail::id::{GatewayId, OrganizationId, RelayId},
     policy::{
         facts::{Gateway, TlsMode},
         fault::Stage,
@@ -48,10 +49,13 @@ mod certificate;
 const EVERY: Duration = Duration::from_secs(1);
 /// How often it is told how far a verification is.
 const TOLD: Duration = Duration::from_millis(300);
-/// After so long there is an answer, whatever the server does.
-const PATIENCE: Duration = Duration::from_secs(28);
-/// Verifications at a time.
-const AT_A_TIME: usize = 8;
+/// After so long it is known whether the gateway accepts, whatever the server does.
+const PATIENCE: Duration = Duration::from_secs(23);
+/// How long what could be better is looked for after that, on connections of its own.
+const LOOKING_FURTHER: Duration = Duration::from_secs(5);
+/// Verifications at a time, and of one organization: none waits for another's gateways that hang.
+const AT_A_TIME: usize = 32;
+const OF_ORGANIZATION: usize = 4;
 /// How long the store may take.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Shorter than those of mail: somebody is waiting.
@@ -89,6 +93,7 @@ impl Verifier {
     /// From when the relay has signed on until `stop`.
     pub async fn run(self, pool: &PgPool, id: watch::Receiver<Option<RelayId>>, stop: CancellationToken) {
         let (verifier, places) = (Arc::new(self), Arc::new(Semaphore::new(AT_A_TIME)));
+        let mut of_organizations = HashMap::<OrganizationId, Arc<Semaphore>>::new();
         while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
             let Some(relay) = *id.borrow() else { continue };
             let taking = store::verification::take_across_tenants(pool, relay, &verifier.relay_name);
@@ -96,11 +101,15 @@ impl Verifier {
             for taken in taken {
                 let (verifier, places, pool) = (Arc::clone(&verifier), Arc::clone(&places), pool.clone());
                 let stop = stop.clone();
+                let own = of_organizations.entry(taken.organization);
+                let own = Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(OF_ORGANIZATION))));
                 tokio::spawn(async move {
+                    let _own = own.acquire_owned().await;
                     let _place = places.acquire_owned().await;
                     stop.run_until_cancelled(verifier.answer(&pool, relay, &taken)).await
                 });
             }
+            of_organizations.retain(|_, places| places.available_permits() < OF_ORGANIZATION);
         }
     }
 
@@ -147,6 +156,7 @@ impl Verifier {
     /// Whether the gateway accepts the recipient and, if there is one, the message.
     pub async fn verify(&self, taken: &Taken, message: Option<&Prepared>, watched: &Watched) -> bool {
         watched.begins(Stage::LookUp);
+        let until = Instant::now() + PATIENCE;
         let Some(peer) = self.peer(taken).await else {
             watched.advises("This relay does not know the gateway yet: try again in a moment.".to_owned());
             watched.ends(Outcome::Failed);
@@ -157,17 +167,22 @@ impl Verifier {
         let probe = Probe { sender: taken.sender.clone(), recipient };
         let walking = async {
             match self.walk(&peer, &probe, message, watched).await {
-                Ok(()) => None,
-                Err(failure) => Some(self.failing(&peer, failure, watched).await),
+                Ok(is_encrypted) => Ok(is_encrypted),
+                Err(failure) => Err(self.failing(&peer, failure, watched).await),
             }
         };
-        let failed = timeout(PATIENCE, walking).await.unwrap_or_else(|_| Some((watched.stage(), Failing::TimedOut)));
-        let Some((stage, failing)) = failed else {
-            watched.ends(Outcome::Passed);
-            return true;
-        };
-        self.explain(&peer, &probe, watched, stage, &failing);
-        false
+        match timeout_at(until.into(), walking).await.unwrap_or_else(|_| Err((watched.stage(), Failing::TimedOut))) {
+            Ok(is_encrypted) => {
+                // Whatever the server does now, it has accepted.
+                let _ = timeout(LOOKING_FURTHER, self.look_further(&peer, &probe, is_encrypted, watched)).await;
+                watched.ends(Outcome::Passed);
+                true
+            }
+            Err((stage, failing)) => {
+                self.explain(&peer, &probe, watched, stage, &failing);
+                false
+            }
+        }
     }
 
     /// Says at the step that failed what to do.
@@ -216,13 +231,14 @@ impl Verifier {
         Some(self.table.within_networks(Peer::gateway(&gateway, Scope::Organization)))
     }
 
+    /// As far as mail goes. Returns whether it is encrypted.
     async fn walk(
         &self,
         peer: &Peer,
         probe: &Probe,
         message: Option<&Prepared>,
         watched: &Watched,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let mut connection = self.dialer.dial_before(peer, watched).await?;
         let is_encrypted = connection.tls_session().is_some();
         ask(&mut connection, probe, watched).await?;
@@ -243,8 +259,13 @@ impl Verifier {
             watched.remarks(Stage::Hello, remark);
         }
         connection.quit().await;
-        if is_encrypted && peer.tls != TlsMode::Verified && self.would_verify(peer).await {
-            watched.would_verify();
+        Ok(is_encrypted)
+    }
+
+    /// Looks for what could be better, on connections of its own.
+    async fn look_further(&self, peer: &Peer, probe: &Probe, is_encrypted: bool, watched: &Watched) {
+        if is_encrypted && peer.tls != TlsMode::Verified {
+            self.ask_certificate(peer, watched).await;
         }
         if let Some(without) = without_sign_in(peer)
             && let Ok(mut connection) = self.dialer.dial(&without).await
@@ -254,15 +275,25 @@ impl Verifier {
             watched.remarks(Stage::SignIn, "It accepts us without the user name and the password as well.".to_owned());
             connection.quit().await;
         }
-        Ok(())
     }
 
-    /// Whether it would be connected to as well if its record said “required and verified”, as all of the record says.
-    async fn would_verify(&self, peer: &Peer) -> bool {
+    /// Says whether it would be connected to as well if its record said “required and verified”, as all of the record says,
+    /// and what would be wrong.
+    async fn ask_certificate(&self, peer: &Peer, watched: &Watched) {
         let verified = Peer { tls: TlsMode::Verified, ..peer.clone() };
-        let Ok(Ok(connection)) = timeout(TLS_AT_ONCE, self.dialer.dial(&verified)).await else { return false };
-        connection.quit().await;
-        true
+        match self.dialer.dial(&verified).await {
+            Ok(connection) => {
+                watched.would_verify();
+                connection.quit().await;
+            }
+            Err(failure) => {
+                if let Answer::Trouble(trouble) = failure.answer
+                    && let Failing::Certificate(fault) = self.of_trouble(&verified, trouble).await
+                {
+                    watched.remarks(Stage::Tls, verification::would_not_verify(&fault, &peer.address));
+                }
+            }
+        }
     }
 
     async fn failing(&self, peer: &Peer, failure: Failure, watched: &Watched) -> (Stage, Failing) {

@@ -114,7 +114,8 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
     Ok(to_tell.collect())
 }
 
-/// Gateways whose trouble administrators know of, and which have taken mail since and fail nowhere.
+/// Gateways whose trouble administrators know of, and which have taken mail since, or were reached without mail by who found
+/// them failing so, and fail nowhere.
 pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>> {
     sqlx::query!(
         r#"
@@ -125,7 +126,8 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
         join organization on organization.id = told.organization_id
         where exists (select from gateway_health seen
                       where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
-                        and seen.revision = gateway.revision and seen.last_accepted_at > told.noticed_at)
+                        and seen.revision = gateway.revision
+                        and greatest(seen.last_accepted_at, seen.last_reached_at) > told.noticed_at)
           and not exists (select from gateway_health seen
                           join relay on relay.id = seen.relay_id and relay.signed_off_at is null
                                     and relay.last_seen_at > now() - interval '60 seconds'
@@ -150,7 +152,8 @@ pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime)
         from (
             select organization_id, gateway_id, revision, min(certificate_ends_at) as ends_at
             from gateway_health one
-            where certificate_ends_at <= $1::timestamptz + interval '30 days' and last_accepted_at > $1::timestamptz - interval '7 days'
+            where certificate_ends_at <= $1::timestamptz + interval '30 days'
+              and greatest(last_accepted_at, last_reached_at) > $1::timestamptz - interval '7 days'
               and exists (select from relay where relay.id = one.relay_id and relay.signed_off_at is null
                           and relay.last_seen_at > now() - interval '60 seconds')
             group by organization_id, gateway_id, revision

@@ -193,7 +193,7 @@ pub async fn looked_at_across_tenants(db: &PgPool, looked_at: &ToLookAt, spf: &[
 }
 
 /// The mail domains from which mail leaves through a gateway: by their own pointer, by that of all users, or by an
-/// account's. The first fifty by name.
+/// account's, or will by one that is pending. The first fifty by name.
 pub async fn domains_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
@@ -205,6 +205,7 @@ pub async fn domains_across_tenants(
         join organization on organization.id = domain.organization_id
         where domain.organization_id = $1
           and (coalesce(domain.outbound_gateway_id, organization.outbound_gateway_id) = $2
+               or coalesce(domain.pending_gateway_id, organization.pending_gateway_id) = $2
                or exists (select from mail_account account
                           join mail_address address on address.organization_id = $1 and address.account_id = account.id
                           where account.organization_id = $1 and account.outbound_gateway_id = $2

@@ -81,10 +81,19 @@ pub enum Asked {
 }
 
 /// Asks every relay. Of a gateway that is saved the revision counts that is in use now. What is older than 30 days is
-/// forgotten.
+/// forgotten, but for the last one about a gateway as it is now: pages say what it has found.
 pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &Wanted<'_>) -> Result<Asked> {
     sqlx::query!(
-        "delete from verification where organization_id = $1 and requested_at < now() - interval '30 days'",
+        r#"
+        delete from verification old
+        where organization_id = $1 and requested_at < now() - interval '30 days'
+          and (gateway_id is null
+               or exists (select from verification newer
+                          where newer.organization_id = $1 and newer.gateway_id = old.gateway_id
+                            and newer.revision = old.revision and newer.requested_at > old.requested_at)
+               or not exists (select from gateway where gateway.organization_id = $1 and gateway.id = old.gateway_id
+                                                    and gateway.revision = old.revision))
+        "#,
         organization as OrganizationId,
     )
     .execute(&mut *db)
@@ -178,7 +187,10 @@ pub async fn ask_unless_checked(
                           where other.organization_id = $1 and other.gateway_id = gateway.id
                             and other.revision = gateway.revision)
           and (select count(*) from verification other
-               where other.organization_id = $1 and other.requested_at > now() - interval '40 seconds') < $5
+               where other.organization_id = $1 and other.requested_at > now() - interval '40 seconds'
+                 and not exists (select from verification_result result
+                                 where result.organization_id = $1 and result.verification_id = other.id
+                                   and result.ended_at is not null)) < $5
         "#,
         organization as OrganizationId,
         VerificationId::new() as VerificationId,
@@ -400,7 +412,8 @@ pub struct Checked {
     pub accepts: Option<bool>,
 }
 
-/// Of each gateway of the organization, or of one, that was verified since its last change.
+/// Of each gateway of the organization, or of one, that was verified since its last change as mail would find it: with the
+/// operator's recipient, and without a message of which anything else may be wrong.
 pub async fn checked(
     db: &mut PgConnection,
     organization: OrganizationId,
@@ -417,6 +430,7 @@ pub async fn checked(
         join gateway on gateway.organization_id = $1 and gateway.id = asked.gateway_id
                     and gateway.revision = asked.revision
         where asked.organization_id = $1 and ($2::uuid is null or asked.gateway_id = $2)
+          and asked.recipient is null and asked.test_message is null
         order by asked.gateway_id, asked.requested_at desc
         "#,
         organization as OrganizationId,

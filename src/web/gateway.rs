@@ -76,6 +76,8 @@ pub(super) struct GatewayPage {
     may_verify: bool,
     /// So many are under way that no more can be asked for.
     verifications_under_way: bool,
+    /// There is no mail domain to send from.
+    no_domain: bool,
     /// So many test messages were sent within the hour that no more are.
     too_many_tests: bool,
     /// Whether test messages can come back.
@@ -99,6 +101,10 @@ pub(super) struct GatewayPage {
 impl GatewayPage {
     pub(super) fn with_verifications_under_way(self) -> Self {
         Self { verifications_under_way: true, ..self }
+    }
+
+    pub(super) fn without_domain(self) -> Self {
+        Self { no_domain: true, ..self }
     }
 
     pub(super) fn with_too_many_tests(self) -> Self {
@@ -203,6 +209,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         check: ShownCheck::of(checked.first(), slug),
         may_verify: inside.access.role.may_set_account_gateway(),
         verifications_under_way: false,
+        no_domain: false,
         too_many_tests: false,
         returns: app.settings.return_address.is_some(),
         email: inside.access.email.clone(),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, LazyLock},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use askama::Template;
@@ -14,7 +14,7 @@ use axum::{
 };
 use serde::Deserialize;
 use time::{Date, Duration, OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
     App, Route,
@@ -48,8 +48,28 @@ const LONGEST: Duration = Duration::days(92);
 /// The most accounts that can be named: they stand in the address.
 const MOST_NAMED: usize = 200;
 
-/// Reports that are made at once, for everybody together: each keeps a core busy.
-static MAKING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
+/// Reports that are made at once, for everybody together: each keeps a core busy. Others wait for their turn.
+static MAKING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(1));
+/// Those whose report is being made, or has not had its turn yet: one of an organization at a time. No other organization
+/// hears of it.
+static MAKING_OF: LazyLock<Mutex<HashSet<OrganizationId>>> = LazyLock::new(Mutex::default);
+
+/// An organization's report, until this is dropped.
+struct Own(OrganizationId);
+
+impl Own {
+    /// `None`: there is one already.
+    fn of(organization: OrganizationId) -> Option<Self> {
+        let mut making = MAKING_OF.lock().unwrap_or_else(PoisonError::into_inner);
+        making.insert(organization).then_some(Self(organization))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        MAKING_OF.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
 
 const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
 
@@ -74,7 +94,7 @@ struct RouteReport {
     to: TextField,
     accounts: TextField,
     mistakes: Vec<(&'static str, String)>,
-    /// Somebody's is being made.
+    /// Another one of the organization is being made.
     is_busy: bool,
 }
 
@@ -195,14 +215,14 @@ async fn make(
 ) -> Result<Response, PageError> {
     let mut shown = RouteReport::new(&inside, form.clone());
     let Some(asked) = parse(&form, &mut shown) else { return shown.answer(StatusCode::UNPROCESSABLE_ENTITY) };
-    let Ok(turn) = Arc::clone(&MAKING).try_acquire_owned() else {
+    let Some(own) = Own::of(inside.access.organization()) else {
         shown.is_busy = true;
         return shown.answer(StatusCode::TOO_MANY_REQUESTS);
     };
     let day = |day: Date| day.format(DAY).unwrap_or_default();
     let (from, to) = (day(asked.days.0), day(asked.days.1));
     let name = format!("route-report-{}-{from}-{to}.csv", inside.access.slug);
-    let begin = Making { app, access: inside.access, asked, step: At::Beginning(turn) };
+    let begin = Making { app, access: inside.access, asked, step: At::Beginning(own) };
     Ok(csv_file::answer(&name, begin, Making::piece))
 }
 
@@ -217,7 +237,7 @@ struct Making {
 type WaysOf = HashMap<Option<AccountId>, Ways>;
 
 enum At {
-    Beginning(OwnedSemaphorePermit),
+    Beginning(Own),
     /// Behind the account with this User ID.
     Accounts(WaysOf, String),
 }
@@ -225,21 +245,24 @@ enum At {
 impl Making {
     async fn piece(mut self) -> anyhow::Result<(Vec<u8>, Option<Self>)> {
         let organization = self.access.organization();
-        let mut transaction = self.app.store.begin(&self.access).await?;
         match self.step {
-            At::Beginning(turn) => {
+            At::Beginning(own) => {
+                let turn = MAKING.acquire().await?;
+                let mut transaction = self.app.store.begin(&self.access).await?;
                 let mut report = Report::new(organization, self.asked.period(), &self.asked.gateway);
                 report.read(&mut transaction).await?;
-                drop(turn);
+                drop((turn, own));
                 let (ways, header) = (report.finish(), header_row()?);
                 if let Some(named) = &self.asked.accounts {
-                    let rows = of_named(&mut transaction, organization, named, &ways).await?;
+                    let mut rows = of_named(&mut transaction, organization, named, &ways).await?;
+                    rows.extend(lost(&mut transaction, organization, &self.asked).await?);
                     return Ok(([header, self.asked.rows(&rows)?].concat(), None));
                 }
                 self.step = At::Accounts(ways, String::new());
                 Ok((header, Some(self)))
             }
             At::Accounts(mut ways, after) => {
+                let mut transaction = self.app.store.begin(&self.access).await?;
                 let accounts = report::accounts_after(&mut transaction, organization, &after).await?;
                 let mut rows: Vec<(String, Ways)> = accounts
                     .iter()
@@ -282,7 +305,7 @@ async fn of_named(
     Ok(rows)
 }
 
-/// What no account of today has sent, and what is not written down at all.
+/// What no account of today has sent, and what was lost.
 async fn without_account(
     transaction: &mut OrganizationTransaction,
     organization: OrganizationId,
@@ -296,14 +319,19 @@ async fn without_account(
         })
         .collect();
     rows.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let lost = store::message_trace::lost(transaction, organization, asked.period()).await?;
-    if lost > 0 {
-        rows.push((
-            "(lines that were lost while the store was away)".to_owned(),
-            Ways { unknown: lost, ..Ways::default() },
-        ));
-    }
+    rows.extend(lost(transaction, organization, asked).await?);
     Ok(rows)
+}
+
+/// What is not written down at all, whoever has sent it.
+async fn lost(
+    transaction: &mut OrganizationTransaction,
+    organization: OrganizationId,
+    asked: &Asked,
+) -> anyhow::Result<Option<(String, Ways)>> {
+    let lost = store::message_trace::lost(transaction, organization, asked.period()).await?;
+    let words = "(lines that were lost while the store was away)".to_owned();
+    Ok((lost > 0).then_some((words, Ways { unknown: lost, ..Ways::default() })))
 }
 
 fn header_row() -> anyhow::Result<Vec<u8>> {

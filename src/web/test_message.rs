@@ -117,7 +117,11 @@ async fn send(
             app.going_live.ring();
             Ok(see_other(&verification::link(slug, verification).build()))
         }
-        Asked::NotFound => Err(PageError::NotFound),
+        Asked::NotFound => {
+            drop(transaction);
+            let look = gateway::look(&app, &inside, id).await?.without_domain();
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+        }
         too_many @ (Asked::TooMany | Asked::TooManyTests) => {
             drop(transaction);
             let look = gateway::look(&app, &inside, id).await?;

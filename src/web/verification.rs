@@ -466,7 +466,11 @@ async fn ask(
             app.going_live.ring();
             Ok(see_other(&link(&inside.access.slug, verification).build()))
         }
-        Asked::NotFound => Err(PageError::NotFound),
+        Asked::NotFound => {
+            drop(transaction);
+            let look = gateway::look(&app, &inside, id).await?.without_domain();
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, page(&look)?).into_response())
+        }
         Asked::TooMany | Asked::TooManyTests => {
             drop(transaction);
             let look = gateway::look(&app, &inside, id).await?.with_verifications_under_way();

@@ -183,7 +183,7 @@ async fn all_others(scene: &Scene, right: &str) -> (Vec<Gateway>, Vec<Wrong>) {
             "is not a mail server: correct the port",
         ),
         ("echo", "secret\r\n", true, "is not a mail server: correct the port"),
-        ("silent-port", "", false, "It stopped answering"),
+        ("silent-port", "", false, "Something answers on port"),
     ] {
         let address = no_mail_server(says, echoes).await.to_string();
         all.push(Wrong { called, gateway: scene.gateway(&address, same).await, sentence, accepts: false });

@@ -206,6 +206,8 @@ async fn that_a_certificate_would_be_verified_is_found_as_the_record_says_it() {
         let steps: Vec<&Step> = found.steps.iter().filter(|step| step.would_verify).collect();
         assert!(found.accepts && steps.len() == usize::from(would), "{tls:?} {}", found.all());
         assert!(steps.iter().all(|step| step.stage == Stage::Tls), "{}", found.all());
+        let would_not = found.all().contains("Nobody verifies its certificate as TLS is set, and it would not pass. ");
+        assert_eq!(would_not, !would && tls != TlsMode::Verified, "{tls:?} {}", found.all());
         assert_eq!(found.all().contains("Its certificate is valid"), would, "{}", found.all());
     }
 }
@@ -245,7 +247,7 @@ async fn every_wrong_setup_gets_its_sentence() {
     for (at, fault, stage, words) in [
         (At::Greeting, Fault::Closes, Greeting, "let it accept connections from 127.0.0.1"),
         (At::Greeting, Fault::NeverEnds, Greeting, "is not a mail server"),
-        (At::Greeting, Fault::Stalls, Greeting, "It stopped answering"),
+        (At::Greeting, Fault::Stalls, Greeting, "and never greets, as a mail server does"),
         (At::Mail, Fault::Stalls, Mail, "It stopped answering"),
         (At::Rcpt, Fault::Closes, Recipient, "It closed the connection"),
     ] {
@@ -308,7 +310,7 @@ async fn what_is_no_mail_server_gets_its_sentence_and_nothing_of_it_is_shown() {
         ("HTTP/1.1 400 Bad Request\r\nServer: secret\r\n\r\n", false, "is not a mail server"),
         ("SSH-2.0-secret\r\n", false, "is not a mail server"),
         ("secret\r\n", true, "is not a mail server"),
-        ("", false, "It stopped answering"),
+        ("", false, "and never greets"),
     ] {
         let found = verify(no_mail_server(says, echoes).await, TlsMode::WhenOffered, GatewaySettings::default()).await;
         assert!(found.last().1.contains(words) && !found.all().contains("secret"), "{says:?}: {}", found.all());

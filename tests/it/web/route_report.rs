@@ -49,13 +49,9 @@ impl Scene {
     }
 
     /// One file is made at a time, and other tests of this process make theirs.
+    /// Whatever reports other organizations have made meanwhile.
     async fn file(&self, fields: &str) -> Page {
-        loop {
-            let page = self.admin.get(&format!("{}.csv?{fields}", self.page)).await;
-            if page.status != StatusCode::TOO_MANY_REQUESTS {
-                return page;
-            }
-        }
+        self.admin.get(&format!("{}.csv?{fields}", self.page)).await
     }
 
     /// The rows for this many days up to today: the account and its numbers.
@@ -145,10 +141,9 @@ async fn every_account_has_its_messages_by_where_they_left(db: PgPool) {
     let last = scene.rows("").await.pop().unwrap();
     assert_eq!(last, "(lines that were lost while the store was away): 7,0,0,0,7");
     let named = scene.rows("&accounts=a@acme.example,+bob@acme.example%0D%0Anobody@acme.example").await;
-    assert_eq!(
-        named,
-        ["a@acme.example: 6,3,1,2,0", "bob@acme.example: 4,1,1,1,1", "(no account) nobody@acme.example: 0,0,0,0,0"]
-    );
+    let [first, second, third, lost] = &named[..] else { panic!("{named:?}") };
+    assert_eq!((first.as_str(), second.as_str()), ("a@acme.example: 6,3,1,2,0", "bob@acme.example: 4,1,1,1,1"));
+    assert_eq!((third.as_str(), lost), ("(no account) nobody@acme.example: 0,0,0,0,0", &last));
 }
 
 #[sqlx::test]

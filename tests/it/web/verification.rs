@@ -24,7 +24,7 @@ use super::page_of;
 use crate::support::{
     Browser, Gateway, Installation, Page, Pages, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
-    gateway::{At, HAPPENS_WITHIN},
+    gateway::{At, Fault, HAPPENS_WITHIN},
     world::World,
 };
 
@@ -78,7 +78,69 @@ async fn a_gateway_is_verified_by_the_relay_and_its_page_says_how_that_went(db: 
     for path in [&page, &page_of(&acme, "gateways")] {
         assert!(admin.get(path).await.text().contains("revision 1: it accepts our mail"));
     }
+
+    // The last result of what has not changed is kept, others are not.
+    let long_ago = "update verification set requested_at = requested_at - interval '31 days'";
+    sqlx::query(long_ago).execute(&installation.owner).await.unwrap();
+    let other = Gateway::start().await;
+    installation
+        .set_gateway(&acme, &PointerScope::Domain(acme.domain.parse().unwrap()), &other.address.to_string())
+        .await;
+    let id = installation.gateway_of(&acme, &other.address.to_string()).await;
+    ended(&admin, admin.submit(&page_of(&acme, &format!("gateways/{id}/verify")), &[]).await).await;
+    assert!(admin.get(&page).await.text().contains("revision 1: it accepts our mail"));
+    let kept: i64 =
+        sqlx::query_scalar("select count(*) from verification").fetch_one(&installation.owner).await.unwrap();
+    assert_eq!(kept, 2);
     drop(world);
+}
+
+#[sqlx::test]
+async fn gateways_that_hang_hold_up_no_other_organizations_verification(db: PgPool) {
+    let installation = Installation::on(db);
+    let mut tarpits = Vec::new();
+    for slug in ["one", "other"] {
+        let hanging = installation.organization(slug).await;
+        for _ in 0..5 {
+            let tarpit = Gateway::start().await;
+            tarpit.fails(At::Greeting, Fault::Stalls);
+            asked_of(&installation, &hanging, &tarpit).await;
+            tarpits.push(tarpit);
+        }
+    }
+    let world = World::start(&installation).await;
+    let hang = async {
+        while tarpits.iter().map(Gateway::connections).sum::<usize>() < 8 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HAPPENS_WITHIN, hang).await.expect("the others are being verified");
+
+    let (acme, gateway) = (installation.organization("acme").await, Gateway::start().await);
+    let asked = asked_of(&installation, &acme, &gateway).await;
+    let answered = async {
+        let mut db = installation.owner.acquire().await.unwrap();
+        while !store::verification::by_id(&mut db, acme.id, asked).await.unwrap().unwrap().accepts() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Each of the others takes twelve seconds and more.
+    timeout(Duration::from_secs(8), answered).await.expect("its own answer does not wait for theirs");
+    world.stop().await;
+}
+
+/// Whether this gateway accepts mail, which nobody has saved.
+async fn asked_of(installation: &Installation, tenant: &Tenant, gateway: &Gateway) -> VerificationId {
+    let web = installation.pool_as(store::roles::WEB).await;
+    let mut transaction = OrganizationTransaction::begin(&web, tenant.id).await.unwrap();
+    let address = gateway.address.to_string().parse().unwrap();
+    let asked =
+        store::verification::ask(&mut transaction, tenant.id, &Wanted::of(None, &address, "ann")).await.unwrap();
+    transaction.commit().await.unwrap();
+    match asked {
+        Asked::Asked(id) => id,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Who has not signed in yet, at the pages that may use gateways on this machine.
