@@ -29,7 +29,6 @@ mod message_log;
 mod message_trace;
 mod metrics;
 mod mx;
-mod neighbours;
 mod notification;
 mod one_message;
 mod organization_networks;

@@ -90,11 +90,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SmtpClient<S> {
         }
     }
 
-    /// The same, if nobody may answer for long.
-    pub async fn reply_however_late(&mut self) {
-        let _ = self.stream.read_line(&mut String::new()).await;
-    }
-
     /// From MAIL to the dot; the reply to the message, or to the command that was refused.
     pub async fn submit(&mut self, reverse_path: &str, forward_path: &str, content: &str) -> String {
         for command in [format!("MAIL FROM:<{reverse_path}>"), format!("RCPT TO:<{forward_path}>"), "DATA".to_owned()] {
