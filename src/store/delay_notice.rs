@@ -36,43 +36,41 @@ pub async fn note_across_tenants(
     Ok(done.rows_affected() == 1)
 }
 
-/// A sender's mail does not wait for this any more: if it comes to it again, the sender is told again.
-pub async fn forget_sender_across_tenants(
-    db: impl PgExecutor<'_>,
-    organization: OrganizationId,
-    (sender, waits_for): (&str, &str),
-) -> Result<()> {
-    sqlx::query!(
-        "delete from delay_notice where organization_id = $1 and sender = $2 and waits_for = $3",
-        organization as OrganizationId,
-        sender,
-        waits_for,
-    )
-    .execute(db)
-    .await
-    .map(drop)
-}
-
-/// An administrator has decided about a message that was held for a decision: unless others of its sender wait for one
-/// likewise, the sender is told again when one comes to it.
-pub async fn forget_decided_across_tenants(
+/// Whether another message of a sender waits for a decision likewise, of which it was told or need not be.
+pub async fn is_told_of_another_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     (sender, because): (&str, HeldBecause),
-    decided: QueueId,
-) -> Result<()> {
-    sqlx::query!(
+    message: QueueId,
+) -> Result<bool> {
+    sqlx::query_scalar!(
         r#"
-        delete from delay_notice
-        where organization_id = $1 and sender = $2 and waits_for = $3
-          and not exists (select from queued_message other
-                          where other.organization_id = $1 and other.sender = $2 and other.held_because = $3
-                            and other.id <> $4)
+        select exists (select from queued_message
+                       where organization_id = $1 and sender = $2 and held_because = $3 and state = 'held'
+                         and delay_noticed and id <> $4) as "is_told!"
         "#,
         organization as OrganizationId,
         sender,
         because as HeldBecause,
-        decided as QueueId,
+        message as QueueId,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Forgets what senders were told about limits and decisions before then: nothing that waits is as old.
+pub async fn forget_old_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    before: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query!(
+        r#"
+        delete from delay_notice
+        where organization_id = $1 and waits_for in ('limit', 'over-limit', 'needs-approval') and noticed_at < $2
+        "#,
+        organization as OrganizationId,
+        before,
     )
     .execute(db)
     .await

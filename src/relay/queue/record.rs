@@ -96,9 +96,7 @@ impl Queue {
         let late = notifications(settings, message, &entry.source, &delayed, now).await;
         let has_recovered =
             entry.message.delay_noticed && attempted.verdicts.iter().any(|(_, verdict)| verdict.is_delivered());
-        let decided = entry.message.held_because.filter(|because| because.is_for_an_administrator());
-        let decided = decided.filter(|_| recorded.is_finished() || message.held_because != entry.message.held_because);
-        if recorded.is_finished() && told.is_empty() && !has_recovered && decided.is_none() {
+        if recorded.is_finished() && told.is_empty() && !has_recovered {
             match self.remove(leased).await? {
                 true => self.shared.room.give_back(message.organization, message.size),
                 false => log_taken(message),
@@ -123,13 +121,7 @@ impl Queue {
         if !late.is_empty() && self.is_first_notice(&mut transaction, message, now).await? {
             told.extend(late);
         }
-        if let (Some(because), Some(sender)) = (decided, &message.sender) {
-            let of = (sender.as_str(), because);
-            store::delay_notice::forget_decided_across_tenants(&mut *transaction, message.organization, of, message.id)
-                .await?;
-        }
         if has_recovered {
-            self.forget_throttled(&mut transaction, message, now).await?;
             for waited_for in [&entry.message, message] {
                 self.forget_notices(&mut transaction, waited_for).await?;
             }
@@ -156,21 +148,28 @@ impl Queue {
         now: OffsetDateTime,
     ) -> store::Result<bool> {
         let schedule = &self.shared.settings.schedule;
-        let stale_before = now - schedule.lifetime.max(schedule.held_lifetime);
+        let oldest = now - schedule.lifetime.max(schedule.held_lifetime);
+        let (organization, sender) = (message.organization, message.sender.as_deref().unwrap_or(&message.reverse_path));
         let (waits_for, stale_before) = if message.throttled(now).is_some() {
             // That a sender is slowed down again is another time.
             let standing = self.standing(message, now).await?;
             (LIMIT.to_owned(), standing.map_or(now, |standing| standing.since))
         } else if let Some(because) = message.held_because.filter(|because| because.is_for_an_administrator()) {
-            (because.to_string(), stale_before)
+            let of = (sender, because);
+            let id = message.id;
+            if store::delay_notice::is_told_of_another_across_tenants(&mut *db, organization, of, id).await? {
+                return Ok(false);
+            }
+            (because.to_string(), message.accepted_at)
         } else {
             // Each of the recipients' own servers is an outage of its own.
             let Some(waits_for) = self.waits_for_in_words(message) else { return Ok(true) };
-            (waits_for, stale_before)
+            let about = (sender, waits_for.as_str());
+            return store::delay_notice::note_across_tenants(db, organization, about, now, oldest).await;
         };
-        let sender = message.sender.as_deref().unwrap_or(&message.reverse_path);
+        store::delay_notice::forget_old_across_tenants(&mut *db, organization, oldest).await?;
         let about = (sender, waits_for.as_str());
-        store::delay_notice::note_across_tenants(db, message.organization, about, now, stale_before).await
+        store::delay_notice::note_across_tenants(db, organization, about, now, stale_before).await
     }
 
     /// Since when and until when the message's sender is slowed down.
@@ -197,20 +196,6 @@ impl Queue {
             }
         }
         Ok(delayed)
-    }
-
-    /// A message has left whose sender was slowed down: once nothing of it is any more, the next time is told again.
-    async fn forget_throttled(
-        &self,
-        db: &mut PgConnection,
-        message: &QueuedMessage,
-        now: OffsetDateTime,
-    ) -> store::Result<()> {
-        let (Some(_), Some(sender)) = (message.throttled_until, &message.sender) else { return Ok(()) };
-        if self.standing(message, now).await?.is_some() {
-            return Ok(());
-        }
-        store::delay_notice::forget_sender_across_tenants(db, message.organization, (sender, LIMIT)).await
     }
 
     /// What the message waited for takes mail again.

@@ -43,6 +43,11 @@ async fn held_because(sending: &Sending) -> Vec<Option<String>> {
     sqlx::query_scalar(held).fetch_all(&sending.owner).await.unwrap()
 }
 
+/// A message of ours as people read it.
+pub(super) fn text(raw: &str) -> String {
+    raw.replace("=\r\n", "").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[sqlx::test]
 async fn nothing_lets_it_go_but_an_administrator(owner: PgPool) {
     let gateway = Gateway::start().await;
@@ -131,8 +136,8 @@ async fn what_the_gateway_hands_back_was_approved_before(owner: PgPool) {
 async fn what_is_beyond_a_limit_too_waits_for_one_decision_and_says_both(owner: PgPool) {
     let gateway = Gateway::start().await;
     let sending = sending_limits::through(&gateway, owner).await;
-    let a_day = Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients };
-    let a_minute = Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients };
+    let a_day = Kind { whose: Whose::Each, window: Window::Day, unit: Unit::External };
+    let a_minute = Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::External };
     let set = |kind, action| {
         sending.set_limits(|limits| {
             limits.set.entry(SetAt::Organization).or_default().insert(kind, Limit { most: Some(1), action });
@@ -144,14 +149,14 @@ async fn what_is_beyond_a_limit_too_waits_for_one_decision_and_says_both(owner: 
     assert!(sqlx::query_scalar::<_, bool>(throttled).fetch_one(&sending.owner).await.unwrap());
     set(a_day, Action::Hold);
     let reply = sending.transfer.accept(to_list(&sending, &MEMBERS)).await.to_string();
-    assert!(reply.contains(&format!("{NEEDS}; 4 recipients in a day, at most 1 are allowed [")), "{reply}");
+    assert!(reply.contains(&format!("{NEEDS}; 4 external recipients in a day, at most 1 are allowed [")), "{reply}");
     wish(&sending, Wish::Release).await;
-    sending.queue.step(sending.now).await.unwrap();
+    sending.queue.step(sending.now + Duration::MINUTE).await.unwrap();
     assert_eq!(gateway.received(2).await.len(), 2);
     // What is not taken at all is not taken for a list either.
     set(a_day, Action::Refuse);
     let reply = sending.transfer.accept(to_list(&sending, &MEMBERS)).await.to_string();
-    assert!(reply.starts_with("550 5.7.1 6 recipients in a day"), "{reply}");
+    assert!(reply.starts_with("550 5.7.1 6 external recipients in a day"), "{reply}");
 }
 
 #[sqlx::test]
@@ -181,13 +186,13 @@ async fn administrators_are_told_of_what_waits_and_later_of_what_has_come_since(
     assert_eq!(tell(66).await, 1);
     send(67).await;
     assert_eq!((tell(80).await, tell(81).await), (0, 1), "a quarter of an hour later");
-    let notices = told(&sending).await;
+    let notices: Vec<String> = told(&sending).await.iter().map(|raw| text(raw)).collect();
     assert!(notices[0].contains("Subject: 1 message waits for approval"), "{}", notices[0]);
     assert!(notices[0].contains(NEEDS) && notices[0].contains("ann@acme.example"), "{}", notices[0]);
     assert!(notices[1].contains("6 messages wait for approval of acme"), "{}", notices[1]);
     assert!(notices[1].contains("and 1 more, which came before"), "{}", notices[1]);
     let outbox: Vec<(String, String)> =
-        sqlx::query_as("select kind, body from webhook_notice order by id").fetch_all(&owner).await.unwrap();
+        sqlx::query_as("select kind, body from webhook_notice order by noted_at").fetch_all(&owner).await.unwrap();
     assert_eq!(outbox.len(), 3);
     assert_eq!(outbox[0].0, "approval.wanted");
     assert!(outbox[0].1.contains("1 message waits for approval; the latest is of ann@acme.example"), "{outbox:?}");
@@ -197,7 +202,7 @@ async fn administrators_are_told_of_what_waits_and_later_of_what_has_come_since(
     wish(&sending, Wish::Return).await;
     send(82).await;
     assert_eq!(tell(120).await, 1);
-    assert!(told(&sending).await[0].contains("1 message waits for approval"));
+    assert!(text(&told(&sending).await[0]).contains("1 message waits for approval"));
 }
 
 #[sqlx::test]
@@ -207,8 +212,7 @@ async fn what_comes_back_says_that_nobody_let_it_go(owner: PgPool) {
     sending.transfer.accept(to_list(&sending, &["bob@elsewhere.example"])).await;
     wish(&sending, Wish::Return).await;
     sending.queue.step(sending.now + Duration::HOUR).await.unwrap();
-    let report = told(&sending).await.remove(0).replace("=\r\n", "");
-    let report = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    let report = text(&told(&sending).await[0]);
     for words in [
         "An administrator of your organization did not let it go.",
         "Why it was held: Held until an administrator approves it: a message to the distribution list",

@@ -221,7 +221,9 @@ async fn an_account_is_not_brought_back_while_a_list_has_its_address(db: PgPool)
     assert!(gone.text().contains("Taken back. It is as before: lee@acme.example."), "{}", gone.text());
     assert!(gone.rows().is_empty(), "{:?}", gone.rows());
     let back = admin.submit(&page_of(&acme, &format!("undo/{undo}")), &[]).await;
-    assert!(back.text().contains("Taken back."), "{}", back.text());
+    assert_eq!(back.status, StatusCode::OK, "{}", back.text());
+    let accounts = sqlx::query_scalar::<_, i64>("select count(*) from mail_account");
+    assert_eq!(accounts.fetch_one(&installation.owner).await.unwrap(), 1);
 }
 
 async fn last_change(installation: &Installation) -> uuid::Uuid {
@@ -268,7 +270,6 @@ async fn what_was_done_to_a_list_is_taken_back_unless_somebody_has_changed_it_si
     ];
     let edited = send(&admin, &here, ("seen", &made.field("seen")), &other).await;
     assert!(edited.text().contains("Saved."), "{}", edited.text());
-    let edit = last_change(&installation).await;
     let second = kept(&installation).await;
     let back = undo_last(&installation, &acme, &admin).await;
     assert!(back.text().contains("Taken back. It is as before: all@acme.example."), "{}", back.text());
@@ -299,10 +300,8 @@ async fn what_was_done_to_a_list_is_taken_back_unless_somebody_has_changed_it_si
         .fetch_one(&installation.owner)
         .await
         .unwrap();
-    for change in [made_by, edit] {
-        let refused = admin.submit(&page_of(&acme, &format!("undo/{change}")), &[]).await;
-        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
-    }
+    let refused = admin.submit(&page_of(&acme, &format!("undo/{made_by}")), &[]).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
     let large = format!("{}/large-list", page_of(&acme, "distribution-list"));
     admin.submit(&large, &[("large_list", "7"), ("seen", "100")]).await;
     let back = undo_last(&installation, &acme, &admin).await;
