@@ -189,6 +189,9 @@ pub struct RelaySettings {
     /// After how long without mail a gateway is connected to, to know how it does, or never
     #[arg(long, env = "OUTGATE_PROBE_GATEWAYS", value_name = "TIME", default_value = "10m")]
     pub probe_gateways: OrNever,
+    /// A file of authorities' certificates (PEM) that are trusted besides those that browsers trust
+    #[arg(long, env = "OUTGATE_GATEWAY_AUTHORITIES", value_name = "FILE")]
+    pub gateway_authorities: Option<PathBuf>,
     /// How many messages one organization may have waiting
     #[arg(long, env = "OUTGATE_QUEUE_MESSAGES", value_name = "COUNT", default_value = "200000")]
     pub queue_messages: u64,

@@ -8,7 +8,9 @@ use outgate::{
     config::{PlatformSettings, RelaySettings, WebSettings},
     mail::short_id::MessageLinks,
     policy::gateway_network::AllowedNetworks,
-    relay::{self, Relay, settings::QueueLimits, submission::tls::ServerTls, trace::upkeep::Kept},
+    relay::{
+        self, Relay, handover::tls::Authorities, settings::QueueLimits, submission::tls::ServerTls, trace::upkeep::Kept,
+    },
     store::WebStore,
     web,
 };
@@ -91,6 +93,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
             .probe_recipient
             .as_ref()
             .map_or_else(|| defaults.probe_recipient.clone(), ToString::to_string),
+        authorities: authorities(settings)?,
         return_address: platform.return_address.clone(),
         webhook_networks: webhook_networks(platform),
         links: platform.public_url.as_ref().map(|url| MessageLinks::to(url.as_str())).unwrap_or_default(),
@@ -109,6 +112,13 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
 
 fn webhook_networks(platform: &PlatformSettings) -> AllowedNetworks {
     AllowedNetworks { networks: platform.allowed_webhook_networks.0.clone(), ..AllowedNetworks::default() }
+}
+
+/// Whom the operator trusts, read once at the start.
+fn authorities(settings: &RelaySettings) -> anyhow::Result<Authorities> {
+    let file = settings.gateway_authorities.as_ref();
+    let read = file.map(|file| Authorities::from_file(file)).transpose();
+    Ok(read.context("OUTGATE_GATEWAY_AUTHORITIES")?.unwrap_or_default())
 }
 
 /// What clients' connections are encrypted with, if the operator has a certificate.

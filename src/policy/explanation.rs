@@ -21,6 +21,8 @@ pub struct Explanation {
     pub layers: Vec<Layer>,
     /// Until when the organization's mail is held that has no gateway.
     held_until: Option<HeldUntil>,
+    /// What has to pass is the gateway of the sender's mail domain.
+    awaits_own: bool,
     /// No account has the address, and the organization takes mail of accounts only.
     is_unknown: bool,
 }
@@ -59,6 +61,7 @@ impl RoutingFacts {
         let found = self.find(sender);
         let gateways = found.as_ref().map(|found| self.gateways(found));
         let held_until = gateways.as_ref().and_then(|gateways| gateways.held_until);
+        let awaits_own = found.as_ref().is_some_and(|found| self.awaits_own_gateway(found));
         let layers = match (&found, gateways) {
             (Some(found), Some(gateways)) => {
                 let decides = route(gateways.clone(), default).set_by;
@@ -81,7 +84,7 @@ impl RoutingFacts {
         };
         let decision = self.decide(sender, default);
         let is_unknown = self.refuses_unknown(sender);
-        Explanation { sender: sender.to_owned(), decision, found, layers, held_until, is_unknown }
+        Explanation { sender: sender.to_owned(), decision, found, layers, held_until, awaits_own, is_unknown }
     }
 }
 
@@ -148,8 +151,12 @@ impl Explanation {
             }
             (NextHop::Platform(PlatformDefault::Mx), None) => "directly to the recipients' servers".to_owned(),
             (NextHop::Nowhere, _) if self.held_until == Some(HeldUntil::OneHasPassed) => {
+                let whose = match self.awaits_own {
+                    true => format!("the mail domain {}", found.sender.domain().to_unicode()),
+                    false => "all users".to_owned(),
+                };
                 return format!(
-                    "Mail from {sender} is held: the gateway of all users has not passed its verification yet."
+                    "Mail from {sender} is held: the gateway of {whose} has not passed its verification yet."
                 );
             }
             (NextHop::Nowhere, _) => {

@@ -79,6 +79,8 @@ pub struct OrganizationFacts {
 pub struct DomainFacts {
     pub organization: OrganizationId,
     pub gateway: Option<GatewayId>,
+    /// There is none, and one that was saved goes live when it has passed its verification.
+    pub awaits_gateway: bool,
     /// Where mail to the domain itself is delivered; `None`: where its MX records say.
     pub inbound_host: Option<GatewayAddress>,
 }
@@ -322,10 +324,29 @@ impl RoutingFacts {
     /// The gateways that apply to a sender, whether or not it may send.
     pub fn gateways(&self, found: &Found) -> SenderGateways<Arc<Gateway>> {
         let of_account = found.account.and_then(|account| self.accounts.get(&account));
+        let of_domain = self.domains.get(found.sender.domain());
+        let of_all = self.gateways_of_all(found.organization);
         SenderGateways {
             user: self.pointed_at(of_account.and_then(|facts| facts.gateway)),
-            domain: self.pointed_at(self.domains.get(found.sender.domain()).and_then(|facts| facts.gateway)),
-            ..self.gateways_of_all(found.organization)
+            domain: self.pointed_at(of_domain.and_then(|facts| facts.gateway)),
+            held_until: of_all.held_until.map(|until| match of_domain {
+                Some(DomainFacts { awaits_gateway: true, .. }) => HeldUntil::OneHasPassed,
+                _ => until,
+            }),
+            ..of_all
+        }
+    }
+
+    /// Whether mail of this sender that is held until a gateway has passed waits for its mail domain's own.
+    pub fn awaits_own_gateway(&self, found: &Found) -> bool {
+        self.domains.get(found.sender.domain()).is_some_and(|facts| facts.awaits_gateway)
+    }
+
+    /// Until when mail of this sender is held that has no gateway, now that it has none.
+    pub fn held_until(&self, organization: OrganizationId, sender: &str) -> Option<HeldUntil> {
+        match self.find(sender).filter(|found| found.organization == organization) {
+            Some(found) => self.gateways(&found).held_until,
+            None => self.gateways_of_all(organization).held_until,
         }
     }
 

@@ -81,6 +81,14 @@ impl HeldUntil {
             Self::OneHasPassed => "until the new gateway has passed its verification",
         }
     }
+
+    /// Why a message is held: the end of a sentence in its log, trace and reports.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OneIsSet => "mail must leave through a gateway, and the sender has none",
+            Self::OneHasPassed => "the sender's new gateway has not passed its verification yet",
+        }
+    }
 }
 
 impl<G> SenderGateways<G> {

@@ -5,7 +5,7 @@ use time::Duration;
 
 use super::{
     facts::{Decision, Found, RoutingFacts, SenderRoute},
-    routing::{NextHop, PlatformDefault, Route, Scope, route},
+    routing::{HeldUntil, NextHop, PlatformDefault, Route, Scope, route},
     words::words,
 };
 use crate::mail::id::{AccountId, GatewayId, OrganizationId};
@@ -60,7 +60,7 @@ impl HeldBecause {
     pub fn words(self) -> &'static str {
         match self {
             Self::GatewayTakenAway => "the gateway that it waited for was taken away",
-            Self::NoGateway => "mail must leave through a gateway, and the sender has none",
+            Self::NoGateway => HeldUntil::OneIsSet.reason(),
             Self::AccountSuspended => "the sender's account is suspended",
             Self::AccountRemoved => "the sender's account or address was removed",
             Self::DomainRemoved => "the sender's domain was removed",

@@ -204,7 +204,7 @@ impl Relay {
     fn dialer(&self, keys: &Arc<SecretKeys>, listeners: Vec<SocketAddr>) -> anyhow::Result<Dialer> {
         Ok(Dialer {
             resolver: Resolver::from_system().context("the machine's DNS settings cannot be read")?,
-            tls: Tls::new()?,
+            tls: Tls::trusting(&self.settings.authorities)?,
             keys: Arc::clone(keys),
             allowed: self.settings.allowed.clone(),
             hostname: self.settings.hostname.clone(),

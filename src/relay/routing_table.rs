@@ -24,7 +24,7 @@ use crate::{
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
         limit::OrganizationLimits,
         relay_credential::{Limits, RelayCredential},
-        routing::{PlatformDefault, Scope},
+        routing::{HeldUntil, PlatformDefault, Scope},
         volume::Count,
         waiting::{self, Onward, Waits},
     },
@@ -125,6 +125,11 @@ impl RoutingTable {
     /// Where mail that waits goes now, or why it is held.
     pub fn onward(&self, waits: &Waits<'_>) -> Onward {
         waiting::onward(&self.facts.read().unwrap_or_else(PoisonError::into_inner), waits, &self.default)
+    }
+
+    /// What mail of this sender waits for where it must leave through a gateway and has none.
+    pub fn held_until(&self, organization: OrganizationId, sender: &str) -> Option<HeldUntil> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).held_until(organization, sender)
     }
 
     /// Whose mail this is, wherever it goes.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{submission::tls::ServerTls, trace::upkeep::Kept};
+use super::{handover::tls::Authorities, submission::tls::ServerTls, trace::upkeep::Kept};
 use crate::{
     mail::{ReturnAddress, short_id::MessageLinks},
     policy::{
@@ -62,6 +62,8 @@ pub struct Settings {
     pub probe_recipient: String,
     /// `OUTGATE_PROBE_GATEWAYS`: after how long without mail a gateway is connected to; `None`: never.
     pub probe_gateways: Option<Duration>,
+    /// `OUTGATE_GATEWAY_AUTHORITIES`: who is trusted besides those that browsers trust, where a certificate is verified.
+    pub authorities: Authorities,
     /// `OUTGATE_RETURN_ADDRESS`: where test messages come back to, at a domain whose mail leads to the relays.
     pub return_address: Option<ReturnAddress>,
     /// How long mail waits, and when it is tried again.
@@ -124,6 +126,7 @@ impl Settings {
             trace_kept: Kept::default(),
             limits: SubmissionLimits::default(),
             secret_key_file: None,
+            authorities: Authorities::default(),
         }
     }
 

@@ -39,7 +39,6 @@ use crate::{
         pace::Turn,
         retry,
         routing::{NextHop, PlatformDefault, Route, Scope},
-        waiting::HeldBecause,
     },
     store::{
         message_trace::{Step, Told},
@@ -177,6 +176,7 @@ impl Transfer {
             source: &source,
             turn: Turn::New,
             relays: self.table.relays(),
+            sender: None,
         };
         loop {
             let whose = match self.way(message) {
@@ -189,7 +189,8 @@ impl Transfer {
                 }
                 Way::Held(whose) => {
                     let entry = self.entry(message, &whose);
-                    let held = Attempted::held(&entry.message, HeldBecause::NoGateway);
+                    let until = self.table.held_until(whose.organization, &message.sender);
+                    let held = Attempted::without_gateway(&entry.message, until);
                     return self.commit_outcome(entry, &held, now).await.into();
                 }
                 Way::Refused(reply) => return reply.into(),
@@ -198,6 +199,7 @@ impl Transfer {
                 Way::Peer(other, peer) if other.organization == whose.organization => Ok(peer),
                 _ => Err(()),
             };
+            let request = Request { sender: Some((whose.organization, whose.account)), ..request };
             let begun = self.handover.begin(request, route, self.settings.handover_wait, now).await;
             if let Some(Answer { reply, of }) = self.answer(message, &whose, begun, now).await {
                 return Answer { reply: reply.for_client(message.envelope.parameters.smtputf8), of };
@@ -426,7 +428,7 @@ impl Transfer {
     /// Commits a message that was not attempted, and attempts it at once if not too many are under way.
     async fn queue_for_now(&self, mut entry: Entry, waits: WaitsFor, now: OffsetDateTime) -> Reply {
         (entry.message.waits_for, entry.message.waits_by) = waits;
-        let Some(permit) = self.queue.permit((entry.message.organization, entry.message.waits_for)) else {
+        let Some(permit) = self.queue.permit(&entry.message) else {
             return self.store(vec![entry], (None, None)).await.unwrap_or_else(|reply| reply);
         };
         let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));

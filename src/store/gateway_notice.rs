@@ -172,15 +172,19 @@ pub async fn ending_across_tenants(db: impl PgExecutor<'_>, now: OffsetDateTime)
     .await
 }
 
+/// For so long relays may take to find out whether a gateway passes.
+pub const UNANSWERED: time::Duration = time::Duration::minutes(15);
+
 /// Gateways that are pending and were refused by a verification that counts (see
-/// [`pending_gateway`](super::pending_gateway)) and began before `lasting`, where nobody was told of that change.
+/// [`pending_gateway`](super::pending_gateway)) and began before `lasting`, or are still pending [`UNANSWERED`] after
+/// that, where nobody was told of that change.
 pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
     let rows = sqlx::query!(
         r#"
         select pending.organization_id as "organization!: OrganizationId", organization.name, organization.slug,
                pending.domain as "domain: DomainName", gateway.id as "gateway: GatewayId",
                gateway.address as "address: GatewayAddress", live.address as "instead_of?: GatewayAddress",
-               pending.since as "since!", refused.steps as "steps: Json<Vec<Step>>"
+               pending.since as "since!", refused.steps as "steps?: Json<Vec<Step>>"
         from (select id as organization_id, 'organization' as subject, id::text as key, null::text as domain,
                      pending_gateway_id as gateway, outbound_gateway_id as live, pending_since as since
               from organization where pending_gateway_id is not null
@@ -190,19 +194,19 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
         join organization on organization.id = pending.organization_id
         join gateway on gateway.organization_id = pending.organization_id and gateway.id = pending.gateway
         left join gateway live on live.organization_id = pending.organization_id and live.id = pending.live
-        cross join lateral (
+        left join lateral (
             select asked.id, asked.requested_at from verification asked
             where asked.organization_id = pending.organization_id and asked.gateway_id = pending.gateway
               and asked.revision = gateway.revision and asked.recipient is null and asked.requested_at >= pending.since
             order by asked.requested_at desc limit 1
-        ) last
-        cross join lateral (
+        ) last on true
+        left join lateral (
             select steps from verification_result result
             where result.organization_id = pending.organization_id and result.verification_id = last.id
               and not result.accepts
             order by result.relay limit 1
-        ) refused
-        where last.requested_at <= $1
+        ) refused on true
+        where (refused.steps is not null and last.requested_at <= $1 or pending.since <= $2)
           and not exists (select from pending_gateway_notice told
                           where told.organization_id = pending.organization_id and told.subject = pending.subject
                             and told.subject_key = pending.key and told.gateway_id = pending.gateway
@@ -211,6 +215,7 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
         limit 100
         "#,
         lasting,
+        lasting - UNANSWERED,
     )
     .fetch_all(db)
     .await?;
@@ -220,14 +225,22 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
             News::NotPassed(NotPassed {
                 scope: row.domain.map_or(PointerScope::Organization, PointerScope::Domain),
                 since: row.since,
-                failed: verification::failed(&*row.steps)
-                    .map(|(step, advice)| format!("{step}: {advice}"))
-                    .unwrap_or_default(),
+                failed: failed(row.steps.as_deref()),
                 instead_of: row.instead_of,
             })
         )
     });
     Ok(to_tell.collect())
+}
+
+/// Which step failed, and what to do; without steps, that nobody knows.
+fn failed(steps: Option<&Vec<Step>>) -> String {
+    match steps {
+        Some(steps) => {
+            verification::failed(steps).map(|(step, advice)| format!("{step}: {advice}")).unwrap_or_default()
+        }
+        None => "No answer: not every relay has found out yet whether it accepts our mail.".to_owned(),
+    }
 }
 
 /// Gateways that have been spoken to in clear since before `lasting`, were encrypted before that and by nobody since,

@@ -149,6 +149,9 @@ pub struct HeldGroup {
     pub until: OffsetDateTime,
     /// Some of the senders, in the order of their addresses.
     pub first_senders: Vec<String>,
+    /// Some of their mail domains that have no gateway yet and one that goes live when it has passed, in the order of
+    /// their names.
+    pub awaiting_domains: Vec<DomainName>,
 }
 
 /// How many senders of a group are named.
@@ -164,9 +167,13 @@ pub async fn groups(db: &mut PgConnection, organization: OrganizationId) -> Resu
                    as "address: GatewayAddress",
                sum(messages)::bigint as "messages!", count(*) as "senders!", min(since) as "since!",
                min(until) as "until!",
-               (array_agg(sender order by sender) filter (where place <= $2)) as "first_senders!: Vec<String>"
-        from (select held_because, waits_by, waits_for, sender, count(*) as messages, min(accepted_at) as since,
-                     min(expires_at) as until,
+               (array_agg(sender order by sender) filter (where place <= $2)) as "first_senders!: Vec<String>",
+               array(select name from mail_domain
+                     where organization_id = $1 and name = any(array_agg(by_sender.domain))
+                       and outbound_gateway_id is null and pending_gateway_id is not null
+                     order by name limit $2) as "awaiting_domains!: Vec<DomainName>"
+        from (select held_because, waits_by, waits_for, sender, min(sender_domain) as domain, count(*) as messages,
+                     min(accepted_at) as since, min(expires_at) as until,
                      row_number() over (partition by held_because, waits_by, waits_for order by sender) as place
               from queued_message
               where organization_id = $1 and state = 'held' and choice is null and held_because is not null
@@ -186,6 +193,7 @@ pub async fn groups(db: &mut PgConnection, organization: OrganizationId) -> Resu
         since: row.since,
         until: row.until,
         first_senders: row.first_senders,
+        awaiting_domains: row.awaiting_domains,
     })
     .fetch_all(db)
     .await

@@ -24,8 +24,8 @@ use crate::{
 /// pieces of 2 kB by PostgreSQL itself, at three times the cost.
 pub const PIECE: usize = 8000;
 
-/// Pieces that are read at a time.
-const PIECES: i64 = 32;
+/// Pieces that are read at a time: each connection and each attempt has room for so much.
+const PIECES: i64 = 8;
 
 /// A part of a body; the first is number 0.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +101,16 @@ impl QueuedMessage {
         self.throttled_until.filter(|until| *until > now && !is_wished)
     }
 
+    /// What it waits for, with others.
+    pub fn lane(&self) -> Lane {
+        (self.organization, self.waits_for)
+    }
+
+    /// Whose turn it is when it is sent.
+    pub fn taking_turns(&self) -> Sender {
+        (self.organization, self.sender_account)
+    }
+
     /// What its route is decided from; `None` for our own notifications, which follow nobody's.
     pub fn waits(&self) -> Option<Waits<'_>> {
         Some(Waits {
@@ -146,17 +156,21 @@ pub struct Lease {
 /// Mail of one organization that waits for the same: a gateway, or the platform's default (`None`).
 pub type Lane = (OrganizationId, Option<GatewayId>);
 
+/// Whose messages take turns with others': an account's, or all of an organization's that no account has sent.
+pub type Sender = (OrganizationId, Option<AccountId>);
+
 /// Whose mail a claim leaves where it is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PassedOver {
     pub lanes: Vec<Lane>,
+    pub accounts: Vec<AccountId>,
     /// With all their lanes.
     pub organizations: Vec<OrganizationId>,
 }
 
 impl PassedOver {
     pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.organizations.is_empty()
+        self.lanes.is_empty() && self.accounts.is_empty() && self.organizations.is_empty()
     }
 
     pub fn contains(&self, lane: &Lane) -> bool {
@@ -459,6 +473,7 @@ pub async fn claim_due_across_tenants(
         "select organization_id, id from queued_message
          where next_attempt_at <= $3 and ($7 or lease_relay_id is null or lease_relay_id = $1)
            and case when waits_for is null then organization_id <> all($5) else waits_for <> all($4) end
+           and (sender_account is null or sender_account <> all($9))
            and organization_id <> all($8)
          order by next_attempt_at
          limit $6",
@@ -470,7 +485,8 @@ pub async fn claim_due_across_tenants(
         &defaults as &[OrganizationId],
         limit,
         takes_over,
-        &passed_over.organizations as &[OrganizationId]
+        &passed_over.organizations as &[OrganizationId],
+        &passed_over.accounts as &[AccountId]
     )
 }
 
@@ -748,13 +764,18 @@ pub async fn make_due(
 ) -> Result<u64> {
     let done = sqlx::query!(
         r#"
-        with soon as (
-            select organization_id, id from queued_message
+        with by_turns as (
+            select organization_id, id, next_attempt_at,
+                   row_number() over (partition by sender_account order by next_attempt_at) as turn
+            from queued_message
             where organization_id = $1 and waits_for = $2 and state = 'waiting' and lease_token is null
               and next_attempt_at > $4 and ($3::text[] is null or sender = any($3))
               and (throttled_until is null or throttled_until <= $4)
-            order by next_attempt_at
-            limit $5
+        ), soon as (
+            select organization_id, id from queued_message
+            where (organization_id, id) in (select organization_id, id from by_turns
+                                            order by turn, next_attempt_at limit $5)
+              and state = 'waiting' and lease_token is null
             for update skip locked
         )
         update queued_message as message set next_attempt_at = $4

@@ -85,14 +85,20 @@ async fn load_domains(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result
     let mut rows = sqlx::query!(
         r#"
         select organization_id as "organization: OrganizationId", name as "name: DomainName",
-               outbound_gateway_id as "gateway: GatewayId", inbound_host as "inbound_host: GatewayAddress"
+               outbound_gateway_id as "gateway: GatewayId", inbound_host as "inbound_host: GatewayAddress",
+               outbound_gateway_id is null and pending_gateway_id is not null as "awaits_gateway!"
         from mail_domain
         "#,
     )
     .fetch(db);
     while let Some(row) = rows.try_next().await? {
-        let (organization, gateway, inbound_host) = (row.organization, row.gateway, row.inbound_host);
-        facts.set_domain(row.name, Some(DomainFacts { organization, gateway, inbound_host }));
+        let of_domain = DomainFacts {
+            organization: row.organization,
+            gateway: row.gateway,
+            awaits_gateway: row.awaits_gateway,
+            inbound_host: row.inbound_host,
+        };
+        facts.set_domain(row.name, Some(of_domain));
     }
     Ok(())
 }
@@ -458,14 +464,20 @@ async fn read_domains(db: &mut PgConnection, touched: &Touched) -> Result<Vec<(D
     sqlx::query!(
         r#"
         select touched.name as "name!: DomainName", organization_id as "organization?: OrganizationId",
-               outbound_gateway_id as "gateway?: GatewayId", inbound_host as "inbound_host?: GatewayAddress"
+               outbound_gateway_id as "gateway?: GatewayId", inbound_host as "inbound_host?: GatewayAddress",
+               outbound_gateway_id is null and pending_gateway_id is not null as "awaits_gateway!"
         from unnest($1::text[]) as touched (name) left join mail_domain using (name)
         "#,
         &names,
     )
     .map(|row| {
-        let (gateway, inbound_host) = (row.gateway, row.inbound_host);
-        (row.name, row.organization.map(|organization| DomainFacts { organization, gateway, inbound_host }))
+        let of_domain = row.organization.map(|organization| DomainFacts {
+            organization,
+            gateway: row.gateway,
+            awaits_gateway: row.awaits_gateway,
+            inbound_host: row.inbound_host,
+        });
+        (row.name, of_domain)
     })
     .fetch_all(db)
     .await

@@ -13,6 +13,7 @@ use super::{
     wording::{self, ShownAddress},
 };
 use crate::{
+    mail::DomainName,
     policy::{
         routing::Scope,
         waiting::{Choice, HeldBecause},
@@ -36,6 +37,8 @@ pub struct ShownGroup {
     /// Why it is held, in words that go on with the address.
     pub why: &'static str,
     pub address: Option<ShownAddress>,
+    /// Mail domains whose mail leaves by itself when their new gateway has passed, where that is not said of all.
+    pub awaiting_domains: Option<String>,
     pub since: String,
     pub until: String,
     /// Some senders, and how many there are besides.
@@ -74,6 +77,8 @@ impl ShownGroup {
                     "It needs approval, as it goes to many or to a distribution list; after two days it returns."
                 }
             },
+            awaiting_domains: awaiting(&group.awaiting_domains)
+                .filter(|_| because == HeldBecause::NoGateway && !awaits),
             address: group.address.as_ref().filter(|_| because == HeldBecause::GatewayTakenAway).map(Into::into),
             since: wording::moment(group.since),
             until: wording::moment(group.until),
@@ -85,6 +90,12 @@ impl ShownGroup {
             can_be_sent: because != HeldBecause::NoGateway,
         }
     }
+}
+
+/// The names, as a list in a sentence; `None` without any.
+fn awaiting(domains: &[DomainName]) -> Option<String> {
+    let names: Vec<String> = domains.iter().map(DomainName::to_unicode).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 #[derive(Deserialize)]

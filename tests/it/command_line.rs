@@ -732,6 +732,12 @@ async fn a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(owner: 
             "OUTGATE_SMTP_CERTIFICATE_FILE is set: set OUTGATE_SMTP_KEY_FILE",
         ),
         ("OUTGATE_SMTP_KEY_FILE", "/nowhere.pem", "OUTGATE_SMTP_KEY_FILE is set: set OUTGATE_SMTP_CERTIFICATE_FILE"),
+        ("OUTGATE_GATEWAY_AUTHORITIES", "/nowhere.pem", "OUTGATE_GATEWAY_AUTHORITIES: /nowhere.pem cannot be read: "),
+        (
+            "OUTGATE_GATEWAY_AUTHORITIES",
+            "/dev/null",
+            "OUTGATE_GATEWAY_AUTHORITIES: /dev/null has no certificate in PEM",
+        ),
         ("OUTGATE_PUBLIC_URL", "outgate.example", "OUTGATE_PUBLIC_URL: “outgate.example” is not the URL of a server"),
         ("OUTGATE_TRUSTED_NETWORKS", "all", "OUTGATE_TRUSTED_NETWORKS: “all” is not a network"),
         ("RUST_LOG", "outgate=loud", "RUST_LOG is “outgate=loud”, which is not a filter"),

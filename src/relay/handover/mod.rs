@@ -14,6 +14,7 @@ pub mod tls;
 pub mod transaction;
 mod transparency;
 pub mod trouble;
+pub mod turns;
 pub mod witness;
 
 use std::{
@@ -229,7 +230,7 @@ impl Handover {
                     Err(turn) => return Begun::Paced(peer.clone(), turn),
                 }
             }
-            let slot = self.pool.slot(peer).await;
+            let slot = self.pool.slot(peer, request.sender).await;
             *progress = Progress::Dialing;
             let leave = match self.health.leave(peer, now) {
                 Ok(leave) => leave,
@@ -346,7 +347,7 @@ impl Handover {
         let (dialer, pool, health, peer) = (self.dialer.clone(), self.pool.clone(), self.health.clone(), peer.clone());
         tokio::spawn(async move {
             let started = Instant::now();
-            let slot = pool.slot(&peer).await;
+            let slot = pool.slot(&peer, None).await;
             match dialer.dial(&peer).await {
                 Ok(connection) => {
                     health.spoke(&peer, connection.is_encrypted(), now + started.elapsed());

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     connection::Connection,
     peer::{Peer, PeerKey},
+    turns::Turns,
 };
 use crate::{
     mail::id::{GatewayId, OrganizationId},
@@ -24,6 +25,7 @@ use crate::{
         connections::Window,
         pace::{Pace, Turn},
     },
+    store::queue::Sender,
 };
 
 /// Servers commonly close what was idle for longer.
@@ -44,6 +46,8 @@ struct PeerPool {
     window: Mutex<Window>,
     /// How many wait for a connection.
     waiting: AtomicUsize,
+    /// Who of them is next.
+    turns: Turns,
     /// Somebody has waited for a connection in vain, and none has been free since.
     is_crowded: AtomicBool,
     /// The most recently used last.
@@ -79,13 +83,17 @@ impl Drop for Waiter<'_> {
 }
 
 impl Pool {
-    /// Waits until one more connection to this server may be used.
-    pub async fn slot(&self, peer: &Peer) -> Slot {
+    /// Waits until one more connection to this server may be used. Senders take turns; without one it is us who ask.
+    pub async fn slot(&self, peer: &Peer, sender: Option<Sender>) -> Slot {
         let pool = self.of(peer);
         let permit = match pool.permits.clone().try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) => {
                 let _waiter = Waiter::new(&pool.waiting);
+                let _turn = match sender {
+                    Some(sender) => Some(pool.turns.come_forward(sender).await),
+                    None => None,
+                };
                 // The semaphore is never closed.
                 pool.permits.clone().acquire_owned().await.ok()
             }
@@ -169,6 +177,7 @@ impl PeerPool {
             surplus: AtomicUsize::new(0),
             window: Mutex::new(window),
             waiting: AtomicUsize::new(0),
+            turns: Turns::default(),
             is_crowded: AtomicBool::new(false),
             idle: Mutex::default(),
             pace: Mutex::default(),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -44,12 +45,49 @@ pub struct Tls {
     own: Arc<Mutex<OwnTrust>>,
 }
 
+/// Whom an operator trusts besides those that browsers trust.
+#[derive(Debug, Clone, Default)]
+pub struct Authorities(Arc<[CertificateDer<'static>]>);
+
+/// Why a file of authorities is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthoritiesError {
+    #[error("{0} cannot be read: {1}")]
+    File(PathBuf, #[source] std::io::Error),
+    #[error("{0} has no certificate in PEM format")]
+    None(PathBuf),
+    #[error("certificate {1} in {0} is not an authority's: {2}")]
+    Certificate(PathBuf, usize, Error),
+}
+
+impl Authorities {
+    /// From a file of certificates in PEM format.
+    pub fn from_file(file: &Path) -> Result<Self, AuthoritiesError> {
+        let pem = std::fs::read(file).map_err(|error| AuthoritiesError::File(file.to_owned(), error))?;
+        let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| AuthoritiesError::None(file.to_owned()))?;
+        if found.is_empty() {
+            return Err(AuthoritiesError::None(file.to_owned()));
+        }
+        let mut roots = RootCertStore::empty();
+        for (number, certificate) in (1..).zip(&found) {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| AuthoritiesError::Certificate(file.to_owned(), number, error))?;
+        }
+        Ok(Self(found.into()))
+    }
+}
+
 impl Tls {
-    /// Verifies against the roots that browsers trust.
-    pub fn new() -> Result<Self, Error> {
+    /// Verifies against the roots that browsers trust, and these.
+    pub fn trusting(authorities: &Authorities) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
-        let roots = Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
-        let verified = builder(&provider)?.with_root_certificates(roots).with_no_client_auth();
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for authority in &*authorities.0 {
+            roots.add(authority.clone())?;
+        }
+        let verified = builder(&provider)?.with_root_certificates(Arc::new(roots)).with_no_client_auth();
         let any = pinned(&provider, None)?;
         Ok(Self { any: any.into(), verified: Arc::new(verified).into(), own: Arc::default(), provider })
     }

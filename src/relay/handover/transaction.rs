@@ -11,6 +11,7 @@ use crate::{
     mail::{EnhancedStatus, Reply, envelope::MailParameters, notify::Wishes},
     policy::{fault::Stage, pace::Turn},
     relay::memory,
+    store::queue::Sender,
 };
 
 /// Recipients in one write: their answers always fit into what the network buffers, so that neither
@@ -36,6 +37,8 @@ pub struct Request<'a> {
     pub turn: Turn,
     /// How many relays share such turns.
     pub relays: u32,
+    /// With whom others take turns; `None`: with nobody.
+    pub sender: Option<Sender>,
 }
 
 impl Connection {

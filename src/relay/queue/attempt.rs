@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     mail::{envelope::RecipientState, notify::Wishes},
-    policy::{gateway_settings::OwnDomains, pace::Turn},
+    policy::{gateway_settings::OwnDomains, pace::Turn, waiting::HeldBecause},
     relay::handover::{Begun, Transaction, peer::Peer, transaction::Request},
     store::queue::QueuedMessage,
 };
@@ -38,6 +38,13 @@ impl Queue {
         loop {
             let attempted = match self.target(message, now) {
                 Target::Unknown => Some(Attempted::waits_on(message)),
+                Target::Held(HeldBecause::NoGateway) => {
+                    let until = self
+                        .shared
+                        .table
+                        .held_until(message.organization, message.sender.as_deref().unwrap_or_default());
+                    Some(Attempted::without_gateway(message, until))
+                }
                 Target::Held(because) => Some(Attempted::held(message, because)),
                 Target::Returned => Some(Attempted { is_returned: true, ..Attempted::waits_on(message) }),
                 Target::Mx => Some(self.attempt_directly(entry, &places, now).await),
@@ -161,6 +168,7 @@ impl Queue {
             // What has been said about it before is why it waits.
             turn: if message.last_reply.is_some() { Turn::Waited } else { Turn::New },
             relays: self.shared.table.relays(),
+            sender: Some(message.taking_turns()),
         };
         Some(match self.shared.handover.begin(request, route, PATIENCE, now).await {
             Begun::Detour(()) => return None,

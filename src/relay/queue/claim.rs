@@ -21,8 +21,9 @@ use crate::{
     store::{self, queue::QueuedMessage},
 };
 
-/// How much of what waits for a gateway is made due at a time: it cannot all leave at once.
-const MADE_DUE: i64 = 1_000;
+/// How much of what waits for a gateway is made due at a time, of all senders in turn: it cannot all leave at once, and to
+/// find out whose turn it is all that waits is looked at.
+const MADE_DUE: i64 = 4_000;
 
 impl Queue {
     /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay. What it

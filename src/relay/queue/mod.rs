@@ -64,7 +64,7 @@ use crate::{
     policy::{facts::Found, limit::Exceeded, retry::Schedule, routing::PlatformDefault},
     store::{
         self,
-        queue::{Lane, Lease, Leased, QueuedMessage, State},
+        queue::{Lease, Leased, QueuedMessage, State},
     },
 };
 
@@ -263,9 +263,9 @@ impl Queue {
         &self.shared.room
     }
 
-    /// Leave to attempt one more message of this lane now; `None` if enough are under way.
-    pub(super) fn permit(&self, lane: Lane) -> Option<AttemptPermit> {
-        self.shared.permits.take(lane)
+    /// Leave to attempt this message now; `None` if enough of its account's or its lane's are under way.
+    pub(super) fn permit(&self, message: &QueuedMessage) -> Option<AttemptPermit> {
+        self.shared.permits.take(message.lane(), message.sender_account)
     }
 
     /// Leases a message that is about to be committed to this relay until then, or longer while the value is held.

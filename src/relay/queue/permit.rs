@@ -8,14 +8,14 @@ use std::{
 };
 
 use crate::{
-    mail::id::OrganizationId,
+    mail::id::{AccountId, OrganizationId},
     store::queue::{Lane, PassedOver},
 };
 
 /// The places for attempts. A lane may take one as long as it has fewer than are left for all the
 /// others: alone it gets half of them, each of two gets a third, and there is always a place for the next. All lanes of
 /// an organization together may have twice as many as are left, so that many slow gateways of one are no worse for the
-/// others than one.
+/// others than one. An account may have half as many as are left: alone in a lane it leaves a third of that to the next.
 #[derive(Debug)]
 pub struct Permits {
     /// A std lock: held for counting only, never across an await.
@@ -26,12 +26,17 @@ pub struct Permits {
 struct Places {
     free: usize,
     by_lane: HashMap<Lane, usize>,
+    by_account: HashMap<AccountId, usize>,
     by_organization: HashMap<OrganizationId, usize>,
 }
 
 impl Places {
     fn of(free: usize) -> Self {
-        Self { free, by_lane: HashMap::new(), by_organization: HashMap::new() }
+        Self { free, by_lane: HashMap::new(), by_account: HashMap::new(), by_organization: HashMap::new() }
+    }
+
+    fn is_full_account(&self, taken: usize) -> bool {
+        2 * taken >= self.free
     }
 
     fn is_full_lane(&self, taken: usize) -> bool {
@@ -42,10 +47,11 @@ impl Places {
         taken >= 2 * self.free
     }
 
-    fn is_full(&self, lane: &Lane) -> bool {
+    fn is_full(&self, lane: &Lane, account: Option<AccountId>) -> bool {
         let in_lane = self.by_lane.get(lane).copied().unwrap_or_default();
+        let of_account = account.and_then(|account| self.by_account.get(&account)).copied().unwrap_or_default();
         let in_organization = self.by_organization.get(&lane.0).copied().unwrap_or_default();
-        self.is_full_lane(in_lane) || self.is_full_organization(in_organization)
+        self.is_full_lane(in_lane) || self.is_full_account(of_account) || self.is_full_organization(in_organization)
     }
 }
 
@@ -67,6 +73,7 @@ fn give_one_back<K: Hash + Eq>(taken: &mut HashMap<K, usize>, key: K) {
 pub struct AttemptPermit {
     permits: Arc<Permits>,
     lane: Lane,
+    account: Option<AccountId>,
 }
 
 impl Permits {
@@ -87,29 +94,34 @@ impl Permits {
     pub fn full(&self) -> PassedOver {
         let places = self.places();
         let lanes = places.by_lane.iter().filter(|(_, taken)| places.is_full_lane(**taken));
+        let accounts = places.by_account.iter().filter(|(_, taken)| places.is_full_account(**taken));
         let organizations = places.by_organization.iter().filter(|(_, taken)| places.is_full_organization(**taken));
         PassedOver {
             lanes: lanes.map(|(lane, _)| *lane).collect(),
+            accounts: accounts.map(|(account, _)| *account).collect(),
             organizations: organizations.map(|(it, _)| *it).collect(),
         }
     }
 
-    /// Takes one, if neither the lane nor its organization has got its share.
-    pub fn take(self: &Arc<Self>, lane: Lane) -> Option<AttemptPermit> {
+    /// Takes one, if neither the lane nor the account nor their organization has got its share.
+    pub fn take(self: &Arc<Self>, lane: Lane, account: Option<AccountId>) -> Option<AttemptPermit> {
         let mut places = self.places();
-        (!places.is_full(&lane)).then(|| self.give(&mut places, lane))
+        (!places.is_full(&lane, account)).then(|| self.give(&mut places, lane, account))
     }
 
-    /// Takes one for a message that is claimed already: its lane had not got its share before that.
-    pub fn take_for_claimed(self: &Arc<Self>, lane: Lane) -> AttemptPermit {
-        self.give(&mut self.places(), lane)
+    /// Takes one for a message that is claimed already: nobody of these had got its share before that.
+    pub fn take_for_claimed(self: &Arc<Self>, lane: Lane, account: Option<AccountId>) -> AttemptPermit {
+        self.give(&mut self.places(), lane, account)
     }
 
-    fn give(self: &Arc<Self>, places: &mut Places, lane: Lane) -> AttemptPermit {
+    fn give(self: &Arc<Self>, places: &mut Places, lane: Lane, account: Option<AccountId>) -> AttemptPermit {
         places.free = places.free.saturating_sub(1);
         take_one(&mut places.by_lane, lane);
+        if let Some(account) = account {
+            take_one(&mut places.by_account, account);
+        }
         take_one(&mut places.by_organization, lane.0);
-        AttemptPermit { permits: self.clone(), lane }
+        AttemptPermit { permits: self.clone(), lane, account }
     }
 }
 
@@ -118,6 +130,9 @@ impl Drop for AttemptPermit {
         let mut places = self.permits.places();
         places.free += 1;
         give_one_back(&mut places.by_lane, self.lane);
+        if let Some(account) = self.account {
+            give_one_back(&mut places.by_account, account);
+        }
         give_one_back(&mut places.by_organization, self.lane.0);
     }
 }
@@ -131,14 +146,28 @@ mod tests {
     fn one_lane_leaves_half_of_the_places_and_two_a_third() {
         let permits = Arc::new(Permits::new(60));
         let (one, other) = ((OrganizationId::new(), None), (OrganizationId::new(), None));
-        let mut taken: Vec<_> = std::iter::from_fn(|| permits.take(one)).collect();
+        let mut taken: Vec<_> = std::iter::from_fn(|| permits.take(one, None)).collect();
         assert_eq!(
             (taken.len(), permits.free(), permits.full()),
             (30, 30, PassedOver { lanes: vec![one], ..PassedOver::default() })
         );
 
-        taken.extend(std::iter::from_fn(|| permits.take(other)));
+        taken.extend(std::iter::from_fn(|| permits.take(other, None)));
         assert_eq!((taken.len(), permits.free()), (45, 15));
+        taken.clear();
+        assert_eq!((permits.free(), permits.full()), (60, PassedOver::default()));
+    }
+
+    #[test]
+    fn one_account_leaves_places_for_others_in_its_lane_and_everywhere() {
+        let permits = Arc::new(Permits::new(60));
+        let lane = (OrganizationId::new(), Some(GatewayId::new()));
+        let (one, other) = (AccountId::new(), AccountId::new());
+        let mut taken: Vec<_> = std::iter::from_fn(|| permits.take(lane, Some(one))).collect();
+        assert_eq!((taken.len(), permits.full()), (20, PassedOver { accounts: vec![one], ..PassedOver::default() }));
+
+        taken.extend(std::iter::from_fn(|| permits.take(lane, Some(other))));
+        assert_eq!(taken.len(), 30, "the lane has its share");
         taken.clear();
         assert_eq!((permits.free(), permits.full()), (60, PassedOver::default()));
     }
@@ -148,11 +177,11 @@ mod tests {
         let permits = Arc::new(Permits::new(60));
         let (many, other) = (OrganizationId::new(), (OrganizationId::new(), None));
         let lanes = std::iter::repeat_with(|| (many, Some(GatewayId::new())));
-        let taken: Vec<_> = lanes.map_while(|lane| permits.take(lane)).collect();
+        let taken: Vec<_> = lanes.map_while(|lane| permits.take(lane, Some(AccountId::new()))).collect();
         assert_eq!((taken.len(), permits.free()), (40, 20));
         assert_eq!(permits.full(), PassedOver { organizations: vec![many], ..PassedOver::default() });
         assert!(permits.full().contains(&(many, None)));
 
-        assert_eq!(std::iter::from_fn(|| permits.take(other)).collect::<Vec<_>>().len(), 10);
+        assert_eq!(std::iter::from_fn(|| permits.take(other, None)).collect::<Vec<_>>().len(), 10);
     }
 }

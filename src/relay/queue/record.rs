@@ -438,7 +438,7 @@ fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Sched
     let notice = notice.filter(|at| *at > now && !message.delay_noticed && !message.reverse_path.is_empty());
     let spread = spread(message.id.0.as_u128());
     let was_held_because = std::mem::replace(&mut message.held_because, attempted.held);
-    if let Some(because) = attempted.held {
+    if let (Some(because), Some(why)) = (attempted.held, attempted.why_held()) {
         message.state = State::Held;
         let kept = match because {
             HeldBecause::NeedsApproval => APPROVED_WITHIN.min(schedule.held_lifetime),
@@ -447,7 +447,7 @@ fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Sched
         message.expires_at = message.accepted_at + kept;
         // What only an administrator lets go was told more exactly when it was held.
         if !because.is_for_an_administrator() || was_held_because != attempted.held {
-            message.last_reply = Some(because.words().to_owned());
+            message.last_reply = Some(why.to_owned());
         }
         message.next_attempt_at = notice.map_or(end(message), |notice| notice.min(end(message)));
         return;

@@ -151,12 +151,12 @@ impl Queue {
         if free == 0 {
             return Ok(LONGEST);
         }
-        // All of it may be of one lane: something is left for the others.
-        let limit = free.div_ceil(2);
+        // All of it may be one account's: something is left for the others.
+        let limit = free.div_ceil(3);
         let claimed = self.claim(limit, now).await?;
         let is_all = claimed.len() < limit;
         for entry in claimed {
-            let permit = permits.take_for_claimed((entry.message.organization, entry.message.waits_for));
+            let permit = permits.take_for_claimed(entry.message.lane(), entry.message.sender_account);
             let held = self.hold(&entry.message);
             self.attempt_now(entry, held, permit, now);
         }

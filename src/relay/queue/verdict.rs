@@ -7,7 +7,7 @@ use crate::{
     mail::{Reply, id::GatewayId},
     policy::{
         fault::{Fault, Stage, takes_no_more_recipients},
-        routing::Scope,
+        routing::{HeldUntil, Scope},
         waiting::HeldBecause,
     },
     relay::handover::{Failed, RecipientAnswer, connection::Through, peer::Peer},
@@ -53,6 +53,8 @@ pub struct Attempted {
     pub waits_by: Option<Scope>,
     /// Why nobody may send it.
     pub held: Option<HeldBecause>,
+    /// What it waits for where it has no gateway.
+    pub held_until: Option<HeldUntil>,
     /// An administrator returned it to its sender, or deleted it.
     pub is_returned: bool,
     /// The server said something about the message or its recipients.
@@ -89,6 +91,19 @@ impl Attempted {
         }
     }
 
+    /// Nobody was asked: mail must leave through a gateway, and until then the sender has none.
+    pub fn without_gateway(message: &QueuedMessage, held_until: Option<HeldUntil>) -> Self {
+        Self { held_until, ..Self::held(message, HeldBecause::NoGateway) }
+    }
+
+    /// Why it is held, in words that go on with a sentence.
+    pub fn why_held(&self) -> Option<&'static str> {
+        Some(match (self.held?, self.held_until) {
+            (HeldBecause::NoGateway, Some(until)) => until.reason(),
+            (because, _) => because.words(),
+        })
+    }
+
     /// Adds what became of others, or of the same in a later transaction.
     pub fn add(&mut self, later: Self) {
         self.verdicts.retain(|(place, _)| later.verdicts.iter().all(|(other, _)| other != place));
@@ -99,6 +114,7 @@ impl Attempted {
             (self.waits_for, self.waits_by) = (later.waits_for, later.waits_by);
         }
         self.held = later.held.or(self.held);
+        self.held_until = later.held_until.or(self.held_until);
         self.through = later.through.or(self.through);
         self.is_answered |= later.is_answered;
         self.is_tried |= later.is_tried;

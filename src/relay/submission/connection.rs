@@ -29,7 +29,9 @@ use crate::{
     },
 };
 
-/// Read at a time.
+/// Read at a time, in bytes: at first, so that a client which only holds its connection costs little, and once that has
+/// been filled.
+const FIRST_BUFFER: usize = 8 * 1024;
 const BUFFER: usize = 32 * 1024;
 /// How long the last words may take to reach a client that we close on.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -121,14 +123,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn run(&mut self) -> io::Result<After> {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; FIRST_BUFFER];
         if let Some(after) = self.obey(&[]).await? {
             return Ok(after);
         }
         loop {
             let after = match self.read(&mut buffer).await? {
                 Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Input::Bytes(read) => self.obey(&buffer[..read]).await?,
+                Input::Bytes(read) => {
+                    let after = self.obey(&buffer[..read]).await?;
+                    if read == FIRST_BUFFER {
+                        buffer.resize(BUFFER, 0);
+                    }
+                    after
+                }
                 Input::Stopping => {
                     self.session.stop();
                     self.obey(&[]).await?

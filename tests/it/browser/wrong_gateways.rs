@@ -1,5 +1,5 @@
-//! What an administrator reads who has chosen a gateway that is set up wrong: in each of the ways that gateways are, one
-//! sentence of what to do. With `OUTGATE_TEST_PICTURES` set each page is photographed as well: `target/screenshots`.
+//! What an administrator reads who has a gateway verified: in each of the ways that it may be set up wrong, one sentence of
+//! what to do, and what could be better where it is right. With `OUTGATE_TEST_PICTURES` set each page is photographed as well: `target/screenshots`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -24,7 +24,7 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::{
-    relay::verification::tls_at_once,
+    relay::verification::{no_mail_server, tls_at_once},
     support::{
         Gateway, Installation, Tenant,
         authority::{Authority, Certified},
@@ -104,8 +104,12 @@ async fn seen_by(owner: PgPool, admin: Chromium, with_script: bool) {
     let unencrypted = Exim::relaying_to(behind.address, "").await;
     let stranger = Postfix::relaying_to(behind.address, &["mynetworks = 192.0.2.0/24"]).await;
     let small = Postfix::relaying_to(behind.address, &["message_size_limit = 20000"]).await;
-    let (scripted, all) =
+    let right = Postfix::relaying_to(behind.address, &[]).await;
+    let (mut scripted, mut all) =
         all_wrong(&scene, [&unencrypted.address, &stranger.address, &small.address].map(ToString::to_string)).await;
+    let (others, of_others) = all_others(&scene, &right.address.to_string()).await;
+    scripted.extend(others);
+    all.extend(of_others);
     let world = World::with_settings(&scene.installation, relay, |settings| {
         settings.secret_key_file = Some(key_file);
     })
@@ -164,6 +168,63 @@ async fn picture(admin: &Chromium, called: &str, with_script: bool) {
         admin.screenshot(&folder.join(format!("wrong-gateway-{called}.png"))).await;
     }
     admin.appear(1280, 900, false).await;
+}
+
+/// What else is found at a gateway: servers that are none for mail, refusals, and those that accept us and could be
+/// better.
+async fn all_others(scene: &Scene, right: &str) -> (Vec<Gateway>, Vec<Wrong>) {
+    let (authority, mut scripted, mut all) = (Authority::new(), Vec::new(), Vec::new());
+    let same = |record: GatewayRecord| record;
+    for (called, says, echoes, sentence) in [
+        (
+            "web-server",
+            "HTTP/1.1 400 Bad Request\r\nServer: secret\r\n\r\n",
+            false,
+            "is not a mail server: correct the port",
+        ),
+        ("echo", "secret\r\n", true, "is not a mail server: correct the port"),
+        ("silent-port", "", false, "It stopped answering"),
+    ] {
+        let address = no_mail_server(says, echoes).await.to_string();
+        all.push(Wrong { called, gateway: scene.gateway(&address, same).await, sentence, accepts: false });
+    }
+    for (called, at, line, sentence) in [
+        ("sender-refused", At::Mail, "550 5.7.1 not this one", "It refuses the sender"),
+        ("recipient-refused", At::Rcpt, "550 5.1.1 no such user", "It refuses the recipient"),
+        ("put-off", At::Rcpt, "450 4.2.0 Greylisted", "It puts us off for now: try again in some minutes"),
+    ] {
+        let gateway = Gateway::start().await;
+        gateway.says(at, line);
+        let id = scene.gateway(&gateway.address.to_string(), same).await;
+        all.push(Wrong { called, gateway: id, sentence, accepts: false });
+        scripted.push(gateway);
+    }
+    let in_clear = "Mail goes to it in clear";
+    all.push(Wrong { called: "right", gateway: scene.gateway(right, same).await, sentence: in_clear, accepts: true });
+    let certified = authority.certify("gateway.example");
+    let trusting = |record: GatewayRecord| GatewayRecord {
+        certificate_name: Some("gateway.example".parse().unwrap()),
+        trust: Trust::Authority(authority.pem.as_str().into()),
+        ..record
+    };
+    let signing_in = |record: GatewayRecord| GatewayRecord {
+        tls: TlsMode::Verified,
+        sign_in_user: Some("acme".to_owned()),
+        ..trusting(record)
+    };
+    let gateway = Gateway::start().await;
+    gateway.behave(|behaviour| behaviour.tls = Some(certified.acceptor()));
+    let id = scene.gateway(&gateway.address.to_string(), trusting).await;
+    all.push(Wrong { called: "valid-certificate", gateway: id, sentence: "Its certificate is valid", accepts: true });
+    scripted.push(gateway);
+    let gateway = Gateway::start().await;
+    gateway.offers("AUTH PLAIN");
+    gateway.behave(|behaviour| behaviour.tls = Some(certified.acceptor()));
+    let id = scene.gateway(&gateway.address.to_string(), signing_in).await;
+    let unneeded = "It accepts us without the user name and the password as well.";
+    all.push(Wrong { called: "no-sign-in-needed", gateway: id, sentence: unneeded, accepts: true });
+    scripted.push(gateway);
+    (scripted, all)
 }
 
 /// The ten ways, and the servers that have to go on until they were seen. The addresses are those of programs: without

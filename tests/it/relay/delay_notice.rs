@@ -28,7 +28,7 @@ async fn with_inbound_host(db: PgPool, schedule: Schedule) -> (Gateway, Sending)
     let sending = Sending::with(db, Options { schedule, ..Options::default() }).await;
     let (organization, inbound_host) = (sending.organization, Some(inbound.address.to_string().parse().unwrap()));
     sending.table.change(|facts| {
-        let domain = DomainFacts { organization, gateway: None, inbound_host };
+        let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host };
         facts.set_domain("acme.example".parse().unwrap(), Some(domain));
     });
     (inbound, sending)
@@ -135,7 +135,7 @@ async fn who_waits_for_an_administrator_hears_that_nothing_need_be_done(db: PgPo
     sending.point(Pointers { must_use_gateway: true, ..Pointers::default() });
     let organization = sending.organization;
     sending.table.change(|facts| {
-        let domain = DomainFacts { organization, gateway: None, inbound_host };
+        let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host };
         facts.set_domain("acme.example".parse().unwrap(), Some(domain));
     });
     sending.send().await;

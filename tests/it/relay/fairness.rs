@@ -4,8 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use outgate::{
-    mail::id::GatewayId,
+    mail::id::{AccountId, GatewayId},
     policy::facts::{DomainFacts, Gateway as GatewayFacts, TlsMode},
+    relay::message::Message,
+    store,
 };
 use sqlx::PgPool;
 use tokio::task::JoinSet;
@@ -33,7 +35,7 @@ fn point_domain(sending: &Sending, gateway: &Gateway) {
         known.set_gateway(facts.id, Some(facts));
         known.set_domain(
             "fast.acme.example".parse().unwrap(),
-            Some(DomainFacts { organization, gateway, inbound_host: None }),
+            Some(DomainFacts { organization, gateway, awaits_gateway: false, inbound_host: None }),
         );
     });
 }
@@ -63,6 +65,68 @@ async fn a_gateway_that_answers_slowly_does_not_hold_up_mail_that_waits_for_othe
 
     fast.received(1).await;
     running.abort();
+}
+
+/// Makes bea@acme.example an account of its own.
+fn know_bea(sending: &Sending) -> &'static str {
+    let bea = "bea@acme.example";
+    sending.table.change(|facts| {
+        facts.set_address("ann@acme.example", Some(sending.account));
+        facts.set_address(bea, Some(AccountId::new()));
+    });
+    bea
+}
+
+fn from(sender: &str, sending: &Sending) -> Message {
+    let mut message = sending.message(&["bob@elsewhere.example"]);
+    message.sender = sender.to_owned();
+    message.envelope.reverse_path = sender.to_owned();
+    message
+}
+
+#[sqlx::test]
+async fn whoever_sends_one_message_is_served_in_the_midst_of_a_burst_of_a_colleague(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Mail, Fault::Stalls);
+    let sending = Arc::new(Sending::with(db, Options { handover: false, ..Options::default() }).await);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let bea = know_bea(&sending);
+    let mut clients = JoinSet::new();
+    for _ in 0..300 {
+        let sending = sending.clone();
+        clients.spawn(async move { sending.transfer.accept(from("ann@acme.example", &sending)).await.code });
+    }
+    assert!(clients.join_all().await.iter().all(|code| *code == 250));
+    let running = tokio::spawn({
+        let queue = sending.queue.clone();
+        async move { queue.run(CancellationToken::new()).await }
+    });
+    gateway.stalled(4).await;
+
+    assert_eq!(sending.transfer.accept(from(bea, &sending)).await.code, 250);
+    gateway.works_again();
+    (0..4).for_each(|_| gateway.go_on());
+
+    let received = gateway.received(301).await;
+    let place = received.iter().position(|message| message.reverse_path == bea);
+    assert!(place < Some(30), "{place:?} of 301");
+    running.abort();
+}
+
+#[sqlx::test]
+async fn when_a_gateway_is_back_its_senders_take_turns(db: PgPool) {
+    let sending = Sending::with(db, Options { handover: false, ..Options::default() }).await;
+    let gateway = sending.set_gateway(Some(&Gateway::free_address().await.to_string())).unwrap();
+    let bea = know_bea(&sending);
+    for sender in ["ann@acme.example", "ann@acme.example", "ann@acme.example", bea] {
+        assert_eq!(sending.transfer.accept(from(sender, &sending)).await.code, 250);
+        sending.queue.settled().await;
+    }
+    let later = sending.now - Duration::from_secs(60);
+    let due = "select sender from queued_message where next_attempt_at = $1 order by sender";
+    assert_eq!(store::queue::make_due(&sending.db, sending.organization, gateway, None, 2, later).await.unwrap(), 2);
+    let due: Vec<String> = sqlx::query_scalar(due).bind(later).fetch_all(&sending.owner).await.unwrap();
+    assert_eq!(due, ["ann@acme.example", bea]);
 }
 
 #[sqlx::test]

@@ -305,6 +305,14 @@ async fn a_gateway_that_does_not_pass_and_go_live_is_told_once_for_each_change(d
     let sentence = "own.example.com port 25, which is to be the gateway of the mail domain works.example, has not passed \
                     its verification. Recipient: It does not relay for us. Mail keeps leaving through old.example.com";
     assert!(told[1].1.contains(sentence), "{told:?}");
+
+    // No relay answers.
+    pending.save(&all, "new.example.com:587").await;
+    assert_eq!(pending.tell(15 * 60 + 30).await, 0, "verifications take their time");
+    assert_eq!(pending.tell(16 * 60 + 30).await, 1);
+    let text = text_of(&inbound.received(3).await[2]);
+    let words = "is not live. No answer: not every relay has found out yet whether it accepts our mail.";
+    assert!(text.contains(words), "{text}");
 }
 
 #[sqlx::test]

@@ -129,7 +129,7 @@ fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &st
         Some(OrganizationFacts { suspended: false, gateway: None, must_use_gateway: false, ..Default::default() }),
     );
     for (name, organization) in [("acme.example", organization), ("other.example", other)] {
-        let domain = DomainFacts { organization, gateway: None, inbound_host: None };
+        let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None };
         facts.set_domain(name.parse().unwrap(), Some(domain));
     }
     let table = Arc::new(RoutingTable::new(facts, PlatformDefault::Mx));

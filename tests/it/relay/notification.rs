@@ -159,7 +159,7 @@ async fn notifications_go_to_the_inbound_host_of_the_senders_domain(db: PgPool) 
     let set_inbound_host = |host: &str| {
         let inbound_host = Some(host.parse().unwrap());
         sending.table.change(|facts| {
-            let domain = DomainFacts { organization, gateway: None, inbound_host };
+            let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host };
             facts.set_domain("acme.example".parse().unwrap(), Some(domain));
         });
     };

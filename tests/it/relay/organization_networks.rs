@@ -36,7 +36,7 @@ fn set_networks(sending: &Sending, organization: OrganizationId, gateway: Option
 async fn add_other(sending: &Sending) -> OrganizationId {
     let organization = Installation::on(sending.owner.clone()).organization("other").await.id;
     set_networks(sending, organization, None, &[]);
-    let domain = DomainFacts { organization, gateway: None, inbound_host: None };
+    let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None };
     sending.table.change(|facts| facts.set_domain("other.example".parse().unwrap(), Some(domain)));
     organization
 }
@@ -115,7 +115,7 @@ async fn an_inbound_host_may_be_there_and_what_others_or_the_dns_name_may_not(db
     let host = format!("inside.example:{}", inbound.address.port());
     for (name, organization) in [("acme.example", own), ("other.example", other)] {
         let inbound_host = Some(host.parse().unwrap());
-        let facts = DomainFacts { organization, gateway: None, inbound_host };
+        let facts = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host };
         sending.table.change(|known| known.set_domain(name.parse().unwrap(), Some(facts)));
     }
     set_networks(&sending, own, None, &["127.0.0.0/8"]);

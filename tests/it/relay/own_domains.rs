@@ -25,7 +25,8 @@ async fn around_gateway(db: PgPool) -> (Sending, Gateway, Gateway, Gateway) {
     let organization = sending.organization;
     let host = Some(inbound.address.to_string().parse().unwrap());
     sending.table.change(|facts| {
-        let domain = |inbound_host| Some(DomainFacts { organization, gateway: None, inbound_host });
+        let domain =
+            |inbound_host| Some(DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host });
         facts.set_domain("acme.example".parse().unwrap(), domain(host));
         facts.set_domain("branch.example".parse().unwrap(), domain(None));
     });
@@ -88,7 +89,7 @@ async fn a_domain_of_another_organization_is_not_an_own_one(db: PgPool) {
     let host = Some(inbound.address.to_string().parse().unwrap());
     sending.table.change(|facts| {
         let organization = outgate::mail::id::OrganizationId::new();
-        let other = DomainFacts { organization, gateway: None, inbound_host: host };
+        let other = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: host };
         facts.set_domain("other.example".parse().unwrap(), Some(other));
     });
     let reply = sending.transfer.accept(sending.message(&["dan@other.example"])).await;

@@ -185,7 +185,10 @@ impl World {
             for (place, with_gateway) in organization.domains.iter().enumerate() {
                 let own = with_gateway.then(|| gateway(&mut facts, format!("domain-{place}")));
                 let name = DOMAINS[number][place].parse().unwrap();
-                facts.set_domain(name, Some(DomainFacts { organization: id, gateway: own, inbound_host: None }));
+                facts.set_domain(
+                    name,
+                    Some(DomainFacts { organization: id, gateway: own, awaits_gateway: false, inbound_host: None }),
+                );
             }
             let accounts = [AccountId::new(), AccountId::new()];
             for (place, (with_gateway, suspended)) in organization.accounts.into_iter().enumerate() {

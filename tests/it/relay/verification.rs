@@ -14,7 +14,11 @@ use outgate::{
         verification::{Outcome, Step},
     },
     relay::{
-        handover::{connection::TimeLimits, dialer::Dialer, tls::Tls},
+        handover::{
+            connection::TimeLimits,
+            dialer::Dialer,
+            tls::{Authorities, Tls},
+        },
         resolver::{FixedNames, Resolver},
         routing_table::RoutingTable,
         secret_keys::SecretKeys,
@@ -67,6 +71,16 @@ async fn verify_at(address: &str, tls: TlsMode, settings: GatewaySettings) -> Fo
 }
 
 async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings: GatewaySettings) -> Found {
+    verify_trusting(&Authorities::default(), limits, address, tls, settings).await
+}
+
+async fn verify_trusting(
+    authorities: &Authorities,
+    limits: TimeLimits,
+    address: &str,
+    tls: TlsMode,
+    settings: GatewaySettings,
+) -> Found {
     let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
     let mut facts = RoutingFacts::default();
     let settings = settings.shared();
@@ -75,7 +89,7 @@ async fn verify_within(limits: TimeLimits, address: &str, tls: TlsMode, settings
     let addresses = HashMap::from([("gateway.example".to_owned(), vec!["127.0.0.1".parse().unwrap()])]);
     let dialer = Dialer {
         resolver: Resolver::Fixed(FixedNames { addresses, exchanges: HashMap::new() }),
-        tls: Tls::new().unwrap(),
+        tls: Tls::trusting(authorities).unwrap(),
         keys: Arc::new(SecretKeys::from_file(None).unwrap()),
         allowed: AllowedNetworks {
             networks: vec!["127.0.0.0/8".parse().unwrap()],
@@ -133,6 +147,22 @@ async fn a_gateway_that_accepts_us_passes_every_step_and_gets_no_message() {
         assert!(all.contains(words), "{words} in {all}");
     }
     assert!(gateway.so_far().is_empty());
+}
+
+#[tokio::test]
+async fn a_gateway_is_verified_whose_authority_the_operator_trusts() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let gateway = Gateway::start().await;
+    gateway.behave(|behaviour| behaviour.tls = Some(authority.certify("gateway.example").acceptor()));
+    let address = format!("gateway.example:{}", gateway.address.port());
+    for (trusted, accepts) in [(vec![&other], false), (vec![&other, &authority], true)] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), trusted.iter().map(|one| one.pem.as_str()).collect::<String>()).unwrap();
+        let authorities = Authorities::from_file(file.path()).unwrap();
+        let settings = GatewaySettings::default();
+        let found = verify_trusting(&authorities, LIMITS, &address, TlsMode::Verified, settings).await;
+        assert_eq!(found.accepts, accepts, "{}", found.all());
+    }
 }
 
 #[tokio::test]
@@ -253,7 +283,7 @@ async fn every_wrong_setup_gets_its_sentence() {
 }
 
 /// Something that is no mail server: says these bytes to whoever connects, and echoes what it hears if it is to.
-async fn no_mail_server(says: &'static str, echoes: bool) -> SocketAddr {
+pub async fn no_mail_server(says: &'static str, echoes: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -183,7 +183,7 @@ async fn a_sender_that_no_account_has_counts_for_its_domain_and_a_neighbours_dom
     sending.add_neighbour(None).await;
     let organization = sending.organization;
     sending.table.change(|facts| {
-        let own = DomainFacts { organization, gateway: None, inbound_host: None };
+        let own = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None };
         facts.set_domain("xn--bcher-kva.example".parse().unwrap(), Some(own));
     });
     for sender in ["eve@xn--bcher-kva.example", "Eve+2@bücher.example", "ann+tag@acme.example"] {

@@ -108,7 +108,7 @@ pub fn known_facts() -> RoutingFacts {
         for domain in domains {
             facts.set_domain(
                 domain.parse().unwrap(),
-                Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+                Some(DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None }),
             );
         }
     }

@@ -29,7 +29,7 @@ use outgate::{
             connection::TimeLimits,
             dialer::{Dialer, Known},
             second_look::SecondLook,
-            tls::Tls,
+            tls::{Authorities, Tls},
         },
         message::{Client, Content, Message},
         meter::Meter,
@@ -167,7 +167,7 @@ impl Sending {
         );
         facts.set_domain(
             "acme.example".parse().unwrap(),
-            Some(DomainFacts { organization, gateway: None, inbound_host: None }),
+            Some(DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None }),
         );
         let table = Arc::new(RoutingTable::new(facts, options.default.clone()));
         Self::assembled(owner, db, options, organization, table)
@@ -199,7 +199,7 @@ impl Sending {
                 Some(server) => Resolver::at(server, Duration::from_millis(500)).unwrap(),
                 None => Resolver::Fixed(options.names.clone()),
             },
-            tls: Tls::new().unwrap(),
+            tls: Tls::trusting(&Authorities::default()).unwrap(),
             keys: Arc::new(options.keys()),
             allowed: AllowedNetworks {
                 networks: options.allowed.split(' ').map(|network| network.parse().unwrap()).collect(),
@@ -336,7 +336,7 @@ impl Sending {
             let of_all =
                 OrganizationFacts { suspended: false, gateway: id, must_use_gateway: true, ..Default::default() };
             facts.set_organization(organization, Some(of_all));
-            let domain = DomainFacts { organization, gateway: None, inbound_host: None };
+            let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None };
             facts.set_domain("other.example".parse().unwrap(), Some(domain));
         });
     }
@@ -363,7 +363,7 @@ impl Sending {
             facts.set_organization(organization, Some(of_all));
             facts.set_domain(
                 "acme.example".parse().unwrap(),
-                Some(DomainFacts { organization, gateway: domain, inbound_host: None }),
+                Some(DomainFacts { organization, gateway: domain, awaits_gateway: false, inbound_host: None }),
             );
             facts.set_address("ann@acme.example", Some(account));
             facts.set_account(account, Some(AccountFacts { suspended, gateway: user }));

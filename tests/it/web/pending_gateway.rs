@@ -325,6 +325,18 @@ async fn where_a_domain_waits_for_its_own_gateway_its_pages_say_so_and_others_do
     }
     let cloud = admin.get(&format!("/{}/web-mail-cloud", acme.slug)).await.text();
     assert!(!cloud.contains("your decision") && cloud.contains("Mail is held until a gateway is set"), "{cloud}");
+    let held = admin.get(&page_of(acme, "outbound-mail-gateway")).await.text();
+    let leaves = "and the sender has none. Mail of acme.example leaves by itself when the new gateway there has passed";
+    assert!(held.contains(leaves), "{held}");
+    let why = "the gateway of the mail domain acme.example has not passed its verification yet.";
+    for (sender, why) in [("ann@acme.example", why), ("olga@other.example", "it must leave through a gateway")] {
+        let explained = admin.get(&page_of(acme, &format!("explain-route?sender={sender}"))).await.text();
+        assert!(explained.contains(&format!("Mail from {sender} is held: {why}")), "{explained}");
+    }
+    let owner = &installation.owner;
+    let reason: String =
+        sqlx::query_scalar("select last_reply from queued_message").fetch_one(owner).await.expect("one message");
+    assert_eq!(reason, "the sender's new gateway has not passed its verification yet");
     living.world.stop().await;
 }
 
