@@ -308,8 +308,8 @@ async fn what_was_done_to_a_list_is_taken_back_unless_somebody_has_changed_it_si
     assert!(back.html.contains(r#"value="100""#), "{}", back.html);
     assert!(back.text().contains("Taken back."), "{}", back.text());
     // Nobody but an Administrator.
-    let own = pages.signed_in(&installation, &acme, Role::UserAdministrator).await;
     let undo = page_of(&acme, &format!("undo/{}", last_change(&installation).await));
+    let own = pages.signed_in(&installation, &acme, Role::UserAdministrator).await;
     assert_eq!(own.submit(&undo, &[]).await.status, StatusCode::FORBIDDEN);
 }
 
