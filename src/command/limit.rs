@@ -24,10 +24,8 @@ use super::gateway;
 pub enum Limit {
     /// Limit how much is sent by each account, or by all of the organization or of a mail domain together
     Set {
-        /// The organization's slug
-        slug: String,
         #[command(flatten)]
-        at: gateway::Whose,
+        place: Place,
         #[command(flatten)]
         whose: WhoseMail,
         /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that time
@@ -41,12 +39,10 @@ pub enum Limit {
         #[arg(long, value_parser = action())]
         action: Option<Action>,
     },
-    /// Delete a limit: what a wider scope says holds again
+    /// Delete a limit: what a wider scope says holds again, of the platform what is built in
     Delete {
-        /// The organization's slug
-        slug: String,
         #[command(flatten)]
-        at: gateway::Whose,
+        place: Place,
         #[command(flatten)]
         whose: WhoseMail,
         /// The time in which is counted; it always ends now
@@ -57,11 +53,22 @@ pub enum Limit {
     },
     /// Show the limits that hold for all users, for a mail domain or for a user, and which scope has set each
     Show {
-        /// The organization's slug
-        slug: String,
         #[command(flatten)]
-        at: gateway::Whose,
+        place: Place,
     },
+}
+
+/// Where a limit is set: in an organization, or for every one.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The organization's slug
+    #[arg(required_unless_present = "platform")]
+    slug: Option<String>,
+    #[command(flatten)]
+    at: gateway::Whose,
+    /// For every organization: the figures of the platform itself, which hold where nobody has set another
+    #[arg(long, conflicts_with_all = ["slug", "domain", "user"])]
+    platform: bool,
 }
 
 #[derive(Debug, Args)]
@@ -79,13 +86,23 @@ pub struct WhoseMail {
 }
 
 impl WhoseMail {
+    fn said(&self) -> Option<limit::Whose> {
+        match (self.each, self.service, self.total) {
+            (true, ..) => Some(limit::Whose::Each),
+            (_, true, _) => Some(limit::Whose::Service),
+            (.., true) => Some(limit::Whose::Total),
+            _ => None,
+        }
+    }
+
+    fn required(&self) -> anyhow::Result<limit::Whose> {
+        self.said().ok_or_else(|| anyhow::anyhow!("say whose mail is counted: --each, --service or --total"))
+    }
+
     fn at(&self, at: &SetAt) -> anyhow::Result<limit::Whose> {
-        let whose = match (self.each, self.service, self.total) {
-            (true, ..) => limit::Whose::Each,
-            (_, true, _) => limit::Whose::Service,
-            (.., true) => limit::Whose::Total,
-            _ if at.scope() == Scope::User => limit::Whose::Each,
-            _ => anyhow::bail!("say whose mail is counted: --each, --service or --total"),
+        let whose = match (self.said(), at.scope()) {
+            (None, Scope::User) => limit::Whose::Each,
+            _ => self.required()?,
         };
         anyhow::ensure!(at.takes(whose), "an account is limited by itself: --user goes without --service and --total");
         Ok(whose)
@@ -162,31 +179,96 @@ fn most() -> impl TypedValueParser<Value = u32> {
 
 pub async fn run(command: Limit, owner: &PgPool) -> anyhow::Result<()> {
     match command {
-        Limit::Set { slug, at, whose, window, most, action } => {
-            let mut transaction = super::begin(owner, &slug).await?;
-            let at = set_at(&mut transaction, &slug, &at).await?;
-            let (unit, most) = most.unit_and_number()?;
-            let kind = Kind { whose: whose.at(&at)?, window, unit };
-            anyhow::ensure!(
-                kind.is_possible(),
-                "--window {window} limits --recipients or --external of each account: one message is nobody's total"
-            );
-            anyhow::ensure!(
-                !window.is_one_message() || action.is_none_or(|action| action == window.default_action()),
-                "--window {window} goes without --action: beyond it a message {}",
-                if window == Window::Message { "is refused" } else { "waits for approval" }
-            );
-            let limit = limit::Limit { most, action: action.unwrap_or(window.default_action()) };
-            set(transaction, &slug, &at, kind, Some(limit)).await
+        Limit::Set { place, whose, window, most, action } => {
+            let Some(slug) = &place.slug else {
+                let (kind, limit) = kind_and_limit(whose.required()?, window, &most, action)?;
+                return set_platform(owner, kind, Some(limit)).await;
+            };
+            let mut transaction = super::begin(owner, slug).await?;
+            let at = set_at(&mut transaction, slug, &place.at).await?;
+            let (kind, limit) = kind_and_limit(whose.at(&at)?, window, &most, action)?;
+            set(transaction, slug, &at, kind, Some(limit)).await
         }
-        Limit::Delete { slug, at, whose, window, unit } => {
-            let mut transaction = super::begin(owner, &slug).await?;
-            let at = set_at(&mut transaction, &slug, &at).await?;
+        Limit::Delete { place, whose, window, unit } => {
+            let Some(slug) = &place.slug else {
+                let kind = Kind { whose: whose.required()?, window, unit: unit.unit() };
+                return set_platform(owner, kind, None).await;
+            };
+            let mut transaction = super::begin(owner, slug).await?;
+            let at = set_at(&mut transaction, slug, &place.at).await?;
             let kind = Kind { whose: whose.at(&at)?, window, unit: unit.unit() };
-            set(transaction, &slug, &at, kind, None).await
+            set(transaction, slug, &at, kind, None).await
         }
-        Limit::Show { slug, at } => show(owner, &slug, &at).await,
+        Limit::Show { place } => match &place.slug {
+            Some(slug) => show(owner, slug, &place.at).await,
+            None => show_platform(owner).await,
+        },
     }
+}
+
+/// What was asked for.
+///
+/// # Errors
+/// If there is no such limit.
+fn kind_and_limit(
+    whose: limit::Whose,
+    window: Window,
+    most: &AtMost,
+    action: Option<Action>,
+) -> anyhow::Result<(Kind, limit::Limit)> {
+    let (unit, most) = most.unit_and_number()?;
+    let kind = Kind { whose, window, unit };
+    anyhow::ensure!(
+        kind.is_possible(),
+        "--window {window} limits --recipients or --external of each account: one message is nobody's total"
+    );
+    anyhow::ensure!(
+        !window.is_one_message() || action.is_none_or(|action| action == window.default_action()),
+        "--window {window} goes without --action: beyond it a message {}",
+        if window == Window::Message { "is refused" } else { "waits for approval" }
+    );
+    Ok((kind, limit::Limit { most, action: action.unwrap_or(window.default_action()) }))
+}
+
+async fn set_platform(owner: &PgPool, kind: Kind, limit: Option<limit::Limit>) -> anyhow::Result<()> {
+    match (store::limit::set_platform(owner, kind, limit).await?, limit) {
+        (None, _) => println!("Nothing changed: it was so already."),
+        (Some(revision), Some(limit)) => {
+            let words = store::limit::in_words(kind, limit);
+            println!("The platform's limit is set: {words}. Revision {revision}.");
+        }
+        (Some(revision), None) => {
+            println!("The platform's limit is deleted: what is built in holds. Revision {revision}.");
+        }
+    }
+    Ok(())
+}
+
+/// What the platform says to an organization where nobody else has said anything.
+async fn show_platform(owner: &PgPool) -> anyhow::Result<()> {
+    let platform = store::limit::platform(owner).await?;
+    for (title, whose) in [
+        ("Each account", limit::Whose::Each),
+        ("Each service account", limit::Whose::Service),
+        ("All of an organization together", limit::Whose::Total),
+    ] {
+        println!("{title}:");
+        for (kind, limit) in platform.iter().filter(|(kind, _)| kind.whose == whose) {
+            println!("  {}, set by the operator", store::limit::in_words(*kind, *limit));
+        }
+        for (kind, limit) in limit::platform(whose, 1).filter(|(kind, _)| !platform.contains_key(kind)) {
+            let grows = match (whose, kind.window) {
+                (limit::Whose::Total, Window::Day) => " for one account, and more with each",
+                _ => "",
+            };
+            println!("  {}, built in{grows}", store::limit::in_words(kind, limit));
+        }
+    }
+    println!(
+        "In an organization that is new they only alert for the first {} days, besides the stop.",
+        limit::ONLY_ALERTS
+    );
+    Ok(())
 }
 
 async fn set_at(
@@ -291,7 +373,9 @@ impl Shown {
             println!("{title}:");
         }
         for Holding { kind, limit, set_by } in holding {
-            println!("  {}, set by {set_by}", store::limit::in_words(kind, limit));
+            let by_operator = set_by == Scope::Platform && self.limits.platform.contains_key(&kind);
+            let whose = if by_operator { "the operator for every organization".to_owned() } else { set_by.to_string() };
+            println!("  {}, set by {whose}", store::limit::in_words(kind, limit));
         }
     }
 }

@@ -64,12 +64,26 @@ pub enum Cause {
     Expired(Duration),
     /// An administrator of the sender's organization returned it while it was held.
     Returned,
-    /// The same while it waited for its next attempt.
+    /// The same while it was held for a decision about it.
+    Declined,
+    /// Nobody has decided about it for so long.
+    Undecided(Duration),
+    /// An administrator returned it while it waited for its next attempt.
     Withdrawn,
     /// It waits, and is given up at this time.
     Delayed(OffsetDateTime),
     /// It is held for an administrator of the sender's organization, until this time.
     Held(OffsetDateTime),
+    /// The same, and nothing else lets it go than that somebody decides about this message.
+    ToDecide(OffsetDateTime),
+    /// It waits because its sender has sent more than a limit allows.
+    Throttled {
+        leaves: OffsetDateTime,
+        /// When the last leaves that the sender has sent so far.
+        last: OffsetDateTime,
+        /// Until then it would be tried.
+        until: OffsetDateTime,
+    },
     /// A server has taken it that does not tell senders what they asked to be told (RFC 3461 §5.2.2).
     Relayed,
 }
@@ -85,8 +99,13 @@ pub enum Action {
 impl Cause {
     pub fn action(self) -> Action {
         match self {
-            Self::Refused | Self::Expired(_) | Self::Returned | Self::Withdrawn => Action::Failed,
-            Self::Delayed(_) | Self::Held(_) => Action::Delayed,
+            Self::Refused
+            | Self::Expired(_)
+            | Self::Returned
+            | Self::Declined
+            | Self::Undecided(_)
+            | Self::Withdrawn => Action::Failed,
+            Self::Delayed(_) | Self::Held(_) | Self::ToDecide(_) | Self::Throttled { .. } => Action::Delayed,
             Self::Relayed => Action::Relayed,
         }
     }
@@ -147,9 +166,15 @@ impl Notification<'_> {
 
     fn subject(&self) -> String {
         let what = match self.cause() {
-            Cause::Refused | Cause::Expired(_) | Cause::Returned | Cause::Withdrawn => "Not delivered",
+            Cause::Refused
+            | Cause::Expired(_)
+            | Cause::Returned
+            | Cause::Declined
+            | Cause::Undecided(_)
+            | Cause::Withdrawn => "Not delivered",
             Cause::Delayed(_) => "Delayed, still trying",
-            Cause::Held(_) => "Held, not lost",
+            Cause::Held(_) | Cause::ToDecide(_) => "Held, not lost",
+            Cause::Throttled { .. } => "Waits for a limit, not lost",
             Cause::Relayed => "Passed on",
         };
         match self.reports {
@@ -165,9 +190,15 @@ impl Notification<'_> {
             _ => String::new(),
         };
         let became = match self.cause() {
-            Cause::Refused | Cause::Expired(_) | Cause::Returned | Cause::Withdrawn => "was not delivered",
+            Cause::Refused
+            | Cause::Expired(_)
+            | Cause::Returned
+            | Cause::Declined
+            | Cause::Undecided(_)
+            | Cause::Withdrawn => "was not delivered",
             Cause::Delayed(_) => "is delayed. It is not lost, and you need not send it again",
-            Cause::Held(_) => "is held. It is not lost, and you need not send it again",
+            Cause::Held(_) | Cause::ToDecide(_) => "is held. It is not lost, and you need not send it again",
+            Cause::Throttled { .. } => "waits for a limit. It is not lost, and you need not send it again",
             Cause::Relayed => "was passed on to a server that does not report deliveries",
         };
         let mut text = wrapped("", &format!("Your message {to_whom}{became}."));
@@ -229,7 +260,9 @@ impl Notification<'_> {
         let kind = if said.is_reply { "smtp" } else { "x-outgate" };
         status.add("Diagnostic-Code", &format!("{kind}; {}", said.words));
         status.add("Last-Attempt-Date", &rfc2822(self.now));
-        if let Cause::Delayed(until) | Cause::Held(until) = report.cause {
+        if let Cause::Delayed(until) | Cause::Held(until) | Cause::ToDecide(until) | Cause::Throttled { until, .. } =
+            report.cause
+        {
             status.add("Will-Retry-Until", &rfc2822(until));
         }
     }
@@ -287,6 +320,15 @@ fn paragraphs(report: &Report) -> Vec<(&'static str, String)> {
             told.push(("What happened", happened.to_owned()));
             told.push(("Why it was held", sentence(&words)));
         }
+        Cause::Declined => {
+            told.push(("What happened", "An administrator of your organization did not let it go.".to_owned()));
+            told.push(("Why it was held", sentence(&words)));
+        }
+        Cause::Undecided(waited) => {
+            let happened = format!("No administrator of your organization let it go within {}.", in_words(waited));
+            told.push(("What happened", happened));
+            told.push(("Why it was held", sentence(&words)));
+        }
         Cause::Withdrawn => {
             let happened = "An administrator of your organization returned it while it waited.";
             told.push(("What happened", happened.to_owned()));
@@ -302,6 +344,20 @@ fn paragraphs(report: &Report) -> Vec<(&'static str, String)> {
             let next = "It leaves by itself once an administrator of your organization has set where it goes. If nobody does, it returns to you on";
             told.push(("What happens next", format!("{next} {}.", rfc2822(until))));
         }
+        Cause::ToDecide(until) => {
+            told.push(("Why it is held", sentence(&words)));
+            let next =
+                "It leaves once an administrator of your organization lets it go. If nobody does, it returns to you on";
+            told.push(("What happens next", format!("{next} {}.", rfc2822(until))));
+        }
+        Cause::Throttled { leaves, last, .. } => {
+            told.push(("Why it waits", sentence(&words)));
+            let mut next = format!("It leaves by itself on {}.", rfc2822(leaves));
+            if last > leaves {
+                next.push_str(&format!(" The last of what you have sent so far leaves on {}.", rfc2822(last)));
+            }
+            told.push(("What happens next", next));
+        }
         Cause::Relayed => {
             told.push(("What happened", format!("{} has taken it.", said.whose())));
             told.push(("It said", words));
@@ -315,10 +371,13 @@ fn paragraphs(report: &Report) -> Vec<(&'static str, String)> {
 fn advice(report: &Report) -> Option<&'static str> {
     let status = status_code(report);
     Some(match (report.cause, status.as_str()) {
-        (Cause::Delayed(_) | Cause::Held(_), _) => {
+        (Cause::Delayed(_) | Cause::Held(_) | Cause::ToDecide(_) | Cause::Throttled { .. }, _) => {
             "Nothing. If it is urgent, reach the recipient by another way, or ask your administrator."
         }
         (Cause::Relayed, _) => return None,
+        (Cause::Declined | Cause::Undecided(_), _) => {
+            "Ask your administrator, then send the message again, or to fewer recipients."
+        }
         (Cause::Returned | Cause::Withdrawn, _) => {
             "Ask your administrator which route your mail takes now, then send the message again."
         }
@@ -396,7 +455,10 @@ fn status_code(report: &Report) -> String {
         Cause::Expired(_) => return "5.4.7".to_owned(),
         // RFC 3463 §3.5: something about the route that has no code of its own.
         Cause::Returned | Cause::Withdrawn => return "5.4.0".to_owned(),
+        // RFC 3463 §3.8: what the organization allows.
+        Cause::Declined | Cause::Undecided(_) => return "5.7.1".to_owned(),
         Cause::Held(_) => return "4.4.0".to_owned(),
+        Cause::ToDecide(_) | Cause::Throttled { .. } => return "4.7.1".to_owned(),
         Cause::Refused | Cause::Delayed(_) | Cause::Relayed => {}
     }
     let class = match report.cause.action() {

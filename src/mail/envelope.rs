@@ -14,6 +14,8 @@ pub struct Envelope {
     pub forward_paths: Vec<String>,
     /// How many recipients were named, where distribution lists among them gave way to their members.
     pub named: Option<usize>,
+    /// Distribution lists among the recipients, or in them, for which an administrator has to approve the message.
+    pub to_approve: Vec<String>,
     /// What RCPT said about notifications, for each forward-path. Empty if it said nothing about any.
     pub wishes: Vec<Wishes>,
     pub parameters: MailParameters,

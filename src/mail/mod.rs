@@ -1,6 +1,7 @@
 //! The words of mail: addresses, envelopes, replies. Pure values that every other module shares;
 //! nothing here reads a socket, a clock or the store.
 
+pub mod approval_notice;
 pub mod domain_name;
 pub mod dsn;
 pub mod envelope;

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{account_file, facts::RoutingFacts, sender};
+use super::{account_file, facts::RoutingFacts, sender, words::words};
 use crate::mail::{
     Mailbox,
     envelope::domain_of,
@@ -64,6 +64,32 @@ impl fmt::Display for MaySend {
     }
 }
 
+/// Whose messages to a list wait until an administrator has approved them, of those who may send to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Approval {
+    #[default]
+    Nobody,
+    /// Of all but the senders that are named for it.
+    Others,
+    Everybody,
+}
+
+impl Approval {
+    /// In the order in which they are offered.
+    pub const ALL: [Self; 3] = [Self::Nobody, Self::Others, Self::Everybody];
+
+    /// For people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody's messages",
+            Self::Others => "messages of all but named senders",
+            Self::Everybody => "everybody's messages",
+        }
+    }
+}
+
+words!(Approval: "nobody" = Nobody, "others" = Others, "everybody" = Everybody);
+
 /// Not one of the words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("“{0}” is not who may send to a list")]
@@ -101,6 +127,7 @@ pub struct DistributionList {
     pub address: Box<str>,
     pub enabled: bool,
     pub may_send: MaySend,
+    pub approval: Approval,
     /// Its members get the message in its place; otherwise it is only checked, and whoever has the list expands it.
     pub expands: bool,
     /// Others than named senders may send to it even if it is large.
@@ -116,6 +143,15 @@ pub struct Lists {
     lists: HashMap<Box<str>, Arc<DistributionList>>,
     /// How many there are at each mail domain.
     domains: HashMap<Box<str>, usize>,
+}
+
+/// What becomes of a message to a list of somebody who may send to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permitted {
+    /// Whom it goes to instead; `None`: on to the list itself.
+    pub members: Option<Vec<String>>,
+    /// The list for which an administrator has to approve it first: this one, or one in it.
+    pub to_approve: Option<String>,
 }
 
 /// Why a sender cannot send to a list.
@@ -243,17 +279,17 @@ impl Lists {
         expansion
     }
 
-    /// What becomes of a message to a list: the members that it goes to instead, or `None` if it goes on to the list
-    /// itself. `is_sender` says of an address whether it is one of the sender's.
+    /// What becomes of a message to a list. `is_sender` says of an address whether it is one of the sender's.
     ///
-    /// A list in it is asked too: who keeps senders off a list must not find it open by way of another one. That
-    /// nobody may send to a list itself does not keep it from being part of others: that is what it is then for.
+    /// A list in it is asked too: who keeps senders off a list, or wants to approve what they send, must not find it
+    /// open by way of another one. That nobody may send to a list itself does not keep it from being part of others:
+    /// that is what it is then for.
     pub fn ask(
         &self,
         list: &DistributionList,
         large: Option<u32>,
         is_sender: Option<&dyn Fn(&str) -> bool>,
-    ) -> Result<Option<Vec<String>>, Refusal> {
+    ) -> Result<Permitted, Refusal> {
         let refused = |of: &DistributionList, why| {
             let within = (of.address != list.address).then(|| list.address.to_string());
             Refusal { list: of.address.to_string(), within, why }
@@ -279,13 +315,16 @@ impl Lists {
                 permit(of_nested, nested, &within, is_sender).map_err(|why| refused(nested, why))?;
             }
         }
+        let mut asked = std::iter::once(list).chain(expansion.nested.iter().copied());
+        let to_approve = asked.find(|list| needs_approval(list, is_sender)).map(|list| list.address.to_string());
         if !list.expands {
-            return Ok(None);
+            return Ok(Permitted { members: None, to_approve });
         }
         if expansion.members.is_empty() {
             return Err(refused(list, Why::NoMembers));
         }
-        Ok(Some(expansion.members.into_iter().map(str::to_owned).collect()))
+        let members = expansion.members.into_iter().map(str::to_owned).collect();
+        Ok(Permitted { members: Some(members), to_approve })
     }
 }
 
@@ -301,6 +340,15 @@ fn control(list: &DistributionList, size: usize, large: Option<u32>) -> (MaySend
     match is_narrowed(list.may_send, list.large_allowed, size, large) {
         true => (MaySend::Named, true),
         false => (list.may_send, false),
+    }
+}
+
+/// Whether a message of this sender to a list waits for an administrator.
+fn needs_approval(list: &DistributionList, is_sender: &dyn Fn(&str) -> bool) -> bool {
+    match list.approval {
+        Approval::Nobody => false,
+        Approval::Others => !list.senders.iter().any(is_sender),
+        Approval::Everybody => true,
     }
 }
 
@@ -327,11 +375,7 @@ impl RoutingFacts {
     /// organization, else what [`Lists::ask`] says. A list is found by the spellings under which a user is: what is
     /// written behind a plus sign is no way around its control. `sender` is the reverse-path, or whoever decides the
     /// route where that `is_null`: reports are nothing for a list.
-    pub fn ask_list(
-        &self,
-        (sender, is_null): (&str, bool),
-        forward_path: &str,
-    ) -> Option<Result<Option<Vec<String>>, Refusal>> {
+    pub fn ask_list(&self, (sender, is_null): (&str, bool), forward_path: &str) -> Option<Result<Permitted, Refusal>> {
         if self.lists().is_none_of(forward_path) {
             return None;
         }
@@ -421,6 +465,7 @@ mod tests {
             address: address.into(),
             enabled: true,
             may_send: MaySend::Inside,
+            approval: Approval::Nobody,
             expands: true,
             large_allowed: false,
             members: Addresses::new(&addresses(members, usize::MAX).expect("addresses")),
@@ -436,11 +481,15 @@ mod tests {
         lists
     }
 
-    fn ask(lists: &Lists, list: &str, sender: &str, large: u32) -> Result<Option<String>, Why> {
+    fn permitted(lists: &Lists, list: &str, sender: &str, large: u32) -> Result<Permitted, Why> {
         let list = lists.get(list).expect("the list").clone();
         let is_sender = |address: &str| address == sender;
         let asked = lists.ask(&list, Some(large), (!sender.is_empty()).then_some(&is_sender as &dyn Fn(&str) -> bool));
-        asked.map(|members| members.map(|members| members.join(" "))).map_err(|refusal| refusal.why)
+        asked.map_err(|refusal| refusal.why)
+    }
+
+    fn ask(lists: &Lists, list: &str, sender: &str, large: u32) -> Result<Option<String>, Why> {
+        permitted(lists, list, sender, large).map(|asked| asked.members.map(|members| members.join(" ")))
     }
 
     #[test]
@@ -492,6 +541,45 @@ mod tests {
             assert_eq!(refused("outer@a.example", ann), of_ann.filter(|_| !open), "{case} within another");
             assert_eq!(refused("outer@a.example", bob), of_bob.filter(|_| !open), "{case} within another");
         }
+    }
+
+    #[test]
+    fn whose_messages_need_approval_is_asked_of_the_list_and_of_those_in_it() {
+        let (ann, bob) = ("ann@a.example", "bob@a.example");
+        let of = |approval, may_send| DistributionList {
+            approval,
+            may_send,
+            senders: Addresses::new(&addresses(bob, 1).expect("an address")),
+            ..list("list@a.example", "zoe@b.example")
+        };
+        let outer = || list("outer@a.example", "list@a.example");
+        let raw = || DistributionList { expands: false, ..list("raw@a.example", "list@a.example") };
+        for (approval, of_ann, of_bob) in
+            [(Approval::Nobody, false, false), (Approval::Others, true, false), (Approval::Everybody, true, true)]
+        {
+            for may_send in [MaySend::Inside, MaySend::Nobody] {
+                let lists = lists(vec![of(approval, may_send), outer(), raw()]);
+                for (sender, expected) in [(ann, of_ann), (bob, of_bob)] {
+                    let case = format!("{approval:?} {may_send:?} {sender}");
+                    let expected = expected.then(|| "list@a.example".to_owned());
+                    let to_approve = |list: &str| permitted(&lists, list, sender, 100).map(|asked| asked.to_approve);
+                    if may_send == MaySend::Inside {
+                        assert_eq!(to_approve("list@a.example"), Ok(expected.clone()), "{case}");
+                    }
+                    assert_eq!(to_approve("outer@a.example"), Ok(expected.clone()), "{case} within another");
+                    assert_eq!(to_approve("raw@a.example"), Ok(expected), "{case} within one that is passed on");
+                }
+            }
+        }
+        // The one that was written to is named first.
+        let both = DistributionList { approval: Approval::Everybody, ..outer() };
+        let lists = lists(vec![of(Approval::Everybody, MaySend::Inside), both]);
+        let asked = permitted(&lists, "outer@a.example", ann, 100).expect("it may be sent");
+        assert_eq!(asked.to_approve.as_deref(), Some("outer@a.example"));
+        // A disabled list in it stands for nobody, and asks for nothing.
+        let off = DistributionList { enabled: false, ..of(Approval::Everybody, MaySend::Inside) };
+        let lists = self::lists(vec![off, list("outer@a.example", "list@a.example carl@a.example")]);
+        assert_eq!(permitted(&lists, "outer@a.example", ann, 100).map(|asked| asked.to_approve), Ok(None));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! How much may be sent within a time: limits, where one is inherited from, and what happens to mail beyond it. Relays
 //! judge by it when the end of DATA has come, pages and commands explain by it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset, macros::format_description};
 
@@ -204,6 +207,8 @@ pub struct SenderControl {
 pub struct OrganizationLimits {
     /// Until then the platform's own figures only alert.
     pub default_acts_from: OffsetDateTime,
+    /// What the operator has set for every organization, in place of the figures that are [built in](platform).
+    pub platform: Arc<Limits>,
     pub set: HashMap<SetAt, Limits>,
     /// Only of those of whom something is said.
     pub senders: HashMap<AccountId, SenderControl>,
@@ -229,7 +234,7 @@ const SERVICE: [(Kind, u32); 3] = [
 /// And for all of an organization together, whatever its size.
 const TOTAL: (Kind, u32) = (Kind { whose: Whose::Total, window: Window::Usual, unit: Unit::Recipients }, 1000);
 
-/// What the platform sets for everybody; the total is that of an organization with so many accounts.
+/// What the platform sets for everybody where its operator has set nothing else; the total is that of an organization with so many accounts.
 pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limit)> {
     let fixed: &'static [(Kind, u32)] = match whose {
         Whose::Each => &EACH,
@@ -268,7 +273,8 @@ impl Default for OrganizationLimits {
 impl OrganizationLimits {
     /// An organization of which nothing else is known.
     pub fn new(default_acts_from: OffsetDateTime) -> Self {
-        Self { default_acts_from, set: HashMap::new(), senders: HashMap::new() }
+        let (platform, set, senders) = (Arc::default(), HashMap::new(), HashMap::new());
+        Self { default_acts_from, platform, set, senders }
     }
 
     /// What was said of a sender.
@@ -326,7 +332,8 @@ impl OrganizationLimits {
                 add(Kind { whose, ..*kind }, *limit, scope.scope());
             }
         }
-        for (kind, limit) in platform(whose, accounts) {
+        let of_operator = self.platform.iter().filter(|(kind, _)| kind.whose == whose);
+        for (kind, limit) in of_operator.map(|(kind, limit)| (*kind, *limit)).chain(platform(whose, accounts)) {
             let action = if now < self.default_acts_from { Action::Alert } else { limit.action };
             add(kind, Limit { action, ..limit }, Scope::Platform);
         }
@@ -374,6 +381,11 @@ impl OrganizationLimits {
         let mut holding: Vec<_> = holding.collect();
         holding.sort_by_key(|holding| holding.kind);
         holding
+    }
+
+    /// What happens beyond a limit of the platform once it acts.
+    pub fn action_of_platform(&self, kind: Kind) -> Action {
+        self.platform.get(&kind).map_or_else(|| kind.default_action(), |limit| limit.action)
     }
 
     /// Until when the platform's own figures only alert, while they do.
@@ -482,11 +494,16 @@ fn level(kind: Kind, limit: i64, counted: i64) -> Option<Level> {
 }
 
 impl Exceeded {
-    /// Whether administrators are told: not of who waits a minute or two, for that they could do nothing about it.
+    /// Whether administrators are told of it as of a limit: not of who waits a minute or two, for that they could do
+    /// nothing about it, and of what waits for their approval they are told otherwise.
     pub fn is_told(&self) -> bool {
         let Applied { kind, limit, set_by, .. } = &self.applied;
         let goes_by_itself = limit.action == Action::Delay || *set_by == Scope::Platform;
-        kind.window != Window::Minute || !goes_by_itself
+        match kind.window {
+            Window::Minute => !goes_by_itself,
+            Window::Approval => false,
+            _ => true,
+        }
     }
 
     /// How long the surplus takes at the pace of the limit.

@@ -43,7 +43,7 @@ pub enum HeldBecause {
     OverLimit,
     /// An administrator has blocked the sender.
     SenderBlocked,
-    /// It goes to so many that an administrator has to approve it.
+    /// It goes to so many, or to a distribution list, that an administrator has to approve it.
     NeedsApproval,
 }
 
@@ -67,7 +67,7 @@ impl HeldBecause {
             Self::OrganizationSuspended => "the organization is suspended",
             Self::OverLimit => "the sender has sent more than a limit allows",
             Self::SenderBlocked => "the sender is blocked",
-            Self::NeedsApproval => "it goes to many, and no administrator has approved it yet",
+            Self::NeedsApproval => "no administrator has approved it yet",
         }
     }
 }

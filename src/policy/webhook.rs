@@ -166,6 +166,8 @@ pub enum Kind {
     LimitNear,
     LimitBeyond,
     SenderStopped,
+    /// Mail waits for an administrator's approval.
+    ApprovalWanted,
     /// Asked for on the page.
     Test,
 }
@@ -182,6 +184,7 @@ impl Kind {
             Self::LimitNear => "limit.near",
             Self::LimitBeyond => "limit.beyond",
             Self::SenderStopped => "limit.stopped",
+            Self::ApprovalWanted => "approval.wanted",
             Self::Test => "test",
         }
     }

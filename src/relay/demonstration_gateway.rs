@@ -200,6 +200,7 @@ impl Session {
                     reverse_path: from.address.into_owned(),
                     forward_paths: Vec::new(),
                     named: None,
+                    to_approve: Vec::new(),
                     wishes: Vec::new(),
                     parameters: MailParameters::default(),
                 });

@@ -11,7 +11,7 @@ use super::{
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
 };
 use crate::{
-    mail::{EnhancedStatus, Reply},
+    mail::{EnhancedStatus, Reply, short_id::ShortId},
     policy::{
         facts::{Found, SenderRoute},
         limit::{self, Exceeded, Window},
@@ -22,20 +22,38 @@ use crate::{
 /// How much of one sender may wait for a limit: what the limit lets leave in this time.
 const SURPLUS: Duration = Duration::DAY;
 
+/// Between the limit that a message waits for and when it leaves, in what is said of it.
+pub(super) const LEAVES_AT: &str = "; it leaves at ";
+
 impl Transfer {
     /// Takes a message as far as limits let it, and counts it.
     pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
         let now = message.accepted_at;
         let count = self.table.count(sender.organization, &message.envelope);
         let limits = self.table.limits(sender.organization).unwrap_or_default();
-        let answer = match self.meter.judge(&limits, sender, (count, message.message_id.as_deref()), now) {
-            Judged::Goes => self.take(message).await,
-            Judged::Delayed(exceeded) => self.delay(message, &exceeded, now).await,
-            Judged::Held(exceeded) => self.hold(message, &exceeded, now).await,
-            Judged::Deferred(exceeded) => return put_off(&exceeded, now).into(),
-            Judged::Refused(exceeded) => return refused(&exceeded, now).into(),
-            Judged::Stopped(exceeded) => return self.stop(sender, &exceeded, now).await.into(),
-            Judged::Blocked => return blocked().into(),
+        let judged = self.meter.judge(&limits, sender, (count, message.message_id.as_deref()), now);
+        let answer = match (judged, lists_to_approve(message)) {
+            (Judged::Goes, None) => self.take(message).await,
+            (Judged::Delayed(exceeded), None) => self.delay(message, &exceeded, now).await,
+            (Judged::Held(exceeded), None) => {
+                let because = match exceeded.applied.kind.window {
+                    Window::Approval => HeldBecause::NeedsApproval,
+                    _ => HeldBecause::OverLimit,
+                };
+                self.hold(message, because, &exceeded.words(), now).await
+            }
+            // Whoever lets it go has seen it: it waits for no limit besides.
+            (Judged::Goes | Judged::Delayed(_), Some(lists)) => {
+                self.hold(message, HeldBecause::NeedsApproval, &lists, now).await
+            }
+            (Judged::Held(exceeded), Some(lists)) => {
+                let words = format!("{lists}; {}", exceeded.words());
+                self.hold(message, HeldBecause::NeedsApproval, &words, now).await
+            }
+            (Judged::Deferred(exceeded), _) => return put_off(&exceeded, now).into(),
+            (Judged::Refused(exceeded), _) => return refused(&exceeded, now).into(),
+            (Judged::Stopped(exceeded), _) => return self.stop(sender, &exceeded, now).await.into(),
+            (Judged::Blocked, _) => return blocked().into(),
         };
         match answer.reply.is_positive() {
             true => self.volume.add(sender, now, count),
@@ -62,27 +80,42 @@ impl Transfer {
         let mut entry = self.entry(message, &whose);
         let queued = &mut entry.message;
         (queued.waits_for, queued.waits_by) = waits;
-        (queued.throttled_until, queued.next_attempt_at) = (Some(until), until);
+        // In between its sender is told that it waits.
+        let notice = self.queue.settings().schedule.notice_at(now).filter(|_| !queued.reverse_path.is_empty());
+        (queued.throttled_until, queued.next_attempt_at) =
+            (Some(until), notice.map_or(until, |notice| notice.min(until)));
         // Waiting for a limit does not make it older.
         queued.expires_at += until - now;
-        let why = format!("{}; it leaves at {}", in_words(exceeded), clock(until, now));
+        let why = format!("{}{LEAVES_AT}{}", in_words(exceeded), clock(until, now));
         queued.last_reply = Some(why.clone());
         self.store_saying(entry, &why).await
     }
 
-    /// Commits a message that an administrator has to let go.
-    async fn hold(&self, message: &Message, exceeded: &Exceeded, now: OffsetDateTime) -> Answer {
-        let Some((whose, waits)) = self.waiting(message) else { return self.take(message).await };
-        METRICS.held_by_limits.add(1);
+    /// Commits a message that an administrator has to let go, and nobody else: it goes to those who were members of its
+    /// lists when it was accepted, whom the administrator sees.
+    async fn hold(&self, message: &Message, because: HeldBecause, words: &str, now: OffsetDateTime) -> Answer {
+        let (whose, waits) = match self.way(message) {
+            Way::Peer(whose, peer) => (whose, waits_for(&peer)),
+            Way::Queue(whose, waits) => (whose, waits),
+            // A gateway that is set later does not let it go.
+            Way::Held(whose) => (whose, (None, None)),
+            Way::Refused(_) => return self.take(message).await,
+        };
         let mut entry = self.entry(message, &whose);
         (entry.message.waits_for, entry.message.waits_by) = waits;
-        let (because, decides) = match exceeded.applied.kind.window {
-            Window::Approval => (HeldBecause::NeedsApproval, "approves"),
-            _ => (HeldBecause::OverLimit, "releases"),
-        };
         let held = Attempted::held(&entry.message, because);
         entry.message = self.after(&entry, &held, now).message;
-        let why = format!("held until an administrator {decides} it: {}", exceeded.words());
+        let decides = match because {
+            HeldBecause::NeedsApproval => {
+                METRICS.held_for_approval.add(1);
+                "approves"
+            }
+            _ => {
+                METRICS.held_by_limits.add(1);
+                "releases"
+            }
+        };
+        let why = format!("held until an administrator {decides} it: {words}");
         entry.message.last_reply = Some(why.clone());
         self.store_saying(entry, &why).await
     }
@@ -99,7 +132,10 @@ impl Transfer {
     async fn store_saying(&self, entry: Entry, why: &str) -> Answer {
         let id = entry.message.id;
         match self.store(vec![entry], (None, None)).await {
-            Ok(_) => Reply::new(250, EnhancedStatus(2, 0, 0), format!("queued as {id}; {why}")).into(),
+            Ok(_) => {
+                let reply = Reply::new(250, EnhancedStatus(2, 0, 0), format!("queued as {id}; {why}"));
+                reply.known_as(&self.queue.settings().links.of(ShortId::of(id))).into()
+            }
             Err(reply) => reply.into(),
         }
     }
@@ -125,6 +161,21 @@ impl Transfer {
         let text = format!("{words}; beyond {times} times as many nothing is accepted, ask an administrator");
         Reply::new(550, EnhancedStatus(5, 7, 1), text)
     }
+}
+
+/// For which distribution lists a message needs approval, in words; `None`: for none.
+fn lists_to_approve(message: &Message) -> Option<String> {
+    let envelope = &message.envelope;
+    let first = envelope.to_approve.first()?;
+    let more = match envelope.to_approve.len() - 1 {
+        0 => String::new(),
+        1 => " and another one".to_owned(),
+        more => format!(" and {more} others"),
+    };
+    // Archives need the whole envelope: nobody gets it sooner.
+    let is_alone = envelope.named.unwrap_or(envelope.forward_paths.len()) == 1;
+    let all = if is_alone { "" } else { "; all its recipients wait" };
+    Some(format!("a message to the distribution list {first}{more} needs approval{all}"))
 }
 
 /// 451: whoever submits it keeps it.

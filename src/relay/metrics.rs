@@ -29,6 +29,7 @@ pub struct Metrics {
     refused_by_submission: [Counter; RefusedFor::LABELS.len()],
     pub delayed_by_limits: Counter,
     pub held_by_limits: Counter,
+    pub held_for_approval: Counter,
     pub refused_by_limits: Counter,
     pub delivered: Counter,
     pub attempts_deferred: Counter,
@@ -108,6 +109,7 @@ impl Metrics {
             refused_by_submission: [const { Counter::new() }; RefusedFor::LABELS.len()],
             delayed_by_limits: Counter::new(),
             held_by_limits: Counter::new(),
+            held_for_approval: Counter::new(),
             refused_by_limits: Counter::new(),
             delivered: Counter::new(),
             attempts_deferred: Counter::new(),
@@ -162,6 +164,7 @@ impl Metrics {
         }
         text.counter("messages_delayed_by_limits", "Messages that wait for their turn", self.delayed_by_limits.get());
         text.counter("messages_held_by_limits", "Messages beyond a limit that are held", self.held_by_limits.get());
+        text.counter("messages_held_for_approval", "Messages that need approval", self.held_for_approval.get());
         text.counter(
             "messages_refused_by_limits",
             "Messages beyond a limit that were not taken",

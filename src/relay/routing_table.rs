@@ -19,7 +19,7 @@ use crate::{
         id::{CredentialId, GatewayId, OrganizationId, Revision},
     },
     policy::{
-        distribution_list::Refusal,
+        distribution_list::{Permitted, Refusal},
         explanation::Explanation,
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
         limit::OrganizationLimits,
@@ -113,7 +113,7 @@ impl RoutingTable {
     }
 
     /// See [`RoutingFacts::ask_list`].
-    pub fn ask_list(&self, sender: (&str, bool), forward_path: &str) -> Option<Result<Option<Vec<String>>, Refusal>> {
+    pub fn ask_list(&self, sender: (&str, bool), forward_path: &str) -> Option<Result<Permitted, Refusal>> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).ask_list(sender, forward_path)
     }
 

@@ -175,7 +175,14 @@ pub async fn items(db: &mut PgConnection, organization: OrganizationId, change: 
                    select user_name from relay_credential where organization_id = $1 and id = item.subject_key::uuid)
                when 'list' then (
                    select address from distribution_list where organization_id = $1 and id = item.subject_key::uuid)
-               when 'domain' then item.subject_key end as name
+               when 'domain' then item.subject_key
+               when 'organization' then coalesce(
+                   (select user_id from mail_account
+                    where organization_id = $1 and id = coalesce(
+                        case when item.after -> 'sending_limit' ->> 'kind' = 'account'
+                             then item.after -> 'sending_limit' ->> 'subject' end,
+                        item.after -> 'sender_control' ->> 'account')::uuid),
+                   nullif(item.after -> 'sending_limit' ->> 'subject', '')) end as name
         from change_item item where organization_id = $1 and change_id = $2 order by position limit $3
         "#,
         organization as OrganizationId,

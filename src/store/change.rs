@@ -38,12 +38,12 @@ impl Subject {
 ///
 /// | subject | fields |
 /// |---|---|
-/// | organization | `outbound_gateway`, `pending_gateway`, `verify_before_live`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list`, `gateway_networks` |
+/// | organization | `outbound_gateway`, `pending_gateway`, `verify_before_live`, `must_use_gateway`, `refuse_unknown_senders`, `probe_sender`, `large_list`, `gateway_networks`; `sending_limit` or `sender_control`, with whose it is |
 /// | domain | `outbound_gateway`, `pending_gateway`, `inbound_host` |
 /// | account | `user_id`, `name`, `status`, `external_id`, `outbound_gateway`, `addresses` (all of them, the User ID included, sorted) |
 /// | gateway | `address`, `revision`: what else it says stands in the revision |
 /// | credential | `name`, `addresses`, `domains`, `networks`, `messages_per_minute`, `allow_bare_line_feeds`, `revoked`. One that is made was revoked before: its record stays |
-/// | list | `address`, `name`, `status`, `may_send`, `senders`, `expands`, `large_allowed`, `members` |
+/// | list | `address`, `name`, `status`, `may_send`, `senders`, `approval`, `expands`, `large_allowed`, `members` |
 ///
 /// `outbound_gateway` and `pending_gateway` are a gateway's id or null.
 #[derive(Debug, Clone)]
@@ -349,6 +349,36 @@ pub async fn last_of(
         subject,
         key,
         since as Option<ChangeId>,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// The last change of a limit, or of what was said of a sender, that is newer than `since`. `like` is the object of such a
+/// change's item.
+pub(super) async fn last_of_limit(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    like: &Value,
+    since: ChangeId,
+) -> Result<Option<LastChange>> {
+    sqlx::query_as!(
+        LastChange,
+        r#"
+        select change.id as "change: ChangeId", audit_entry.actor, change.committed_at as at
+        from change_item item
+        join change on change.organization_id = $1 and change.id = item.change_id
+        join audit_entry on audit_entry.organization_id = $1 and audit_entry.change_id = item.change_id
+        where item.organization_id = $1 and item.subject = 'organization'
+          and ((item.after -> 'sending_limit') - 'limit' = ($2::jsonb -> 'sending_limit') - 'limit'
+               or item.after -> 'sender_control' -> 'account' = $2 -> 'sender_control' -> 'account')
+          and change.revision > coalesce(
+              (select since.revision from change since where since.organization_id = $1 and since.id = $3), 0)
+        order by change.revision desc limit 1
+        "#,
+        organization as OrganizationId,
+        like,
+        since as ChangeId,
     )
     .fetch_optional(db)
     .await

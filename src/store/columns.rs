@@ -19,7 +19,7 @@ use crate::{
     },
     policy::{
         Role,
-        distribution_list::MaySend,
+        distribution_list::{Approval, MaySend},
         facts::TlsMode,
         gateway_settings::{OwnDomains, Returning},
         going_live::VerifyBeforeLive,
@@ -95,6 +95,7 @@ macro_rules! wrapped_column {
 }
 
 text_column!(
+    Approval,
     Choice,
     Destination,
     DomainName,

@@ -8,13 +8,14 @@ use sqlx::PgConnection;
 use super::{
     OrganizationTransaction, Result, account,
     change::{self, AuditEntry, ChangeItem, Committed, LastChange, Subject},
+    relay,
 };
 use crate::{
     mail::{
         Mailbox,
         id::{ChangeId, ListId, OrganizationId, Revision},
     },
-    policy::distribution_list::MaySend,
+    policy::distribution_list::{Approval, MaySend},
 };
 
 /// How many an organization can have.
@@ -29,6 +30,7 @@ pub struct Terms {
     pub disabled: bool,
     pub may_send: MaySend,
     pub senders: Vec<Mailbox>,
+    pub approval: Approval,
     pub expands: bool,
     pub large_allowed: bool,
     /// In the order in which they were given.
@@ -39,11 +41,15 @@ impl Terms {
     /// The fields of change items.
     fn fields(&self) -> Map<String, Value> {
         let texts = |addresses: &[Mailbox]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // As the store gives them back: their order says nothing.
+        let mut senders = texts(&self.senders);
+        senders.sort_unstable();
         let fields = json!({
             "name": self.name,
             "status": if self.disabled { "disabled" } else { "enabled" },
             "may_send": self.may_send.to_string(),
-            "senders": texts(&self.senders),
+            "senders": senders,
+            "approval": self.approval.to_string(),
             "expands": self.expands,
             "large_allowed": self.large_allowed,
             "members": texts(&self.members),
@@ -64,7 +70,11 @@ impl Terms {
     fn in_words(&self) -> String {
         let members = self.members.len();
         let state = if self.disabled { ", disabled" } else { "" };
-        format!("{}: {members} members, {} may send{state}", self.name, self.may_send.in_words())
+        let approval = match self.approval {
+            Approval::Nobody => String::new(),
+            approval => format!(", {} need approval", approval.in_words()),
+        };
+        format!("{}: {members} members, {} may send{approval}{state}", self.name, self.may_send.in_words())
     }
 }
 
@@ -87,6 +97,8 @@ pub enum Made {
     Taken(String),
     /// The address is at none of the organization's mail domains.
     ForeignDomain,
+    /// This relay does not know that messages may need approval.
+    FormerRelay(String),
 }
 
 /// Makes a list. The change has the same id, so that what is asked for twice is made once.
@@ -114,10 +126,14 @@ pub async fn create(
     if count(&mut transaction, organization).await? >= MOST_LISTS {
         return Ok(Made::TooMany);
     }
+    if let Some(relay) = in_the_way(&mut transaction, terms).await? {
+        return Ok(Made::FormerRelay(relay));
+    }
     sqlx::query!(
         r#"
-        insert into distribution_list (organization_id, id, address, name, status, may_send, expands, large_allowed)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        insert into distribution_list (organization_id, id, address, name, status, may_send, expands, large_allowed,
+                                       approval)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         "#,
         organization as OrganizationId,
         id as ListId,
@@ -127,6 +143,7 @@ pub async fn create(
         terms.may_send as MaySend,
         terms.expands,
         terms.large_allowed,
+        terms.approval as Approval,
     )
     .execute(&mut *transaction)
     .await?;
@@ -251,7 +268,17 @@ pub enum Edited {
     Unchanged,
     /// Somebody else has changed it since the form was shown; nothing was changed. The list as it is now.
     Meanwhile(Box<List>, Option<LastChange>),
+    /// This relay does not know that messages may need approval; nothing was changed.
+    FormerRelay(String),
     Changed(Committed),
+}
+
+/// A relay that would let through what is to be approved, if the terms say that something is.
+async fn in_the_way(db: &mut PgConnection, terms: &Terms) -> Result<Option<String>> {
+    match terms.approval {
+        Approval::Nobody => Ok(None),
+        Approval::Others | Approval::Everybody => relay::without_approval(db).await,
+    }
 }
 
 /// Gives a list other terms; `seen` is [`Terms::seen`] of those that the form was shown with.
@@ -272,9 +299,13 @@ pub async fn edit(
     if present.terms.seen() != seen {
         return meanwhile(&mut transaction, organization, present).await;
     }
+    if let Some(relay) = in_the_way(&mut transaction, terms).await? {
+        return Ok(Edited::FormerRelay(relay));
+    }
     sqlx::query!(
         r#"
-        update distribution_list set name = $3, status = $4, may_send = $5, expands = $6, large_allowed = $7
+        update distribution_list
+        set name = $3, status = $4, may_send = $5, expands = $6, large_allowed = $7, approval = $8
         where organization_id = $1 and id = $2
         "#,
         organization as OrganizationId,
@@ -284,6 +315,7 @@ pub async fn edit(
         terms.may_send as MaySend,
         terms.expands,
         terms.large_allowed,
+        terms.approval as Approval,
     )
     .execute(&mut *transaction)
     .await?;
@@ -342,7 +374,7 @@ pub async fn find(db: &mut PgConnection, organization: OrganizationId, id: ListI
     sqlx::query!(
         r#"
         select id as "id: ListId", address as "address: Mailbox", name, status = 'disabled' as "disabled!",
-               may_send as "may_send: MaySend", expands, large_allowed,
+               may_send as "may_send: MaySend", expands, large_allowed, approval as "approval: Approval",
                array(select member.address from list_member member
                      where member.organization_id = $1 and member.list_id = $2 order by position)
                    as "members!: Vec<Mailbox>",
@@ -362,6 +394,7 @@ pub async fn find(db: &mut PgConnection, organization: OrganizationId, id: ListI
             disabled: row.disabled,
             may_send: row.may_send,
             senders: row.senders,
+            approval: row.approval,
             expands: row.expands,
             large_allowed: row.large_allowed,
             members: row.members,
@@ -379,6 +412,7 @@ pub struct ListedList {
     pub name: String,
     pub disabled: bool,
     pub may_send: MaySend,
+    pub approval: Approval,
     pub large_allowed: bool,
     pub members: i64,
 }
@@ -406,8 +440,8 @@ pub async fn page(
         ListedList,
         r#"
         select list.id as "id: ListId", list.address as "address: Mailbox", list.name,
-               list.status = 'disabled' as "disabled!", may_send as "may_send: MaySend", large_allowed,
-               members.count as "members!"
+               list.status = 'disabled' as "disabled!", may_send as "may_send: MaySend",
+               approval as "approval: Approval", large_allowed, members.count as "members!"
         from distribution_list list
         cross join lateral (select count(*) from list_member
                             where list_member.organization_id = $1 and list_member.list_id = list.id) members
@@ -514,8 +548,12 @@ pub async fn recent(
         select change.revision as "revision: Revision", entry.action, entry.subject
         from change
         join audit_entry entry on entry.organization_id = change.organization_id and entry.change_id = change.id
-        where change.organization_id = $1 and change.id = $2 and entry.action like 'list.%'
+        where change.organization_id = $1 and change.id = $2
           and change.committed_at > now() - interval '10 minutes'
+          and (entry.action like 'list.%' or exists (
+              select from change_item item
+              where item.organization_id = $1 and item.change_id = $2
+                and (item.subject = 'list' or item.after ? 'large_list')))
           and ($3::text is null or exists (
               select from change_item item
               where item.organization_id = $1 and item.change_id = $2 and item.subject = 'list' and item.subject_key = $3))

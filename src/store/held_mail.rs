@@ -37,7 +37,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// How many messages wait for a gateway because this scope points at it.
+/// How many messages wait for a gateway because this scope points at it, but for those that wait for an administrator
+/// first.
 pub async fn count_by_pointer(
     db: &mut PgConnection,
     organization: OrganizationId,
@@ -50,6 +51,7 @@ pub async fn count_by_pointer(
         select count(*) as "count!" from queued_message
         where organization_id = $1 and waits_for = $2 and waits_by = $3
           and ($4::uuid is null or sender_account = $4) and ($5::text is null or sender_domain = $5)
+          and coalesce(held_because, '') not in ('over-limit', 'needs-approval')
         "#,
         organization as OrganizationId,
         gateway as GatewayId,
@@ -79,6 +81,8 @@ pub(super) async fn choose_by_pointer(
         where organization_id = $1 and waits_for = $2 and waits_by = $3
           and ($4::uuid is null or sender_account = $4) and ($5::text is null or sender_domain = $5)
           and choice is distinct from $6
+          -- About that an administrator decides by itself, whatever becomes of the gateway.
+          and coalesce(held_because, '') not in ('over-limit', 'needs-approval')
         "#,
         organization as OrganizationId,
         gateway as GatewayId,

@@ -1,10 +1,11 @@
 //! How much may be sent: what each scope says, and what was said of single senders. What it means is `policy::limit`'s;
 //! who is slowed down by it is in `throttle`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::{OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
@@ -44,20 +45,21 @@ struct LimitRow {
     action: Action,
 }
 
-impl LimitRow {
-    fn at(&self) -> Result<SetAt> {
-        let unreadable = |error: String| sqlx::Error::Decode(format!("limit of {}: {error}", self.subject).into());
-        Ok(match self.kind.as_str() {
-            "account" => SetAt::Account(self.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
-            "domain" => SetAt::Domain(self.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
-            _ => SetAt::Organization,
-        })
-    }
+/// The scope that two columns name.
+pub(super) fn set_at(kind: &str, subject: &str) -> Result<SetAt> {
+    let unreadable = |error: String| sqlx::Error::Decode(format!("limit of {subject}: {error}").into());
+    Ok(match kind {
+        "account" => SetAt::Account(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        "domain" => SetAt::Domain(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
+        _ => SetAt::Organization,
+    })
+}
 
+impl LimitRow {
     fn add_to(self, set: &mut HashMap<SetAt, Limits>) -> Result<()> {
         let kind = Kind { whose: self.whose, window: self.window, unit: self.unit };
         let limit = Limit { most: self.most.map(i32::cast_unsigned), action: self.action };
-        set.entry(self.at()?).or_default().insert(kind, limit);
+        set.entry(set_at(&self.kind, &self.subject)?).or_default().insert(kind, limit);
         Ok(())
     }
 }
@@ -71,8 +73,11 @@ pub async fn facts_across_tenants(
         r#"select id as "id: OrganizationId", limits_act_from from organization where $1::uuid[] is null or id = any($1)"#,
         only as Option<&[OrganizationId]>,
     );
-    let acting = acting.map(|row| (row.id, OrganizationLimits::new(row.limits_act_from))).fetch_all(&mut *db).await?;
-    let mut all: HashMap<_, _> = acting.into_iter().collect();
+    let platform = Arc::new(platform(&mut *db).await?);
+    let of = |acts_from| OrganizationLimits { platform: Arc::clone(&platform), ..OrganizationLimits::new(acts_from) };
+    let acting = acting.map(|row| (row.id, row.limits_act_from)).fetch_all(&mut *db).await?;
+    let acting = acting.into_iter().map(|(id, acts_from)| (id, of(acts_from)));
+    let mut all: HashMap<_, _> = acting.collect();
     let rows = sqlx::query_as!(
         LimitRow,
         r#"
@@ -117,6 +122,7 @@ pub async fn reaching(
     let acts_from =
         sqlx::query_scalar!("select limits_act_from from organization where id = $1", organization as OrganizationId,);
     let mut limits = OrganizationLimits::new(acts_from.fetch_one(&mut *db).await?);
+    limits.platform = Arc::new(platform(&mut *db).await?);
     let rows = sqlx::query_as!(
         LimitRow,
         r#"
@@ -138,6 +144,74 @@ pub async fn reaching(
         limits.senders.insert(account, control);
     }
     Ok(limits)
+}
+
+/// What the operator has set for every organization.
+pub async fn platform(db: impl PgExecutor<'_>) -> Result<Limits> {
+    let rows = sqlx::query!(
+        r#"
+        select whose as "whose: Whose", time_window as "window: Window", unit as "unit: Unit", most,
+               action as "action: Action"
+        from platform_limit
+        "#
+    );
+    let limits = rows.map(|row| {
+        let kind = Kind { whose: row.whose, window: row.window, unit: row.unit };
+        (kind, Limit { most: row.most.map(i32::cast_unsigned), action: row.action })
+    });
+    Ok(limits.fetch_all(db).await?.into_iter().collect())
+}
+
+/// Whether the operator has set another limit since this revision: relays read the limits of all organizations anew.
+pub(super) async fn is_platform_changed_since(db: impl PgExecutor<'_>, after: Revision) -> Result<bool> {
+    sqlx::query_scalar!(r#"select platform_limits_revision > $1 as "changed!" from installation"#, after as Revision,)
+        .fetch_one(db)
+        .await
+}
+
+/// Sets a limit for every organization, or takes it away (`None`), so that what is built in holds again. `None`: it was
+/// so already. For the operator.
+pub async fn set_platform(owner: &PgPool, kind: Kind, limit: Option<Limit>) -> Result<Option<Revision>> {
+    let mut transaction = owner.begin().await?;
+    // Of two at once the second sees what the first has set.
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('outgate platform limits', 0))")
+        .execute(&mut *transaction)
+        .await?;
+    if platform(&mut *transaction).await?.get(&kind).copied() == limit {
+        return Ok(None);
+    }
+    sqlx::query!(
+        "delete from platform_limit where whose = $1 and time_window = $2 and unit = $3",
+        kind.whose as Whose,
+        kind.window as Window,
+        kind.unit as Unit,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if let Some(limit) = limit {
+        sqlx::query!(
+            "insert into platform_limit (whose, time_window, unit, most, action) values ($1, $2, $3, $4, $5)",
+            kind.whose as Whose,
+            kind.window as Window,
+            kind.unit as Unit,
+            limit.most.map(u32::cast_signed),
+            limit.action as Action,
+        )
+        .execute(&mut *transaction)
+        .await?;
+    }
+    let revision = sqlx::query_scalar!(
+        r#"
+        with taken as (
+            update installation set revision = revision + 1, platform_limits_revision = revision + 1 returning revision
+        )
+        select revision as "revision!: Revision" from taken, pg_notify('outgate_change', taken.revision::text)
+        "#
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Some(revision))
 }
 
 /// What was said of an account.
@@ -237,7 +311,7 @@ pub async fn set(
         None => remove(&mut transaction, (scope, &subject), kind).await?,
     }
     let words = |limit: Option<Limit>| limit.map(|limit| in_words(kind, limit));
-    let value = |limit: Option<Limit>| Some(json!({ "limit": words(limit), "of": name }));
+    let value = |limit: Option<Limit>| Some(json!({ "sending_limit": LimitItem::of((scope, &subject), kind, limit) }));
     let item = ChangeItem {
         // Relays read all limits of an organization anew: so one of the former version goes on too.
         subject: Changed::Organization,
@@ -371,8 +445,8 @@ pub async fn set_control(
     let item = ChangeItem {
         subject: Changed::Organization,
         key: organization.to_string(),
-        before: Some(json!({ "sender": control_in_words(before), "of": name })),
-        after: Some(json!({ "sender": control_in_words(after), "of": name })),
+        before: Some(json!({ "sender_control": ControlItem::of(account, before) })),
+        after: Some(json!({ "sender_control": ControlItem::of(account, after) })),
     };
     let audit = AuditEntry {
         actor: actor.to_owned(),
@@ -384,6 +458,72 @@ pub async fn set_control(
     transaction.commit_change(&[item], audit).await.map(Set::Changed)
 }
 
+/// A limit as it stands in the items of changes, with all by which it is found: `store::undo` reads and writes the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitItem {
+    kind: String,
+    subject: String,
+    whose: String,
+    window: String,
+    unit: String,
+    limit: Option<LimitValue>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LimitValue {
+    most: Option<u32>,
+    action: String,
+}
+
+impl LimitItem {
+    fn of((scope, subject): (&str, &str), kind: Kind, limit: Option<Limit>) -> Self {
+        Self {
+            kind: scope.to_owned(),
+            subject: subject.to_owned(),
+            whose: kind.whose.to_string(),
+            window: kind.window.to_string(),
+            unit: kind.unit.to_string(),
+            limit: limit.map(|limit| LimitValue { most: limit.most, action: limit.action.to_string() }),
+        }
+    }
+
+    /// For people; empty where none was set.
+    pub fn in_words(&self) -> String {
+        let read = || {
+            let said = self.limit.as_ref()?;
+            let (whose, window, unit) = (self.whose.parse().ok()?, self.window.parse().ok()?, self.unit.parse().ok()?);
+            let limit = Limit { most: said.most, action: said.action.parse().ok()? };
+            Some(in_words(Kind { whose, window, unit }, limit))
+        };
+        read().unwrap_or_default()
+    }
+}
+
+/// What was said of a sender, in the same way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ControlItem {
+    account: AccountId,
+    service: bool,
+    #[serde(with = "time::serde::rfc3339::option")]
+    exempt_until: Option<OffsetDateTime>,
+    blocked: bool,
+}
+
+impl ControlItem {
+    fn of(account: AccountId, control: SenderControl) -> Self {
+        let SenderControl { is_service, exempt_until, is_blocked } = control;
+        // As `store::undo` reads it: to the second.
+        let exempt_until = exempt_until.map(|until| until.to_offset(UtcOffset::UTC).truncate_to_second());
+        Self { account, service: is_service, exempt_until, blocked: is_blocked }
+    }
+
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let (is_service, is_blocked) = (self.service, self.blocked);
+        control_in_words(SenderControl { is_service, exempt_until: self.exempt_until, is_blocked })
+    }
+}
+
 fn control_in_words(control: SenderControl) -> String {
     let class = if control.is_service { "service account" } else { "ordinary account" };
     let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
@@ -393,7 +533,7 @@ fn control_in_words(control: SenderControl) -> String {
     format!("{class}{}{blocked}", exempt.unwrap_or_default())
 }
 
-/// A change of a limit or of what was said of a sender, as the page that made it reports on it.
+/// A change of a limit or of what was said of a sender, or of taking one back, as the page that made it reports on it.
 #[derive(Debug, Clone)]
 pub struct RecentEdit {
     pub revision: Revision,
@@ -420,7 +560,10 @@ pub async fn recent(
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
         where change.organization_id = $1 and change.id = $2
           and change.committed_at > now() - interval '10 minutes'
-          and (audit_entry.action like 'limit.%' or audit_entry.action like 'sender.%')
+          and (audit_entry.action like 'limit.%' or audit_entry.action like 'sender.%'
+               or exists (select from change_item item
+                          where item.organization_id = $1 and item.change_id = $2
+                            and item.after ?| '{sending_limit,sender_control}'))
         "#,
         organization as OrganizationId,
         change as ChangeId,
@@ -480,11 +623,7 @@ pub async fn exceptions(
         most,
     )
     .try_map(|row| {
-        let unreadable = |error: String| sqlx::Error::Decode(format!("limit of {}: {error}", row.subject).into());
-        let at = match row.kind.as_str() {
-            "account" => SetAt::Account(row.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
-            _ => SetAt::Domain(row.subject.parse().map_err(|error| unreadable(format!("{error}")))?),
-        };
+        let at = set_at(&row.kind, &row.subject)?;
         let control =
             SenderControl { is_service: row.service, exempt_until: row.exempt_until, is_blocked: row.blocked };
         Ok(Exception { at, user_id: row.user_id, limits: row.limits, control })

@@ -6,6 +6,7 @@ pub mod account_file;
 pub mod account_import;
 pub mod account_list;
 pub mod administrator;
+pub mod approval_notice;
 pub mod audit_log;
 pub mod change;
 pub mod columns;

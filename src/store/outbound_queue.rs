@@ -117,6 +117,8 @@ pub struct Listed {
     pub last_reply: Option<String>,
     pub accepted_at: OffsetDateTime,
     pub next_attempt_at: OffsetDateTime,
+    /// Until when it waits because its sender sent more than a limit allows.
+    pub throttled_until: Option<OffsetDateTime>,
     /// When it returns to its sender.
     pub expires_at: OffsetDateTime,
 }
@@ -279,7 +281,7 @@ async fn by_ids(db: &mut PgConnection, organization: OrganizationId, ids: &[Queu
                (select inbound_host from mail_domain
                 where organization_id = $1 and name = lower(substring(first.recipient from '[^@]*$')))
                    as "inbound_host: GatewayAddress",
-               attempts, last_reply, accepted_at, next_attempt_at, expires_at
+               attempts, last_reply, accepted_at, next_attempt_at, throttled_until, expires_at
         from queued_message
         left join lateral (select count(*) as number from jsonb_array_elements(recipients) recipient
                            where recipient ->> 'state' = 'waiting') waiting on true
@@ -311,6 +313,7 @@ async fn by_ids(db: &mut PgConnection, organization: OrganizationId, ids: &[Queu
         last_reply: row.last_reply,
         accepted_at: row.accepted_at,
         next_attempt_at: row.next_attempt_at,
+        throttled_until: row.throttled_until,
         expires_at: row.expires_at,
     });
     Ok(listed.collect())

@@ -73,9 +73,11 @@ pub async fn sign_on(db: impl PgExecutor<'_>, name: &str, new: RelayId, applied:
     sqlx::query_as!(
         SignedOn,
         r#"
-        insert into relay (id, name, started_at, last_seen_at, confirmed_revision) values ($1, $2, now(), now(), $3)
+        insert into relay (id, name, started_at, last_seen_at, confirmed_revision, approving_since)
+        values ($1, $2, now(), now(), $3, now())
         on conflict (name) do update
-        set started_at = now(), last_seen_at = now(), confirmed_revision = $3, signed_off_at = null
+        set started_at = now(), last_seen_at = now(), confirmed_revision = $3, signed_off_at = null,
+            approving_since = now()
         returning id as "id: RelayId", started_at
         "#,
         new as RelayId,
@@ -173,6 +175,19 @@ pub async fn are_others_heard_across_tenants(db: impl PgExecutor<'_>, relay: Rel
         relay as RelayId,
     )
     .fetch_one(db)
+    .await
+}
+
+/// A relay that has not signed off and is of the former version, which does not know that messages to a distribution list
+/// may need approval.
+pub(super) async fn without_approval(db: impl PgExecutor<'_>) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        r#"
+        select name from relay where signed_off_at is null and approving_since is distinct from started_at
+        order by name limit 1
+        "#,
+    )
+    .fetch_optional(db)
     .await
 }
 

@@ -15,7 +15,7 @@ use crate::{
         id::{AccountId, CredentialId, GatewayId, ListId, OrganizationId, Revision},
     },
     policy::{
-        distribution_list::{Addresses, DistributionList, MaySend},
+        distribution_list::{Addresses, Approval, DistributionList, MaySend},
         facts::{AccountFacts, DomainFacts, Gateway, OrganizationFacts, RoutingFacts, TlsMode},
         gateway_settings::{GatewaySettings, OwnDomains, Returning, SignIn},
         limit::OrganizationLimits,
@@ -310,6 +310,9 @@ async fn load_changes(db: &mut PgConnection, after: Revision) -> Result<(Revisio
     let mut changes = read(db, &touched, secrets).await?;
     changes.former_addresses = touched.former_addresses;
     changes.of_unknown_addresses = touched.of_unknown_addresses;
+    if limit::is_platform_changed_since(&mut *db, after).await? {
+        changes.limits = limit::facts_across_tenants(db, None).await?;
+    }
     Ok((revision, changes))
 }
 
@@ -669,6 +672,7 @@ struct ListRow {
     address: String,
     enabled: bool,
     may_send: MaySend,
+    approval: Approval,
     expands: bool,
     large_allowed: bool,
     members: Vec<Mailbox>,
@@ -682,6 +686,7 @@ impl From<ListRow> for DistributionList {
             address: row.address.into(),
             enabled: row.enabled,
             may_send: row.may_send,
+            approval: row.approval,
             expands: row.expands,
             large_allowed: row.large_allowed,
             members: Addresses::new(&row.members),
@@ -695,7 +700,8 @@ fn list_rows<'a>(db: &'a mut PgConnection, only: Option<&'a [ListId]>) -> BoxStr
         ListRow,
         r#"
         select organization_id as "organization: OrganizationId", id as "id: ListId", address,
-               status = 'enabled' as "enabled!", may_send as "may_send: MaySend", expands, large_allowed,
+               status = 'enabled' as "enabled!", may_send as "may_send: MaySend", approval as "approval: Approval", expands,
+               large_allowed,
                array(select member.address from list_member member
                      where member.organization_id = list.organization_id and member.list_id = list.id
                      order by position) as "members!: Vec<Mailbox>",

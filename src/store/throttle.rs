@@ -118,6 +118,41 @@ pub async fn throttled(
     .await
 }
 
+/// How long somebody is slowed down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub since: OffsetDateTime,
+    /// When the last leaves that waits.
+    pub until: OffsetDateTime,
+}
+
+/// Since when and until when a sender is slowed down, by limits of its own or of all together; `None`: it is not, or not
+/// any more.
+pub async fn standing_across_tenants(
+    db: impl PgExecutor<'_>,
+    organization: OrganizationId,
+    (account, domain): (Option<AccountId>, Option<&DomainName>),
+    now: OffsetDateTime,
+) -> Result<Option<Standing>> {
+    let found = sqlx::query!(
+        r#"
+        select min(since) as since, max(turn_at) as until from throttle
+        where organization_id = $1 and turn_at > $4
+          and case kind when 'account' then subject = $2::uuid::text
+                        when 'no-account' then $2::uuid is null and subject = $3
+                        when 'domain' then subject = $3
+                        else true end
+        "#,
+        organization as OrganizationId,
+        account as Option<AccountId>,
+        domain as Option<&DomainName>,
+        now,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(found.since.zip(found.until).map(|(since, until)| Standing { since, until }))
+}
+
 /// How many messages of an account were let go, and the change that did it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LetGo {

@@ -8,8 +8,12 @@ use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, Committed},
 };
-use crate::mail::id::{ChangeId, OrganizationId, Revision};
+use crate::{
+    mail::id::{ChangeId, OrganizationId, Revision},
+    policy::limit::SetAt,
+};
 
+mod lists;
 mod obstacle;
 mod restore;
 
@@ -37,10 +41,14 @@ pub struct Entry {
 /// What a change touched, as far as its items tell.
 #[derive(Debug, Clone, Default)]
 pub struct Extent {
-    /// How many pointers, accounts, and gateways that were removed or changed; those that were made are not counted, their records stay.
+    /// How many pointers, accounts, limits, lists, and gateways that were removed or changed; those that were made are not counted, their records stay.
     pub things: i64,
     /// The organization's own row.
     organization: bool,
+    /// Limits of the organization or of mail domains.
+    limits_of_many: bool,
+    /// Limits of accounts, and what was said of senders.
+    senders: bool,
     domains: bool,
     accounts: bool,
     /// More of an account than its pointer.
@@ -51,6 +59,8 @@ pub struct Extent {
     gateways: bool,
     /// Relay credentials.
     pub credentials: bool,
+    /// Distribution lists.
+    lists: bool,
     /// The only thing, where there is one.
     pub sole: Option<Thing>,
     /// Whether everything that is needed to restore it was written down.
@@ -60,7 +70,7 @@ pub struct Extent {
 /// A thing that can be pointed at a gateway, by its key in the items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
-    /// `organization`, `domain`, `account`, `gateway` or `credential`.
+    /// `organization`, `domain`, `account`, `gateway`, `credential` or `list`.
     pub subject: String,
     pub key: String,
     /// Whether the change was about its pointer alone.
@@ -77,12 +87,27 @@ pub struct Thing {
     pub inbound_host_only: bool,
     /// Whether it was the record of a gateway that stays.
     pub record_only: bool,
+    /// Whether it was only about from which size on lists are large.
+    pub large_list_only: bool,
+    /// Whose limit it was, or of which sender something was said; `None` where it was neither.
+    pub limited: Option<SetAt>,
 }
 
 impl Extent {
-    /// Whether pointers of the organization or of mail domains are among it, or gateways or credentials themselves.
+    /// Whether pointers or limits of the organization or of mail domains are among it, or gateways, credentials or lists
+    /// themselves.
     pub fn is_of_organization(&self) -> bool {
-        self.organization || self.domains || self.gateways || self.credentials
+        let of_many = self.limits_of_many || self.domains || self.gateways;
+        of_many || self.organization || self.credentials || self.lists
+    }
+
+    /// Whether limits of accounts are among it, or what was said of senders.
+    pub fn is_of_senders(&self) -> bool {
+        self.senders
+    }
+
+    fn has_limits(&self) -> bool {
+        self.limits_of_many || self.senders
     }
 
     /// Whether accounts are among it and nothing else.
@@ -110,10 +135,6 @@ pub enum Impossible {
     /// Which organizations and mail domains there are, and what private networks gateways may be in, is the
     /// operator's to say.
     OfOperator,
-    /// It was about distribution lists: those are changed on their pages.
-    OfLists,
-    /// It was about limits or single senders: those are changed on their pages.
-    OfLimits,
     /// It changed no pointer and no account.
     NothingToRestore,
     /// What was there before was not written down.
@@ -137,8 +158,6 @@ impl Entry {
     pub fn impossible(&self) -> Option<Impossible> {
         match self.action.as_str() {
             "organization.create" | "domain.add" | "network.allow" | "network.remove" => Some(Impossible::OfOperator),
-            "list.create" | "list.edit" | "list.delete" | "list.large" => Some(Impossible::OfLists),
-            action if action.starts_with("limit.") || action.starts_with("sender.") => Some(Impossible::OfLimits),
             _ if self.extent.things == 0 => Some(Impossible::NothingToRestore),
             _ if !self.extent.restorable => Some(Impossible::NotRecorded),
             _ => None,
@@ -189,7 +208,15 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     let row = sqlx::query!(
         r#"
         select count(*) filter (where is_thing) as "things!",
-               coalesce(bool_or(subject = 'organization'), false) as "organization!",
+               coalesce(bool_or(subject = 'organization'
+                                and fields - '{sending_limit,sender_control}'::text[] <> '{}'), false) as "organization!",
+               coalesce(bool_or(fields -> 'sending_limit' ->> 'kind' <> 'account'), false) as "limits_of_many!",
+               coalesce(bool_or(fields -> 'sending_limit' ->> 'kind' = 'account' or fields ? 'sender_control'),
+                        false) as "senders!",
+               min(coalesce(fields -> 'sending_limit' ->> 'kind',
+                            case when fields ? 'sender_control' then 'account' end)) as limited_kind,
+               min(coalesce(fields -> 'sending_limit' ->> 'subject',
+                            fields -> 'sender_control' ->> 'account')) as limited_subject,
                coalesce(bool_or(subject = 'domain'), false) as "domains!",
                coalesce(bool_or(subject = 'account'), false) as "accounts!",
                coalesce(bool_or(subject = 'account' and (not both_there or fields - 'outbound_gateway' <> '{}')),
@@ -209,19 +236,27 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
                         false) as "inbound_host_only!",
                coalesce(bool_or(subject = 'gateway' and is_thing), false) as "gateways!",
                coalesce(bool_and(subject = 'gateway' and both_there) filter (where is_thing), false) as "record_only!",
+               coalesce(bool_and(both_there and fields - 'large_list' = '{}') filter (where is_thing),
+                        false) as "large_list_only!",
                coalesce(bool_or(subject = 'credential'), false) as "credentials!",
+               coalesce(bool_or(subject = 'list'), false) as "lists!",
                coalesce(bool_or(subject = 'account' and fields ? 'addresses'), false) as "addresses!",
                coalesce(bool_or(subject = 'account' and fields ? 'user_id'), false) as "user_ids!",
                coalesce(bool_and(case subject
                    when 'organization' then
                        both_there and fields - '{outbound_gateway,pending_gateway,verify_before_live,must_use_gateway,
-                                                 refuse_unknown_senders,probe_sender}'::text[] = '{}'
+                                                 refuse_unknown_senders,probe_sender,large_list,
+                                                 sending_limit,sender_control}'::text[] = '{}'
                    when 'domain' then
                        both_there and fields - '{outbound_gateway,pending_gateway,inbound_host}'::text[] = '{}'
                    when 'account' then
                        fields - '{user_id,name,status,external_id,outbound_gateway,addresses}'::text[] = '{}'
                        and (both_there or fields ?& '{user_id,name,status,addresses}')
                    when 'credential' then both_there
+                   when 'list' then
+                       fields - '{address,name,status,may_send,senders,approval,expands,large_allowed,members}'::text[]
+                       = '{}' and (both_there or fields ?& '{address,name,status,may_send,senders,expands,large_allowed,
+                                                             members}')
                    else not is_thing or fields ?& '{address,revision}' end), true) as "restorable!",
                min(subject) filter (where is_thing) as subject,
                min(subject_key) filter (where is_thing) as key
@@ -240,9 +275,13 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
     let (pointer_only, requirement_only) = (!row.more_than_pointers, row.requirement_only);
     let (inbound_host_only, record_only) = (row.inbound_host_only, row.record_only);
     let sole = row.subject.zip(row.key).filter(|_| row.things == 1);
+    let limited = row.limited_kind.zip(row.limited_subject);
+    let limited = limited.and_then(|(kind, subject)| super::limit::set_at(&kind, &subject).ok());
     Ok(Extent {
         things: row.things,
         organization: row.organization,
+        limits_of_many: row.limits_of_many,
+        senders: row.senders,
         domains: row.domains,
         accounts: row.accounts,
         whole_accounts: row.whole_accounts,
@@ -250,6 +289,7 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
         user_ids: row.user_ids,
         gateways: row.gateways,
         credentials: row.credentials,
+        lists: row.lists,
         sole: sole.map(|(subject, key)| Thing {
             subject,
             key,
@@ -260,6 +300,8 @@ async fn extent(db: &mut PgConnection, organization: OrganizationId, change: Cha
             probe_sender_only: row.probe_sender_only,
             inbound_host_only,
             record_only,
+            large_list_only: row.large_list_only,
+            limited,
         }),
         restorable: row.restorable,
     })

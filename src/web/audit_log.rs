@@ -29,6 +29,7 @@ use crate::{
     store::{
         self, OrganizationTransaction,
         audit_log::{Filter, Item, Items, ListedChange, PAGE_SIZE},
+        limit::{ControlItem, LimitItem},
         message_trace::since::{Changed, Gone},
         pending_gateway,
         tenant::Access,
@@ -477,7 +478,10 @@ fn changed(item: &Item) -> Option<Changed> {
 fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
     let text = |fields: &Option<Value>, field: &str| Some(fields.as_ref()?.get(field)?.as_str()?.to_owned());
     let (subject, name) = match item.subject.as_str() {
-        "organization" => ("Organization", "all users".to_owned()),
+        "organization" => {
+            let subject = if is_of_limits(item) { "Limits" } else { "Organization" };
+            (subject, item.name.clone().unwrap_or_else(|| "all users".to_owned()))
+        }
         "domain" => ("Mail domain", item.key.clone()),
         "gateway" => {
             ("Gateway", text(&item.after, "address").or_else(|| text(&item.before, "address")).unwrap_or_default())
@@ -509,7 +513,7 @@ fn thing(slug: &str, item: &Item, items: &Items) -> ShownThing {
 }
 
 /// The fields of items and their names for people, in the order in which they are shown.
-const FIELDS: [(&str, &str); 29] = [
+const FIELDS: [(&str, &str); 32] = [
     ("user_id", "User ID"),
     ("name", "Name"),
     ("status", "Status"),
@@ -531,6 +535,7 @@ const FIELDS: [(&str, &str); 29] = [
     ("revoked", "Revoked"),
     ("may_send", "Who may send"),
     ("senders", "Named senders"),
+    ("approval", "Whose messages need approval"),
     ("expands", "Expanded by the relay"),
     ("large_allowed", "Open although it is large"),
     ("members", "Members"),
@@ -539,16 +544,34 @@ const FIELDS: [(&str, &str); 29] = [
     ("of", "Of"),
     ("limit", "Limit"),
     ("sender", "Sender"),
+    ("sending_limit", "Limit"),
+    ("sender_control", "Sender"),
 ];
+
+/// Whether an item is about a limit, or about what was said of a sender.
+fn is_of_limits(item: &Item) -> bool {
+    let has = |field| item.after.as_ref().is_some_and(|after| after.get(field).is_some());
+    has("sending_limit") || has("sender_control")
+}
 
 fn shown_field((field, name): (&str, &'static str), item: &Item, items: &Items) -> Option<ShownField> {
     let value = |fields: &Option<Value>| fields.as_ref().and_then(|fields| fields.get(field).cloned());
     let (before, after) = (value(&item.before), value(&item.after));
     (before.is_some() || after.is_some()).then(|| ShownField {
         name,
-        before: in_words(before.as_ref(), items),
-        after: in_words(after.as_ref(), items),
+        before: field_in_words(field, before.as_ref(), items),
+        after: field_in_words(field, after.as_ref(), items),
     })
+}
+
+/// What stands in a field, for people.
+fn field_in_words(field: &str, value: Option<&Value>, items: &Items) -> String {
+    let read = match (field, value) {
+        ("sending_limit", Some(value)) => LimitItem::deserialize(value).map(|limit| limit.in_words()).ok(),
+        ("sender_control", Some(value)) => ControlItem::deserialize(value).map(|control| control.in_words()).ok(),
+        _ => None,
+    };
+    read.unwrap_or_else(|| in_words(value, items))
 }
 
 /// A value for people: a gateway's id as its address, addresses one after the other.

@@ -19,17 +19,17 @@ use super::{
     form::{Form, Query},
     link::Link,
     named::Named,
-    page,
+    outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
-    wording,
+    undo, wording,
 };
 use crate::{
     mail::{
         Mailbox,
         id::{ChangeId, ListId},
     },
-    policy::distribution_list::{self as policy, MaySend},
+    policy::distribution_list::{self as policy, Approval, MaySend},
     store::{
         self,
         change::LastChange,
@@ -74,6 +74,8 @@ struct DistributionListPage {
     may_manage: bool,
     deleting: bool,
     table: String,
+    /// What is held.
+    queue: String,
     here: String,
 }
 
@@ -141,7 +143,9 @@ async fn look(
         Ok(change) => match store::distribution_list::recent(&mut transaction, organization, change, Some(id)).await? {
             Some(edit) => {
                 let progress = store::change::progress(&mut transaction, edit.revision).await?;
-                Some(status::of_list(&edit.action, &edit.subject, &progress))
+                let undo = undo::link(slug, change);
+                let line = status::of_list(&edit.action, &edit.subject, &progress);
+                Some(line.undoable(inside.access.role.may_manage_lists(), undo))
             }
             None => None,
         },
@@ -161,6 +165,7 @@ async fn look(
         may_manage: inside.access.role.may_manage_lists(),
         deleting: false,
         table: distribution_lists::link(slug).build(),
+        queue: outbound_queue::link_to_held(slug).build(),
         here: link(slug, id).build(),
         list,
     })
@@ -173,6 +178,7 @@ struct EditForm {
     members: String,
     may_send: String,
     senders: String,
+    approval: String,
     expands: Option<String>,
     large_allowed: Option<String>,
     enabled: Option<String>,
@@ -189,8 +195,9 @@ async fn save(
     let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
     may_manage(&inside)?;
     let (name, members, may_send, senders) = (form.name, form.members, form.may_send, form.senders);
-    let (expands, large_allowed, enabled) = (form.expands, form.large_allowed, form.enabled);
-    let typed = Typed { name, members, may_send, senders, expands, large_allowed, enabled };
+    let (approval, expands) = (form.approval, form.expands);
+    let (large_allowed, enabled) = (form.large_allowed, form.enabled);
+    let typed = Typed { name, members, may_send, senders, approval, expands, large_allowed, enabled };
     look.seen.clone_from(&form.seen);
     let own_domains = own_domains(&app, &inside).await?;
     let Some(terms) = look.fields.take(&typed, app.settings.list_members, &own_domains) else { return again(look) };
@@ -204,6 +211,10 @@ async fn save(
         Edited::Meanwhile(now, by) => {
             look.fields.set_apart(&now.terms);
             conflict(look, *now, by)
+        }
+        Edited::FormerRelay(relay) => {
+            look.fields.approval_mistake = Some(distribution_lists::former_relay(&relay));
+            again(look)
         }
         Edited::Changed(committed) => {
             status::wait_until_live(&app, &inside.access, committed.revision).await;
@@ -354,7 +365,8 @@ async fn delete(
             let last = store::change::last_of(&mut transaction, inside.access.organization(), thing, None).await?;
             last.filter(|last| last.actor == inside.access.email).ok_or(PageError::NotFound)?.change
         }
-        Edited::Unchanged => return Err(PageError::NotFound),
+        // Nothing that is deleted asks for a relay.
+        Edited::Unchanged | Edited::FormerRelay(_) => return Err(PageError::NotFound),
         Edited::Meanwhile(now, by) => {
             let mut look = look(&app, &inside, id, &PageQuery::default()).await?;
             look.deleting = true;

@@ -21,7 +21,7 @@ use super::{
     session::InOrganization,
     status::{self, Part, StatusLine},
     text_field::{self, TextField},
-    wording,
+    undo, wording,
 };
 use crate::{
     mail::{
@@ -29,7 +29,7 @@ use crate::{
         id::{ChangeId, ListId, OrganizationId},
     },
     policy::{
-        distribution_list::{self as policy, Addresses, DistributionList, MOST_SENDERS, MaySend},
+        distribution_list::{self as policy, Addresses, Approval, DistributionList, MOST_SENDERS, MaySend},
         facts::RoutingFacts,
     },
     store::{
@@ -96,6 +96,8 @@ struct Row {
     address: String,
     members: i64,
     may_send: String,
+    /// Whose messages need approval, where somebody's do.
+    approval: Option<&'static str>,
     disabled: bool,
 }
 
@@ -142,7 +144,9 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
         Ok(change) => match store::distribution_list::recent(&mut transaction, organization, change, None).await? {
             Some(edit) => {
                 let progress = store::change::progress(&mut transaction, edit.revision).await?;
-                Some(status::of_list(&edit.action, &edit.subject, &progress))
+                let undo = undo::link(slug, change);
+                let line = status::of_list(&edit.action, &edit.subject, &progress);
+                Some(line.undoable(inside.access.role.may_manage_lists(), undo))
             }
             None => None,
         },
@@ -190,6 +194,7 @@ fn row(slug: &str, list: ListedList, large: i32) -> Row {
             true => "named senders, as it is large".to_owned(),
             false => list.may_send.in_words().to_owned(),
         },
+        approval: (list.approval != Approval::Nobody).then(|| list.approval.in_words()),
         disabled: list.disabled,
     }
 }
@@ -256,6 +261,9 @@ pub(super) struct TermsFields {
     pub may_send_mistake: Option<String>,
     /// What somebody else has chosen meanwhile.
     pub may_send_theirs: Option<&'static str>,
+    pub approval: Approval,
+    pub approval_mistake: Option<String>,
+    pub approval_theirs: Option<&'static str>,
     pub expands: bool,
     pub large_allowed: bool,
     pub enabled: bool,
@@ -269,6 +277,7 @@ pub(super) struct Typed {
     pub members: String,
     pub may_send: String,
     pub senders: String,
+    pub approval: String,
     pub expands: Option<String>,
     pub large_allowed: Option<String>,
     pub enabled: Option<String>,
@@ -303,7 +312,7 @@ impl TermsFields {
             senders: field(
                 "senders",
                 "Named senders",
-                "Mail addresses of your organization, one per line. They count where only named senders may send.",
+                "Mail addresses of your organization, one per line. They count where only named senders may send, or need no approval.",
                 terms.senders.len().clamp(2, 12),
                 "ltr",
                 in_lines(&terms.senders),
@@ -311,6 +320,9 @@ impl TermsFields {
             may_send: terms.may_send,
             may_send_mistake: None,
             may_send_theirs: None,
+            approval: terms.approval,
+            approval_mistake: None,
+            approval_theirs: None,
             expands: terms.expands,
             large_allowed: terms.large_allowed,
             enabled: !terms.disabled,
@@ -326,6 +338,7 @@ impl TermsFields {
             field.restore(draft, None, "");
         }
         self.may_send = draft.field("may_send").and_then(|word| word.parse().ok()).unwrap_or(self.may_send);
+        self.approval = draft.field("approval").and_then(|word| word.parse().ok()).unwrap_or(self.approval);
         self.expands = draft.field("expands").is_some();
         self.large_allowed = draft.field("large_allowed").is_some();
         self.enabled = draft.field("enabled").is_some();
@@ -337,6 +350,11 @@ impl TermsFields {
         let name = kept(&mut self.name, &typed.name, policy::name);
         let members = kept(&mut self.members, &typed.members, |typed| policy::addresses(typed, most_members));
         self.may_send = typed.may_send.parse().unwrap_or_default();
+        self.approval = typed.approval.parse().unwrap_or_default();
+        if (self.may_send, self.approval) == (MaySend::Named, Approval::Others) {
+            let mistake = "Only named senders may send, and none of them would need approval. Choose another.";
+            self.approval_mistake = Some(mistake.to_owned());
+        }
         let by_name = self.may_send == MaySend::Named;
         let senders = kept(&mut self.senders, &typed.senders, |typed| {
             let senders = policy::addresses(typed, MOST_SENDERS)?;
@@ -359,6 +377,7 @@ impl TermsFields {
             disabled: !self.enabled,
             may_send: self.may_send,
             senders,
+            approval: Some(self.approval).filter(|_| self.approval_mistake.is_none())?,
             expands: self.expands,
             large_allowed: self.large_allowed,
             members: members?,
@@ -374,6 +393,7 @@ impl TermsFields {
             field.theirs = (!is_same).then(|| now.typed.replace('\n', ", "));
         }
         self.may_send_theirs = (self.may_send != now.may_send).then(|| now.may_send.in_words());
+        self.approval_theirs = (self.approval != now.approval).then(|| now.approval.in_words());
         for (own, theirs, yes, no) in [
             (self.expands, now.expands, "expanded by the relay", "only checked and passed on"),
             (self.large_allowed, now.large_allowed, "open although it is large", "named senders only if it is large"),
@@ -389,6 +409,7 @@ impl TermsFields {
         let mut mistakes = text_field::mistakes(&[&self.name, &self.members]);
         mistakes.extend(self.may_send_mistake.clone().map(|mistake| ("may_send", mistake)));
         mistakes.extend(text_field::mistakes(&[&self.senders]));
+        mistakes.extend(self.approval_mistake.clone().map(|mistake| ("approval", mistake)));
         mistakes
     }
 }
@@ -446,6 +467,7 @@ fn as_followed(organization: OrganizationId, address: &Mailbox, terms: &Terms) -
         address: address.to_string().into(),
         enabled: !terms.disabled,
         may_send: terms.may_send,
+        approval: terms.approval,
         expands: terms.expands,
         large_allowed: terms.large_allowed,
         members: Addresses::new(&terms.members),
@@ -468,6 +490,13 @@ pub(super) fn permit_size(fields: &mut TermsFields, terms: &Terms, size: &Size) 
         ));
     }
     fields.members.mistake.is_none() && fields.may_send_mistake.is_none()
+}
+
+/// Why messages cannot need approval yet.
+pub(super) fn former_relay(relay: &str) -> String {
+    format!(
+        "The relay {relay} is of a former version, which would let such messages through. Ask your platform's operator to update it first."
+    )
 }
 
 /// The organization's mail domains.
@@ -524,6 +553,7 @@ struct NewForm {
     members: String,
     may_send: String,
     senders: String,
+    approval: String,
     expands: Option<String>,
     large_allowed: Option<String>,
     enabled: Option<String>,
@@ -544,8 +574,9 @@ async fn create(
         None => Err("Enter the list's mail address, such as all@example.com.".to_owned()),
     });
     let (name, members, may_send, senders) = (form.name, form.members, form.may_send, form.senders);
-    let (expands, large_allowed, enabled) = (form.expands, form.large_allowed, form.enabled);
-    let typed = Typed { name, members, may_send, senders, expands, large_allowed, enabled };
+    let (approval, expands) = (form.approval, form.expands);
+    let (large_allowed, enabled) = (form.large_allowed, form.enabled);
+    let typed = Typed { name, members, may_send, senders, approval, expands, large_allowed, enabled };
     let own_domains = own_domains(&app, &inside).await?;
     let terms = look.fields.take(&typed, app.settings.list_members, &own_domains);
     let (Some(address), Some(terms)) = (address, terms) else { return again(look) };
@@ -566,6 +597,10 @@ async fn create(
         Made::ForeignDomain => {
             look.address.mistake =
                 Some(format!("{} is not a mail domain of your organization.", address.domain().to_unicode()));
+            return again(look);
+        }
+        Made::FormerRelay(relay) => {
+            look.fields.approval_mistake = Some(former_relay(&relay));
             return again(look);
         }
         Made::TooMany => {

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     mail::{Mailbox, mailbox::MailboxError},
     policy::{
+        distribution_list::Permitted,
         explanation::{Explanation, Layer, Leads, Told},
         facts::{Decision, RoutingFacts},
         routing::{NextHop, Scope},
@@ -140,11 +141,21 @@ async fn show(
 fn of_list(facts: &RoutingFacts, sender: &str, recipient: &Mailbox) -> Option<String> {
     let list = wording::user_id(recipient);
     Some(match facts.ask_list((sender, false), &recipient.to_string())? {
-        Ok(Some(members)) => {
-            let members = wording::counted(members.len() as i64, "recipient", "recipients");
-            format!("{list} is a distribution list: a message to it goes to {members} in its place.")
+        Ok(Permitted { members, to_approve }) => {
+            let becomes = match members {
+                Some(members) => {
+                    let members = wording::counted(members.len() as i64, "recipient", "recipients");
+                    format!("{list} is a distribution list: a message to it goes to {members} in its place")
+                }
+                None => {
+                    format!("{list} is a distribution list that takes mail of this sender and is expanded elsewhere")
+                }
+            };
+            match to_approve {
+                Some(_) => format!("{becomes}, once an administrator has approved it."),
+                None => format!("{becomes}."),
+            }
         }
-        Ok(None) => format!("{list} is a distribution list that takes mail of this sender and is expanded elsewhere."),
         Err(refusal) => format!("But a message to {list} is refused: {refusal}."),
     })
 }

@@ -73,7 +73,9 @@ impl ShownGroup {
                 (HeldBecause::OrganizationSuspended, _) => "The organization was suspended.",
                 (HeldBecause::OverLimit, _) => "The sender has sent more than a limit allows.",
                 (HeldBecause::SenderBlocked, _) => "The sender is blocked.",
-                (HeldBecause::NeedsApproval, _) => "It goes to many and needs approval; after two days it returns.",
+                (HeldBecause::NeedsApproval, _) => {
+                    "It needs approval, as it goes to many or to a distribution list; after two days it returns."
+                }
             },
             awaiting_domains: awaiting(&group.awaiting_domains)
                 .filter(|_| because == HeldBecause::NoGateway && !awaits),

@@ -106,21 +106,21 @@ impl Standing<'_> {
         let at = &self.place.at;
         // What is set for one account is set for it, of whatever class it is.
         let kind = Kind { whose: if at.takes(kind.whose) { kind.whose } else { Whose::Each }, ..kind };
-        let (set_by, set_at) = self.set_by(set_by);
+        let is_of_platform = set_by == Scope::Platform;
+        let (set_by, set_at) = self.set_by(holding);
         let words = [("whose", kind.whose.as_str()), ("window", kind.window.as_str()), ("unit", kind.unit.as_str())];
         let change = words.iter().fold(link(self.slug, at), |link, (name, word)| link.with(name, word));
         let change = match limit.most {
             Some(most) => change.with("most", &most.to_string()),
             None => change.with("unlimited", "1"),
         };
-        let action =
-            if limit.action == Action::Alert && set_by == PLATFORM { kind.default_action() } else { limit.action };
+        let action = if is_of_platform { self.limits.action_of_platform(holding.kind) } else { limit.action };
         Row {
             id,
             most: most_in_words(kind, limit),
             window: kind.window.words(),
             beyond: self.beyond(holding),
-            is_own: set_at.is_none() && set_by != PLATFORM,
+            is_own: set_at.is_none() && !is_of_platform,
             set_by,
             set_at,
             change: format!("{}#limit", change.with("action", action.as_str()).build()),
@@ -136,7 +136,7 @@ impl Standing<'_> {
         if holding.kind.window == Window::Approval {
             return "held for approval".to_owned();
         }
-        let later = holding.kind.default_action();
+        let later = self.limits.action_of_platform(holding.kind);
         let only_alerts = self.limits.only_alerts_until(self.now).is_some() && holding.set_by == Scope::Platform;
         match only_alerts && later != Action::Alert {
             // Until when stands above the tables.
@@ -146,9 +146,9 @@ impl Standing<'_> {
     }
 
     /// Which scope that is, and its page, unless it is this one.
-    fn set_by(&self, scope: Scope) -> (String, Option<String>) {
-        let of = match (scope, &self.place.domain) {
-            (Scope::Platform, _) => return (PLATFORM.to_owned(), None),
+    fn set_by(&self, holding: &Holding) -> (String, Option<String>) {
+        let of = match (holding.set_by, &self.place.domain) {
+            (Scope::Platform, _) => return (of_platform(self.limits, holding.kind).to_owned(), None),
             (Scope::Organization, _) => SetAt::Organization,
             (Scope::Domain, Some(domain)) => SetAt::Domain(domain.clone()),
             (Scope::Domain | Scope::User, _) => self.place.at.clone(),
@@ -165,7 +165,10 @@ impl Standing<'_> {
     }
 }
 
-const PLATFORM: &str = "the platform";
+/// Whose figure a limit of the platform has.
+fn of_platform(limits: &OrganizationLimits, kind: Kind) -> &'static str {
+    if limits.platform.contains_key(&kind) { "the platform's operator" } else { "the platform" }
+}
 
 /// `500 external recipients`.
 fn most_in_words(kind: Kind, limit: Limit) -> String {
@@ -190,22 +193,22 @@ fn beyond_in_words(action: Action) -> &'static str {
     }
 }
 
-/// The limits that hold for an account itself, a line each: for its page.
-pub(super) fn of_account(
-    limits: &OrganizationLimits,
-    account: AccountId,
-    domain: &DomainName,
-    now: OffsetDateTime,
-) -> Vec<String> {
+/// The limits that hold for an account itself.
+pub(super) fn holding(limits: &OrganizationLimits, account: AccountId, domain: &DomainName) -> Vec<Holding> {
     let whose = if limits.sender(Some(account)).is_service { Whose::Service } else { Whose::Each };
     // How many accounts there are is asked for a total only.
-    let holding = limits.holding(&SetAt::Account(account), Some(domain), whose, 0, now);
+    limits.holding(&SetAt::Account(account), Some(domain), whose, 0, OffsetDateTime::now_utc())
+}
+
+/// The same, a line each: for its page.
+pub(super) fn of_account(limits: &OrganizationLimits, account: AccountId, domain: &DomainName) -> Vec<String> {
+    let holding = holding(limits, account, domain);
     let line = |Holding { kind, limit, set_by }: Holding| {
         let set_by = match set_by {
             Scope::User => "set for this account",
             Scope::Domain => "set for the mail domain",
             Scope::Organization => "set for the organization",
-            Scope::Platform => PLATFORM,
+            Scope::Platform => of_platform(limits, kind),
         };
         let beyond = match limit.most {
             Some(_) => format!(", beyond it {}", beyond_in_words(limit.action)),

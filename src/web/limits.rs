@@ -24,7 +24,7 @@ use super::{
     sender_control::SenderCard,
     session::InOrganization,
     status::{self, Part, StatusLine},
-    wording,
+    undo, wording,
 };
 use crate::{
     mail::{
@@ -321,6 +321,10 @@ pub(super) async fn look(
     let limits = store::limit::reaching(&mut transaction, organization, place.domain.as_ref(), place.account()).await?;
     let accounts = store::organization::summary(&mut transaction, organization).await?.accounts.unsigned_abs();
     let status = status(&mut transaction, query).await?;
+    let status = status.map(|(line, change)| match change {
+        Some(change) => line.undoable(may_change, undo::link(slug, change)),
+        None => line,
+    });
     let exceptions = match at {
         SetAt::Organization => store::limit::exceptions(&mut transaction, organization, now, EXCEPTIONS + 1).await?,
         SetAt::Domain(_) | SetAt::Account(_) => Vec::new(),
@@ -385,17 +389,18 @@ fn exception(exception: &Exception, slug: &str, now: OffsetDateTime) -> (String,
     (name, link(slug, &exception.at).build(), words.join(", "))
 }
 
+/// What was just saved, with the change that did it.
 async fn status(
     transaction: &mut OrganizationTransaction,
     query: &LimitsQuery,
-) -> Result<Option<StatusLine>, PageError> {
+) -> Result<Option<(StatusLine, Option<ChangeId>)>, PageError> {
     let Ok(change) = query.change.parse::<ChangeId>() else {
-        return Ok((!query.unchanged.is_empty()).then(status::unchanged_limit));
+        return Ok((!query.unchanged.is_empty()).then(|| (status::unchanged_limit(), None)));
     };
     let organization = transaction.organization();
     let Some(edit) = store::limit::recent(transaction, organization, change).await? else { return Ok(None) };
     let progress = store::change::progress(transaction, edit.revision).await?;
-    Ok(Some(status::of_limit(&edit, &progress)))
+    Ok(Some((status::of_limit(&edit, &progress), Some(change))))
 }
 
 #[derive(Deserialize)]

@@ -24,6 +24,7 @@ use super::{
     session::InOrganization,
     status::{self, Part, StatusLine},
     text_field::{self, TextField},
+    volume_chart::Charted,
     wording,
 };
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
     },
     policy::{
         account_file,
-        limit::{SenderControl, SetAt},
+        limit::{Holding, SenderControl, SetAt},
         volume::{Count, Period, Subject, Unit, usual_day},
     },
     store::{
@@ -81,6 +82,8 @@ struct MailAccount {
     steps: Vec<Step>,
     /// What it sent today, on a usual day and in the last four weeks.
     volume: [String; 3],
+    /// What it sent today by hour, beside what is usual for it and what it may; `None` where it sent nothing of late.
+    charted: Option<Charted>,
     volume_page: String,
     /// The limits that hold for it, a line each, and what was said of it besides.
     limits: Vec<String>,
@@ -179,9 +182,10 @@ async fn look(
             .await?
             .map(|line| line.undoable(inside.access.role.may_manage_accounts(), undo));
     }
-    let volume = volume(&mut transaction, account).await?;
     let domain = details.user_id.domain();
     let reaching = store::limit::reaching(&mut transaction, organization, Some(domain), Some(account)).await?;
+    let (volume, charted) =
+        volume(&mut transaction, account, &limit_table::holding(&reaching, account, domain)).await?;
     drop(transaction);
     let may_manage = inside.access.role.may_manage_accounts();
     let further = details.further_addresses();
@@ -194,10 +198,11 @@ async fn look(
         gateway_form: query.list.link_to_form(slug, account).build(),
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
-        limits: limit_table::of_account(&reaching, account, domain, now),
+        limits: limit_table::of_account(&reaching, account, domain),
         control: SenderControl { exempt_until: control.exempt_until.filter(|until| *until > now), ..control },
         limits_page: limits::link(slug, &SetAt::Account(account)).build(),
         volume,
+        charted,
         volume_page: outbound_volume::link_to_account(slug, account).build(),
         may_manage,
         is_draft: false,
@@ -211,23 +216,34 @@ async fn look(
     })
 }
 
-/// What an account sent today, on a usual day and in the last four weeks.
-async fn volume(transaction: &mut OrganizationTransaction, account: AccountId) -> store::Result<[String; 3]> {
+/// What an account sent today, on a usual day and in the last four weeks; and today by hour, in recipients, which its
+/// limits are about. `holding` are those.
+async fn volume(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+    holding: &[Holding],
+) -> store::Result<([String; 3], Option<Charted>)> {
     let (organization, subject, now) =
         (transaction.organization(), Subject::Account(account), OffsetDateTime::now_utc());
     let [today, four_weeks] = [Period::Today, Period::FourWeeks].map(|period| period.beginning(now));
-    let hours = store::volume::by_hour(transaction, organization, &subject, four_weeks).await?;
+    let looked_back = four_weeks.min(today - Charted::looks_back());
+    let hours = store::volume::by_hour(transaction, organization, &subject, looked_back).await?;
+    let first = store::volume::first(transaction, organization, &subject).await?;
+    let charted =
+        (!hours.is_empty()).then(|| Charted::of(&hours, first, holding, (Unit::Recipients, Period::Today), now));
     let total = |since| hours.iter().filter(|(at, _)| *at >= since).map(|(_, count)| *count).sum();
-    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(hours.iter().copied(), unit, now));
+    let of_four_weeks = hours.iter().copied().filter(|(at, _)| *at >= four_weeks);
+    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(of_four_weeks.clone(), unit, now));
     let usual = messages.map(|messages| {
         let (recipients, external) = (recipients.unwrap_or_default(), external.unwrap_or_default());
         outbound_volume::all_in_words(&Count { messages, recipients, external })
     });
-    Ok([
+    let volume = [
         outbound_volume::all_in_words(&total(today)),
         usual.unwrap_or_else(|| "not known yet".to_owned()),
         outbound_volume::all_in_words(&total(four_weeks)),
-    ])
+    ];
+    Ok((volume, charted))
 }
 
 /// What was just saved for an account, or for several.

@@ -54,6 +54,11 @@ pub fn link_to_sender(slug: &str, sender: &str) -> Link {
     list(slug).with("sender", sender)
 }
 
+/// What is held.
+pub fn link_to_held(slug: &str) -> Link {
+    list(slug).with("state", Why::Held.as_str())
+}
+
 /// What the address of the page says: which part of the list, and what was just decided.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -289,7 +294,10 @@ fn why(message: &Listed) -> String {
         (Why::Held, Some(HeldBecause::NoGateway)) if message.awaits_gateway => {
             format!("Held {}", HeldUntil::OneHasPassed.words())
         }
-        (Why::Held, Some(because)) => format!("Held: {}", because.words()),
+        (Why::Held, Some(because)) => match held_in_words(message, because) {
+            Some(words) => format!("Held {words}"),
+            None => format!("Held: {}", because.words()),
+        },
         (Why::Waiting, _) if message.attempts > 0 => {
             format!("Waiting after {}", wording::counted(i64::from(message.attempts), "attempt", "attempts"))
         }
@@ -302,6 +310,12 @@ fn why(message: &Listed) -> String {
     }
 }
 
+/// What was said when it was held, where that says for which limit or list: until an administrator approves it …
+fn held_in_words(message: &Listed, because: HeldBecause) -> Option<&str> {
+    let said = message.last_reply.as_deref().filter(|_| because.is_for_an_administrator())?;
+    said.strip_prefix("held ")
+}
+
 fn next(message: &Listed, now: OffsetDateTime) -> String {
     match message.why {
         Why::BeingTried => "Now".to_owned(),
@@ -310,9 +324,17 @@ fn next(message: &Listed, now: OffsetDateTime) -> String {
             "When the new gateway has passed".to_owned()
         }
         Why::Held if message.choice.is_none() => "When it is decided, or may leave again".to_owned(),
+        // In between its sender is told; nobody is asked to take it.
+        Why::Waiting if let Some(until) = throttled(message, now) => wording::moment(until),
         Why::Held | Why::Waiting if message.next_attempt_at <= now => "Due now".to_owned(),
         Why::Held | Why::Waiting => wording::moment(message.next_attempt_at),
     }
+}
+
+/// Until when a message waits for a limit, unless an administrator has decided otherwise.
+fn throttled(message: &Listed, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let is_wished = message.choice.is_some() || message.retry_wished_at.is_some();
+    message.throttled_until.filter(|until| *until > now && !is_wished)
 }
 
 #[derive(Template)]

@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
-use time::{Duration, OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, macros::format_description};
 
 use super::{
     App, Route,
@@ -16,7 +16,7 @@ use super::{
     outbound_queue, page,
     session::InOrganization,
     status::{self, Part, StatusLine},
-    volume_chart::{Chart, limit_lines, step_in_short},
+    volume_chart::Charted,
     wording,
 };
 use crate::{
@@ -26,8 +26,7 @@ use crate::{
     },
     policy::{
         limit::{self, Holding, SetAt, Window},
-        usual::{WEEKS, usual, usual_on},
-        volume::{Count, Period, Subject, Unit, hour_of},
+        volume::{Count, Period, Subject, Unit},
     },
     store::{self, OrganizationTransaction, throttle::Throttled, volume::Whose},
 };
@@ -139,10 +138,7 @@ struct OutboundVolume {
     /// All of them in all three units.
     total: String,
     is_empty: bool,
-    chart: Chart,
-    is_usual_known: bool,
-    /// Each step with its counts, and what is usual in the chosen unit: hours that are to come are left out.
-    steps: Vec<(String, Count, Option<i64>)>,
+    charted: Charted,
     throttled: Vec<SlowedDown>,
     may_let_go: bool,
     senders: Vec<Top>,
@@ -254,10 +250,11 @@ async fn show(
     let mut transaction = app.store.begin(&inside.access).await?;
     let of = query.whose(&mut transaction, slug).await?;
     let subject = of.as_ref().map_or(Subject::Organization, |of| of.subject.clone());
-    let looked_back = since - Duration::weeks(WEEKS.into()) - Duration::HOUR;
+    let looked_back = since - Charted::looks_back();
     let hours = store::volume::by_hour(&mut transaction, organization, &subject, looked_back).await?;
     let first = store::volume::first(&mut transaction, organization, &subject).await?;
     let holding = limits_holding(&mut transaction, organization, &subject, of.as_ref(), now).await?;
+    let charted = Charted::of(&hours, first, &holding, (unit, period), now);
     let (senders, domains) = match &of {
         None => top(&mut transaction, organization, since, &query, slug).await?,
         Some(_) => (Vec::new(), Vec::new()),
@@ -266,18 +263,11 @@ async fn show(
     throttled.retain(|one| of.is_none() || one.subject == subject);
     let status = status(&mut transaction, &query).await?;
     drop(transaction);
-    let usual = |at: OffsetDateTime| match period {
-        Period::Today => usual(&hours, first, at),
-        Period::FourWeeks => usual_on(&hours, first, at),
-    };
-    let steps = period.by_step(now, hours.iter().copied());
-    let usual: Vec<_> = steps.iter().map(|(at, _)| usual(*at).map(|usual| usual.get(unit))).collect();
     let here = match &of {
         Some(Of { field: (name, value), .. }) => link(slug).with(name, value),
         None => link(slug),
     };
-    let total: Count = steps.iter().map(|(_, count)| *count).sum();
-    let past = steps.iter().zip(&usual).filter(|((at, _), _)| *at <= hour_of(now));
+    let total = charted.total();
     page(&OutboundVolume {
         console: Console::new(&inside, LABEL),
         status,
@@ -291,9 +281,7 @@ async fn show(
         days: days(since, now),
         total: all_in_words(&total),
         is_empty: total.messages == 0,
-        chart: Chart::of(&steps, &usual, limit_lines(&holding, unit, period), (unit, period)),
-        is_usual_known: usual.iter().any(Option::is_some),
-        steps: past.map(|((at, count), usual)| (step_in_short(*at, period), *count, *usual)).collect(),
+        charted,
         senders,
         domains,
         whole: choosing(link(slug), unit, period).build(),

@@ -780,6 +780,8 @@ pub fn of_list(action: &str, address: &str, progress: &Progress) -> StatusLine {
         "list.create" => StatusLine::new("Created.").words("The relay knows ").name(&shown(address)).words(" now."),
         "list.delete" => StatusLine::new("Deleted.").name(&shown(address)).words(" is no distribution list any more."),
         "list.large" => StatusLine::new("Saved.").words("It holds for all distribution lists."),
+        undo::UNDO => StatusLine::new("Taken back.").words("It is as before: ").name(&shown(address)).words("."),
+        undo::REDO => StatusLine::new("Brought back.").words("It is as it was set: ").name(&shown(address)).words("."),
         _ => StatusLine::new("Saved.").words("Mail to ").name(&shown(address)).words(" goes by what stands here."),
     };
     line.live(progress)
@@ -806,6 +808,11 @@ pub fn of_limit(edit: &RecentEditOfLimit, progress: &Progress) -> StatusLine {
         "sender.unblock" => StatusLine::new("Saved.")
             .name(&subject)
             .words(" may send again. What was held stays so until you decide about it."),
+        undo::UNDO | undo::REDO => {
+            let lead = if edit.action == undo::UNDO { "Taken back." } else { "Brought back." };
+            let now = if after.is_empty() { "what a wider scope says holds again" } else { &after };
+            StatusLine::new(lead).name(&subject).words(format!(": {now}."))
+        }
         _ => StatusLine::new("Saved.").name(&subject).words(format!(": {after}.")),
     };
     line.live(progress)

@@ -11,11 +11,12 @@ use axum::{
 use super::{
     App, Route, audit_log,
     console::Console,
-    domain_manager,
+    distribution_list, distribution_lists, domain_manager,
     error::{PageError, see_other},
     form::Query,
     gateway, gateways,
     job::{self, Failed},
+    limits,
     link::Link,
     mail_account_manager::ListQuery,
     outbound_mail_gateway, page, relay_credential,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     mail::{
         DomainName,
-        id::{AccountId, ChangeId, CredentialId, GatewayId},
+        id::{AccountId, ChangeId, CredentialId, GatewayId, ListId},
     },
     policy::Role,
     store::{
@@ -71,6 +72,9 @@ pub(super) fn forbidden(role: Role, extent: &Extent) -> Option<&'static str> {
     if extent.is_of_organization() && !role.may_set_organization_gateway() {
         return Some("Only an Administrator may take back what was set for the organization or a mail domain.");
     }
+    if extent.is_of_senders() && !role.may_control_senders() {
+        return Some("Your role reads only. An Administrator or a User Administrator may take this back.");
+    }
     let may = if extent.is_of_whole_accounts() { role.may_manage_accounts() } else { role.may_set_account_gateway() };
     (!may).then_some("Your role reads only. An Administrator or a User Administrator may take this back.")
 }
@@ -113,6 +117,9 @@ impl ShownObstacle {
             }
             What::GatewayGone => "had a gateway that is no longer there".to_owned(),
             What::GatewayThere => "is there again already".to_owned(),
+            What::FormerRelay(relay) => {
+                format!("needed approval of messages, which the relay {relay} of a former version does not know")
+            }
         };
         let since = obstacle.since.as_ref().map(|since| (since.actor.clone(), wording::moment(since.at)));
         Self { subject: obstacle.subject.clone(), what, since }
@@ -124,14 +131,8 @@ fn never(why: Impossible) -> &'static str {
         Impossible::OfOperator => {
             "Which organizations, mail domains and private networks there are is the operator's to say, so this cannot be taken back here."
         }
-        Impossible::OfLists => {
-            "A distribution list is not taken back to what it was. The audit log has what that was: enter it on the list's page."
-        }
-        Impossible::OfLimits => {
-            "A limit is not taken back to what it was. The audit log has what that was: enter it on the page Limits."
-        }
         Impossible::NothingToRestore => {
-            "It changed no gateway that mail leaves through and no account, so there is nothing to take back."
+            "It changed no gateway that mail leaves through, no account, no limit and no list, so there is nothing to take back."
         }
         Impossible::NotRecorded => "What was there before was not written down, so this cannot be taken back.",
     }
@@ -274,6 +275,9 @@ async fn way_back(
     let sole = extent.sole.as_ref();
     let of = sole.map(|thing| (thing.subject.as_str(), thing.key.as_str(), thing.pointer_only));
     Ok(match of {
+        Some(("organization", _, _)) if let Some(at) = sole.and_then(|thing| thing.limited.as_ref()) => {
+            limits::link(slug, at).with("change", &id)
+        }
         Some(("organization", _, true)) => outbound_mail_gateway::here(slug).with("change", &id),
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.requirement_only) => {
             outbound_mail_gateway::here(slug).with("required", &id)
@@ -286,6 +290,12 @@ async fn way_back(
         }
         Some(("organization", _, _)) if sole.is_some_and(|thing| thing.probe_sender_only) => {
             outbound_mail_gateway::here(slug).with("probe", &id)
+        }
+        Some(("organization", _, _)) if sole.is_some_and(|thing| thing.large_list_only) => {
+            distribution_lists::link(slug).with("change", &id)
+        }
+        Some(("list", key, _)) if let Ok(list) = key.parse::<ListId>() => {
+            of_list(app, access, list).await?.with("change", &id)
         }
         Some(("gateway", key, _))
             if sole.is_some_and(|thing| thing.record_only)
@@ -311,6 +321,16 @@ async fn way_back(
         }
         _ if extent.is_of_accounts() => query.link_here(slug).with("change", &id),
         _ => audit_log::entry_link(slug, change).with("done", "1"),
+    })
+}
+
+/// The page of a list, or the table if it is gone.
+async fn of_list(app: &App, access: &Access, list: ListId) -> Result<Link, PageError> {
+    let mut transaction = app.store.begin(access).await?;
+    let found = store::distribution_list::find(&mut transaction, access.organization(), list).await?;
+    Ok(match found {
+        Some(_) => distribution_list::link(&access.slug, list),
+        None => distribution_lists::link(&access.slug),
     })
 }
 

@@ -1,12 +1,13 @@
 //! The chart of Outbound Volume: bars, what is usual and what is allowed, in a picture that is stretched to the room there
 //! is. All text stands beside it.
 
-use time::{OffsetDateTime, macros::format_description};
+use time::{Duration, OffsetDateTime, macros::format_description};
 
 use super::{outbound_volume::in_words, wording};
 use crate::policy::{
-    limit::{Holding, Window},
-    volume::{Count, Period, Unit, scale},
+    limit::{Holding, Window, unusual_beyond},
+    usual::{FACTOR, WEEKS, usual, usual_on},
+    volume::{Count, Period, Unit, hour_of, scale},
 };
 
 /// In the chart's own units: as many across as it is wide, a thousand from the top down.
@@ -19,12 +20,64 @@ pub struct Chart {
     pub usual: String,
     /// Where limits lie that are not far above everything else.
     pub limits: Vec<i64>,
+    /// The path of the limit that goes by what is usual, in the same way; empty where there is none.
+    pub unusual: String,
     /// All limits that hold here, in words.
     pub limits_in_words: Vec<String>,
     /// The scale, from the top down.
     pub scale: [String; 3],
     /// Where each quarter begins.
     pub quarters: [String; 4],
+}
+
+/// A chart with all that stands beside it.
+pub struct Charted {
+    pub chart: Chart,
+    pub is_today: bool,
+    /// What the unit is called.
+    pub unit_words: &'static str,
+    /// Whether anything is known to be usual.
+    pub is_usual_known: bool,
+    /// Each step with its counts, and what is usual in the unit: hours that are to come are left out.
+    pub steps: Vec<(String, Count, Option<i64>)>,
+}
+
+impl Charted {
+    /// How long before a period counts are needed to know what is usual in it.
+    pub fn looks_back() -> Duration {
+        Duration::weeks(WEEKS.into()) + Duration::HOUR
+    }
+
+    /// Of what was counted by hour; `first` is the hour of the first mail that is known of, `holding` the limits that
+    /// hold for whose mail it is.
+    pub fn of(
+        hours: &[(OffsetDateTime, Count)],
+        first: Option<OffsetDateTime>,
+        holding: &[Holding],
+        (unit, period): (Unit, Period),
+        now: OffsetDateTime,
+    ) -> Self {
+        let usual = |at: OffsetDateTime| match period {
+            Period::Today => usual(hours, first, at),
+            Period::FourWeeks => usual_on(hours, first, at),
+        };
+        let steps = period.by_step(now, hours.iter().copied());
+        let usual: Vec<_> = steps.iter().map(|(at, _)| usual(*at).map(|usual| usual.get(unit))).collect();
+        let limits = (limit_lines(holding, unit, period), unusual_line(holding, &usual, unit, period));
+        let past = steps.iter().zip(&usual).filter(|((at, _), _)| *at <= hour_of(now));
+        Self {
+            chart: Chart::of(&steps, &usual, limits, (unit, period)),
+            is_today: period == Period::Today,
+            unit_words: unit.words().1,
+            is_usual_known: usual.iter().any(Option::is_some),
+            steps: past.map(|((at, count), usual)| (step_in_short(*at, period), *count, *usual)).collect(),
+        }
+    }
+
+    /// All of it together.
+    pub fn total(&self) -> Count {
+        self.steps.iter().map(|(_, count, _)| *count).sum()
+    }
 }
 
 /// What was sent in one step.
@@ -46,10 +99,10 @@ const NEAR: i64 = 3;
 
 impl Chart {
     /// `usual` has what is usual in each step, as far as that is known.
-    pub fn of(
+    fn of(
         steps: &[(OffsetDateTime, Count)],
         usual: &[Option<i64>],
-        limits: Vec<(i64, String)>,
+        (limits, unusual): (Vec<(i64, String)>, Option<(Vec<Option<i64>>, String)>),
         (unit, period): (Unit, Period),
     ) -> Self {
         let highest = steps.iter().map(|(at, count)| (count.get(unit), *at)).max_by_key(|(count, _)| *count);
@@ -57,7 +110,10 @@ impl Chart {
         let most = usual.iter().flatten().fold(highest, |most, usual| most.max(*usual));
         let is_near = |limit: &i64| *limit <= most.max(1).saturating_mul(NEAR);
         let near: Vec<i64> = limits.iter().map(|(limit, _)| *limit).filter(is_near).collect();
-        let top = scale(near.iter().fold(most, |most, limit| most.max(*limit)));
+        let (unusual, unusual_in_words) = unusual.unzip();
+        let unusual = unusual.filter(|unusual| unusual.iter().flatten().all(is_near)).unwrap_or_default();
+        let top = near.iter().chain(unusual.iter().flatten()).fold(most, |most, limit| most.max(*limit));
+        let top = scale(top);
         let bar = |(index, (at, count)): (usize, &(OffsetDateTime, Count))| {
             let count = count.get(unit);
             // Few are not none.
@@ -81,7 +137,8 @@ impl Chart {
             bars: steps.iter().enumerate().filter(|(_, (_, count))| count.get(unit) > 0).map(bar).collect(),
             usual: line(usual, top),
             limits: near.into_iter().map(|limit| HEIGHT - height(limit, top)).collect(),
-            limits_in_words: limits.into_iter().map(|(_, words)| words).collect(),
+            unusual: line(&unusual, top),
+            limits_in_words: limits.into_iter().map(|(_, words)| words).chain(unusual_in_words).collect(),
             scale: [top, top / 2, 0].map(wording::number),
             quarters: [0, 1, 2, 3].map(quarter),
         }
@@ -108,7 +165,7 @@ fn line(usual: &[Option<i64>], top: i64) -> String {
 }
 
 /// The limits that can be seen in a chart of this unit and period: how many are allowed, and the same in words.
-pub fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64, String)> {
+fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64, String)> {
     let window = match period {
         Period::Today => Window::Hour,
         Period::FourWeeks => Window::Day,
@@ -121,6 +178,22 @@ pub fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64,
     holding.filter_map(line).collect()
 }
 
+/// The limit that goes by what is usual: how many are allowed in each hour, and the same in words.
+fn unusual_line(
+    holding: &[Holding],
+    usual: &[Option<i64>],
+    unit: Unit,
+    period: Period,
+) -> Option<(Vec<Option<i64>>, String)> {
+    let is_it = |holding: &&Holding| holding.kind.unit == unit && holding.kind.window == Window::Usual;
+    let holding = holding.iter().find(is_it).filter(|_| period == Period::Today)?;
+    let floor = holding.limit.most?;
+    let allowed = usual.iter().map(|usual| usual.map(|usual| unusual_beyond(floor, usual).into())).collect();
+    let floor = in_words(floor.into(), unit);
+    let words = format!("{FACTOR} times the usual, or {floor}, in an hour, set by {}", holding.set_by);
+    Some((allowed, words))
+}
+
 fn step_in_words(at: OffsetDateTime, period: Period) -> String {
     let format = match period {
         Period::Today => format_description!("[hour]:00 UTC"),
@@ -130,7 +203,7 @@ fn step_in_words(at: OffsetDateTime, period: Period) -> String {
 }
 
 /// For the scale of times and the table.
-pub fn step_in_short(at: OffsetDateTime, period: Period) -> String {
+fn step_in_short(at: OffsetDateTime, period: Period) -> String {
     let format = match period {
         Period::Today => format_description!("[hour]:00"),
         Period::FourWeeks => format_description!("[day padding:none] [month repr:short]"),

@@ -180,6 +180,16 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
         ),
         (&["limit", "set", "acme", "--window", "hour"], &["--each", "--messages", "0"], "", "1..=100000000"),
         (&["limit", "set", "acme", "--window", "message"], &["--total", "--recipients", "5"], "", "nobody's total"),
+        (&["limit", "set", "--window", "hour"], &["--each", "--messages", "5"], "", "<SLUG>"),
+        (&["limit", "set", "acme", "--platform"], &["--window", "hour", "--each", "--messages", "5"], "", "--platform"),
+        (&["limit", "set", "--platform"], &["--window", "hour", "--messages", "5"], "", "--each, --service or --total"),
+        (
+            &["limit", "set", "--platform", "--window", "message"],
+            &["--total", "--recipients", "5"],
+            "",
+            "nobody's total",
+        ),
+        (&["limit", "delete", "--platform", "--window", "hour"], &["--messages"], "", "--each, --service or --total"),
         (
             &["limit", "set", "acme", "--window", "approval"],
             &["--each", "--recipients", "5", "--action", "refuse"],

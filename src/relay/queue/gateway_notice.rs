@@ -39,6 +39,10 @@ impl Queue {
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told how gateways do"),
             }
+            match timeout(PATIENCE, self.tell_of_approvals(OffsetDateTime::now_utc())).await {
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told what waits for approval"),
+            }
         }
     }
 

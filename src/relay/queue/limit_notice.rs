@@ -145,7 +145,6 @@ fn how(news: &News) -> &'static str {
     let window = news.exceeded.applied.kind.window;
     match news.exceeded.level {
         Level::Near => "is near a limit",
-        Level::Beyond if window == Window::Approval => "has sent to many, which needs approval",
         Level::Beyond if window == Window::Message => "wants to send to too many at once",
         Level::Beyond if news.exceeded.usual.is_some() => "sends much more than usual",
         Level::Beyond => "has sent more than is allowed",
@@ -156,9 +155,6 @@ fn how(news: &News) -> &'static str {
 /// What becomes of mail now.
 fn happens(news: &News) -> &'static str {
     match (news.exceeded.level, news.exceeded.applied.limit.action) {
-        (Level::Beyond, Action::Hold) if news.exceeded.applied.kind.window == Window::Approval => {
-            "It is held until you release it, in the Outbound Queue; after two days it returns to its sender."
-        }
         (Level::Beyond, Action::Refuse) if news.exceeded.applied.kind.window == Window::Message => {
             "The message was refused, and its sender told to use a distribution list or to ask you."
         }

@@ -1,6 +1,7 @@
 //! Waiting mail: committed to PostgreSQL before anybody hears 250, delivered from there by whichever
 //! relay claims it. A step is claim, route, attempt, record.
 
+mod approval_notice;
 mod attempt;
 mod claim;
 mod clock;

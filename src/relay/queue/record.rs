@@ -24,17 +24,21 @@ use crate::{
         routing::PlatformDefault,
         waiting::{APPROVED_WITHIN, Choice, HeldBecause},
     },
-    relay::{message_log::Line, metrics::METRICS, notification::notifications, trace::Trace},
+    relay::{limits::LEAVES_AT, message_log::Line, metrics::METRICS, notification::notifications, trace::Trace},
     store::{
         self,
         message_trace::{Step, Told},
         queue::{QueuedMessage, State, Written},
+        throttle::Standing,
     },
 };
 
 /// How often recording is tried again while the store is away, a second apart. The lease runs on: if
 /// somebody else takes the message meanwhile, it may arrive twice.
 const TRIES: u32 = 600;
+
+/// What a sender's mail waits for that is slowed down, as notices are noted.
+const LIMIT: &str = "limit";
 
 /// The longest reason that is kept, in bytes.
 const MAX_REASON: usize = 1024;
@@ -88,7 +92,8 @@ impl Queue {
         let Some(leased) = entry.message.leased() else { return Ok(()) };
         let settings = &self.shared.settings;
         let mut told = notifications(settings, message, &entry.source, &recorded.reports, now).await;
-        let late = notifications(settings, message, &entry.source, &recorded.delayed, now).await;
+        let delayed = self.with_the_last_that_leaves(&recorded.delayed, message, now).await?;
+        let late = notifications(settings, message, &entry.source, &delayed, now).await;
         let has_recovered =
             entry.message.delay_noticed && attempted.verdicts.iter().any(|(_, verdict)| verdict.is_delivered());
         if recorded.is_finished() && told.is_empty() && !has_recovered {
@@ -142,13 +147,55 @@ impl Queue {
         message: &QueuedMessage,
         now: OffsetDateTime,
     ) -> store::Result<bool> {
-        // Each of the recipients' own servers is an outage of its own.
-        let Some(waits_for) = self.waits_for_in_words(message) else { return Ok(true) };
-        let sender = message.sender.as_deref().unwrap_or(&message.reverse_path);
         let schedule = &self.shared.settings.schedule;
-        let stale_before = now - schedule.lifetime.max(schedule.held_lifetime);
+        let oldest = now - schedule.lifetime.max(schedule.held_lifetime);
+        let (organization, sender) = (message.organization, message.sender.as_deref().unwrap_or(&message.reverse_path));
+        let (waits_for, stale_before) = if message.throttled(now).is_some() {
+            // That a sender is slowed down again is another time.
+            let standing = self.standing(message, now).await?;
+            (LIMIT.to_owned(), standing.map_or(now, |standing| standing.since))
+        } else if let Some(because) = message.held_because.filter(|because| because.is_for_an_administrator()) {
+            let of = (sender, because);
+            let id = message.id;
+            if store::delay_notice::is_told_of_another_across_tenants(&mut *db, organization, of, id).await? {
+                return Ok(false);
+            }
+            (because.to_string(), message.accepted_at)
+        } else {
+            // Each of the recipients' own servers is an outage of its own.
+            let Some(waits_for) = self.waits_for_in_words(message) else { return Ok(true) };
+            let about = (sender, waits_for.as_str());
+            return store::delay_notice::note_across_tenants(db, organization, about, now, oldest).await;
+        };
+        store::delay_notice::forget_old_across_tenants(&mut *db, organization, oldest).await?;
         let about = (sender, waits_for.as_str());
-        store::delay_notice::note_across_tenants(db, message.organization, about, now, stale_before).await
+        store::delay_notice::note_across_tenants(db, organization, about, now, stale_before).await
+    }
+
+    /// Since when and until when the message's sender is slowed down.
+    async fn standing(&self, message: &QueuedMessage, now: OffsetDateTime) -> store::Result<Option<Standing>> {
+        let of = (message.sender_account, message.sender_domain.as_ref());
+        store::throttle::standing_across_tenants(&self.shared.db, message.organization, of, now).await
+    }
+
+    /// The reports, with when the last leaves of what the sender has sent, of those that wait for a limit.
+    async fn with_the_last_that_leaves(
+        &self,
+        delayed: &[Report],
+        message: &QueuedMessage,
+        now: OffsetDateTime,
+    ) -> store::Result<Vec<Report>> {
+        let mut delayed = delayed.to_vec();
+        if delayed.iter().any(|report| matches!(report.cause, Cause::Throttled { .. }))
+            && let Some(standing) = self.standing(message, now).await?
+        {
+            for report in &mut delayed {
+                if let Cause::Throttled { last, .. } = &mut report.cause {
+                    *last = standing.until.max(*last);
+                }
+            }
+        }
+        Ok(delayed)
     }
 
     /// What the message waited for takes mail again.
@@ -285,7 +332,12 @@ pub fn after(
         (message.waits_for, message.waits_by) = (attempted.waits_for, attempted.waits_by);
     }
     message.attempts += i32::from(attempted.charged);
-    let returned = if before.state == State::Held { Cause::Returned } else { Cause::Withdrawn };
+    let is_to_decide = before.held_because.is_some_and(HeldBecause::is_for_an_administrator);
+    let returned = match before.state {
+        State::Held if is_to_decide => Cause::Declined,
+        State::Held => Cause::Returned,
+        State::Waiting | State::AnswerAwaited => Cause::Withdrawn,
+    };
     set_time(&mut message, attempted, schedule, now);
     if attempted.is_returned {
         let given_up = give_up(&mut message, returned);
@@ -294,7 +346,8 @@ pub fn after(
         }
     } else if message.expires_at <= now && attempted.is_tried && is_steady {
         let waited = message.expires_at - message.accepted_at;
-        reports.extend(give_up(&mut message, Cause::Expired(waited)));
+        let cause = if is_to_decide { Cause::Undecided(waited) } else { Cause::Expired(waited) };
+        reports.extend(give_up(&mut message, cause));
     }
     let delayed = delayed(&mut message, attempted, schedule, now);
     let (given_up, reports) = match message.reverse_path.is_empty() {
@@ -331,15 +384,32 @@ fn delayed(
     let is_due = schedule.notice_at(message.accepted_at).is_some_and(|at| at <= now);
     let waiting: Vec<&Recipient> =
         message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Waiting).collect();
-    if !is_due || message.delay_noticed || !attempted.is_tried || waiting.is_empty() {
+    let throttled = message.throttled(now).filter(|_| !attempted.is_tried);
+    let is_known = attempted.is_tried || throttled.is_some();
+    if !is_due || message.delay_noticed || !is_known || waiting.is_empty() {
         return Vec::new();
     }
     let until = message.expires_at;
-    let cause = if message.state == State::Held { Cause::Held(until) } else { Cause::Delayed(until) };
+    let cause = match (throttled, message.held_because) {
+        (Some(leaves), _) => Cause::Throttled { leaves, last: leaves, until },
+        (None, Some(because)) if because.is_for_an_administrator() => Cause::ToDecide(until),
+        (None, Some(_)) => Cause::Held(until),
+        (None, None) => Cause::Delayed(until),
+    };
     let told = waiting.into_iter().filter(|recipient| recipient.wants(Event::Delay));
-    let reports = told.map(|recipient| report(recipient, why_it_waits(message, recipient), cause)).collect();
+    let why = |recipient: &Recipient| match throttled {
+        Some(_) => beyond_which_limit(message),
+        None => why_it_waits(message, recipient),
+    };
+    let reports = told.map(|recipient| report(recipient, why(recipient), cause)).collect();
     message.delay_noticed = true;
     reports
+}
+
+/// The limit that a message waits for, without when it leaves.
+fn beyond_which_limit(message: &QueuedMessage) -> String {
+    let said = message.last_reply.as_deref().unwrap_or("the sender has sent more than a limit allows");
+    said.split_once(LEAVES_AT).map_or(said, |(limit, _)| limit).to_owned()
 }
 
 fn why_it_waits(message: &QueuedMessage, recipient: &Recipient) -> String {
@@ -367,7 +437,7 @@ fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Sched
     let notice = schedule.notice_at(message.accepted_at);
     let notice = notice.filter(|at| *at > now && !message.delay_noticed && !message.reverse_path.is_empty());
     let spread = spread(message.id.0.as_u128());
-    message.held_because = attempted.held;
+    let was_held_because = std::mem::replace(&mut message.held_because, attempted.held);
     if let (Some(because), Some(why)) = (attempted.held, attempted.why_held()) {
         message.state = State::Held;
         let kept = match because {
@@ -375,13 +445,18 @@ fn set_time(message: &mut QueuedMessage, attempted: &Attempted, schedule: &Sched
             _ => schedule.held_lifetime,
         };
         message.expires_at = message.accepted_at + kept;
-        message.last_reply = Some(why.to_owned());
+        // What only an administrator lets go was told more exactly when it was held.
+        if !because.is_for_an_administrator() || was_held_because != attempted.held {
+            message.last_reply = Some(why.to_owned());
+        }
         message.next_attempt_at = notice.map_or(end(message), |notice| notice.min(end(message)));
         return;
     }
     message.state = State::Waiting;
     if let Some(turn) = attempted.turn {
-        message.next_attempt_at = turn.min(end(message));
+        // Of what waits for a limit nobody has been asked; its sender is told meanwhile.
+        let first = notice.filter(|_| !attempted.is_tried).map_or(turn, |notice| notice.min(turn));
+        message.next_attempt_at = first.min(end(message));
         return;
     }
     message.next_attempt_at = match attempted.charged {
@@ -407,7 +482,7 @@ fn give_up(message: &mut QueuedMessage, cause: Cause) -> Vec<Report> {
         }
         recipient.state = RecipientState::Refused;
         let reason = match (message.state, cause) {
-            (State::Held, _) | (_, Cause::Returned) => message.last_reply.clone(),
+            (State::Held, _) | (_, Cause::Returned | Cause::Declined) => message.last_reply.clone(),
             (State::Waiting | State::AnswerAwaited, _) => {
                 recipient.reply.clone().or_else(|| message.last_reply.clone())
             }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::command::RcptCommand;
 use crate::{
     mail::{Mailbox, Reply, id::TestMessageId, notify::Wishes},
-    policy::distribution_list::{MOST_EXPANDED, Refusal},
+    policy::distribution_list::{MOST_EXPANDED, Permitted, Refusal},
     relay::{metrics::RefusedFor, routing_table::RoutingTable},
 };
 
@@ -20,6 +20,8 @@ pub(super) struct Recipients {
     members: usize,
     /// How many were named, once lists among them have given way to their members.
     pub named: Option<usize>,
+    /// Lists for which an administrator has to approve the message, each once.
+    pub to_approve: Vec<String>,
     /// It is a test message that comes back. It has no other recipient.
     pub test: Option<TestMessageId>,
     /// What everybody else hears than the recipient of a test message.
@@ -70,7 +72,10 @@ impl Recipients {
         let mut of_lists = Vec::with_capacity(self.forward_paths.len());
         for forward_path in &self.forward_paths {
             of_lists.push(match table.ask_list((reverse_path, false), forward_path) {
-                Some(Ok(members)) => members,
+                Some(Ok(Permitted { members, to_approve })) => {
+                    self.to_approve.extend(to_approve.filter(|list| !self.to_approve.contains(list)));
+                    members
+                }
                 Some(Err(refusal)) => return Err((forward_path.clone(), refusal)),
                 None => None,
             });
@@ -81,7 +86,8 @@ impl Recipients {
         let named = self.forward_paths.iter().zip(&of_lists).filter(|(_, members)| members.is_none());
         let mut met: HashSet<String> = named.map(|(forward_path, _)| canonical(forward_path)).collect();
         let mut wishes = self.take_wishes().into_iter();
-        let mut expanded = Self { named: Some(self.forward_paths.len()), ..Self::default() };
+        let (named, to_approve) = (Some(self.forward_paths.len()), self.to_approve);
+        let mut expanded = Self { named, to_approve, ..Self::default() };
         for (forward_path, members) in self.forward_paths.into_iter().zip(of_lists) {
             let wishes = wishes.next().unwrap_or_default();
             match members {

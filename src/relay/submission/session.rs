@@ -30,6 +30,7 @@ use crate::{
         short_id::{MessageLinks, ShortId},
     },
     policy::{
+        distribution_list::Permitted,
         facts::Decision,
         gateway_settings::Returning,
         limit::PART,
@@ -718,9 +719,9 @@ impl Session {
             reverse_path => self.terms.table.ask_list((reverse_path, false), &rcpt.forward_path),
         };
         match list {
-            None | Some(Ok(None)) => {}
-            Some(Ok(Some(members))) if recipients.have_room_for(members.len()) => {}
-            Some(Ok(Some(_))) => return self.refuse_further(rcpt.forward_path),
+            None | Some(Ok(Permitted { members: None, .. })) => {}
+            Some(Ok(Permitted { members: Some(members), .. })) if recipients.have_room_for(members.len()) => {}
+            Some(Ok(_)) => return self.refuse_further(rcpt.forward_path),
             Some(Err(refusal)) => {
                 METRICS.refused_by_submission(RefusedFor::Recipient);
                 let refusal = self.noted_of_message(vec![rcpt.forward_path], replies::list_refuses(&refusal));
@@ -819,6 +820,7 @@ impl Session {
                 reverse_path: mail.reverse_path,
                 wishes: recipients.take_wishes(),
                 named: recipients.named,
+                to_approve: recipients.to_approve,
                 forward_paths: recipients.forward_paths,
                 parameters: mail.parameters,
             },

@@ -1,8 +1,10 @@
 //! What stands in the way of an undo: things that are no longer as the change left them, and what is
 //! needed again and is gone or taken. Asked once the undo's items are written, before anything is restored.
 
+use serde_json::Value;
 use sqlx::PgConnection;
 
+use super::lists;
 use crate::{
     mail::id::{ChangeId, OrganizationId},
     store::{
@@ -40,6 +42,8 @@ pub enum What {
     DomainGone(String),
     /// The gateway that it pointed at is gone.
     GatewayGone,
+    /// Messages to the list would need approval, which this relay, of a former version, does not know.
+    FormerRelay(String),
     /// A gateway that was removed has been made anew since.
     GatewayThere,
 }
@@ -64,6 +68,10 @@ pub(super) async fn find(
     if obstacles.count == 0 {
         made_anew(db, organization, change, new, &mut obstacles).await?;
     }
+    if obstacles.count == 0 {
+        obstacles.first = lists::obstacles(db, organization, change, new).await?;
+        obstacles.count = obstacles.first.len() as i64;
+    }
     Ok(obstacles)
 }
 
@@ -78,6 +86,7 @@ async fn changed(
     let rows = sqlx::query!(
         r#"
         select subject, subject_key as key, count(*) over () as "count!",
+               case when was_after ?| '{sending_limit,sender_control}' then was_after end as limited,
                coalesce(before ->> 'user_id', was_after ->> 'user_id', was_before ->> 'user_id') as user_id
         from (
             -- Each item of the undo with the item that it mirrors. Sorted side by side, since a join of rows
@@ -104,10 +113,35 @@ async fn changed(
     for row in rows {
         obstacles.count = row.count;
         let thing = (row.subject.as_str(), row.key.as_str());
-        let obstacle = named(db, organization, change, thing, row.user_id, What::Changed).await?;
-        obstacles.first.push(obstacle);
+        obstacles.first.push(match row.limited {
+            Some(limited) => limited_since(db, organization, change, &limited).await?,
+            None => named(db, organization, change, thing, row.user_id, What::Changed).await?,
+        });
     }
     Ok(())
+}
+
+/// A limit, or what was said of a sender, that was changed since: whose it is.
+async fn limited_since(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+    limited: &Value,
+) -> Result<Obstacle> {
+    let text = |object: &str, field: &str| limited.get(object)?.get(field)?.as_str();
+    let account = match text("sending_limit", "kind") {
+        Some("account") => text("sending_limit", "subject"),
+        _ => text("sender_control", "account"),
+    };
+    let subject = match (account, text("sending_limit", "subject").unwrap_or_default()) {
+        (Some(account), _) => {
+            change::user_id_of(db, organization, account).await?.unwrap_or_else(|| account.to_owned())
+        }
+        (None, "") => "all users".to_owned(),
+        (None, domain) => domain.to_owned(),
+    };
+    let since = change::last_of_limit(db, organization, limited, change).await?;
+    Ok(Obstacle { subject, what: What::Changed, since })
 }
 
 /// Addresses that distribution lists have got since.
@@ -300,12 +334,24 @@ async fn named(
         .await?
         .unwrap_or_else(|| key.to_owned()),
         ("account", Some(user_id)) => user_id,
+        ("list", _) => list_named(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         ("credential", _) => credential_named(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         ("account", None) => change::user_id_of(db, organization, key).await?.unwrap_or_else(|| key.to_owned()),
         _ => key.to_owned(),
     };
     let since = change::last_of(db, organization, (subject, key), Some(change)).await?;
     Ok(Obstacle { subject: name, what, since })
+}
+
+/// The address of a list that is there.
+async fn list_named(db: &mut PgConnection, organization: OrganizationId, key: &str) -> Result<Option<String>> {
+    sqlx::query_scalar!(
+        "select address from distribution_list where organization_id = $1 and id = $2::text::uuid",
+        organization as OrganizationId,
+        key,
+    )
+    .fetch_optional(db)
+    .await
 }
 
 /// The user name of a credential; its record is never gone.

@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use super::Extent;
+use super::{Extent, lists};
 use crate::{
     mail::id::{ChangeId, OrganizationId},
     store::{Result, account},
@@ -12,13 +12,13 @@ use crate::{
 /// From how many things on an undo is planned as a large one.
 const LARGE: i64 = 100;
 
-/// Takes the lock of all changes of accounts: alone where accounts come, go, or get other addresses, so that no
+/// Takes the lock of all changes of accounts: alone where accounts or lists come, go, or get other addresses, so that no
 /// address is given to somebody else meanwhile, and where there are many.
 pub(super) async fn lock_list(db: &mut PgConnection, organization: OrganizationId, extent: &Extent) -> Result<()> {
-    if !extent.accounts {
+    if !extent.accounts && !extent.lists {
         return Ok(());
     }
-    match extent.whole_accounts || extent.things >= LARGE {
+    match extent.whole_accounts || extent.lists || extent.things >= LARGE {
         true => account::lock_alone(db, organization).await,
         false => account::lock_shared(db, organization).await,
     }
@@ -41,10 +41,13 @@ pub(super) async fn lock(
     change: ChangeId,
     extent: &Extent,
 ) -> Result<()> {
-    if extent.organization {
+    if extent.organization || extent.has_limits() {
         sqlx::query!("select from organization where id = $1 for no key update", organization as OrganizationId)
             .execute(&mut *db)
             .await?;
+    }
+    if extent.has_limits() {
+        lock_limited(db, organization, change).await?;
     }
     if extent.gateways {
         sqlx::query!(
@@ -61,6 +64,9 @@ pub(super) async fn lock(
         )
         .execute(&mut *db)
         .await?;
+    }
+    if extent.lists {
+        lists::lock(db, organization, change).await?;
     }
     if extent.domains {
         sqlx::query!(
@@ -116,6 +122,41 @@ pub(super) async fn lock(
     Ok(())
 }
 
+/// Locks whom a change has limited, as whoever sets a limit does.
+async fn lock_limited(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select from mail_domain
+        where organization_id = $1 and name in (
+            select after -> 'sending_limit' ->> 'subject' from change_item
+            where organization_id = $1 and change_id = $2 and after -> 'sending_limit' ->> 'kind' = 'domain'
+        )
+        order by name for no key update
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        r#"
+        select from mail_account
+        where organization_id = $1 and id in (
+            select case when after -> 'sending_limit' ->> 'kind' = 'account'
+                        then (after -> 'sending_limit' ->> 'subject')::uuid
+                        else (after -> 'sender_control' ->> 'account')::uuid end
+            from change_item where organization_id = $1 and change_id = $2
+        )
+        order by id for no key update
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
 /// Writes the items of the undo: as `before` what there is now of the fields that the change set, as
 /// `after` what the change found.
 pub(super) async fn mirror(
@@ -144,7 +185,28 @@ pub(super) async fn mirror(
                                                  'verify_before_live', verify_before_live,
                                                  'must_use_gateway', must_use_gateway,
                                                  'refuse_unknown_senders', refuse_unknown_senders,
-                                                 'probe_sender', probe_sender)
+                                                 'probe_sender', probe_sender, 'large_list', large_list)
+                              || case when item.fields ? 'sending_limit' then jsonb_build_object('sending_limit',
+                                  (item.fields -> 'sending_limit') || jsonb_build_object('limit', (
+                                      select jsonb_build_object('most', most, 'action', action) from sending_limit said
+                                      where said.organization_id = $1
+                                        and said.kind = item.fields -> 'sending_limit' ->> 'kind'
+                                        and said.subject = item.fields -> 'sending_limit' ->> 'subject'
+                                        and said.whose = item.fields -> 'sending_limit' ->> 'whose'
+                                        and said.time_window = item.fields -> 'sending_limit' ->> 'window'
+                                        and said.unit = item.fields -> 'sending_limit' ->> 'unit')))
+                                 else '{}' end
+                              || case when item.fields ? 'sender_control' then jsonb_build_object('sender_control', (
+                                  select jsonb_build_object(
+                                      'account', item.fields -> 'sender_control' -> 'account',
+                                      'service', coalesce(bool_or(service), false),
+                                      'exempt_until', to_char(max(exempt_until) at time zone 'UTC',
+                                                              'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                                      'blocked', coalesce(bool_or(blocked), false))
+                                  from sender_control said
+                                  where said.organization_id = $1
+                                    and said.account_id = (item.fields -> 'sender_control' ->> 'account')::uuid))
+                                 else '{}' end
                        from organization where id = $1 and id::text = item.subject_key)
                    when 'domain' then (
                        select jsonb_build_object('outbound_gateway', outbound_gateway_id,
@@ -161,6 +223,17 @@ pub(super) async fn mirror(
                    when 'gateway' then (
                        select jsonb_build_object('address', address, 'revision', revision)
                        from gateway where organization_id = $1 and id = item.subject_key::uuid)
+                   when 'list' then (
+                       select jsonb_build_object(
+                           'address', address, 'name', name, 'status', status, 'may_send', may_send,
+                           'approval', approval, 'expands', expands, 'large_allowed', large_allowed,
+                           'members', (select coalesce(jsonb_agg(member.address order by position), '[]')
+                                       from list_member member
+                                       where member.organization_id = $1 and member.list_id = list.id),
+                           'senders', (select coalesce(jsonb_agg(sender.address order by sender.address), '[]')
+                                       from list_sender sender
+                                       where sender.organization_id = $1 and sender.list_id = list.id))
+                       from distribution_list list where organization_id = $1 and id = item.subject_key::uuid)
                    when 'credential' then (
                        select to_jsonb(credential) from (
                            select name, addresses, domains, networks, messages_per_minute, allow_bare_line_feeds, revoked
@@ -201,11 +274,18 @@ pub(super) async fn restore(
     if extent.organization {
         organization_row(db, organization, new).await?;
     }
+    if extent.has_limits() {
+        limits(db, organization, new).await?;
+        senders(db, organization, new).await?;
+    }
     if extent.domains {
         domains(db, organization, new).await?;
     }
     if extent.credentials {
         credentials(db, organization, new).await?;
+    }
+    if extent.lists {
+        lists::restore(db, organization, new).await?;
     }
     if extent.whole_accounts {
         delete_accounts(db, organization, new).await?;
@@ -314,9 +394,57 @@ async fn organization_row(db: &mut PgConnection, organization: OrganizationId, n
                                           then (item.after ->> 'refuse_unknown_senders')::boolean
                                           else organization.refuse_unknown_senders end,
             probe_sender = case when item.after ? 'probe_sender' then item.after ->> 'probe_sender'
-                                else organization.probe_sender end
+                                else organization.probe_sender end,
+            large_list = case when item.after ? 'large_list' then (item.after ->> 'large_list')::integer
+                              else organization.large_list end
         from change_item item
         where item.organization_id = $1 and item.change_id = $2 and item.subject = 'organization' and organization.id = $1
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn limits(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        with item as materialized (
+            select after -> 'sending_limit' as said from change_item
+            where organization_id = $1 and change_id = $2 and after ? 'sending_limit'
+        ), gone as (
+            delete from sending_limit using item
+            where organization_id = $1 and kind = said ->> 'kind' and subject = said ->> 'subject'
+              and whose = said ->> 'whose' and time_window = said ->> 'window' and unit = said ->> 'unit'
+              and said -> 'limit' = 'null'
+        )
+        insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
+        select $1, said ->> 'kind', said ->> 'subject', said ->> 'whose', said ->> 'window', said ->> 'unit',
+               (said -> 'limit' ->> 'most')::integer, said -> 'limit' ->> 'action'
+        from item where said -> 'limit' <> 'null'
+        on conflict (organization_id, kind, subject, whose, time_window, unit) do update
+        set most = excluded.most, action = excluded.action
+        "#,
+        organization as OrganizationId,
+        new as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn senders(db: &mut PgConnection, organization: OrganizationId, new: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        insert into sender_control (organization_id, account_id, service, exempt_until, blocked)
+        select $1, (said ->> 'account')::uuid, (said ->> 'service')::boolean, (said ->> 'exempt_until')::timestamptz,
+               (said ->> 'blocked')::boolean
+        from (select after -> 'sender_control' as said from change_item
+              where organization_id = $1 and change_id = $2 and after ? 'sender_control' offset 0) item
+        on conflict (organization_id, account_id) do update
+        set service = excluded.service, exempt_until = excluded.exempt_until, blocked = excluded.blocked
         "#,
         organization as OrganizationId,
         new as ChangeId,

@@ -3,11 +3,19 @@
 
 use outgate::{
     mail::notify::Wishes,
-    policy::{facts::DomainFacts, retry::Schedule},
+    policy::{
+        facts::DomainFacts,
+        limit::{Action, Kind, Limit, SetAt, Whose, Window},
+        retry::Schedule,
+        volume::Unit,
+    },
+    relay::message::Message,
+    store::outbound_queue::Wish,
 };
 use sqlx::PgPool;
 use time::Duration;
 
+use super::outbound_queue::wish;
 use crate::support::{
     Gateway, Sending,
     gateway::Received,
@@ -170,4 +178,127 @@ async fn without_the_setting_nobody_is_told_and_another_time_is_kept_to(db: PgPo
     sending.step_after(10).await;
     sending.step_after(11).await;
     assert_eq!(inbound.received(1).await.len(), 1);
+}
+
+/// Where one recipient a minute is allowed to each account.
+async fn slowed_down(db: PgPool) -> (Gateway, Gateway, Sending) {
+    let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
+    let gateway = Gateway::start().await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let kind = Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients };
+    sending.set_limits(|limits| {
+        limits.default_acts_from = sending.now + Duration::days(9999);
+        let limit = Limit { most: Some(1), action: Action::Delay };
+        limits.set.entry(SetAt::Organization).or_default().insert(kind, limit);
+    });
+    (inbound, gateway, sending)
+}
+
+/// A message of ann's to so many, so many minutes after the start.
+fn to_many(sending: &Sending, recipients: usize, minutes: i64) -> Message {
+    let to: Vec<String> = (0..recipients).map(|place| format!("r{place}@elsewhere.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let accepted_at = sending.now + Duration::minutes(minutes);
+    Message { accepted_at, ..sending.message(&to) }
+}
+
+#[sqlx::test]
+async fn who_waits_for_a_limit_hears_once_which_one_and_when_the_last_of_it_leaves(db: PgPool) {
+    let (inbound, gateway, sending) = slowed_down(db).await;
+    // It leaves after 299 minutes, the others a minute later each.
+    sending.transfer.accept(to_many(&sending, 300, 0)).await;
+    for minutes in [1, 2, 3] {
+        sending.transfer.accept(to_many(&sending, 1, minutes)).await;
+    }
+    sending.step_after(239).await;
+    assert_eq!((notices(&sending).await, inbound.so_far().len()), (0, 0), "not before its time");
+    assert_eq!(sending.step_after(240).await, 1, "it alone has waited for so long");
+    let other = sending.another();
+    let now = sending.now + Duration::minutes(244);
+    let (one, two) = tokio::join!(sending.queue.step(now), other.queue.step(now));
+    assert!(one.unwrap() + two.unwrap() >= 3);
+    sending.step_after(245).await;
+    let told = inbound.received(1).await;
+    let text = text_of(&told[0]);
+    for words in [
+        "Subject: Waits for a limit, not lost: 300 recipients",
+        "waits for a limit. It is not lost, and you need not send it again.",
+        "Why it waits: 300 recipients in a minute, at most 1 are allowed. What happens next: It leaves by itself on",
+        "The last of what you have sent so far leaves on",
+        "What to do: Nothing.",
+        "Action: delayed Status: 4.7.1 Diagnostic-Code: x-outgate; 300 recipients",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    assert!(gateway.so_far().is_empty(), "nothing leaves sooner");
+    sending.step_after(298).await;
+    assert!(gateway.so_far().is_empty());
+    for minutes in [299, 300, 301, 302] {
+        sending.step_after(minutes).await;
+    }
+    assert_eq!((gateway.received(4).await.len(), inbound.so_far().len()), (4, 1), "once for all of them");
+
+    // Slowed down again, it is told again.
+    sending.transfer.accept(to_many(&sending, 300, 600)).await;
+    sending.step_after(841).await;
+    sending.step_after(842).await;
+    assert_eq!(inbound.received(2).await.len(), 2);
+}
+
+#[sqlx::test]
+async fn waiting_for_a_limit_does_not_make_a_message_older(db: PgPool) {
+    let (inbound, gateway, sending) = slowed_down(db).await;
+    sending.transfer.accept(to_many(&sending, 1200, 0)).await;
+    sending.step_after(241).await;
+    let expires: bool = sqlx::query_scalar(
+        "select abs(extract(epoch from expires_at - accepted_at - interval '5 days 1199 minutes')) < 1
+         from queued_message where sender is not null",
+    )
+    .fetch_one(&sending.owner)
+    .await
+    .unwrap();
+    assert!(expires);
+    sending.step_after(242).await;
+    let text = text_of(&inbound.received(1).await[0]);
+    assert!(!text.contains("The last of what you have sent"), "it is the last itself: {text}");
+    sending.step_after(1199).await;
+    assert_eq!(gateway.received(1).await.len(), 1);
+}
+
+#[sqlx::test]
+async fn who_waits_for_approval_hears_once_until_all_of_it_is_decided(db: PgPool) {
+    let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
+    let gateway = Gateway::start().await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let to_list = async |minutes: i64| {
+        let mut message = to_many(&sending, 2, minutes);
+        message.envelope.to_approve = vec!["all@acme.example".to_owned()];
+        sending.transfer.accept(message).await
+    };
+    to_list(0).await;
+    to_list(1).await;
+    sending.step_after(241).await;
+    sending.step_after(242).await;
+    let text = text_of(&inbound.received(1).await[0]);
+    for words in [
+        "Subject: Held, not lost: 2 recipients",
+        "Why it is held: Held until an administrator approves it: a message to the distribution list all@acme.example",
+        "It leaves once an administrator of your organization lets it go. If nobody does, it returns to you on",
+        "Action: delayed Status: 4.7.1",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    to_list(250).await;
+    sending.step_after(491).await;
+    sending.step_after(492).await;
+    assert_eq!(inbound.so_far().len(), 1, "as long as some of it waits");
+
+    wish(&sending, Wish::Delete).await;
+    sending.step_after(493).await;
+    assert_eq!(mail(&sending).await, 0);
+    to_list(500).await;
+    sending.step_after(741).await;
+    sending.step_after(742).await;
+    assert_eq!(inbound.received(2).await.len(), 2);
+    assert!(gateway.so_far().is_empty());
 }

@@ -2,12 +2,13 @@
 //! the wire.
 
 use outgate::{
-    mail::Mailbox,
-    policy::distribution_list::MaySend,
+    mail::{Mailbox, id::QueueId},
+    policy::distribution_list::{Approval, MaySend},
     store::{
         self, OrganizationTransaction,
         distribution_list::{Edited, Terms},
         gateway::PointerScope,
+        outbound_queue::Wish,
     },
 };
 use sqlx::PgPool;
@@ -270,5 +271,86 @@ async fn a_change_of_a_list_counts_as_soon_as_it_is_live_even_between_rcpt_and_d
     until_live(&installation, committed.revision).await;
     assert!(send(&world, "ann@acme.example", &["<all@acme.example>"]).await.starts_with("250 "));
     assert_eq!(gateway.received(2).await[1].recipients, ["all@acme.example"]);
+    world.stop().await;
+}
+
+/// Lets everything go that waits for a decision, as the page does.
+async fn release(installation: &Installation, acme: &Tenant) {
+    let ids: Vec<uuid::Uuid> =
+        sqlx::query_scalar("select id from queued_message").fetch_all(&installation.owner).await.unwrap();
+    let ids: Vec<QueueId> = ids.into_iter().map(QueueId).collect();
+    let mut transaction = OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap();
+    store::outbound_queue::write_wish(&mut transaction, acme.id, &ids, Wish::Release).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+#[sqlx::test]
+async fn a_message_that_needs_approval_waits_whole_and_goes_to_who_was_on_the_list_when_it_came(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let terms = Terms { approval: Approval::Everybody, ..of(&["a@far.example", "b@far.example"]) };
+    let (id, made) = installation.list(&acme, "all@acme.example", terms.clone()).await;
+    let world = World::start(&installation).await;
+    until_live(&installation, made).await;
+
+    let reply = send(&world, "bob@acme.example", &["<carl@far.example>", "<all@acme.example>"]).await;
+
+    let words = "held until an administrator approves it: a message to the distribution list all@acme.example needs \
+                 approval; all its recipients wait [";
+    assert!(reply.starts_with("250 2.0.0 queued as ") && reply.contains(words), "{reply}");
+    // The list is changed and deleted, and the relay starts anew.
+    let begin = || async { OrganizationTransaction::begin(&installation.owner, acme.id).await.unwrap() };
+    let open = Terms { approval: Approval::Nobody, ..of(&["c@far.example"]) };
+    let edited = store::distribution_list::edit(begin().await, id, &open, &terms.seen(), "operator").await.unwrap();
+    let Edited::Changed(committed) = edited else { panic!("{edited:?}") };
+    until_live(&installation, committed.revision).await;
+    assert!(send(&world, "ann@acme.example", &["<all@acme.example>"]).await.starts_with("250 2.0.0 kept as"));
+    let deleted = store::distribution_list::delete(begin().await, id, &open.seen(), "operator").await.unwrap();
+    let Edited::Changed(committed) = deleted else { panic!("{deleted:?}") };
+    until_live(&installation, committed.revision).await;
+    world.stop().await;
+    let world = World::start(&installation).await;
+    until_live(&installation, committed.revision).await;
+    let held: Vec<String> =
+        sqlx::query_scalar("select held_because from queued_message").fetch_all(&installation.owner).await.unwrap();
+    assert_eq!(held, ["needs-approval"]);
+    assert_eq!(gateway.so_far().len(), 1, "what came while it needed none");
+
+    release(&installation, &acme).await;
+    // Somebody sends, so that the queue looks.
+    until_live(&installation, installation.list(&acme, "other@acme.example", of(&["x@far.example"])).await.1).await;
+    let received = gateway.received(2).await;
+    assert_eq!(received[1].recipients, ["carl@far.example", "a@far.example", "b@far.example"]);
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn who_is_named_for_a_list_and_reports_need_no_approval_and_a_list_in_it_may(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    let senders = addresses(&["ann@acme.example"]);
+    let inner = Terms { approval: Approval::Others, senders: senders.clone(), ..of(&["a@far.example"]) };
+    installation.list(&acme, "inner@acme.example", inner).await;
+    installation.list(&acme, "outer@acme.example", of(&["inner@acme.example", "b@far.example"])).await;
+    let checked = Terms { approval: Approval::Others, senders, expands: false, ..of(&["a@far.example"]) };
+    let (_, made) = installation.list(&acme, "raw@acme.example", checked).await;
+    let world = World::start(&installation).await;
+    until_live(&installation, made).await;
+    for list in ["inner", "outer", "raw"] {
+        let reply = send(&world, "ann.lee@acme.example", &[&format!("<{list}@acme.example>")]).await;
+        assert!(reply.starts_with("250 2.0.0 kept as"), "{list}: {reply}");
+    }
+    let sent = gateway.received(3).await;
+    assert_eq!(sent[2].recipients, ["raw@acme.example"]);
+    for (list, named) in [("inner", "inner"), ("outer", "inner"), ("raw", "raw"), ("Raw+tag", "raw")] {
+        let reply = send(&world, "bob@acme.example", &[&format!("<{list}@acme.example>")]).await;
+        let words = format!("a message to the distribution list {named}@acme.example needs approval [");
+        assert!(reply.contains(&words), "{list}: {reply}");
+    }
+    let both = ["<inner@acme.example>", "<raw@acme.example>"];
+    let reply = send(&world, "bob@acme.example", &both).await;
+    assert!(reply.contains("inner@acme.example and another one needs approval; all its recipients wait ["), "{reply}");
+    assert!(send(&world, "", &["<inner@acme.example>"]).await.starts_with("550 5.7.1 "), "a report is refused as ever");
+    let held = "select count(*) from queued_message where held_because = 'needs-approval'";
+    let held: i64 = sqlx::query_scalar(held).fetch_one(&installation.owner).await.unwrap();
+    assert_eq!((held, gateway.so_far().len()), (5, 3));
     world.stop().await;
 }

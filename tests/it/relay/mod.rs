@@ -2,6 +2,7 @@
 //! One behaviour a file, named for it.
 
 mod addresses;
+mod approval;
 mod backups;
 mod curl;
 mod delay_notice;

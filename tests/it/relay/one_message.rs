@@ -15,6 +15,7 @@ use time::Duration;
 use tokio::time::timeout;
 
 use super::{
+    approval::text,
     outbound_queue::wish,
     sending_limits::{self, told},
 };
@@ -108,9 +109,10 @@ async fn what_needs_approval_waits_and_leaves_when_it_is_released(owner: PgPool)
     // A relay that reads its facts anew, and time, do not let it go.
     sending.queue.step(sending.now + Duration::hours(47)).await.unwrap();
     assert!(gateway.so_far().is_empty());
-    assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 1);
-    let notice = told(&sending).await.remove(0);
-    assert!(notice.contains("Subject: ann@acme.example has sent to many, which needs approval"), "{notice}");
+    assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 0);
+    assert_eq!(sending.queue.tell_of_approvals(sending.now).await.unwrap(), 1);
+    let notice = text(&told(&sending).await[0]);
+    assert!(notice.contains("Subject: 1 message waits for approval"), "{notice}");
     assert!(notice.contains("21 recipients in one message, more than 20 need approval"), "{notice}");
     sqlx::query("delete from queued_message where sender is null").execute(&owner).await.unwrap();
 
@@ -128,8 +130,9 @@ async fn what_nobody_approves_returns_after_two_days(owner: PgPool) {
     sending.queue.step(sending.now + Duration::hours(48) - Duration::MINUTE).await.unwrap();
     assert_eq!(sending.waiting().await.len(), 1);
     sending.queue.step(sending.now + Duration::hours(48) + Duration::MINUTE).await.unwrap();
-    let report = told(&sending).await.remove(0);
-    assert!(report.contains("it goes to many, and no administrator has approved it"), "{report}");
+    let report = text(&told(&sending).await[0]);
+    assert!(report.contains("No administrator of your organization let it go within 2 days."), "{report}");
+    assert!(report.contains("21 recipients in one message, more than 20"), "{report}");
     assert!(report.contains("Action: failed"), "{report}");
     assert!(gateway.so_far().is_empty());
 }

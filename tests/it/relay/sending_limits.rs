@@ -1,7 +1,7 @@
 //! Who sends more than a limit allows is slowed down, held or refused, and nobody else is. What is counted is
 //! `relay::volume`'s; what pages show and set is `web::limits`'s.
 
-use std::time::Duration as Std;
+use std::{sync::Arc, time::Duration as Std};
 
 use nix::sys::signal::Signal;
 use outgate::{
@@ -273,6 +273,25 @@ async fn the_platforms_figures_hold_where_nobody_has_said_anything_else(owner: P
     let (taken, reply) = taken_at_once(&sending, 50, 40).await;
     assert_eq!((taken, reply.is_positive()), (500, true), "500 external recipients an hour");
     assert!(reply.to_string().contains("550 external recipients in an hour, at most 500 are allowed"), "{reply}");
+}
+
+#[sqlx::test]
+async fn the_operators_figures_hold_in_place_of_those_that_are_built_in(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    let limit = Limit { most: Some(2), action: Action::Refuse };
+    sending.set_limits(|limits| limits.platform = Arc::new([(MESSAGES_A_MINUTE, limit)].into()));
+    for _ in 0..4 {
+        assert!(is_taken(&sending, 0).await, "in an organization that is new they only alert");
+    }
+    sending.set_limits(|limits| limits.default_acts_from = sending.now);
+    let reply = send_after(&sending, 120).await;
+    assert_eq!(reply, TAKEN);
+    assert!(is_taken(&sending, 121).await);
+    let reply = send_after(&sending, 122).await;
+    assert!(reply.starts_with("550 5.7.1 3 messages in a minute, at most 2 are allowed"), "{reply}");
+    sending.set_limits(|limits| set(limits, SetAt::Organization, MESSAGES_A_MINUTE, 3, Action::Refuse));
+    assert!(is_taken(&sending, 123).await, "the nearest scope decides");
 }
 
 #[sqlx::test]

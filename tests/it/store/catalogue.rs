@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that are no tenant's. Row level security is forced on them all the same.
-const INSTALLATION_WIDE: [&str; 11] = [
+const INSTALLATION_WIDE: [&str; 12] = [
     "administrator",
     "deleted_organization",
     "installation",
     "organization",
+    "platform_limit",
     "relay",
     "relay_confirmation",
     "secret_key",

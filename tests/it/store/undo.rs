@@ -3,15 +3,21 @@
 
 use outgate::{
     mail::id::{AccountId, ChangeId},
+    policy::{
+        limit::{Action, Kind, Limit, SenderControl, SetAt, Whose, Window},
+        volume::Unit,
+    },
     store::{
         OrganizationTransaction,
         change::{AuditEntry, ChangeItem, Subject},
         gateway::PointerScope,
+        limit::{self, Set},
         undo::{self, Impossible, Undo, What},
     },
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
+use time::{Duration, OffsetDateTime, Time};
 
 use crate::support::{Installation, Tenant, following::Following};
 
@@ -368,4 +374,123 @@ async fn what_the_operator_added_and_what_was_never_written_down_cannot_be_taken
     let birch = scene.installation.organization("birch").await;
     scene.installation.set_gateway(&birch, &PointerScope::Organization, "b.example.com").await;
     assert!(matches!(scene.undo(scene.last_change().await).await, Undo::NotFound), "another organization's");
+}
+
+const AN_HOUR: Kind = Kind { whose: Whose::Each, window: Window::Hour, unit: Unit::External };
+
+fn at_most(most: u32, action: Action) -> Option<Limit> {
+    Some(Limit { most: Some(most), action })
+}
+
+impl Scene {
+    async fn limit(&self, at: &SetAt, kind: Kind, limit: Option<Limit>, actor: &str) -> ChangeId {
+        match limit::set(self.begin().await, at, kind, limit, actor).await.unwrap() {
+            Set::Changed(committed) => committed.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn control(
+        &self,
+        account: AccountId,
+        action: &'static str,
+        set: impl FnOnce(&mut SenderControl),
+    ) -> ChangeId {
+        match limit::set_control(self.begin().await, account, action, set, "al@acme.example").await.unwrap() {
+            Set::Changed(committed) => committed.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The limit that is set there, as a relay that follows knows it.
+    async fn set_at(&self, following: &Following, at: &SetAt, kind: Kind) -> Option<Limit> {
+        following.until_live(&self.installation).await;
+        let limits = following.table.limits(self.acme.id).unwrap();
+        limits.set.get(at).and_then(|limits| limits.get(&kind)).copied()
+    }
+
+    async fn sender(&self, following: &Following, account: AccountId) -> SenderControl {
+        following.until_live(&self.installation).await;
+        following.table.limits(self.acme.id).unwrap().sender(Some(account))
+    }
+}
+
+#[sqlx::test]
+async fn a_limit_that_was_set_changed_or_deleted_at_any_scope_is_as_before_and_relays_know_it(owner: PgPool) {
+    let scene = scene(owner).await;
+    let following = Following::start(&scene.installation, "one").await;
+    let total = Kind { whose: Whose::Total, window: Window::Day, unit: Unit::Messages };
+    let (first, second) = (at_most(500, Action::Delay), at_most(20, Action::Refuse));
+    let unlimited = Some(Limit { most: None, action: Action::Delay });
+    for (at, kind) in [
+        (SetAt::Organization, AN_HOUR),
+        (SetAt::Organization, total),
+        (SetAt::Domain("acme.example".parse().unwrap()), total),
+        (SetAt::Account(scene.ann), AN_HOUR),
+    ] {
+        for (before, after) in [(None, first), (first, second), (second, unlimited), (unlimited, None)] {
+            scene.limit(&at, kind, after, "al@acme.example").await;
+            assert_eq!(scene.set_at(&following, &at, kind).await, after, "{at:?}");
+            let undone = scene.undo_last().await;
+            assert_eq!(scene.set_at(&following, &at, kind).await, before, "{at:?}: {after:?}");
+            // And back.
+            assert!(matches!(scene.undo(undone).await, Undo::Done(_)));
+            assert_eq!(scene.set_at(&following, &at, kind).await, after, "{at:?}: {after:?}");
+        }
+    }
+    following.stop.cancel();
+}
+
+#[sqlx::test]
+async fn what_was_said_of_a_sender_is_as_before(owner: PgPool) {
+    let scene = scene(owner).await;
+    let following = Following::start(&scene.installation, "one").await;
+    let until = (OffsetDateTime::now_utc() + Duration::days(3)).replace_time(Time::MIDNIGHT);
+    scene.control(scene.ann, "sender.class", |control| control.is_service = true).await;
+    let exempt = scene.control(scene.ann, "sender.exempt", |control| control.exempt_until = Some(until)).await;
+    let as_said = SenderControl { is_service: true, exempt_until: Some(until), is_blocked: false };
+    let block = scene.control(scene.ann, "sender.block", |control| control.is_blocked = true).await;
+    assert!(matches!(scene.undo(exempt).await, Undo::InTheWay(_)), "the block came after it");
+    assert!(matches!(scene.undo(block).await, Undo::Done(_)));
+    assert_eq!(scene.sender(&following, scene.ann).await, as_said);
+    assert!(matches!(scene.undo(exempt).await, Undo::Done(_)));
+    assert_eq!(scene.sender(&following, scene.ann).await, SenderControl { exempt_until: None, ..as_said });
+    following.stop.cancel();
+}
+
+#[sqlx::test]
+async fn a_limit_that_somebody_has_set_since_is_not_overwritten_and_another_is_in_nobodys_way(owner: PgPool) {
+    let scene = scene(owner).await;
+    let following = Following::start(&scene.installation, "one").await;
+    let at = SetAt::Account(scene.ann);
+    let set = scene.limit(&at, AN_HOUR, at_most(500, Action::Delay), "al@acme.example").await;
+    // Of another window, of another account, of the organization; and a gateway.
+    let a_day = Kind { window: Window::Day, ..AN_HOUR };
+    scene.limit(&at, a_day, at_most(9, Action::Hold), "bea@acme.example").await;
+    scene.limit(&SetAt::Account(scene.bob), AN_HOUR, at_most(9, Action::Hold), "bea@acme.example").await;
+    scene.limit(&SetAt::Organization, AN_HOUR, at_most(9, Action::Hold), "bea@acme.example").await;
+    scene.installation.set_gateway(&scene.acme, &PointerScope::Organization, "a.example.com").await;
+    let theirs = at_most(40, Action::Refuse);
+    scene.limit(&at, AN_HOUR, theirs, "cara@acme.example").await;
+    scene.limit(&SetAt::Organization, a_day, at_most(9, Action::Hold), "bea@acme.example").await;
+    match scene.undo(set).await {
+        Undo::InTheWay(obstacles) => {
+            assert_eq!((obstacles.count, obstacles.first[0].subject.as_str()), (1, "ann@acme.example"));
+            assert_eq!(obstacles.first[0].what, What::Changed);
+            assert_eq!(obstacles.first[0].since.as_ref().unwrap().actor, "cara@acme.example");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(scene.set_at(&following, &at, AN_HOUR).await, theirs);
+    scene.limit(&at, AN_HOUR, at_most(500, Action::Delay), "cara@acme.example").await;
+    assert!(matches!(scene.undo(set).await, Undo::Done(_)), "it is as the change left it again");
+    assert_eq!(scene.set_at(&following, &at, AN_HOUR).await, None);
+    assert_eq!(scene.set_at(&following, &at, a_day).await, at_most(9, Action::Hold), "the others stay");
+    // What the former version wrote down is not enough.
+    let words = json!({ "limit": "at most 5 messages in an hour", "of": "all users" });
+    let key = scene.acme.id.to_string();
+    let item = ChangeItem { subject: Subject::Organization, key, before: Some(words.clone()), after: Some(words) };
+    let former = scene.change("limit.set", &[], &[item]).await;
+    assert!(matches!(scene.undo(former).await, Undo::Impossible(Impossible::NotRecorded)));
+    following.stop.cancel();
 }

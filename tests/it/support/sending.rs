@@ -393,6 +393,7 @@ impl Sending {
                 reverse_path: "ann@acme.example".to_owned(),
                 forward_paths: to.iter().map(|to| (*to).to_owned()).collect(),
                 named: None,
+                to_approve: Vec::new(),
                 wishes: Vec::new(),
                 parameters: MailParameters::default(),
             },

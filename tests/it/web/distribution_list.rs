@@ -1,7 +1,11 @@
 //! Distribution List: made, edited, filled from a file, large or not, deleted; and an address is an account's or a
 //! list's. The pages `distribution_lists` and `distribution_list` in `src/web`.
 
-use outgate::{policy::Role, store::distribution_list::Terms};
+use outgate::{
+    mail::id::{RelayId, Revision},
+    policy::Role,
+    store::distribution_list::Terms,
+};
 use reqwest::StatusCode;
 use sqlx::PgPool;
 
@@ -9,11 +13,12 @@ use super::page_of;
 use crate::support::{Browser, Installation, Page, Pages, Tenant};
 
 /// What a form of a list sends, beside what it was shown with.
-pub const FIELDS: [(&str, &str); 6] = [
+pub const FIELDS: [(&str, &str); 7] = [
     ("name", "All of us"),
     ("members", "ann@acme.example, zoe@far.example"),
     ("may_send", "inside"),
     ("senders", ""),
+    ("approval", "nobody"),
     ("expands", "yes"),
     ("enabled", "yes"),
 ];
@@ -212,8 +217,100 @@ async fn an_account_is_not_brought_back_while_a_list_has_its_address(db: PgPool)
         .fetch_one(&installation.owner)
         .await
         .unwrap();
-    let refused = admin.submit(&page_of(&acme, &format!("undo/{lists}")), &[]).await;
-    assert!(refused.text().contains("A distribution list is not taken back"), "{}", refused.text());
+    let gone = admin.submit(&page_of(&acme, &format!("undo/{lists}")), &[]).await;
+    assert!(gone.text().contains("Taken back. It is as before: lee@acme.example."), "{}", gone.text());
+    assert!(gone.rows().is_empty(), "{:?}", gone.rows());
+    let back = admin.submit(&page_of(&acme, &format!("undo/{undo}")), &[]).await;
+    assert_eq!(back.status, StatusCode::OK, "{}", back.text());
+    let accounts = sqlx::query_scalar::<_, i64>("select count(*) from mail_account");
+    assert_eq!(accounts.fetch_one(&installation.owner).await.unwrap(), 1);
+}
+
+async fn last_change(installation: &Installation) -> uuid::Uuid {
+    sqlx::query_scalar("select id from change order by revision desc limit 1")
+        .fetch_one(&installation.owner)
+        .await
+        .unwrap()
+}
+
+/// Takes the last change back, as the status line's button does.
+async fn undo_last(installation: &Installation, acme: &Tenant, admin: &Browser) -> Page {
+    admin.submit(&page_of(acme, &format!("undo/{}", last_change(installation).await)), &[]).await
+}
+
+/// Everything that is kept of an organization's lists.
+async fn kept(installation: &Installation) -> Vec<String> {
+    sqlx::query_scalar(
+        "select to_jsonb(list)::text || (select coalesce(jsonb_agg(member.address order by position), '[]')::text
+                                         from list_member member where member.list_id = list.id)
+                || (select coalesce(jsonb_agg(sender.address order by sender.address), '[]')::text
+                    from list_sender sender where sender.list_id = list.id)
+         from (select id, address, name, status, may_send, approval, expands, large_allowed from distribution_list) list
+         order by address",
+    )
+    .fetch_all(&installation.owner)
+    .await
+    .unwrap()
+}
+
+#[sqlx::test]
+async fn what_was_done_to_a_list_is_taken_back_unless_somebody_has_changed_it_since(db: PgPool) {
+    let Scene { installation, acme, admin, pages } = scene(db).await;
+    let typed = [("members", "zoe@far.example, ann@acme.example, bob@far.example"), ("senders", "lee@acme.example")];
+    let made = make(&admin, &acme, &[&typed[..], &[("address", "all@acme.example")]].concat()).await;
+    assert!(made.html.contains("<button>Undo</button>"), "{}", made.text());
+    let first = kept(&installation).await;
+    let here = plain(&made);
+    let other = [
+        ("name", "Others"),
+        ("members", "eve@far.example, zoe@far.example"),
+        ("senders", ""),
+        ("approval", "everybody"),
+        ("enabled", "off"),
+    ];
+    let edited = send(&admin, &here, ("seen", &made.field("seen")), &other).await;
+    assert!(edited.text().contains("Saved."), "{}", edited.text());
+    let second = kept(&installation).await;
+    let back = undo_last(&installation, &acme, &admin).await;
+    assert!(back.text().contains("Taken back. It is as before: all@acme.example."), "{}", back.text());
+    assert_eq!((back.path.starts_with(&here), kept(&installation).await), (true, first.clone()));
+    let again = undo_last(&installation, &acme, &admin).await;
+    assert!(again.text().contains("Brought back."), "{}", again.text());
+    assert_eq!(kept(&installation).await, second);
+    undo_last(&installation, &acme, &admin).await;
+
+    let seen = admin.get(&format!("{here}/delete")).await.field("seen");
+    admin.submit(&format!("{here}/delete"), &[("seen", &seen)]).await;
+    assert!(kept(&installation).await.is_empty());
+    let delete = last_change(&installation).await;
+    // Its address is an account's meanwhile.
+    let account = installation.account(&acme, "all@acme.example", &[]).await;
+    let undo = page_of(&acme, &format!("undo/{delete}"));
+    let refused = admin.submit(&undo, &[]).await;
+    let words = "had the address all@acme.example, which all@acme.example has now";
+    assert!(refused.status == StatusCode::CONFLICT && refused.text().contains(words), "{}", refused.text());
+    let path = page_of(&acme, &format!("mail-account-manager/{account}/delete"));
+    admin.submit(&path, &[("seen", "all@acme.example")]).await;
+    assert!(admin.submit(&undo, &[]).await.text().contains("Taken back."));
+    assert_eq!(kept(&installation).await, first, "members in their order");
+
+    let seen = admin.get(&here).await.field("seen");
+    send(&admin, &here, ("seen", &seen), &[&typed[..], &[("name", "Theirs")]].concat()).await;
+    let made_by: uuid::Uuid = sqlx::query_scalar("select change_id from audit_entry where action = 'list.create'")
+        .fetch_one(&installation.owner)
+        .await
+        .unwrap();
+    let refused = admin.submit(&page_of(&acme, &format!("undo/{made_by}")), &[]).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
+    let large = format!("{}/large-list", page_of(&acme, "distribution-list"));
+    admin.submit(&large, &[("large_list", "7"), ("seen", "100")]).await;
+    let back = undo_last(&installation, &acme, &admin).await;
+    assert!(back.html.contains(r#"value="100""#), "{}", back.html);
+    assert!(back.text().contains("Taken back."), "{}", back.text());
+    // Nobody but an Administrator.
+    let undo = page_of(&acme, &format!("undo/{}", last_change(&installation).await));
+    let own = pages.signed_in(&installation, &acme, Role::UserAdministrator).await;
+    assert_eq!(own.submit(&undo, &[]).await.status, StatusCode::FORBIDDEN);
 }
 
 #[sqlx::test]
@@ -366,4 +463,77 @@ async fn explain_route_says_what_becomes_of_a_message_to_a_list(db: PgPool) {
         let page = admin.get(&path).await;
         assert!(page.text().contains(words), "{}", page.text());
     }
+}
+
+#[sqlx::test]
+async fn whose_messages_need_approval_is_chosen_shown_and_explained(db: PgPool) {
+    let Scene { installation, acme, admin, .. } = scene(db).await;
+    let form = page_of(&acme, "distribution-list/new");
+    assert!(admin.get(&form).await.html.contains(r#"name="approval" value="nobody" checked"#));
+    let made = make(&admin, &acme, &[("address", "all@acme.example"), ("approval", "everybody")]).await;
+    let words = "Every message needs an Administrator's approval, in the Outbound Queue.";
+    assert!(made.text().contains(words), "{}", made.text());
+    assert_eq!(made.link("in the Outbound Queue"), page_of(&acme, "outbound-queue?state=held"));
+    let table = admin.get(&page_of(&acme, "distribution-list")).await;
+    assert_eq!(
+        table.rows(),
+        ["All of us all@acme.example 2 members anyone inside everybody's messages need approval enabled"]
+    );
+    let asked = "explain-route?sender=ann@acme.example&recipient=all@acme.example";
+    let explained = admin.get(&page_of(&acme, asked)).await.text();
+    let words = "a message to it goes to 2 recipients in its place, once an administrator has approved it.";
+    assert!(explained.contains(words), "{explained}");
+
+    let here = plain(&made);
+    let named = [("senders", "lee@acme.example"), ("approval", "others")];
+    let saved = send(&admin, &here, ("seen", &made.field("seen")), &named).await;
+    let words = "Messages of all but named senders need an Administrator's approval, in the Outbound Queue.";
+    assert!(saved.text().contains("Saved.") && saved.text().contains(words), "{}", saved.text());
+    let explained = admin.get(&page_of(&acme, asked)).await.text();
+    assert!(explained.contains("2 recipients in its place. "), "ann is named by another address: {explained}");
+    let log = admin.get("/acme/administration/audit-log").await;
+    let words = "2 members, anyone inside may send, messages of all but named senders need approval";
+    assert!(log.text().contains(words), "{}", log.text());
+
+    let pointless = [("may_send", "named"), ("senders", "lee@acme.example"), ("approval", "others")];
+    let again = send(&admin, &here, ("seen", &saved.field("seen")), &pointless).await;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let words = "Only named senders may send, and none of them would need approval. Choose another.";
+    assert_eq!(again.text().matches(words).count(), 2, "in the summary and beside it: {}", again.text());
+    // What somebody else has chosen meanwhile stands beside it.
+    let late = send(&admin, &here, ("seen", &made.field("seen")), &[("approval", "everybody")]).await;
+    assert_eq!(late.status, StatusCode::CONFLICT);
+    assert!(late.text().contains("Saved now: messages of all but named senders"), "{}", late.text());
+    assert_eq!(revision(&installation).await, installation.latest_revision().await.0);
+}
+
+#[sqlx::test]
+async fn no_list_needs_approval_while_a_relay_of_the_former_version_would_let_its_mail_through(db: PgPool) {
+    let Scene { installation, acme, admin, .. } = scene(db).await;
+    let former = "insert into relay (id, name, started_at, last_seen_at, confirmed_revision)
+                  values (gen_random_uuid(), 'old', now(), now(), 1000000)";
+    sqlx::query(former).execute(&installation.owner).await.unwrap();
+    let words = "The relay old is of a former version, which would let such messages through.";
+    let typed = [("address", "all@acme.example"), ("approval", "everybody")];
+    let again = make(&admin, &acme, &typed).await;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(again.text().contains(words), "{}", again.text());
+    let made = make(&admin, &acme, &[("address", "all@acme.example")]).await;
+    assert!(made.text().contains("Created."), "{}", made.text());
+    let (here, seen) = (plain(&made), made.field("seen"));
+    let again = send(&admin, &here, ("seen", &seen), &[("approval", "others")]).await;
+    assert!(again.status == StatusCode::UNPROCESSABLE_ENTITY && again.text().contains(words), "{}", again.text());
+
+    // Updated, it signs on anew; and a former one that takes its name again shows.
+    let relays = installation.pool_as("outgate_relay").await;
+    let sign_on = async || outgate::store::relay::sign_on(&relays, "old", RelayId::new(), Revision(1_000_000)).await;
+    sign_on().await.unwrap();
+    let saved = send(&admin, &here, ("seen", &seen), &[("approval", "others")]).await;
+    assert!(saved.text().contains("Saved."), "{}", saved.text());
+    sqlx::query("update relay set started_at = clock_timestamp()").execute(&installation.owner).await.unwrap();
+    let seen = saved.field("seen");
+    let again = send(&admin, &here, ("seen", &seen), &[("approval", "everybody")]).await;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", again.text());
+    sqlx::query("update relay set signed_off_at = now()").execute(&installation.owner).await.unwrap();
+    assert!(send(&admin, &here, ("seen", &seen), &[("approval", "everybody")]).await.text().contains("Saved."));
 }

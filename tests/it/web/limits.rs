@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use time::{Date, Duration, OffsetDateTime};
 
 use super::page_of;
-use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant, outgate::Outgate};
+use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant, following::Following, outgate::Outgate};
 
 struct Scene {
     installation: Installation,
@@ -632,4 +632,108 @@ async fn the_command_sets_what_the_page_shows_and_shows_what_the_page_sets(db: P
     assert!(deleted.starts_with("The limit is deleted. Revision"), "{deleted}");
     let own = section(&scene.page(&scene.of_ann).await, "This account");
     assert!(own.contains("60 recipients in a minute"), "{own}");
+}
+
+#[sqlx::test]
+async fn a_limit_and_a_block_are_taken_back_from_the_status_line_and_from_the_log(db: PgPool) {
+    let scene = scene(db).await;
+    let saved = scene.save(&scene.of_ann, ["each", "hour", "recipients", "1,500", "refuse"]).await;
+    assert!(saved.html.contains("<button>Undo</button>"), "{}", saved.text());
+    let undo = saved.html.split(r#"action="/acme/web-mail-cloud/undo/"#).nth(1).unwrap().split('"').next().unwrap();
+    let entry = scene.admin.get(&format!("/acme/administration/audit-log/{undo}")).await.text();
+    let words = "Limits ann@acme.example";
+    assert!(
+        entry.contains(words) && entry.contains("at most 1,500 recipients in an hour, beyond it refuse"),
+        "{entry}"
+    );
+    let undo = page_of(&scene.acme, &format!("undo/{undo}"));
+
+    // Who reads only is not offered it, and does not get it.
+    let assistant = scene.pages.signed_in(&scene.installation, &scene.acme, Role::AdminAssistant).await;
+    assert_eq!(assistant.submit(&undo, &[]).await.status, StatusCode::FORBIDDEN);
+    let own = scene.pages.signed_in(&scene.installation, &scene.acme, Role::UserAdministrator).await;
+    let back = own.submit(&undo, &[]).await;
+    let words = "Taken back. ann@acme.example: what a wider scope says holds again.";
+    assert!(back.text().contains(words) && back.path.starts_with(&scene.of_ann), "{} {}", back.path, back.text());
+    let table = section(&back, "This account");
+    assert!(!table.contains("1,500"), "{table}");
+
+    let of_all = scene.save(&scene.of_all, ["each", "hour", "recipients", "700", "refuse"]).await;
+    let undo = of_all.html.split(r#"action="/acme/web-mail-cloud/undo/"#).nth(1).unwrap().split('"').next().unwrap();
+    let undo = page_of(&scene.acme, &format!("undo/{undo}"));
+    assert_eq!(own.submit(&undo, &[]).await.status, StatusCode::FORBIDDEN, "the organization's is an Administrator's");
+    scene.save(&scene.of_all, ["each", "hour", "recipients", "800", "refuse"]).await;
+    let late = scene.admin.submit(&undo, &[]).await;
+    assert_eq!(late.status, StatusCode::CONFLICT);
+    assert!(late.text().contains("all users") && late.text().contains("changed since"), "{}", late.text());
+
+    let block = scene.admin.submit(&format!("{}/block", scene.of_ann), &[("blocked", "yes")]).await;
+    assert!(block.text().contains("Blocked."), "{}", block.text());
+    let undo = block.html.split(r#"action="/acme/web-mail-cloud/undo/"#).nth(1).unwrap().split('"').next().unwrap();
+    let back = scene.admin.submit(&page_of(&scene.acme, &format!("undo/{undo}")), &[]).await;
+    assert!(back.text().contains("Taken back. ann@acme.example: ordinary account."), "{}", back.text());
+    assert!(back.text().contains("Sending Allowed"), "{}", back.text());
+}
+
+#[sqlx::test]
+async fn the_operator_s_own_figures_hold_where_nobody_has_set_another_and_pages_say_whose_they_are(db: PgPool) {
+    let scene = scene(db).await;
+    let following = Following::start(&scene.installation, "one").await;
+    let outgate = Outgate::on(&scene.installation.owner);
+    let set = async |words: &[&str]| outgate.succeeds(&[&["limit", "set", "--platform"][..], words].concat()).await;
+    let said = set(&["--each", "--window", "hour", "--external", "90", "--action", "refuse"]).await;
+    assert!(said.starts_with("The platform's limit is set: at most 90 external recipients in an hour"), "{said}");
+    set(&["--each", "--window", "minute", "--recipients", "--unlimited"]).await;
+    set(&["--each", "--window", "day", "--messages", "70"]).await;
+    set(&["--total", "--window", "day", "--external", "12345"]).await;
+    let again = set(&["--total", "--window", "day", "--external", "12345"]).await;
+    assert_eq!(again, "Nothing changed: it was so already.\n");
+
+    let each = section(&scene.page(&scene.of_all).await, "Each account");
+    assert!(each.contains("90 external recipients in an hour an alert only, later refused (550)"), "{each}");
+    scene.execute("update organization set limits_act_from = now()").await;
+    let page = scene.page(&scene.of_all).await;
+    let each = section(&page, "Each account");
+    for row in [
+        "any number of recipients in a minute nothing is the platform's operator",
+        "90 external recipients in an hour refused (550) the platform's operator",
+        "70 messages in a day held the platform's operator",
+        "1,000 recipients in a day held the platform",
+    ] {
+        assert!(each.contains(row), "{row}: {each}");
+    }
+    let total = section(&page, "All of the organization together");
+    assert!(total.contains("12,345 external recipients in a day held the platform's operator"), "{total}");
+    let account = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    let words = "90 external recipients in an hour, beyond it refused (550) (the platform's operator)";
+    assert!(account.contains(words), "{account}");
+    scene.save(&scene.of_ann, ["each", "hour", "external", "80", "delay"]).await;
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains("80 external recipients in an hour delayed here"), "{own}");
+
+    let shown = outgate.succeeds(&["limit", "show", "--platform"]).await;
+    assert!(
+        shown.starts_with("Each account:\n  any number of recipients in a minute, set by the operator\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("  at most 1,000 recipients in a day, beyond it hold, built in\n"), "{shown}");
+    assert!(!shown.contains("500 external"), "{shown}");
+    let of_acme = outgate.succeeds(&["limit", "show", "acme"]).await;
+    let words =
+        "at most 90 external recipients in an hour, beyond it refuse, set by the operator for every organization";
+    assert!(of_acme.contains(words), "{of_acme}");
+
+    // Relays hear of it without a start, and of its end; an organization that is made later knows it, too.
+    following.until_live(&scene.installation).await;
+    let known = |organization| following.table.limits(organization).unwrap().platform.len();
+    assert_eq!(known(scene.acme.id), 4);
+    let birch = scene.installation.organization("birch").await;
+    following.until_live(&scene.installation).await;
+    assert_eq!(known(birch.id), 4);
+    let deleted = ["limit", "delete", "--platform", "--each", "--window", "day", "--messages"];
+    let said = outgate.succeeds(&deleted).await;
+    assert!(said.starts_with("The platform's limit is deleted: what is built in holds. Revision"), "{said}");
+    following.until_live(&scene.installation).await;
+    assert_eq!((known(scene.acme.id), known(birch.id)), (3, 3));
+    following.stop.cancel();
 }

@@ -324,7 +324,17 @@ async fn what_waits_for_an_administrator_is_released_and_nothing_else(db: PgPool
     .await
     .unwrap();
     let list = scene.admin.get(&scene.list).await;
-    assert!(list.text().contains("it goes to many, and no administrator has approved it yet"), "{}", list.text());
+    assert!(list.text().contains("Held: no administrator has approved it yet"), "{}", list.text());
+    let said =
+        "held until an administrator approves it: a message to the distribution list all@acme.example needs approval";
+    sqlx::query("update queued_message set last_reply = $2 where id = $1")
+        .bind(unapproved.0)
+        .bind(said)
+        .execute(&scene.installation.owner)
+        .await
+        .unwrap();
+    let list = scene.admin.get(&scene.list).await;
+    assert!(list.text().contains(&format!("H{}", &said[1..])), "for which list: {}", list.text());
     for (message, is_there) in [(unapproved, true), (waiting, false)] {
         let page = scene.admin.get(&format!("{}/{message}", scene.list)).await;
         assert_eq!(page.html.contains(r#"value="release""#), is_there, "{}", page.text());
@@ -337,6 +347,25 @@ async fn what_waits_for_an_administrator_is_released_and_nothing_else(db: PgPool
     assert_eq!(scene.written(unapproved).await, (Some("send".to_owned()), None, false, true));
     assert_eq!(scene.written(waiting).await, NOTHING);
     assert!(scene.admin.get("/acme/administration/audit-log").await.text().contains("released 2 waiting messages"));
+}
+
+#[sqlx::test]
+async fn what_waits_for_a_limit_says_when_it_leaves_and_not_when_its_sender_is_told(db: PgPool) {
+    let scene = scene(db).await;
+    let message = scene.add(scene.for_archive()).await;
+    sqlx::query(
+        "update queued_message set throttled_until = '2999-05-06T07:08:00Z', next_attempt_at = '2999-01-02T03:04:00Z',
+                                   attempts = 0 where id = $1",
+    )
+    .bind(message.0)
+    .execute(&scene.installation.owner)
+    .await
+    .unwrap();
+    let list = scene.admin.get(&scene.list).await.text();
+    assert!(list.contains("6 May 2999") && !list.contains("2 January 2999"), "{list}");
+    sqlx::query("update queued_message set choice = 'send'").execute(&scene.installation.owner).await.unwrap();
+    let list = scene.admin.get(&scene.list).await.text();
+    assert!(!list.contains("6 May 2999") && list.contains("2 January 2999"), "{list}");
 }
 
 #[sqlx::test]

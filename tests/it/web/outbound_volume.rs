@@ -215,6 +215,36 @@ async fn the_account_s_page_says_its_volume_and_leads_to_its_chart(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn the_account_s_page_shows_its_day_by_hour_against_its_usual_and_its_limits(db: PgPool) {
+    let scene = scene(db).await;
+    let path = page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann));
+    assert!(!scene.admin.get(&path).await.html.contains(r#"role="img""#), "it sent nothing of late");
+    scene.ann_sent(Duration::ZERO, (2, 300, 300)).await;
+    let page = scene.admin.get(&path).await;
+    assert!(page.text().contains("What is usual is shown here once mail was sent for two weeks."), "{}", page.text());
+    for (weeks, recipients) in [(1, 90), (2, 9000), (3, 80), (4, 70)] {
+        scene.ann_sent(Duration::weeks(weeks), (1, recipients, recipients)).await;
+    }
+    scene.ben_sent(Duration::ZERO, (7, 7000, 7000)).await;
+    let page = scene.admin.get(&path).await;
+    for words in [
+        "Today by hour, in recipients",
+        "Usual at most, by the four weeks before",
+        "Limit: 4 times the usual, or 250 recipients, in an hour, set by platform",
+    ] {
+        assert!(page.text().contains(words), "{words} in {}", page.text());
+    }
+    assert!(!page.text().contains("7,000"), "nothing of ben's: {}", page.text());
+    let now = format!("{:02}:00230030090", hour_of(scene.now).hour());
+    assert!(page.rows().contains(&now), "{:?}", page.rows());
+    // Usual, what is beyond it, and their two signs in the key; the limit that hour is four times 90.
+    assert_eq!((page.html.matches("chart-usual").count(), page.html.matches("chart-limit").count()), (2, 2));
+    assert!(page.html.contains("V100H") || page.html.contains(" 100H"), "360 of 400: {}", page.html);
+    let table = page.html.split("<details>").nth(1).unwrap();
+    assert!(table.contains("at the end how many recipients are usual at most"), "{table}");
+}
+
+#[sqlx::test]
 async fn what_an_account_sent_is_its_own_again_when_its_deletion_is_taken_back(db: PgPool) {
     let scene = scene(db).await;
     scene.ann_sent(Duration::ZERO, (3, 3, 3)).await;
