@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     message::Message,
-    meter::Judged,
+    meter::{Judged, Measured},
     metrics::METRICS,
     queue::{Attempted, Entry},
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
@@ -26,9 +26,10 @@ impl Transfer {
     /// Takes a message as far as limits let it, and counts it.
     pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
         let now = message.accepted_at;
-        let count = self.table.count(sender.organization, &message.envelope);
+        let (count, outside) = self.table.count(sender, &message.envelope);
+        let measured = Measured { count, message_id: message.message_id.as_deref(), outside: &outside };
         let limits = self.table.limits(sender.organization).unwrap_or_default();
-        let answer = match self.meter.judge(&limits, sender, (count, message.message_id.as_deref()), now) {
+        let answer = match self.meter.judge(&limits, sender, measured, now) {
             Judged::Goes => self.take(message).await,
             Judged::Delayed(exceeded) => self.delay(message, &exceeded, now).await,
             Judged::Held(exceeded) => self.hold(message, &exceeded, now).await,
@@ -38,8 +39,11 @@ impl Transfer {
             Judged::Blocked => return blocked().into(),
         };
         match answer.reply.is_positive() {
-            true => self.volume.add(sender, now, count),
-            false => self.meter.take_back(sender, now, (count, message.message_id.as_deref())),
+            true => {
+                self.volume.add(sender, now, count);
+                self.meter.note_written(sender, &outside, now);
+            }
+            false => self.meter.take_back(sender, now, measured),
         }
         answer
     }

@@ -16,7 +16,8 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
-    limit_table, limits,
+    limit_table::{self, BusyDay},
+    limits,
     mail_account_manager::{self, ListQuery},
     named::Named,
     outbound_volume, page,
@@ -34,7 +35,8 @@ use crate::{
     policy::{
         account_file,
         limit::{SenderControl, SetAt},
-        volume::{Count, Period, Subject, Unit, usual_day},
+        usual,
+        volume::{Count, Period, Subject, Unit, by_day, usual_day},
     },
     store::{
         self, OrganizationTransaction,
@@ -81,6 +83,8 @@ struct MailAccount {
     steps: Vec<Step>,
     /// What it sent today, on a usual day and in the last four weeks.
     volume: [String; 3],
+    /// To how many it has written for the first time within a day.
+    first_time: String,
     volume_page: String,
     /// The limits that hold for it, a line each, and what was said of it besides.
     limits: Vec<String>,
@@ -179,7 +183,7 @@ async fn look(
             .await?
             .map(|line| line.undoable(inside.access.role.may_manage_accounts(), undo));
     }
-    let volume = volume(&mut transaction, account).await?;
+    let (volume, first_time, busy_day) = volume(&mut transaction, account).await?;
     let domain = details.user_id.domain();
     let reaching = store::limit::reaching(&mut transaction, organization, Some(domain), Some(account)).await?;
     drop(transaction);
@@ -194,10 +198,11 @@ async fn look(
         gateway_form: query.list.link_to_form(slug, account).build(),
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
-        limits: limit_table::of_account(&reaching, account, domain, now),
+        limits: limit_table::of_account(&reaching, account, domain, busy_day, now),
         control: SenderControl { exempt_until: control.exempt_until.filter(|until| *until > now), ..control },
         limits_page: limits::link(slug, &SetAt::Account(account)).build(),
         volume,
+        first_time,
         volume_page: outbound_volume::link_to_account(slug, account).build(),
         may_manage,
         is_draft: false,
@@ -211,23 +216,35 @@ async fn look(
     })
 }
 
-/// What an account sent today, on a usual day and in the last four weeks.
-async fn volume(transaction: &mut OrganizationTransaction, account: AccountId) -> store::Result<[String; 3]> {
+/// What an account sent today, on a usual day and in the last four weeks; to how many of those outside for the first
+/// time in a day; and what it sends on busy days.
+async fn volume(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+) -> store::Result<([String; 3], String, BusyDay)> {
     let (organization, subject, now) =
         (transaction.organization(), Subject::Account(account), OffsetDateTime::now_utc());
     let [today, four_weeks] = [Period::Today, Period::FourWeeks].map(|period| period.beginning(now));
-    let hours = store::volume::by_hour(transaction, organization, &subject, four_weeks).await?;
+    let since = four_weeks.min(usual::busy_days_since(now));
+    let hours = store::volume::by_hour(transaction, organization, &subject, since).await?;
+    let first = store::volume::first(transaction, organization, &subject).await?;
+    let (known, known_from) = store::correspondents::of_account(transaction, organization, account).await?;
     let total = |since| hours.iter().filter(|(at, _)| *at >= since).map(|(_, count)| *count).sum();
-    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(hours.iter().copied(), unit, now));
-    let usual = messages.map(|messages| {
+    let shown = hours.iter().copied().filter(|(at, _)| *at >= four_weeks);
+    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(shown.clone(), unit, now));
+    let usual_day = messages.map(|messages| {
         let (recipients, external) = (recipients.unwrap_or_default(), external.unwrap_or_default());
         outbound_volume::all_in_words(&Count { messages, recipients, external })
     });
-    Ok([
+    let told = [
         outbound_volume::all_in_words(&total(today)),
-        usual.unwrap_or_else(|| "not known yet".to_owned()),
+        usual_day.unwrap_or_else(|| "not known yet".to_owned()),
         outbound_volume::all_in_words(&total(four_weeks)),
-    ])
+    ];
+    let first_time = outbound_volume::in_words(known.first_within_day(now), Unit::External);
+    let busy_day =
+        BusyDay { count: usual::busy_day(&by_day(hours), first, now), first_time: known.busy_day(known_from, now) };
+    Ok((told, first_time, busy_day))
 }
 
 /// What was just saved for an account, or for several.

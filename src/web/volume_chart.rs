@@ -116,7 +116,9 @@ pub fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64,
     let holding = holding.iter().filter(|holding| holding.kind.unit == unit && holding.kind.window == window);
     let line = |holding: &Holding| {
         let most = i64::from(holding.limit.most?);
-        Some((most, format!("{} in {}, set by {}", in_words(most, unit), window.words(), holding.set_by)))
+        let raised =
+            holding.raised.map(|raised| format!(", raised: {}", raised.words(holding.kind))).unwrap_or_default();
+        Some((most, format!("{} in {}, set by {}{raised}", in_words(most, unit), window.words(), holding.set_by)))
     };
     holding.filter_map(line).collect()
 }
