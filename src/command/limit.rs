@@ -6,11 +6,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use outgate::{
-    mail::DomainName,
+    mail::{DomainName, id::AccountId},
     policy::{
         limit::{self, Action, Holding, Kind, MOST, OrganizationLimits, SetAt, Window},
         routing::Scope,
-        volume::Unit,
+        usual,
+        volume::{Count, Subject, Unit},
     },
     store::{self, OrganizationTransaction, gateway::PointerScope, limit::Set},
     web::wording,
@@ -29,13 +30,16 @@ pub enum Limit {
         #[command(flatten)]
         whose: WhoseMail,
         /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that time
-        /// of the week: four times that is allowed, and always as many as the limit says (two fifths where nothing is usual). message: one message, refused beyond it;
-        /// approval: one message, held beyond it until an administrator releases it
+        /// of the week: four times that is allowed (twice for --total), and always as many as the limit says (two fifths where
+        /// nothing is usual). first-time: a day, in which only those count whom the account has not written to in 90
+        /// days (--external). message: one message, refused beyond it; approval: one message, held beyond it until an
+        /// administrator releases it
         #[arg(long, value_parser = window())]
         window: Window,
         #[command(flatten)]
         most: AtMost,
-        /// What becomes of mail beyond it [default: hold for a day, else delay; not for one message]
+        /// What becomes of mail beyond it [default: hold for a day, alert for first-time, else delay; not for one
+        /// message]
         #[arg(long, value_parser = action())]
         action: Option<Action>,
     },
@@ -220,7 +224,21 @@ fn kind_and_limit(
     let kind = Kind { whose, window, unit };
     anyhow::ensure!(
         kind.is_possible(),
-        "--window {window} limits --recipients or --external of each account: one message is nobody's total"
+        "{}",
+        match window {
+            Window::FirstTime => {
+                "--window first-time limits --external of each account: whom all together never wrote to is not known"
+                    .to_owned()
+            }
+            _ => format!(
+                "--window {window} limits --recipients or --external of each account: one message is nobody's total"
+            ),
+        }
+    );
+    anyhow::ensure!(
+        most.is_none_or(|most| most <= kind.most()),
+        "--window {window} goes up to {}: of more it is not known whom an account wrote to",
+        kind.most()
     );
     anyhow::ensure!(
         !window.is_one_message() || action.is_none_or(|action| action == window.default_action()),
@@ -307,6 +325,8 @@ async fn set(
 /// What the limits are shown of.
 struct Shown {
     limits: OrganizationLimits,
+    /// What an account sends on its busy days, and to how many for the first time.
+    busy_day: (Option<Count>, Option<i64>),
     accounts: u64,
     now: OffsetDateTime,
 }
@@ -329,9 +349,27 @@ async fn show(owner: &PgPool, slug: &str, whose: &gateway::Whose) -> anyhow::Res
     };
     let limits = store::limit::reaching(&mut transaction, organization, domain.as_ref(), account).await?;
     let accounts = store::limit::accounts(&mut *transaction, organization).await?;
-    let shown = Shown { limits, accounts, now: OffsetDateTime::now_utc() };
+    let now = OffsetDateTime::now_utc();
+    let busy_day = match account {
+        Some(account) => busy_day(&mut transaction, account, now).await?,
+        None => (None, None),
+    };
+    let shown = Shown { limits, busy_day, accounts, now };
     shown.print(&at, domain.as_ref(), account.map(|account| shown.limits.sender(Some(account))));
     Ok(())
+}
+
+/// What an account sends on its busy days, and to how many for the first time.
+async fn busy_day(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+    now: OffsetDateTime,
+) -> anyhow::Result<(Option<Count>, Option<i64>)> {
+    let of = [(transaction.organization(), Subject::Account(account))];
+    let found = store::volume::days_across_tenants(&mut **transaction, &of, usual::busy_days_since(now)).await?;
+    let (known, from) = store::correspondents::of_account(transaction, of[0].0, account).await?;
+    let days = found.into_iter().next();
+    Ok((days.and_then(|(first, days)| usual::busy_day(&days, first, now)), known.busy_day(from, now)))
 }
 
 impl Shown {
@@ -372,10 +410,12 @@ impl Shown {
         if !holding.is_empty() {
             println!("{title}:");
         }
-        for Holding { kind, limit, set_by } in holding {
+        for holding in holding {
+            let Holding { kind, limit, set_by, raised } = holding.raised_by(self.busy_day.0, self.busy_day.1);
             let by_operator = set_by == Scope::Platform && self.limits.platform.contains_key(&kind);
             let whose = if by_operator { "the operator for every organization".to_owned() } else { set_by.to_string() };
-            println!("  {}, set by {whose}", store::limit::in_words(kind, limit));
+            let raised = raised.map(|raised| format!(", raised from {}: {}", raised.from, raised.words(kind)));
+            println!("  {}, set by {whose}{}", store::limit::in_words(kind, limit), raised.unwrap_or_default());
         }
     }
 }

@@ -9,12 +9,13 @@ use std::{
 use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, UtcOffset, macros::format_description};
 
 use super::{
+    correspondents::{self, Correspondents},
     facts::Found,
     recent::Recent,
     routing::Scope,
-    usual::FACTOR,
+    usual::{FACTOR, FACTOR_OF_ALL, MOST_RAISED, RAISED},
     volume::{Count, Subject, Unit},
-    words::words,
+    words::{number, words},
 };
 use crate::mail::{DomainName, id::AccountId};
 
@@ -33,10 +34,12 @@ pub const MOST: u32 = 100_000_000;
 pub enum Window {
     Minute,
     Hour,
-    /// An hour too, compared with what is usual at that time of the week: the limit is [`FACTOR`] times that, and never
-    /// below the figure that is set, or [a part of it](quiet) where nothing is usual.
+    /// An hour too, compared with what is usual at that time of the week: the limit is [some times](Kind::factor) that,
+    /// and never below the figure that is set, or [a part of it](quiet) where nothing is usual.
     Usual,
     Day,
+    /// A day, in which only those count to whom the account had not written before.
+    FirstTime,
     /// One message, with all its parts where it was split: beyond it an administrator has to approve it.
     Approval,
     /// One message: beyond it it is refused.
@@ -50,7 +53,8 @@ pub const PART: usize = 10;
 pub const PARTS_KEPT: Duration = Duration::minutes(15);
 
 impl Window {
-    pub const ALL: [Self; 6] = [Self::Minute, Self::Hour, Self::Usual, Self::Day, Self::Approval, Self::Message];
+    pub const ALL: [Self; 7] =
+        [Self::Minute, Self::Hour, Self::Usual, Self::Day, Self::FirstTime, Self::Approval, Self::Message];
 
     /// Whether it is about one message, and not about what is sent within a time.
     pub fn is_one_message(self) -> bool {
@@ -61,7 +65,7 @@ impl Window {
         match self {
             Self::Minute => Duration::MINUTE,
             Self::Hour | Self::Usual => Duration::HOUR,
-            Self::Day => Duration::DAY,
+            Self::Day | Self::FirstTime => Duration::DAY,
             Self::Approval | Self::Message => PARTS_KEPT,
         }
     }
@@ -71,6 +75,8 @@ impl Window {
         match self {
             Self::Minute | Self::Hour | Self::Usual => Action::Delay,
             Self::Day | Self::Approval => Action::Hold,
+            // Who has a new trade is no thief.
+            Self::FirstTime => Action::Alert,
             Self::Message => Action::Refuse,
         }
     }
@@ -80,7 +86,7 @@ impl Window {
         match self {
             Self::Minute => "a minute",
             Self::Hour | Self::Usual => "an hour",
-            Self::Day => "a day",
+            Self::Day | Self::FirstTime => "a day",
             Self::Approval | Self::Message => "one message",
         }
     }
@@ -127,7 +133,8 @@ pub enum Level {
 }
 
 words!(Level: "near" = Near, "beyond" = Beyond, "stopped" = Stopped);
-words!(Window: "minute" = Minute, "hour" = Hour, "usual" = Usual, "day" = Day, "approval" = Approval, "message" = Message);
+words!(Window: "minute" = Minute, "hour" = Hour, "usual" = Usual, "day" = Day, "first-time" = FirstTime,
+       "approval" = Approval, "message" = Message);
 words!(Whose: "each" = Each, "service" = Service, "total" = Total);
 words!(Action: "alert" = Alert, "delay" = Delay, "hold" = Hold, "defer" = Defer, "refuse" = Refuse);
 
@@ -151,9 +158,36 @@ impl Kind {
 }
 
 impl Kind {
-    /// Whether there can be a limit of this kind: one message is nobody's total, and is not many messages.
+    /// Whether there can be a limit of this kind: one message is nobody's total, and is not many messages; to whom
+    /// somebody has written before is known of accounts, and of recipients outside.
     pub fn is_possible(self) -> bool {
-        !self.window.is_one_message() || (self.whose != Whose::Total && self.unit != Unit::Messages)
+        match self.window {
+            Window::Approval | Window::Message => self.whose != Whose::Total && self.unit != Unit::Messages,
+            Window::FirstTime => self.whose != Whose::Total && self.unit == Unit::External,
+            Window::Minute | Window::Hour | Window::Usual | Window::Day => true,
+        }
+    }
+
+    /// The most that can be set.
+    pub fn most(self) -> u32 {
+        match self.window {
+            // No more are known of any account.
+            Window::FirstTime => correspondents::MOST as u32 - 1,
+            _ => MOST,
+        }
+    }
+
+    /// Beyond so many times the usual is unusual.
+    pub fn factor(self) -> u32 {
+        match self.whose {
+            Whose::Total => FACTOR_OF_ALL,
+            Whose::Each | Whose::Service => FACTOR,
+        }
+    }
+
+    /// Whether the platform's figure of this kind is raised for an account that usually sends more.
+    fn can_be_raised(self) -> bool {
+        self.whose != Whose::Total && matches!(self.window, Window::Day | Window::FirstTime)
     }
 }
 
@@ -214,13 +248,14 @@ pub struct OrganizationLimits {
     pub senders: HashMap<AccountId, SenderControl>,
 }
 
-/// What the platform sets for each account. Figures of others that stand behind it: 500 external recipients an hour and
-/// 1,000 recipients a day for a person.
-const EACH: [(Kind, u32); 5] = [
+/// What the platform sets for each account. Figures of others that stand behind it: 500 external recipients an hour,
+/// 1,000 recipients a day and 200 in a day that are written to for the first time, for a person.
+const EACH: [(Kind, u32); 6] = [
     (Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients }, 60),
     (Kind { whose: Whose::Each, window: Window::Hour, unit: Unit::External }, 500),
     (Kind { whose: Whose::Each, window: Window::Usual, unit: Unit::Recipients }, 250),
     (Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients }, 1000),
+    (Kind { whose: Whose::Each, window: Window::FirstTime, unit: Unit::External }, 200),
     (Kind { whose: Whose::Each, window: Window::Message, unit: Unit::Recipients }, 500),
 ];
 
@@ -288,7 +323,7 @@ impl OrganizationLimits {
         // Most organizations leave it at the platform's figures: nothing is looked up then.
         let domain = (!self.set.is_empty()).then(|| SetAt::Domain(sender.sender.domain().clone()));
         let control = self.sender(sender.account);
-        let mut applied = Vec::with_capacity(6);
+        let mut applied = Vec::with_capacity(EACH.len() + 2);
         if control.exempt_until.is_none_or(|until| until <= now) {
             let (whose, subject) = match sender.account {
                 Some(account) if control.is_service => (Whose::Service, Subject::Account(account)),
@@ -346,6 +381,54 @@ pub struct Holding {
     pub kind: Kind,
     pub limit: Limit,
     pub set_by: Scope,
+    /// Why that is more than the platform says.
+    pub raised: Option<Raised>,
+}
+
+/// A figure of the platform that is raised for one account, since it usually sends much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raised {
+    /// What the platform says.
+    pub from: u32,
+    /// What the account sends on its busy days.
+    pub busy_day: i64,
+}
+
+impl Raised {
+    /// It usually sends up to 900 a day.
+    pub fn words(&self, kind: Kind) -> String {
+        let busy_day = number(self.busy_day);
+        match kind.window {
+            Window::FirstTime => format!("it usually writes to up to {busy_day} new ones a day"),
+            _ => format!("it usually sends up to {busy_day} a day"),
+        }
+    }
+}
+
+/// What a limit allows an account that sends so much on its busy days, where that is known: a figure of the platform is
+/// raised to [`RAISED`] times that, and to [`MOST_RAISED`] times itself at most. One that somebody has set is not.
+fn raised(kind: Kind, most: u32, set_by: Scope, busy_day: Option<i64>) -> (u32, Option<Raised>) {
+    let Some(busy_day) = busy_day.filter(|_| kind.can_be_raised() && set_by == Scope::Platform) else {
+        return (most, None);
+    };
+    let wanted = u32::try_from(busy_day.saturating_mul(RAISED.into())).unwrap_or(MOST);
+    match wanted.min(most.saturating_mul(MOST_RAISED)) {
+        higher if higher > most => (higher, Some(Raised { from: most, busy_day })),
+        _ => (most, None),
+    }
+}
+
+impl Holding {
+    /// With what holds for an account that sends so much on its busy days, and writes to so many for the first time.
+    pub fn raised_by(self, busy_day: Option<Count>, first_time: Option<i64>) -> Self {
+        let busy_day = match self.kind.window {
+            Window::FirstTime => first_time,
+            _ => busy_day.map(|busy_day| busy_day.get(self.kind.unit)),
+        };
+        let Some(most) = self.limit.most else { return self };
+        let (most, raised) = raised(self.kind, most, self.set_by, busy_day);
+        Self { limit: Limit { most: Some(most), ..self.limit }, raised, ..self }
+    }
 }
 
 impl OrganizationLimits {
@@ -377,7 +460,12 @@ impl OrganizationLimits {
                 self.add(&mut applied, whose, &subject, scopes.into_iter().flatten(), accounts, now);
             }
         }
-        let holding = applied.into_iter().map(|Applied { kind, limit, set_by, .. }| Holding { kind, limit, set_by });
+        let holding = applied.into_iter().map(|Applied { kind, limit, set_by, .. }| Holding {
+            kind,
+            limit,
+            set_by,
+            raised: None,
+        });
         let mut holding: Vec<_> = holding.collect();
         holding.sort_by_key(|holding| holding.kind);
         holding
@@ -412,6 +500,8 @@ pub struct Exceeded {
     pub most: u32,
     /// What is usual at this time, of a limit that goes by that.
     pub usual: Option<i64>,
+    /// Why that is more than the platform says.
+    pub raised: Option<Raised>,
     /// From when on they are counted.
     pub since: OffsetDateTime,
     /// How many there are with this message.
@@ -425,41 +515,116 @@ pub struct Exceeded {
     pub level: Level,
 }
 
-/// The limits that a message goes beyond, or near to, which its sender wants to send at `now`; `recent` says what a
-/// subject has sent, and `usual` what it usually sends in an hour, if that is known: it is asked of those who are half
-/// way to their limit. `earlier` are the recipients of the same message that came before, in other parts of it.
+/// What is known of those whose mail is counted. What it takes the store to know is asked of those only who are half way
+/// to a limit, and may be known a moment later.
+pub trait Known {
+    /// What was sent of late.
+    fn recent(&self, subject: &Subject) -> Option<&Recent>;
+    /// What is usually sent in an hour at this time.
+    fn usual(&self, subject: &Subject) -> Option<Count>;
+    /// What is sent on busy days.
+    fn busy_day(&self, subject: &Subject) -> Option<Count>;
+    /// To whom the account has written, which this limit asks.
+    fn first_time(&self, applied: &Applied) -> Option<FirstTime<'_>>;
+}
+
+/// Whom an account has written to, and wants to write to now.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstTime<'a> {
+    pub known: &'a Correspondents,
+    /// How many it writes to for the first time on its busy days, where that is known.
+    pub busy_day: Option<i64>,
+    /// How many of the message's recipients are not among them.
+    pub wanted: i64,
+}
+
+/// What is counted towards one limit.
+struct Counted {
+    /// By the message, and before it.
+    wanted: i64,
+    before: i64,
+    most: u32,
+    usual: Option<i64>,
+    raised: Option<Raised>,
+}
+
+/// The limits that a message goes beyond, or near to, which its sender wants to send at `now`. `earlier` are the
+/// recipients of the same message that came before, in other parts of it.
 pub fn exceeded<'a>(
     applied: impl IntoIterator<Item = &'a Applied>,
-    recent: impl Fn(&Subject) -> Option<&'a Recent>,
-    usual: impl Fn(&Subject) -> Option<Count>,
+    known: &impl Known,
     (message, earlier): (Count, Count),
     now: OffsetDateTime,
 ) -> Vec<Exceeded> {
     let exceeded = applied.into_iter().filter_map(|applied| {
         let Kind { window, unit, .. } = applied.kind;
-        let most = applied.limit.most?;
-        let wanted = message.get(unit);
-        let recent = recent(&applied.subject);
-        let before = match window.is_one_message() {
-            true => earlier.get(unit),
-            false => recent.map_or(0, |recent| recent.within(window, unit, now)),
+        let counted = count(applied, known, (message, earlier), now).filter(|counted| counted.wanted > 0)?;
+        let (wanted, limit) = (counted.wanted, i64::from(counted.most));
+        let falls_to = |most| match window {
+            Window::FirstTime => known.first_time(applied).map_or(now, |known| known.known.falls_to(most, now)),
+            _ => known.recent(&applied.subject).map_or(now, |recent| recent.falls_to(window, unit, most, now)),
         };
-        let counted = before.saturating_add(wanted);
-        let usual = match window {
-            Window::Usual if counted.saturating_mul(2) < i64::from(quiet(most)) => return None,
-            Window::Usual => Some(usual(&applied.subject)?.get(unit)),
-            _ => None,
-        };
-        let most = usual.map_or(most, |usual| unusual_beyond(most, usual));
-        let limit = i64::from(most);
-        let level = level(applied.kind, limit, counted).filter(|_| wanted > 0)?;
-        let resumes = (wanted <= limit && !window.is_one_message())
-            .then(|| recent.map_or(now, |recent| recent.falls_to(window, unit, limit - wanted, now)));
-        let surplus = wanted.min(counted - limit).max(0);
-        let since = now - window.length();
-        Some(Exceeded { applied: applied.clone(), most, usual, since, counted, surplus, resumes, level })
+        let exceeded = beyond(applied, &counted, now)?;
+        let resumes = (wanted <= limit && !window.is_one_message()).then(|| falls_to(limit - wanted));
+        Some(Exceeded { resumes, ..exceeded })
     });
     exceeded.collect()
+}
+
+/// Whether an account has written to more for the first time than a limit allows, while no message of it is there: to be
+/// asked when it has just become known whom it knows.
+pub fn exceeded_already(applied: &Applied, first_time: FirstTime<'_>, now: OffsetDateTime) -> Option<Exceeded> {
+    beyond(applied, &count_first_time(applied, applied.limit.most?, first_time, now), now)
+}
+
+fn beyond(applied: &Applied, counted: &Counted, now: OffsetDateTime) -> Option<Exceeded> {
+    let Counted { wanted, before, most, usual, raised } = *counted;
+    let (limit, counted) = (i64::from(most), before.saturating_add(wanted));
+    let level = level(applied.kind, limit, counted)?;
+    let surplus = wanted.min(counted - limit).max(0);
+    let since = now - applied.kind.window.length();
+    Some(Exceeded { applied: applied.clone(), most, usual, raised, since, counted, surplus, resumes: None, level })
+}
+
+/// What is counted towards a limit; `None` where that is far from it or not known yet.
+fn count(
+    applied: &Applied,
+    known: &impl Known,
+    (message, earlier): (Count, Count),
+    now: OffsetDateTime,
+) -> Option<Counted> {
+    let Applied { kind, limit, subject, set_by } = applied;
+    let Kind { window, unit, .. } = *kind;
+    let (most, wanted) = (limit.most?, message.get(unit));
+    let before = match window.is_one_message() {
+        true => earlier.get(unit),
+        false => known.recent(subject).map_or(0, |recent| recent.within(window, unit, now)),
+    };
+    let is_half_way = |most: u32| before.saturating_add(wanted).saturating_mul(2) >= i64::from(most);
+    let plain = Counted { wanted, before, most, usual: None, raised: None };
+    match window {
+        Window::Minute | Window::Hour | Window::Approval | Window::Message => Some(plain),
+        Window::Usual if !is_half_way(quiet(most)) => None,
+        Window::Usual => {
+            let usual = known.usual(subject)?.get(unit);
+            Some(Counted { most: unusual_beyond(*kind, most, usual), usual: Some(usual), ..plain })
+        }
+        Window::Day if !kind.can_be_raised() || *set_by != Scope::Platform || !is_half_way(most) => Some(plain),
+        Window::Day => {
+            let busy_day = known.busy_day(subject).map(|busy_day| busy_day.get(unit));
+            let (most, raised) = raised(*kind, most, *set_by, busy_day);
+            Some(Counted { most, raised, ..plain })
+        }
+        // Who has written to few has written to few for the first time.
+        Window::FirstTime if !is_half_way(most) => None,
+        Window::FirstTime => Some(count_first_time(applied, most, known.first_time(applied)?, now)),
+    }
+}
+
+fn count_first_time(applied: &Applied, most: u32, first_time: FirstTime<'_>, now: OffsetDateTime) -> Counted {
+    let FirstTime { known, busy_day, wanted } = first_time;
+    let (most, raised) = raised(applied.kind, most, applied.set_by, busy_day);
+    Counted { wanted, before: known.first_within_day(now), most, usual: None, raised }
 }
 
 /// What a limit that is set to `floor` allows at an hour at which nothing is usual: two fifths, since who takes an
@@ -469,11 +634,11 @@ pub fn quiet(floor: u32) -> u32 {
 }
 
 /// Beyond how many it is unusual, where this is usual and the limit is set to `floor`.
-pub fn unusual_beyond(floor: u32, usual: i64) -> u32 {
+pub fn unusual_beyond(kind: Kind, floor: u32, usual: i64) -> u32 {
     if usual <= 0 {
         return quiet(floor);
     }
-    let times = usual.saturating_mul(FACTOR.into());
+    let times = usual.saturating_mul(kind.factor().into());
     floor.max(u32::try_from(times).unwrap_or(MOST).min(MOST))
 }
 
@@ -511,8 +676,8 @@ impl Exceeded {
         self.applied.kind.window.length() * (self.surplus as f64 / f64::from(self.most.max(1)))
     }
 
-    /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed. Or what is
-    /// usual: 412 recipients since 14:00 UTC, usually at most 60 in an hour at this time.
+    /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed; 1,850
+    /// recipients in a day, at most 1,800 are allowed: it usually sends up to 900 a day. Or what is usual: 412 recipients since 14:00 UTC, usually at most 60 in an hour at this time.
     pub fn words(&self) -> String {
         let Kind { window, unit, .. } = self.applied.kind;
         let (one, many) = unit.words();
@@ -523,11 +688,19 @@ impl Exceeded {
             Subject::NoAccount(_) => "of senders without an account ",
             Subject::Account(_) => "",
         };
+        let why = self.raised.map(|raised| format!(": {}", raised.words(self.applied.kind))).unwrap_or_default();
         match self.usual {
             None if window == Window::Approval => {
                 format!("{} {noun} in one message, more than {} need approval", self.counted, self.most)
             }
-            None => format!("{} {noun} {whose}in {}, at most {} are allowed", self.counted, window.words(), self.most),
+            None if window == Window::FirstTime => {
+                let since = "that it never wrote to before, in a day";
+                format!("{} {noun} {since}; at most {} are allowed{why}", self.counted, self.most)
+            }
+            None => {
+                let time = window.words();
+                format!("{} {noun} {whose}in {time}, at most {} are allowed{why}", self.counted, self.most)
+            }
             Some(usual) => {
                 let since = self.since.to_offset(UtcOffset::UTC);
                 let (hour, minute) = (since.hour(), since.minute());

@@ -6,6 +6,7 @@ use std::{cmp::Reverse, collections::VecDeque};
 use time::{Duration, OffsetDateTime};
 
 use super::{
+    correspondents::Correspondents,
     limit::{Kind, Window, quiet, unusual_beyond},
     usual::{WEEKS, usual},
     volume::{Count, MINUTES_KEPT, start_of},
@@ -38,7 +39,7 @@ pub fn counts_since(window: Window, now: OffsetDateTime) -> OffsetDateTime {
 pub struct Trial {
     /// In how many minutes, hours or days (UTC), by the limit's window, more was sent than it allows.
     pub times: i64,
-    /// How many messages were beyond it.
+    /// How many messages were beyond it; recipients, of a limit of those who are written to for the first time.
     pub messages: i64,
 }
 
@@ -54,7 +55,7 @@ impl Sent {
     /// How many were allowed at that time, if anything was limited.
     fn allowed(&self, kind: Kind, most: u32, at: OffsetDateTime) -> Option<i64> {
         let allowed = match kind.window {
-            Window::Usual => unusual_beyond(most, usual(&self.counts, self.first, at)?.get(kind.unit)),
+            Window::Usual => unusual_beyond(kind, most, usual(&self.counts, self.first, at)?.get(kind.unit)),
             _ => most,
         };
         Some(allowed.into())
@@ -89,6 +90,15 @@ pub fn trial(kind: Kind, most: u32, sent: &Sent, since: OffsetDateTime) -> Trial
         }
     }
     trial
+}
+
+/// Tries a limit of those who are written to for the first time with whom an account has written to from `since` on, as
+/// far as that was known `from` then on, day by day (UTC). Told is how many recipients were beyond it.
+pub fn first_time(most: u32, known: &Correspondents, from: OffsetDateTime, since: OffsetDateTime) -> Trial {
+    let days = known.first_by_day(since.max(from)).into_values();
+    days.map(|first| first - i64::from(most))
+        .filter(|beyond| *beyond > 0)
+        .fold(Trial::default(), |trial, beyond| Trial { times: trial.times + 1, messages: trial.messages + beyond })
 }
 
 /// How many of the messages that surplus is: a message that is beyond the limit in part is beyond it.
@@ -135,7 +145,14 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::policy::{limit::Whose, volume::Unit};
+    use crate::{
+        mail::id::AccountId,
+        policy::{
+            correspondents::{Print, Written},
+            limit::Whose,
+            volume::Unit,
+        },
+    };
 
     const START: OffsetDateTime = datetime!(2026-11-02 09:00 UTC);
 
@@ -190,6 +207,20 @@ mod tests {
         let new = Sent { first: Some(START - Duration::days(3)), counts };
         assert_eq!(trial(limit, 100, &new, START).times, 0);
         assert_eq!(counts_since(Window::Usual, START), since(Window::Usual, START) - Duration::hours(4 * week + 1));
+    }
+
+    #[test]
+    fn who_was_written_to_for_the_first_time_is_counted_by_the_day_from_when_it_was_known() {
+        let mut known = Correspondents::default();
+        for (day, many) in [(0, 30), (1, 10), (2, 25)] {
+            let at = START + Duration::days(day);
+            let print = |place| Print::of(AccountId(uuid::Uuid::nil()), &format!("r{day}.{place}@elsewhere.example"));
+            known.write((0..many).map(|place| Written::new(print(place), at)));
+        }
+        let long_ago = START - Duration::days(90);
+        assert_eq!(first_time(20, &known, long_ago, START), Trial { times: 2, messages: 15 });
+        assert_eq!(first_time(20, &known, START + Duration::DAY, START), Trial { times: 1, messages: 5 });
+        assert_eq!(first_time(30, &known, long_ago, START), Trial::default());
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod account_file;
 pub mod address_map;
 pub mod arrival;
 pub mod connections;
+pub mod correspondents;
 pub mod distribution_list;
 pub mod explanation;
 pub mod facts;

@@ -3,14 +3,20 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::volume::{Count, hour_of, start_of};
+use super::volume::{Count, Unit, hour_of, start_of};
 
 /// How many weeks are looked back at.
 pub const WEEKS: u8 = 4;
 /// For how long somebody must have sent before anything is said to be usual.
 pub const HISTORY: Duration = Duration::weeks(2);
-/// Beyond so many times the usual is unusual. The form of Limits and the command's help say it in words.
+/// Beyond so many times the usual is unusual of one sender. The form of Limits and the command's help say it in words.
 pub const FACTOR: u32 = 4;
+/// And of many together, who are never all busy at once.
+pub const FACTOR_OF_ALL: u32 = 2;
+/// The platform's figure of a day is raised, for one account, to so many times what it sends on its busy days.
+pub const RAISED: u32 = 2;
+/// And to so many times itself at most.
+pub const MOST_RAISED: u32 = 3;
 
 /// The hours that say what is usual at `now`: of each of the last weeks the same one, and those beside it, since a
 /// meeting that moves makes nobody suspicious, nor does the change to summer time.
@@ -48,6 +54,38 @@ pub fn usual_on(
         counts.iter().filter(|(at, _)| *at >= day && *at < end).map(|(_, count)| *count).sum()
     };
     Some(of_weeks(known.map(on).collect()))
+}
+
+/// What is sent on busy days: the most of a day in each of the last four weeks that are over, and of those what was
+/// reached [in most](in_most_weeks). `days` says what was sent on which day, in any order; `first` is when the first mail
+/// was sent that is known of. `None` before [`HISTORY`] is known.
+pub fn busy_day(days: &[(OffsetDateTime, Count)], first: Option<OffsetDateTime>, now: OffsetDateTime) -> Option<Count> {
+    let (first, today) = (start_of(Duration::DAY, first?), start_of(Duration::DAY, now));
+    let busiest = |unit: Unit| {
+        let weeks = (0..i64::from(WEEKS))
+            .map(|week| today - Duration::weeks(week))
+            .filter(|end| first + Duration::WEEK <= *end);
+        let of = |end: OffsetDateTime| {
+            let of_week = days.iter().filter(|(day, _)| *day < end && *day >= end - Duration::WEEK);
+            of_week.map(|(_, count)| count.get(unit)).max().unwrap_or_default()
+        };
+        in_most_weeks(weeks.map(of).collect())
+    };
+    let (messages, recipients, external) =
+        (busiest(Unit::Messages)?, busiest(Unit::Recipients)?, busiest(Unit::External)?);
+    Some(Count { messages, recipients, external })
+}
+
+/// From when on days are asked for [`busy_day`].
+pub fn busy_days_since(now: OffsetDateTime) -> OffsetDateTime {
+    start_of(Duration::DAY, now) - Duration::weeks(WEEKS.into())
+}
+
+/// What was reached in three weeks of four, or in each of them while fewer are known: who has taken an account over has
+/// to send much for weeks before it is usual. `None` of less than two weeks.
+pub(super) fn in_most_weeks(mut weeks: Vec<i64>) -> Option<i64> {
+    weeks.sort_unstable_by(|one, other| other.cmp(one));
+    if weeks.len() < 2 { None } else { weeks.get(weeks.len().min(3) - 1).copied() }
 }
 
 /// What is usual where so much was sent in the last weeks.
@@ -122,6 +160,22 @@ mod tests {
         assert_eq!(usual_on(&counts, Some(counts[0].0), NOW).unwrap().recipients, 30);
         assert_eq!(usual_on(&counts[2..], Some(counts[2].0), NOW).unwrap().recipients, 900, "of three the highest");
         assert_eq!(usual_on(&counts, Some(day - Duration::days(13)), NOW), None);
+    }
+
+    #[test]
+    fn a_busy_day_is_one_that_came_in_three_weeks_of_four() {
+        let today = datetime!(2026-11-30 00:00 UTC);
+        let on = |ago, recipients| (today - Duration::days(ago), Count { messages: 1, recipients, external: ago });
+        // The busiest days of the weeks: 900, 5000, 800 and 850. Today is not over.
+        let days = [on(0, 9000), on(1, 900), on(3, 20), on(9, 5000), on(10, 6), on(15, 800), on(22, 700), on(28, 850)];
+        let long_ago = Some(today - Duration::days(90));
+        let busy = |first| busy_day(&days, first, NOW).map(|busy| busy.recipients);
+        assert_eq!(busy(long_ago), Some(850));
+        assert_eq!(busy(Some(today - Duration::days(21))), Some(800), "of three weeks what was reached in each");
+        assert_eq!(busy(Some(today - Duration::days(20))), Some(900), "of two likewise");
+        assert_eq!(busy(Some(today - Duration::days(13))), None);
+        assert_eq!(busy_day(&days, long_ago, NOW).unwrap().external, 10, "each unit for itself");
+        assert!(days.iter().all(|(day, _)| *day >= busy_days_since(NOW)));
     }
 
     #[test]

@@ -25,16 +25,10 @@ pub struct Count {
 }
 
 impl Count {
-    /// One message to these recipients. A recipient without a domain that can be one of the organization's (an address
-    /// literal, for one) is external.
-    pub fn of_message(forward_paths: &[String], is_own: impl Fn(&DomainName) -> bool) -> Self {
-        let is_external = |forward_path: &String| {
-            let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
-            domain.is_none_or(|domain| !is_own(&domain))
-        };
-        let external = forward_paths.iter().filter(|forward_path| is_external(forward_path)).count();
+    /// One message to so many recipients, so many of them external.
+    pub fn of_message(recipients: usize, external: usize) -> Self {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        Self { messages: 1, recipients: number(forward_paths.len()), external: number(external) }
+        Self { messages: 1, recipients: number(recipients), external: number(external) }
     }
 
     pub fn get(&self, unit: Unit) -> i64 {
@@ -44,6 +38,19 @@ impl Count {
             Unit::External => self.external,
         }
     }
+}
+
+/// Those of these recipients whose domain is not one of the organization's. One without a domain that can be one of them
+/// (an address literal, for one) is external.
+pub fn external<'a>(
+    forward_paths: &'a [String],
+    is_own: impl Fn(&DomainName) -> bool + 'a,
+) -> impl Iterator<Item = &'a str> + 'a {
+    let is_external = move |forward_path: &&'a str| {
+        let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
+        domain.is_none_or(|domain| !is_own(&domain))
+    };
+    forward_paths.iter().map(String::as_str).filter(is_external)
 }
 
 impl AddAssign for Count {
@@ -181,6 +188,19 @@ pub(super) fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime
     moment - Duration::seconds(into) - Duration::nanoseconds(moment.nanosecond().into())
 }
 
+/// What was counted on each day (UTC), of counts in the order of time.
+pub fn by_day(counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Vec<(OffsetDateTime, Count)> {
+    let mut days: Vec<(OffsetDateTime, Count)> = Vec::new();
+    for (at, count) in counts {
+        let day = start_of(Duration::DAY, at);
+        match days.last_mut() {
+            Some((last, total)) if *last == day => *total += count,
+            _ => days.push((day, count)),
+        }
+    }
+    days
+}
+
 /// What is sent on a usual day: of the days before the present one on which something was sent, the one in the middle.
 /// `None` if there is none.
 pub fn usual_day(
@@ -215,7 +235,9 @@ mod tests {
         let own = |domain: &DomainName| ["acme.example", "xn--bcher-kva.example"].contains(&domain.as_str());
         let to = ["ann@ACME.example", "a@bücher.example", "b@sub.acme.example", "c@[192.0.2.7]", "postmaster"];
         let to = to.map(str::to_owned);
-        assert_eq!(Count::of_message(&to, own), Count { messages: 1, recipients: 5, external: 3 });
+        let outside: Vec<&str> = external(&to, own).collect();
+        assert_eq!(outside, ["b@sub.acme.example", "c@[192.0.2.7]", "postmaster"]);
+        assert_eq!(Count::of_message(5, 3), Count { messages: 1, recipients: 5, external: 3 });
     }
 
     #[test]

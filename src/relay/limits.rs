@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     message::Message,
-    meter::Judged,
+    meter::{Judged, Measured},
     metrics::METRICS,
     queue::{Attempted, Entry},
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
@@ -29,9 +29,10 @@ impl Transfer {
     /// Takes a message as far as limits let it, and counts it.
     pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
         let now = message.accepted_at;
-        let count = self.table.count(sender.organization, &message.envelope);
+        let (count, outside) = self.table.count(sender, &message.envelope);
+        let measured = Measured { count, message_id: message.message_id.as_deref(), outside: &outside };
         let limits = self.table.limits(sender.organization).unwrap_or_default();
-        let judged = self.meter.judge(&limits, sender, (count, message.message_id.as_deref()), now);
+        let judged = self.meter.judge(&limits, sender, measured, now);
         let answer = match (judged, lists_to_approve(message)) {
             (Judged::Goes, None) => self.take(message).await,
             (Judged::Delayed(exceeded), None) => self.delay(message, &exceeded, now).await,
@@ -56,8 +57,11 @@ impl Transfer {
             (Judged::Blocked, _) => return blocked().into(),
         };
         match answer.reply.is_positive() {
-            true => self.volume.add(sender, now, count),
-            false => self.meter.take_back(sender, now, (count, message.message_id.as_deref())),
+            true => {
+                self.volume.add(sender, now, count);
+                self.meter.note_written(sender, &outside, now);
+            }
+            false => self.meter.take_back(sender, now, measured),
         }
         answer
     }

@@ -14,19 +14,21 @@ use std::{
 };
 
 use sqlx::PgPool;
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 use tokio::time::Instant;
 
+use super::correspondents::Gathered;
 use crate::{
     mail::{
         DomainName, Mailbox,
         id::{AccountId, OrganizationId, RelayId},
     },
     policy::{
+        correspondents::{Correspondents, Print, Written},
         facts::Found,
-        limit::{self, Action, Applied, Exceeded, Kind, Level, OrganizationLimits, PARTS_KEPT},
+        limit::{self, Action, Applied, Exceeded, FirstTime, Kind, Level, OrganizationLimits, PARTS_KEPT, Window},
         recent::Recent,
-        usual::{self, usual},
+        usual::{self, busy_day, usual},
         volume::{Count, MINUTES_KEPT, Subject, hour_of, minute_of},
     },
     store::{self, volume::Counted},
@@ -44,6 +46,11 @@ const MOST_PARTS: usize = 5000;
 const USUAL_AT_ONCE: usize = 500;
 /// For how long what was usual in an hour is good enough while that of the present one is not known.
 const UPKEEP_OF_USUAL: time::Duration = time::Duration::hours(3);
+/// For how long what is sent on busy days is good enough: it changes with the day.
+const UPKEEP_OF_DAYS: time::Duration = time::Duration::DAY;
+/// How many recipients are kept in memory of those accounts that write to many, all together; each takes twelve bytes.
+/// One organization has as many as are left for all others.
+const MOST_FOLLOWED: usize = 4_000_000;
 /// How often organizations' accounts are counted, and what is over is forgotten.
 const UPKEEP: Duration = Duration::from_secs(600);
 
@@ -53,6 +60,18 @@ pub struct Meter {
     /// A std lock: held for adding up some numbers, never across an await.
     known: Mutex<Known>,
     part_keys: PartKeys,
+    /// To whom everybody has written since that was written down.
+    pub(super) written: Gathered,
+}
+
+/// A message as it is judged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measured<'a> {
+    pub count: Count,
+    /// Of what goes to many.
+    pub message_id: Option<&'a str>,
+    /// Its recipients outside, where an account sends it.
+    pub outside: &'a [Print],
 }
 
 /// By which the parts of one message are known: a number of sender and Message-ID, since clients choose how long that
@@ -69,6 +88,8 @@ impl PartKeys {
 #[derive(Debug, Default)]
 struct Known {
     organizations: HashMap<OrganizationId, OfOrganization>,
+    /// How many recipients are followed, about.
+    followed: usize,
 }
 
 /// What one organization has sent.
@@ -87,6 +108,15 @@ struct OfOrganization {
     usual: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
     /// Of whom it has to be found out.
     wanted: HashSet<Subject>,
+    /// The same of what somebody sends on busy days, and of which day that is known.
+    busy_days: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
+    wanted_days: HashSet<Subject>,
+    /// To whom those have written who write to many.
+    followed: HashMap<AccountId, Followed>,
+    /// How many recipients that is, about.
+    recipients_followed: usize,
+    /// Of whom it has to be found out, and for which limit and whose mail.
+    wanted_correspondents: HashMap<AccountId, Asked>,
     /// What has come of messages to many that may be split, by [`PartKeys::of`], and when the last of it.
     parts: HashMap<u64, (OffsetDateTime, Count)>,
     /// Whose waiting mail was held when, because he has sent far too much.
@@ -94,6 +124,37 @@ struct OfOrganization {
     /// What administrators are to be told, and when something was put there last.
     news: Vec<News>,
     noted: HashMap<(Subject, Level), OffsetDateTime>,
+}
+
+/// An account that writes to many.
+#[derive(Debug)]
+struct Followed {
+    known: Correspondents,
+    /// From when on whom it knows is known: before that it is not judged.
+    from: OffsetDateTime,
+    /// How many it writes to for the first time on its busy days.
+    busy_day: Option<i64>,
+    /// Of which day that is known.
+    of_day: Date,
+}
+
+impl Followed {
+    /// Nobody is known to have been written to.
+    fn nobody(from: OffsetDateTime, now: OffsetDateTime) -> Self {
+        Self { known: Correspondents::default(), from, busy_day: None, of_day: now.date() }
+    }
+
+    /// What it is asked for a message that goes to so many whom it does not know.
+    fn first_time(&self, wanted: i64) -> FirstTime<'_> {
+        FirstTime { known: &self.known, busy_day: self.busy_day, wanted }
+    }
+}
+
+/// Why it is asked to whom an account has written.
+#[derive(Debug, Clone)]
+struct Asked {
+    applied: Applied,
+    sender: Mailbox,
 }
 
 /// Somebody is near a limit or beyond it: administrators are to be told.
@@ -129,48 +190,58 @@ impl Meter {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges a message that comes at `now`, and counts it unless it is not taken. Of what goes to many its Message-ID
-    /// is given.
+    /// Judges a message that comes at `now`, and counts it unless it is not taken.
     pub fn judge(
         &self,
         limits: &OrganizationLimits,
         sender: &Found,
-        (message, message_id): (Count, Option<&str>),
+        message: Measured<'_>,
         now: OffsetDateTime,
     ) -> Judged {
         if limits.sender(sender.account).is_blocked {
             return Judged::Blocked;
         }
-        let part = self.part_keys.of(sender, message_id);
+        let part = self.part_keys.of(sender, message.message_id);
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
         let applied = limits.applied(sender, known.users, now);
         let earlier = part.map_or_else(Count::default, |part| known.earlier_parts(part, now));
-        let wanted = RefCell::new(Vec::new());
-        let usual = |subject: &Subject| known.usual_at(subject, now, &mut wanted.borrow_mut());
-        let exceeded = limit::exceeded(&applied, |subject| known.recent(subject), usual, (message, earlier), now);
-        known.wanted.extend(wanted.into_inner());
-        let judged = judge(&applied, &exceeded, |applied| known.waits_behind(applied, message, now));
+        let view = View { known: &*known, outside: message.outside, now, wanted: RefCell::default() };
+        let exceeded = limit::exceeded(&applied, &view, (message.count, earlier), now);
+        let judged = judge(&applied, &exceeded, |applied| view.waits_behind(applied, message.count));
+        let wanted = view.wanted.into_inner();
+        known.want(wanted, &sender.sender);
         for exceeded in exceeded {
-            known.note(exceeded, sender, now);
+            known.note(exceeded, sender.organization, &sender.sender, now);
         }
         if matches!(judged, Judged::Goes | Judged::Delayed(_) | Judged::Held(_)) {
-            known.add(sender, now, message);
+            known.add(sender, now, message.count);
+            known.write(sender.account, message.outside, now);
             if let Some(part) = part {
-                known.add_part(part, now, message);
+                known.add_part(part, now, message.count);
             }
         }
         judged
     }
 
+    /// Notes to whom a message went that was accepted.
+    pub fn note_written(&self, sender: &Found, outside: &[Print], at: OffsetDateTime) {
+        if let Some(account) = sender.account {
+            self.written.add((sender.organization, account), outside.iter().map(|print| Written::new(*print, at)));
+        }
+    }
+
     /// Takes back a message that was counted at `at` and not accepted after all.
-    pub fn take_back(&self, sender: &Found, at: OffsetDateTime, (message, message_id): (Count, Option<&str>)) {
-        let Count { messages, recipients, external } = message;
+    pub fn take_back(&self, sender: &Found, at: OffsetDateTime, message: Measured<'_>) {
+        let Count { messages, recipients, external } = message.count;
         let less = Count { messages: -messages, recipients: -recipients, external: -external };
-        let part = self.part_keys.of(sender, message_id);
+        let part = self.part_keys.of(sender, message.message_id);
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
         known.add(sender, at, less);
+        if let Some(followed) = sender.account.and_then(|account| known.followed.get_mut(&account)) {
+            followed.known.take_back(message.outside, at);
+        }
         // What was not noted for lack of room is not taken back either.
         if let Some((_, sum)) = part.and_then(|part| known.parts.get_mut(&part)) {
             *sum += less;
@@ -232,6 +303,88 @@ impl Meter {
         known.usual.insert(subject, (hour_of(now), usual));
     }
 
+    /// Of whom it has to be found out what they send on busy days.
+    pub fn wanted_days(&self) -> Vec<(OrganizationId, Subject)> {
+        let known = self.known();
+        let of = |(organization, known): (&OrganizationId, &OfOrganization)| {
+            known.wanted_days.iter().map(|subject| (*organization, subject.clone())).collect::<Vec<_>>()
+        };
+        known.organizations.iter().flat_map(of).collect()
+    }
+
+    /// Notes what this subject sends on busy days, on the day of `now`.
+    pub fn note_busy_day(
+        &self,
+        organization: OrganizationId,
+        subject: Subject,
+        busy_day: Option<Count>,
+        now: OffsetDateTime,
+    ) {
+        let mut known = self.known();
+        let known = known.organizations.entry(organization).or_default();
+        known.wanted_days.remove(&subject);
+        known.busy_days.insert(subject, (now, busy_day));
+    }
+
+    /// Of whom it has to be found out to whom they have written.
+    pub fn wanted_correspondents(&self) -> Vec<(OrganizationId, AccountId)> {
+        let known = self.known();
+        let of = |(organization, known): (&OrganizationId, &OfOrganization)| {
+            known.wanted_correspondents.keys().map(|account| (*organization, *account)).collect::<Vec<_>>()
+        };
+        known.organizations.iter().flat_map(of).collect()
+    }
+
+    /// Of whom it is known to whom they have written.
+    pub(super) fn followed(&self) -> Vec<(OrganizationId, AccountId)> {
+        let known = self.known();
+        let of = |(organization, known): (&OrganizationId, &OfOrganization)| {
+            known.followed.keys().map(|account| (*organization, *account)).collect::<Vec<_>>()
+        };
+        known.organizations.iter().flat_map(of).collect()
+    }
+
+    /// Notes whom an account has written to, by all relays, as far as that was asked; it is known whom it writes to from
+    /// `from` on. Who is beyond the limit already is noted, so that one message to very many is not overlooked.
+    pub fn note_correspondents(
+        &self,
+        (organization, account): (OrganizationId, AccountId),
+        found: &Correspondents,
+        from: OffsetDateTime,
+        now: OffsetDateTime,
+    ) {
+        let mut known = self.known();
+        let Known { organizations, followed: all } = &mut *known;
+        let known = organizations.entry(organization).or_default();
+        let asked = known.wanted_correspondents.remove(&account);
+        if asked.is_none() && !known.followed.contains_key(&account) {
+            return;
+        }
+        let has_room = known.recipients_followed + found.len() <= MOST_FOLLOWED.saturating_sub(*all);
+        let followed = known.followed.entry(account).or_insert_with(|| Followed::nobody(from, now));
+        if !has_room {
+            tracing::warn!(%organization, %account, "too many write to very many: for a day this account's are not told apart");
+            *followed = Followed::nobody(now + time::Duration::DAY, now);
+            return;
+        }
+        let before = followed.known.len();
+        followed.known.take_in(found);
+        followed.from = from;
+        // It changes with the day, and takes longer than a message should.
+        if before == 0 || followed.of_day != now.date() {
+            (followed.busy_day, followed.of_day) = (followed.known.busy_day(from, now), now.date());
+        }
+        let more = followed.known.len().saturating_sub(before);
+        (*all, known.recipients_followed) = (*all + more, known.recipients_followed + more);
+        let first_time = followed.first_time(0);
+        let exceeded = asked
+            .filter(|_| from <= now)
+            .and_then(|Asked { applied, sender }| Some((limit::exceeded_already(&applied, first_time, now)?, sender)));
+        if let Some((exceeded, sender)) = exceeded {
+            known.note(exceeded, organization, &sender, now);
+        }
+    }
+
     /// Adds what others have counted.
     fn add(&self, counted: &Counted, at: OffsetDateTime, count: Count) {
         let mut known = self.known();
@@ -251,10 +404,102 @@ impl Meter {
             known.parts.retain(|_, (at, _)| now - *at < PARTS_KEPT);
             known.turns.retain(|_, (turn, _)| *turn > now);
             known.usual.retain(|_, (hour, _)| now - *hour < UPKEEP_OF_USUAL);
+            known.busy_days.retain(|_, (day, _)| now - *day < UPKEEP_OF_DAYS);
+            let accounts = &known.accounts;
+            known.followed.retain(|account, _| accounts.contains_key(account));
+            known.recipients_followed = known.followed.values().map(|followed| followed.known.len()).sum();
+            known.wanted_correspondents.retain(|account, _| accounts.contains_key(account));
             known.stopped.retain(|_, at| now - *at < time::Duration::MINUTE);
             known.noted.retain(|_, at| now - *at < time::Duration::HOUR);
         }
         known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now) || !known.news.is_empty());
+        known.followed = known.organizations.values().map(|known| known.recipients_followed).sum();
+    }
+}
+
+/// What a message that is judged may ask for, of what is not known.
+enum Wanted {
+    Usual(Subject),
+    BusyDay(Subject),
+    Correspondents(AccountId, Applied),
+}
+
+/// What is known of an organization's senders while one message is judged.
+struct View<'a> {
+    known: &'a OfOrganization,
+    outside: &'a [Print],
+    now: OffsetDateTime,
+    wanted: RefCell<Vec<Wanted>>,
+}
+
+impl limit::Known for View<'_> {
+    fn recent(&self, subject: &Subject) -> Option<&Recent> {
+        self.known.recent(subject)
+    }
+
+    /// Where it is not known for this hour, what was usual an hour ago still is.
+    fn usual(&self, subject: &Subject) -> Option<Count> {
+        let found = self.known.usual.get(subject);
+        if found.is_none_or(|(hour, _)| *hour != hour_of(self.now)) && !self.known.wanted.contains(subject) {
+            self.wanted.borrow_mut().push(Wanted::Usual(subject.clone()));
+        }
+        found.and_then(|(_, usual)| *usual)
+    }
+
+    fn busy_day(&self, subject: &Subject) -> Option<Count> {
+        let found = self.known.busy_days.get(subject);
+        if found.is_none_or(|(day, _)| day.date() != self.now.date()) && !self.known.wanted_days.contains(subject) {
+            self.wanted.borrow_mut().push(Wanted::BusyDay(subject.clone()));
+        }
+        found.and_then(|(_, busy_day)| *busy_day)
+    }
+
+    fn first_time(&self, applied: &Applied) -> Option<FirstTime<'_>> {
+        let Subject::Account(account) = &applied.subject else { return None };
+        let Some(followed) = self.known.followed.get(account) else {
+            if !self.known.wanted_correspondents.contains_key(account) {
+                self.wanted.borrow_mut().push(Wanted::Correspondents(*account, applied.clone()));
+            }
+            return None;
+        };
+        let wanted = followed.known.new_among(self.outside);
+        (followed.from <= self.now).then_some(followed.first_time(wanted))
+    }
+}
+
+impl View<'_> {
+    /// What a message is beyond a limit with that it does not exceed, but before whose surplus it must not leave.
+    fn waits_behind(&self, applied: &Applied, message: Count) -> Option<Exceeded> {
+        if self.known.turns.is_empty() || applied.limit.action != Action::Delay {
+            return None;
+        }
+        let most = applied.limit.most?;
+        let Kind { window, unit, .. } = applied.kind;
+        let (turn, exceeded) = self.known.turns.get(&(applied.subject.clone(), applied.kind))?;
+        let wanted = match window {
+            Window::FirstTime => limit::Known::first_time(self, applied)?.wanted,
+            _ => message.get(unit),
+        };
+        // What counts nothing for the limit waits for nobody.
+        if *turn <= self.now || wanted == 0 {
+            return None;
+        }
+        let before = match window {
+            Window::FirstTime => limit::Known::first_time(self, applied)?.known.first_within_day(self.now),
+            _ => self.known.recent(&applied.subject).map_or(0, |recent| recent.within(window, unit, self.now)),
+        };
+        Some(Exceeded {
+            applied: applied.clone(),
+            // What is usual now may not be known yet.
+            most: exceeded.usual.map_or(most, |usual| limit::unusual_beyond(applied.kind, most, usual)),
+            usual: exceeded.usual,
+            raised: exceeded.raised,
+            since: self.now - window.length(),
+            counted: before + wanted,
+            surplus: wanted,
+            resumes: Some(*turn),
+            level: Level::Beyond,
+        })
     }
 }
 
@@ -293,18 +538,31 @@ impl OfOrganization {
         }
     }
 
-    /// What this subject usually sends at this time, as far as that is known. Where it is not known for this hour it is
-    /// put among what has to be found out, and what was usual an hour ago still is.
-    fn usual_at(&self, subject: &Subject, now: OffsetDateTime, wanted: &mut Vec<Subject>) -> Option<Count> {
-        let known = self.usual.get(subject);
-        if known.is_none_or(|(hour, _)| *hour != hour_of(now)) && !self.wanted.contains(subject) {
-            wanted.push(subject.clone());
+    /// Notes what has to be found out, of mail of this sender.
+    fn want(&mut self, wanted: Vec<Wanted>, sender: &Mailbox) {
+        for wanted in wanted {
+            match wanted {
+                Wanted::Usual(subject) => drop(self.wanted.insert(subject)),
+                Wanted::BusyDay(subject) => drop(self.wanted_days.insert(subject)),
+                Wanted::Correspondents(account, applied) => {
+                    self.wanted_correspondents.insert(account, Asked { applied, sender: sender.clone() });
+                }
+            }
         }
-        known.and_then(|(_, usual)| *usual)
+    }
+
+    /// Notes whom an account that is followed writes to.
+    fn write(&mut self, account: Option<AccountId>, outside: &[Print], at: OffsetDateTime) {
+        if self.followed.is_empty() || outside.is_empty() {
+            return;
+        }
+        if let Some(followed) = account.and_then(|account| self.followed.get_mut(&account)) {
+            followed.known.write(outside.iter().map(|print| Written::new(*print, at)));
+        }
     }
 
     /// Notes what administrators are to be told, once an hour.
-    fn note(&mut self, exceeded: Exceeded, sender: &Found, now: OffsetDateTime) {
+    fn note(&mut self, exceeded: Exceeded, organization: OrganizationId, sender: &Mailbox, now: OffsetDateTime) {
         if !exceeded.is_told() {
             return;
         }
@@ -313,8 +571,7 @@ impl OfOrganization {
             return;
         }
         self.noted.insert(key, now);
-        let (organization, sender) = (sender.organization, sender.sender.clone());
-        self.news.push(News { organization, exceeded, sender, at: now });
+        self.news.push(News { organization, exceeded, sender: sender.clone(), at: now });
     }
 
     fn add(&mut self, sender: &Found, at: OffsetDateTime, count: Count) {
@@ -325,32 +582,6 @@ impl OfOrganization {
             Some(account) => self.accounts.entry(account).or_default().add(at, count),
             None => add(&mut self.no_account, domain, at, count),
         }
-    }
-
-    /// What a message is beyond a limit with that it does not exceed, but before whose surplus it must not leave.
-    fn waits_behind(&self, applied: &Applied, message: Count, now: OffsetDateTime) -> Option<Exceeded> {
-        if self.turns.is_empty() || applied.limit.action != Action::Delay {
-            return None;
-        }
-        let most = applied.limit.most?;
-        let Kind { window, unit, .. } = applied.kind;
-        let (turn, exceeded) = self.turns.get(&(applied.subject.clone(), applied.kind))?;
-        if *turn <= now {
-            return None;
-        }
-        let wanted = message.get(unit);
-        let before = self.recent(&applied.subject).map_or(0, |recent| recent.within(window, unit, now));
-        Some(Exceeded {
-            applied: applied.clone(),
-            // What is usual now may not be known yet.
-            most: exceeded.usual.map_or(most, |usual| limit::unusual_beyond(most, usual)),
-            usual: exceeded.usual,
-            since: now - window.length(),
-            counted: before + wanted,
-            surplus: wanted,
-            resumes: Some(*turn),
-            level: Level::Beyond,
-        })
     }
 }
 
@@ -457,6 +688,12 @@ impl<'a> Reader<'a> {
             let found = store::volume::hours_across_tenants(self.pool, wanted, &hours).await?;
             for ((organization, subject), (first, counts)) in wanted.iter().zip(found) {
                 self.meter.note_usual(*organization, subject.clone(), usual(&counts, first, now), now);
+            }
+        }
+        for wanted in self.meter.wanted_days().chunks(USUAL_AT_ONCE) {
+            let found = store::volume::days_across_tenants(self.pool, wanted, usual::busy_days_since(now)).await?;
+            for ((organization, subject), (first, days)) in wanted.iter().zip(found) {
+                self.meter.note_busy_day(*organization, subject.clone(), busy_day(&days, first, now), now);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Front door 2: takes submitted mail, and hands it over to the gateway that its sender's
 //! administrators chose, or queues it. Knows nothing of pages.
 
+pub mod correspondents;
 pub mod demonstration_gateway;
 pub mod follow;
 pub mod gateway_health;
@@ -127,12 +128,14 @@ impl Relay {
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
         let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
+        let keeping = correspondents::run(&self.meter, &self.pool, received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let asking = self.asking()?;
         let beside = self.beside(asking, probed, returns.as_deref(), &follow_stop);
         let tidying = trace::upkeep::run(&self.pool, self.settings.trace_kept, follow_stop.clone());
-        let (followed, ..) =
-            tokio::join!(following, receiving, delivering, sealing, telling, counting, verifying, tidying, beside);
+        let (followed, ..) = tokio::join!(
+            following, receiving, delivering, sealing, telling, counting, keeping, verifying, tidying, beside
+        );
         Ok(followed?)
     }
 

@@ -19,13 +19,14 @@ use crate::{
         id::{CredentialId, GatewayId, OrganizationId, Revision},
     },
     policy::{
+        correspondents::Print,
         distribution_list::{Permitted, Refusal},
         explanation::Explanation,
         facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
         limit::OrganizationLimits,
         relay_credential::{Limits, RelayCredential},
         routing::{HeldUntil, PlatformDefault, Scope},
-        volume::Count,
+        volume::{Count, external},
         waiting::{self, Onward, Waits},
     },
     relay::handover::peer::Peer,
@@ -189,14 +190,20 @@ impl RoutingTable {
         domain.is_some_and(|domain| facts.is_own(organization, &domain))
     }
 
-    /// What a message of the organization's counts.
-    pub fn count(&self, organization: OrganizationId, envelope: &Envelope) -> Count {
+    /// What a message of this sender counts, and who is outside of those it goes to, where an account sends it.
+    pub fn count(&self, sender: &Found, envelope: &Envelope) -> (Count, Vec<Print>) {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
-        let count = Count::of_message(&envelope.forward_paths, |domain| facts.is_own(organization, domain));
-        match envelope.named {
-            Some(named) => Count { recipients: i64::try_from(named).unwrap_or(i64::MAX), ..count },
-            None => count,
-        }
+        let outside = external(&envelope.forward_paths, |domain| facts.is_own(sender.organization, domain));
+        let (prints, external) = match sender.account {
+            Some(account) => {
+                let prints: Vec<_> = outside.map(|forward_path| Print::of(account, forward_path)).collect();
+                let external = prints.len();
+                (prints, external)
+            }
+            None => (Vec::new(), outside.count()),
+        };
+        let named = envelope.named.unwrap_or(envelope.forward_paths.len());
+        (Count::of_message(named, external), prints)
     }
 
     /// A gateway as it is connected to, with those that stand in for it.

@@ -19,7 +19,6 @@ use crate::{
     },
     policy::{
         limit::{Action, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
-        usual::FACTOR,
         volume::Unit,
         words,
     },
@@ -264,8 +263,13 @@ pub fn in_words(kind: Kind, limit: Limit) -> String {
     let window = kind.window.words();
     match (limit.most.map(|most| words::number(most.into())), kind.window) {
         (Some(floor), Window::Usual) => {
-            format!("at most {FACTOR} times the usual {many} in {window} or {floor}, beyond it {}", limit.action)
+            let factor = kind.factor();
+            format!("at most {factor} times the usual {many} in {window} or {floor}, beyond it {}", limit.action)
         }
+        (Some(most), Window::FirstTime) => {
+            format!("at most {most} {many} never written to before in {window}, beyond it {}", limit.action)
+        }
+        (None, Window::FirstTime) => format!("any number of {many} never written to before in {window}"),
         (None, Window::Usual) => format!("any number of {many} in {window}, however unusual"),
         (Some(most), Window::Approval) => format!("at most {most} {many} in {window} without approval"),
         (None, Window::Approval) => format!("any number of {many} in {window} without approval"),

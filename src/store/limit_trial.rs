@@ -4,15 +4,16 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, volume};
+use super::{Result, correspondents, volume};
 use crate::{
     mail::{
         DomainName, Mailbox,
         id::{AccountId, OrganizationId},
     },
     policy::{
+        correspondents::Correspondents,
         limit::{Kind, SetAt, Whose, Window, quiet},
-        limit_trial::{Sent, Trials, counts_since, since, trial},
+        limit_trial::{Sent, Trials, counts_since, first_time, since, trial},
         volume::{Count, Subject, Unit},
     },
 };
@@ -47,6 +48,9 @@ pub async fn try_out(
     (at, kind, most): (&SetAt, Kind, u32),
     now: OffsetDateTime,
 ) -> Result<Tried> {
+    if kind.window == Window::FirstTime {
+        return try_first_time(db, organization, (at, kind, most), now).await;
+    }
     if kind.window.is_one_message() {
         // Counts are of minutes and hours.
         return Ok(Tried { trials: Trials::default(), is_all: true });
@@ -72,6 +76,64 @@ pub async fn try_out(
         }
     }
     Ok(Tried { trials, is_all })
+}
+
+/// The same of a limit of those who are written to for the first time.
+async fn try_first_time(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    (at, kind, most): (&SetAt, Kind, u32),
+    now: OffsetDateTime,
+) -> Result<Tried> {
+    let accounts = match at {
+        SetAt::Account(account) => vec![(*account, Sender::All)],
+        SetAt::Domain(name) => knowing_many(db, organization, (Some(name), kind, most)).await?,
+        SetAt::Organization => knowing_many(db, organization, (None, kind, most)).await?,
+    };
+    let mut trials = Trials::default();
+    for some in accounts[..accounts.len().min(MOST_TRIED)].chunks(AT_ONCE) {
+        let asked: Vec<_> = some.iter().map(|(account, _)| ((organization, *account), Vec::new())).collect();
+        let known = correspondents::known(db, &asked).await?;
+        for ((_, sender), (known, from)) in some.iter().zip(known) {
+            trials.add(sender.clone(), first_time(most, &known, from, since(kind.window, now)));
+        }
+    }
+    Ok(Tried { trials, is_all: accounts.len() <= MOST_TRIED })
+}
+
+/// The accounts that know more than so many, one more than are tried at most.
+async fn knowing_many(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    (domain, kind, most): (Option<&DomainName>, Kind, u32),
+) -> Result<Vec<(AccountId, Sender)>> {
+    let found = sqlx::query!(
+        r#"
+        select account.id as "id!: AccountId", account.user_id as "user_id!: Mailbox"
+        from correspondents
+        join mail_account account on account.organization_id = $1 and account.id = correspondents.account_id
+        where correspondents.organization_id = $1 and octet_length(known) > $2
+          and ($3::text is null or account.domain = $3)
+          and $4 = exists (select from sender_control
+                           where organization_id = $1 and account_id = account.id and service)
+          and not exists (
+              select from sending_limit own
+              where own.organization_id = $1 and own.time_window = $5 and own.unit = $6
+                and ((own.kind = 'account' and own.subject = account.id::text)
+                     or ($3::text is null and own.kind = 'domain' and own.subject = account.domain and own.whose = $7)))
+        order by octet_length(known) desc, account.user_id
+        limit $8
+        "#,
+        organization as OrganizationId,
+        i32::try_from(Correspondents::bytes_of(most)).unwrap_or(i32::MAX),
+        domain as Option<&DomainName>,
+        kind.whose == Whose::Service,
+        kind.window as Window,
+        kind.unit as Unit,
+        kind.whose as Whose,
+        MOST_TRIED as i64 + 1,
+    );
+    found.map(|row| (row.id, Sender::Account(row.id, row.user_id))).fetch_all(db).await
 }
 
 /// The accounts that may have exceeded a limit, one more than are tried at most. Any day of 24 hours lies in two days of

@@ -10,6 +10,7 @@ pub mod approval_notice;
 pub mod audit_log;
 pub mod change;
 pub mod columns;
+pub mod correspondents;
 pub mod delay_notice;
 pub mod deleted_organization;
 pub mod distribution_list;

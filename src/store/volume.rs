@@ -182,7 +182,7 @@ pub async fn for_each_minute_across_tenants(
     Ok(())
 }
 
-/// When somebody began to send, as far as is kept, and what was counted in some hours.
+/// When somebody began to send, as far as is kept, and what was counted in some hours, or on some days.
 pub type Hours = (Option<OffsetDateTime>, Vec<(OffsetDateTime, Count)>);
 
 /// What each of these has sent in each of these hours, in their order; hours without mail are not there.
@@ -224,6 +224,53 @@ pub async fn hours_across_tenants(
             (row.hour, row.messages, row.recipients, row.external)
         {
             counts.push((hour, Count { messages, recipients, external }));
+        }
+    }
+    Ok(found)
+}
+
+/// What each of these has sent on each day from `since` on (UTC), in their order; days without mail are not there.
+pub async fn days_across_tenants(
+    db: impl PgExecutor<'_>,
+    whose: &[(OrganizationId, Subject)],
+    since: OffsetDateTime,
+) -> Result<Vec<Hours>> {
+    let organizations: Vec<Uuid> = whose.iter().map(|(organization, _)| organization.0).collect();
+    let (kinds, subjects): (Vec<&str>, Vec<String>) = whose.iter().map(|(_, subject)| columns(subject)).unzip();
+    let rows = sqlx::query!(
+        r#"
+        select asked.position as "position!", first.hour as "first!", counted.day as "day?",
+               counted.messages as "messages?", counted.recipients as "recipients?", counted.external as "external?"
+        from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
+             as asked (organization_id, kind, subject, position)
+        cross join lateral (
+            select hour from volume_hour
+            where organization_id = asked.organization_id and kind = asked.kind and subject = asked.subject
+            order by hour limit 1
+        ) as first
+        left join lateral (
+            select date_trunc('day', hour, 'UTC') as day, sum(messages)::bigint as messages,
+                   sum(recipients)::bigint as recipients, sum(external)::bigint as external
+            from volume_hour
+            where organization_id = asked.organization_id and kind = asked.kind and subject = asked.subject
+              and hour >= $4
+            group by day
+        ) as counted on true
+        "#,
+        &organizations,
+        &kinds as &[&str],
+        &subjects,
+        since,
+    );
+    let mut found = vec![(None, Vec::new()); whose.len()];
+    for row in rows.fetch_all(db).await? {
+        let place = usize::try_from(row.position - 1).ok().and_then(|place| found.get_mut(place));
+        let Some((first, counts)) = place else { continue };
+        *first = Some(row.first);
+        if let (Some(day), Some(messages), Some(recipients), Some(external)) =
+            (row.day, row.messages, row.recipients, row.external)
+        {
+            counts.push((day, Count { messages, recipients, external }));
         }
     }
     Ok(found)

@@ -4,7 +4,7 @@
 use super::{draft::Draft, limits, outbound_volume, text_field::TextField, wording};
 use crate::{
     policy::{
-        limit::{Action, Kind, Limit, Limits, MOST, SetAt, Whose, Window},
+        limit::{Action, Kind, Limit, Limits, SetAt, Whose, Window},
         limit_trial::{LOOKED_BACK, NAMED, Trial},
         volume::Unit,
         words::number,
@@ -79,7 +79,13 @@ impl Typed {
     /// The limit of this kind, or what is wrong with it.
     pub fn limit(&self, kind: Kind) -> Result<Limit, String> {
         if !kind.is_possible() {
-            return Err("For one message, limit the recipients or external recipients of each account.".to_owned());
+            return Err(match kind.window {
+                Window::FirstTime => {
+                    "For those never written to before, limit the external recipients of each account."
+                }
+                _ => "For one message, limit the recipients or external recipients of each account.",
+            }
+            .to_owned());
         }
         let action = match kind.window.is_one_message() {
             true => kind.window.default_action(),
@@ -90,8 +96,8 @@ impl Typed {
         }
         let digits: String = self.most.chars().filter(|character| !matches!(character, ',' | ' ')).collect();
         match digits.parse() {
-            Ok(most @ 1..=MOST) => Ok(Limit { most: Some(most), action }),
-            _ => Err(format!("Enter a whole number from 1 to {}, or choose Unlimited.", number(MOST.into()))),
+            Ok(most) if (1..=kind.most()).contains(&most) => Ok(Limit { most: Some(most), action }),
+            _ => Err(format!("Enter a whole number from 1 to {}, or choose Unlimited.", number(kind.most().into()))),
         }
     }
 }
@@ -111,6 +117,7 @@ impl LimitForm {
         let units = Unit::ALL.map(|one| (one.as_str(), outbound_volume::label(one), one == Unit::Recipients));
         let window = |one: Window| match one {
             Window::Usual => "In an hour, compared with what is usual".to_owned(),
+            Window::FirstTime => "In a day, those never written to before".to_owned(),
             Window::Approval => "In one message: more need approval".to_owned(),
             Window::Message => "In one message: more are refused".to_owned(),
             Window::Minute | Window::Hour | Window::Day => format!("In {}", one.words()),
@@ -127,8 +134,9 @@ impl LimitForm {
             most: TextField {
                 id: "most",
                 label: "At most",
-                hint: "How many in any such time. Compared with what is usual, 4 times the usual are allowed, and always as \
-                       many as this; two fifths of it at an hour at which nothing is usual.",
+                hint: "How many in any such time. Compared with what is usual, 4 times the usual are allowed (twice \
+                       the usual of all together), and always as many as this; two fifths of it at an hour at which \
+                       nothing is usual.",
                 lines: 1,
                 direction: "ltr",
                 ..TextField::default()
@@ -206,7 +214,11 @@ pub fn in_trial(slug: &str, (at, kind, limit): (&SetAt, Kind, Limit), tried: Opt
             "{time} {} would have exceeded this limit, {}: {} {}.",
             who(at, kind.whose, senders, is_all),
             when(kind.window, trials.total, senders),
-            wording::counted(trials.total.messages, "message", "messages"),
+            match kind.window {
+                Window::FirstTime =>
+                    wording::counted(trials.total.messages, "recipient beyond it", "recipients beyond it"),
+                _ => wording::counted(trials.total.messages, "message", "messages"),
+            },
             would_have(limit.action),
         ),
     };
@@ -230,6 +242,11 @@ pub fn in_trial(slug: &str, (at, kind, limit): (&SetAt, Kind, Limit), tried: Opt
              for less than two weeks nothing was usual yet.",
         ),
         Window::Day => ("Days on which it was exceeded", "By any 24 hours, to the hour; days are UTC."),
+        Window::FirstTime => (
+            "Days on which it was exceeded",
+            "By the days of the calendar, UTC, as far as it is known to whom an account had written before. Mail to \
+             those recipients is meant, whatever else it went to.",
+        ),
         Window::Approval | Window::Message => ("", ""),
     };
     let first = if trials.senders > NAMED as i64 { format!(" The first {NAMED} are named.") } else { String::new() };
@@ -238,7 +255,10 @@ pub fn in_trial(slug: &str, (at, kind, limit): (&SetAt, Kind, Limit), tried: Opt
         note: format!("{exactly}{first}"),
         rows: rows.collect(),
         times,
-        messages: counted(limit.action),
+        messages: match kind.window {
+            Window::FirstTime => "Recipients beyond it",
+            _ => counted(limit.action),
+        },
     }
 }
 
@@ -258,7 +278,7 @@ fn when(window: Window, total: Trial, senders: i64) -> String {
         Window::Minute => format!("in {}", wording::counted(total.times, "minute", "minutes")),
         Window::Approval | Window::Message => String::new(),
         Window::Hour | Window::Usual => format!("in {}", wording::counted(total.times, "hour", "hours")),
-        Window::Day => format!("on {}", wording::counted(total.times, "day", "days")),
+        Window::Day | Window::FirstTime => format!("on {}", wording::counted(total.times, "day", "days")),
     };
     if senders > 1 { format!("{times} altogether") } else { times }
 }

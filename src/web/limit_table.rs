@@ -10,9 +10,10 @@ use super::{
 use crate::{
     mail::{DomainName, id::AccountId},
     policy::{
-        limit::{Action, Holding, Kind, Limit, OrganizationLimits, SetAt, Whose, Window},
+        limit::{Action, Holding, Kind, Limit, OrganizationLimits, Raised, SetAt, Whose, Window},
         routing::Scope,
-        usual::FACTOR,
+        volume::Count,
+        words::number,
     },
     store,
 };
@@ -34,6 +35,8 @@ pub(super) struct Row {
     pub window: &'static str,
     pub beyond: String,
     pub set_by: String,
+    /// Why it is more than the platform says.
+    pub raised: Option<String>,
     /// The page where it is set, unless that is this one or nobody's.
     pub set_at: Option<String>,
     pub is_own: bool,
@@ -45,10 +48,19 @@ pub(super) struct Row {
     pub seen: String,
 }
 
+/// What an account sends on its busy days, where that is known, and to how many for the first time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BusyDay {
+    pub count: Option<Count>,
+    pub first_time: Option<i64>,
+}
+
 /// How limits stand at one place.
 pub(super) struct Standing<'a> {
     pub place: &'a Place,
     pub limits: &'a OrganizationLimits,
+    /// Of an account.
+    pub busy_day: BusyDay,
     pub accounts: u64,
     pub now: OffsetDateTime,
     pub slug: &'a str,
@@ -97,12 +109,14 @@ impl Standing<'_> {
 
     fn group(&self, id: &'static str, title: String, note: &str, at: &SetAt, whose: Whose, may_change: bool) -> Group {
         let holding = self.limits.holding(at, self.place.domain.as_ref(), whose, self.accounts, self.now);
-        let rows = holding.iter().enumerate().map(|(index, holding)| self.row(format!("{id}-{index}"), holding));
+        let raised =
+            holding.into_iter().map(|holding| holding.raised_by(self.busy_day.count, self.busy_day.first_time));
+        let rows = raised.enumerate().map(|(index, holding)| self.row(format!("{id}-{index}"), &holding));
         Group { id, title, note: note.to_owned(), rows: rows.collect(), may_change }
     }
 
     fn row(&self, id: String, holding: &Holding) -> Row {
-        let Holding { kind, limit, set_by } = *holding;
+        let Holding { kind, limit, set_by, raised } = *holding;
         let at = &self.place.at;
         // What is set for one account is set for it, of whatever class it is.
         let kind = Kind { whose: if at.takes(kind.whose) { kind.whose } else { Whose::Each }, ..kind };
@@ -122,6 +136,7 @@ impl Standing<'_> {
             beyond: self.beyond(holding),
             is_own: set_at.is_none() && !is_of_platform,
             set_by,
+            raised: raised.map(|raised| raised_in_words(kind, raised)),
             set_at,
             change: format!("{}#limit", change.with("action", action.as_str()).build()),
             words,
@@ -174,8 +189,13 @@ fn of_platform(limits: &OrganizationLimits, kind: Kind) -> &'static str {
 fn most_in_words(kind: Kind, limit: Limit) -> String {
     match (limit.most, kind.window) {
         (Some(floor), Window::Usual) => {
-            format!("{FACTOR} times what is usual, or {}", outbound_volume::in_words(floor.into(), kind.unit))
+            let factor = kind.factor();
+            format!("{factor} times what is usual, or {}", outbound_volume::in_words(floor.into(), kind.unit))
         }
+        (Some(most), Window::FirstTime) => {
+            format!("{} that it never wrote to before", outbound_volume::in_words(most.into(), kind.unit))
+        }
+        (None, Window::FirstTime) => format!("any number of {} that it never wrote to before", kind.unit.words().1),
         (None, Window::Usual) => format!("any number of {}, however unusual", kind.unit.words().1),
         (Some(most), _) => outbound_volume::in_words(most.into(), kind.unit),
         (None, _) => format!("any number of {}", kind.unit.words().1),
@@ -193,17 +213,35 @@ fn beyond_in_words(action: Action) -> &'static str {
     }
 }
 
-/// The limits that hold for an account itself.
-pub(super) fn holding(limits: &OrganizationLimits, account: AccountId, domain: &DomainName) -> Vec<Holding> {
+/// Raised from 1,000: it usually sends up to 900 a day.
+fn raised_in_words(kind: Kind, raised: Raised) -> String {
+    format!("raised from {}: {}", number(raised.from.into()), raised.words(kind))
+}
+
+/// The limits that hold for an account itself, as far as what it usually sends raises them.
+pub(super) fn holding(
+    limits: &OrganizationLimits,
+    account: AccountId,
+    domain: &DomainName,
+    busy_day: BusyDay,
+    now: OffsetDateTime,
+) -> Vec<Holding> {
     let whose = if limits.sender(Some(account)).is_service { Whose::Service } else { Whose::Each };
     // How many accounts there are is asked for a total only.
-    limits.holding(&SetAt::Account(account), Some(domain), whose, 0, OffsetDateTime::now_utc())
+    let holding = limits.holding(&SetAt::Account(account), Some(domain), whose, 0, now);
+    holding.into_iter().map(|holding| holding.raised_by(busy_day.count, busy_day.first_time)).collect()
 }
 
 /// The same, a line each: for its page.
-pub(super) fn of_account(limits: &OrganizationLimits, account: AccountId, domain: &DomainName) -> Vec<String> {
-    let holding = holding(limits, account, domain);
-    let line = |Holding { kind, limit, set_by }: Holding| {
+pub(super) fn of_account(
+    limits: &OrganizationLimits,
+    account: AccountId,
+    domain: &DomainName,
+    busy_day: BusyDay,
+    now: OffsetDateTime,
+) -> Vec<String> {
+    let holding = holding(limits, account, domain, busy_day, now);
+    let line = |Holding { kind, limit, set_by, raised }: Holding| {
         let set_by = match set_by {
             Scope::User => "set for this account",
             Scope::Domain => "set for the mail domain",
@@ -214,7 +252,8 @@ pub(super) fn of_account(limits: &OrganizationLimits, account: AccountId, domain
             Some(_) => format!(", beyond it {}", beyond_in_words(limit.action)),
             None => String::new(),
         };
-        format!("{} in {}{beyond} ({set_by})", most_in_words(kind, limit), kind.window.words())
+        let raised = raised.map(|raised| format!(", {}", raised_in_words(kind, raised))).unwrap_or_default();
+        format!("{} in {}{beyond} ({set_by}{raised})", most_in_words(kind, limit), kind.window.words())
     };
     holding.into_iter().map(line).collect()
 }

@@ -18,7 +18,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     limit_form::{LimitForm, Typed, in_trial},
-    limit_table::{Group, Standing},
+    limit_table::{BusyDay, Group, Standing},
     link::Link,
     mail_account_manager, page,
     sender_control::SenderCard,
@@ -34,6 +34,8 @@ use crate::{
     policy::{
         Role,
         limit::{Limits, OrganizationLimits, SenderControl, SetAt},
+        usual,
+        volume::Subject,
     },
     store::{
         self, OrganizationTransaction,
@@ -325,6 +327,10 @@ pub(super) async fn look(
         Some(change) => line.undoable(may_change, undo::link(slug, change)),
         None => line,
     });
+    let busy_day = match place.account() {
+        Some(account) => busy_day(&mut transaction, account, now).await?,
+        None => BusyDay::default(),
+    };
     let exceptions = match at {
         SetAt::Organization => store::limit::exceptions(&mut transaction, organization, now, EXCEPTIONS + 1).await?,
         SetAt::Domain(_) | SetAt::Account(_) => Vec::new(),
@@ -338,7 +344,7 @@ pub(super) async fn look(
     if let (Some(form), Some(typed)) = (&mut form, query.typed()) {
         form.put(&typed, at);
     }
-    let standing = Standing { place: &place, limits: &limits, accounts, now, slug };
+    let standing = Standing { place: &place, limits: &limits, busy_day, accounts, now, slug };
     Ok(LimitsPage {
         console: Console::new(inside, place.label()),
         status,
@@ -355,6 +361,21 @@ pub(super) async fn look(
         has_more_exceptions: exceptions.len() as i64 > EXCEPTIONS,
         exceptions: exceptions.iter().take(EXCEPTIONS as usize).map(|one| exception(one, slug, now)).collect(),
         name: place.name,
+    })
+}
+
+/// What an account sends on its busy days.
+async fn busy_day(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+    now: OffsetDateTime,
+) -> Result<BusyDay, PageError> {
+    let of = [(transaction.organization(), Subject::Account(account))];
+    let found = store::volume::days_across_tenants(&mut **transaction, &of, usual::busy_days_since(now)).await?;
+    let (known, from) = store::correspondents::of_account(transaction, of[0].0, account).await?;
+    Ok(BusyDay {
+        count: found.into_iter().next().and_then(|(first, days)| usual::busy_day(&days, first, now)),
+        first_time: known.busy_day(from, now),
     })
 }
 

@@ -16,7 +16,8 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
-    limit_table, limits,
+    limit_table::{self, BusyDay},
+    limits,
     mail_account_manager::{self, ListQuery},
     named::Named,
     outbound_volume, page,
@@ -29,13 +30,14 @@ use super::{
 };
 use crate::{
     mail::{
-        Mailbox,
+        DomainName, Mailbox,
         id::{AccountId, ChangeId},
     },
     policy::{
         account_file,
-        limit::{Holding, SenderControl, SetAt},
-        volume::{Count, Period, Subject, Unit, usual_day},
+        limit::{OrganizationLimits, SenderControl, SetAt},
+        usual,
+        volume::{Count, Period, Subject, Unit, by_day, usual_day},
     },
     store::{
         self, OrganizationTransaction,
@@ -84,6 +86,8 @@ struct MailAccount {
     volume: [String; 3],
     /// What it sent today by hour, beside what is usual for it and what it may; `None` where it sent nothing of late.
     charted: Option<Charted>,
+    /// To how many it has written for the first time within a day.
+    first_time: String,
     volume_page: String,
     /// The limits that hold for it, a line each, and what was said of it besides.
     limits: Vec<String>,
@@ -184,8 +188,7 @@ async fn look(
     }
     let domain = details.user_id.domain();
     let reaching = store::limit::reaching(&mut transaction, organization, Some(domain), Some(account)).await?;
-    let (volume, charted) =
-        volume(&mut transaction, account, &limit_table::holding(&reaching, account, domain)).await?;
+    let volume = volume(&mut transaction, account, (&reaching, domain)).await?;
     drop(transaction);
     let may_manage = inside.access.role.may_manage_accounts();
     let further = details.further_addresses();
@@ -198,11 +201,12 @@ async fn look(
         gateway_form: query.list.link_to_form(slug, account).build(),
         user_id: wording::user_id(&details.user_id),
         steps: steps(&listed, &app.settings.platform_default),
-        limits: limit_table::of_account(&reaching, account, domain),
+        limits: limit_table::of_account(&reaching, account, domain, volume.busy_day, now),
         control: SenderControl { exempt_until: control.exempt_until.filter(|until| *until > now), ..control },
         limits_page: limits::link(slug, &SetAt::Account(account)).build(),
-        volume,
-        charted,
+        volume: volume.words,
+        charted: volume.charted,
+        first_time: volume.first_time,
         volume_page: outbound_volume::link_to_account(slug, account).build(),
         may_manage,
         is_draft: false,
@@ -216,34 +220,51 @@ async fn look(
     })
 }
 
-/// What an account sent today, on a usual day and in the last four weeks; and today by hour, in recipients, which its
-/// limits are about. `holding` are those.
+/// What an account has sent.
+struct Volume {
+    /// Today, on a usual day and in the last four weeks.
+    words: [String; 3],
+    /// To how many of those outside for the first time within a day.
+    first_time: String,
+    /// What it sends on busy days.
+    busy_day: BusyDay,
+    /// Today by hour, in recipients, which its limits are about.
+    charted: Option<Charted>,
+}
+
 async fn volume(
     transaction: &mut OrganizationTransaction,
     account: AccountId,
-    holding: &[Holding],
-) -> store::Result<([String; 3], Option<Charted>)> {
+    (limits, domain): (&OrganizationLimits, &DomainName),
+) -> store::Result<Volume> {
     let (organization, subject, now) =
         (transaction.organization(), Subject::Account(account), OffsetDateTime::now_utc());
     let [today, four_weeks] = [Period::Today, Period::FourWeeks].map(|period| period.beginning(now));
-    let looked_back = four_weeks.min(today - Charted::looks_back());
+    let looked_back = four_weeks.min(today - Charted::looks_back()).min(usual::busy_days_since(now));
     let hours = store::volume::by_hour(transaction, organization, &subject, looked_back).await?;
     let first = store::volume::first(transaction, organization, &subject).await?;
-    let charted =
-        (!hours.is_empty()).then(|| Charted::of(&hours, first, holding, (Unit::Recipients, Period::Today), now));
-    let total = |since| hours.iter().filter(|(at, _)| *at >= since).map(|(_, count)| *count).sum();
-    let of_four_weeks = hours.iter().copied().filter(|(at, _)| *at >= four_weeks);
-    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(of_four_weeks.clone(), unit, now));
-    let usual = messages.map(|messages| {
+    let (known, known_from) = store::correspondents::of_account(transaction, organization, account).await?;
+    let since = |since: OffsetDateTime| hours.iter().copied().filter(move |(at, _)| *at >= since);
+    let total = |from| since(from).map(|(_, count)| count).sum();
+    let [messages, recipients, external] = Unit::ALL.map(|unit| usual_day(since(four_weeks), unit, now));
+    let usual_day = messages.map(|messages| {
         let (recipients, external) = (recipients.unwrap_or_default(), external.unwrap_or_default());
         outbound_volume::all_in_words(&Count { messages, recipients, external })
     });
-    let volume = [
+    let busy_day = BusyDay {
+        count: usual::busy_day(&by_day(since(usual::busy_days_since(now))), first, now),
+        first_time: known.busy_day(known_from, now),
+    };
+    let holding = limit_table::holding(limits, account, domain, busy_day, now);
+    let charted =
+        (!hours.is_empty()).then(|| Charted::of(&hours, first, &holding, (Unit::Recipients, Period::Today), now));
+    let words = [
         outbound_volume::all_in_words(&total(today)),
-        usual.unwrap_or_else(|| "not known yet".to_owned()),
+        usual_day.unwrap_or_else(|| "not known yet".to_owned()),
         outbound_volume::all_in_words(&total(four_weeks)),
     ];
-    Ok((volume, charted))
+    let first_time = outbound_volume::in_words(known.first_within_day(now), Unit::External);
+    Ok(Volume { words, first_time, busy_day, charted })
 }
 
 /// What was just saved for an account, or for several.

@@ -26,7 +26,8 @@ use crate::{
     },
     policy::{
         limit::{self, Holding, SetAt, Window},
-        volume::{Count, Period, Subject, Unit},
+        usual::{busy_day, busy_days_since},
+        volume::{Count, Period, Subject, Unit, by_day},
     },
     store::{self, OrganizationTransaction, throttle::Throttled, volume::Whose},
 };
@@ -210,6 +211,7 @@ impl SlowedDown {
                 let most = in_words(throttled.most.into(), throttled.unit);
                 match throttled.window {
                     Window::Usual => format!("{most} in an hour, by what is usual"),
+                    Window::FirstTime => format!("{most} never written to before in a day"),
                     window => format!("{most} in {}", window.words()),
                 }
             },
@@ -254,6 +256,15 @@ async fn show(
     let hours = store::volume::by_hour(&mut transaction, organization, &subject, looked_back).await?;
     let first = store::volume::first(&mut transaction, organization, &subject).await?;
     let holding = limits_holding(&mut transaction, organization, &subject, of.as_ref(), now).await?;
+    let busy_day = match &subject {
+        // What all send together is raised for nobody.
+        Subject::Account(_) => {
+            let since = busy_days_since(now);
+            busy_day(&by_day(hours.iter().copied().filter(|(at, _)| *at >= since)), first, now)
+        }
+        _ => None,
+    };
+    let holding: Vec<_> = holding.into_iter().map(|holding| holding.raised_by(busy_day, None)).collect();
     let charted = Charted::of(&hours, first, &holding, (unit, period), now);
     let (senders, domains) = match &of {
         None => top(&mut transaction, organization, since, &query, slug).await?,

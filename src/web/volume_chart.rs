@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime, macros::format_description};
 use super::{outbound_volume::in_words, wording};
 use crate::policy::{
     limit::{Holding, Window, unusual_beyond},
-    usual::{FACTOR, WEEKS, usual, usual_on},
+    usual::{WEEKS, usual, usual_on},
     volume::{Count, Period, Unit, hour_of, scale},
 };
 
@@ -173,7 +173,9 @@ fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64, Str
     let holding = holding.iter().filter(|holding| holding.kind.unit == unit && holding.kind.window == window);
     let line = |holding: &Holding| {
         let most = i64::from(holding.limit.most?);
-        Some((most, format!("{} in {}, set by {}", in_words(most, unit), window.words(), holding.set_by)))
+        let raised =
+            holding.raised.map(|raised| format!(", raised: {}", raised.words(holding.kind))).unwrap_or_default();
+        Some((most, format!("{} in {}, set by {}{raised}", in_words(most, unit), window.words(), holding.set_by)))
     };
     holding.filter_map(line).collect()
 }
@@ -188,9 +190,10 @@ fn unusual_line(
     let is_it = |holding: &&Holding| holding.kind.unit == unit && holding.kind.window == Window::Usual;
     let holding = holding.iter().find(is_it).filter(|_| period == Period::Today)?;
     let floor = holding.limit.most?;
-    let allowed = usual.iter().map(|usual| usual.map(|usual| unusual_beyond(floor, usual).into())).collect();
+    let kind = holding.kind;
+    let allowed = usual.iter().map(|usual| usual.map(|usual| unusual_beyond(kind, floor, usual).into())).collect();
     let floor = in_words(floor.into(), unit);
-    let words = format!("{FACTOR} times the usual, or {floor}, in an hour, set by {}", holding.set_by);
+    let words = format!("{} times the usual, or {floor}, in an hour, set by {}", kind.factor(), holding.set_by);
     Some((allowed, words))
 }
 

@@ -176,7 +176,7 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
             &["limit", "set", "acme", "--window", "week"],
             &["--each", "--messages", "5"],
             "",
-            "minute, hour, usual, day, approval, message",
+            "minute, hour, usual, day, first-time, approval, message",
         ),
         (&["limit", "set", "acme", "--window", "hour"], &["--each", "--messages", "0"], "", "1..=100000000"),
         (&["limit", "set", "acme", "--window", "message"], &["--total", "--recipients", "5"], "", "nobody's total"),
@@ -190,6 +190,18 @@ async fn a_mistake_in_a_command_is_answered_in_one_sentence_and_changes_nothing(
             "nobody's total",
         ),
         (&["limit", "delete", "--platform", "--window", "hour"], &["--messages"], "", "--each, --service or --total"),
+        (
+            &["limit", "set", "acme", "--window", "first-time"],
+            &["--each", "--recipients", "5"],
+            "",
+            "--window first-time limits --external of each account",
+        ),
+        (
+            &["limit", "set", "acme", "--window", "first-time"],
+            &["--each", "--external", "5000"],
+            "",
+            "--window first-time goes up to 4999",
+        ),
         (
             &["limit", "set", "acme", "--window", "approval"],
             &["--each", "--recipients", "5", "--action", "refuse"],

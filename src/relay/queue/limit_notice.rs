@@ -146,6 +146,7 @@ fn how(news: &News) -> &'static str {
     match news.exceeded.level {
         Level::Near => "is near a limit",
         Level::Beyond if window == Window::Message => "wants to send to too many at once",
+        Level::Beyond if window == Window::FirstTime => "writes to very many for the first time",
         Level::Beyond if news.exceeded.usual.is_some() => "sends much more than usual",
         Level::Beyond => "has sent more than is allowed",
         Level::Stopped => "is stopped",
@@ -160,6 +161,10 @@ fn happens(news: &News) -> &'static str {
         }
         (Level::Stopped, _) => "Nothing new is accepted, and what waits of this sender is held until you decide.",
         (Level::Near, Action::Alert) => "Nothing happens beyond the limit but that you are told.",
+        (Level::Beyond, Action::Alert) if news.exceeded.applied.kind.window == Window::FirstTime => {
+            "Nothing is delayed: you are told, and mail goes its way. Who has taken an account over writes to strangers: \
+             ask its owner whether this is theirs, and block the sender if it is not."
+        }
         (Level::Beyond, Action::Alert) => "Nothing is delayed: you are told, and mail goes its way.",
         (Level::Near, Action::Delay) => "Beyond the limit mail waits in the queue and leaves at the limit's pace.",
         (Level::Beyond, Action::Delay) => "What is beyond the limit waits in the queue and leaves at the limit's pace.",

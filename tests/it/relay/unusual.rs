@@ -129,7 +129,7 @@ async fn administrators_are_told_that_all_together_send_much_more_than_usual_and
     let sending = through(&gateway, owner.clone()).await;
     let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
     store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
-    sent_each_week(&sending, &Subject::Organization, 1..=4, 400).await;
+    sent_each_week(&sending, &Subject::Organization, 1..=4, 800).await;
     sending.set_limits(|limits| {
         let unlimited = Limit { most: None, action: Action::Alert };
         limits.set.entry(SetAt::Organization).or_default().insert(UNUSUAL, unlimited);
@@ -140,7 +140,7 @@ async fn administrators_are_told_that_all_together_send_much_more_than_usual_and
     });
     assert_eq!(send_to(&sending, 800).await, TAKEN);
     look_up(&sending).await;
-    assert_eq!(send_to(&sending, 800).await, TAKEN, "1,600 are four times the usual");
+    assert_eq!(send_to(&sending, 800).await, TAKEN, "1,600 are twice the usual");
     assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 0);
     assert_eq!(send_to(&sending, 1).await, TAKEN);
     assert_eq!(sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap(), 1);
@@ -149,5 +149,90 @@ async fn administrators_are_told_that_all_together_send_much_more_than_usual_and
     let subject = "Subject: All of the organization together sends much more than usual";
     assert!(told.contains(subject), "{told}");
     assert!(told.contains("1601 recipients of the organization since "), "{told}");
-    assert!(told.contains("usually at most 400 in an hour at this time"), "{told}");
+    assert!(told.contains("usually at most 800 in an hour at this time"), "{told}");
+}
+
+/// Everything else is allowed, and 1,000 recipients a day as the platform has it.
+async fn by_the_day(gateway: &Gateway, owner: PgPool) -> Sending {
+    let sending = sending_limits::through(gateway, owner).await;
+    sending.set_limits(|limits| {
+        limits.default_acts_from = OffsetDateTime::UNIX_EPOCH;
+        let unlimited = Limit { most: None, action: Action::Alert };
+        let others = outgate::policy::limit::platform(Whose::Each, 1).filter(|(kind, _)| kind.window != Window::Day);
+        limits.set.entry(SetAt::Organization).or_default().extend(others.map(|(kind, _)| (kind, unlimited)));
+    });
+    sending
+}
+
+/// One relay that writes down what it has counted, and looks up what those usually send who send much.
+async fn writer(sending: &Sending) -> (Writer<'_>, RelayId) {
+    let id = RelayId::new();
+    sending_limits::relay(&sending.owner, id).await;
+    (Writer::of(&sending.volume, &sending.meter, &sending.db), id)
+}
+
+#[sqlx::test]
+async fn the_platforms_figure_of_a_day_is_raised_for_who_usually_sends_as_much(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = by_the_day(&gateway, owner).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), 1..=3, 900).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), [4], 90_000).await;
+    let (mut writer, id) = writer(&sending).await;
+    for _ in 0..3 {
+        assert_eq!(send_to(&sending, 600).await, TAKEN);
+        writer.turn(id).await.unwrap();
+    }
+    let reply = send_to(&sending, 1).await;
+    let words = "1801 recipients in a day, at most 1800 are allowed: it usually sends up to 900 a day";
+    assert!(reply.contains(words), "{reply}");
+}
+
+#[sqlx::test]
+async fn a_figure_is_not_raised_for_who_has_sent_as_much_in_two_weeks_of_four(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = by_the_day(&gateway, owner).await;
+    let ann = Subject::Account(sending.account);
+    sent_each_week(&sending, &ann, [1, 2], 5000).await;
+    sent_each_week(&sending, &ann, [3, 4], 300).await;
+    let (mut writer, id) = writer(&sending).await;
+    for _ in 0..2 {
+        assert_eq!(send_to(&sending, 500).await, TAKEN);
+        writer.turn(id).await.unwrap();
+    }
+    let reply = send_to(&sending, 1).await;
+    assert!(reply.ends_with("1001 recipients in a day, at most 1000 are allowed"), "{reply}");
+}
+
+#[sqlx::test]
+async fn a_figure_that_somebody_has_set_is_not_raised(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = by_the_day(&gateway, owner).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), 1..=4, 5000).await;
+    sending.set_limits(|limits| {
+        let day = Kind { whose: Whose::Each, window: Window::Day, unit: Unit::Recipients };
+        let limit = Limit { most: Some(1000), action: Action::Defer };
+        limits.set.entry(SetAt::Organization).or_default().insert(day, limit);
+    });
+    let (mut writer, id) = writer(&sending).await;
+    for _ in 0..2 {
+        assert_eq!(send_to(&sending, 500).await, TAKEN);
+        writer.turn(id).await.unwrap();
+    }
+    let reply = send_to(&sending, 1).await;
+    assert!(reply.starts_with("451 4.7.1 1001 recipients in a day, at most 1000 are allowed;"), "{reply}");
+}
+
+#[sqlx::test]
+async fn however_much_is_usual_the_platforms_figure_is_raised_to_three_times_itself_at_most(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = by_the_day(&gateway, owner).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), 1..=4, 50_000).await;
+    let (mut writer, id) = writer(&sending).await;
+    for recipients in [600, 2400] {
+        assert_eq!(send_to(&sending, recipients).await, TAKEN);
+        writer.turn(id).await.unwrap();
+    }
+    let reply = send_to(&sending, 1).await;
+    let words = "3001 recipients in a day, at most 3000 are allowed: it usually sends up to 50,000 a day";
+    assert!(reply.contains(words), "{reply}");
 }

@@ -3,7 +3,12 @@
 
 use outgate::{
     mail::id::AccountId,
-    policy::{Role, volume::Subject},
+    policy::{
+        Role,
+        correspondents::{Print, Written},
+        volume::Subject,
+    },
+    store,
 };
 use reqwest::StatusCode;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -77,6 +82,17 @@ impl Scene {
         self.installation.sent(&self.acme, self.now - ago, &subjects, count).await;
     }
 
+    /// An account has written to so many for the first time, so long ago.
+    async fn wrote_to(&self, tenant: &Tenant, account: AccountId, ago: Duration, many: usize) {
+        let at = self.now - ago;
+        let print = |place| Print::of(account, &format!("r{place}-{ago}@elsewhere.example"));
+        let written = (0..many).map(|place| Written::new(print(place), at)).collect();
+        let mut connection = self.installation.owner.acquire().await.unwrap();
+        store::correspondents::add_across_tenants(&mut connection, &[((tenant.id, account), written)], at)
+            .await
+            .unwrap();
+    }
+
     async fn execute(&self, statement: &str) {
         sqlx::query(AssertSqlSafe(statement)).execute(&self.installation.owner).await.unwrap();
     }
@@ -116,6 +132,7 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
         "500 external recipients in an hour delayed the platform",
         "4 times what is usual, or 250 recipients in an hour delayed the platform",
         "1,000 recipients in a day held the platform",
+        "200 external recipients that it never wrote to before in a day an alert only the platform",
     ] {
         assert!(each.contains(row), "{row}: {each}");
     }
@@ -123,7 +140,7 @@ async fn the_platform_s_figures_hold_at_first_and_only_alert_while_the_organizat
     assert!(service.contains("10,000 recipients in a day held the platform"), "{service}");
     let all = section(&page, "All of the organization together");
     assert!(all.contains("10,320 external recipients in a day held the platform"), "two accounts: {all}");
-    assert!(all.contains("4 times what is usual, or 1,000 recipients in an hour an alert only"), "{all}");
+    assert!(all.contains("2 times what is usual, or 1,000 recipients in an hour an alert only"), "{all}");
     let console = scene.text("/acme/web-mail-cloud").await;
     assert!(console.contains("Limits The platform's figures hold"), "{console}");
 }
@@ -319,6 +336,102 @@ async fn one_message_is_limited_twice_refused_beyond_one_bound_and_to_be_approve
     let outgate = Outgate::on(&scene.installation.owner);
     let said = outgate.succeeds(&["limit", "set", "acme", "--each", "--window", "message", "--recipients", "80"]).await;
     assert!(said.starts_with("The limit is set: at most 80 recipients in one message, beyond it refuse."), "{said}");
+}
+
+#[sqlx::test]
+async fn how_many_strangers_an_account_may_write_to_is_set_inherited_and_shown(db: PgPool) {
+    let scene = scene(db).await;
+    let saved = scene.save(&scene.of_all, ["each", "first-time", "external", "50", "hold"]).await;
+    let said = "at most 50 external recipients never written to before in a day, beyond it hold";
+    assert!(saved.text().contains(said), "{}", saved.text());
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    let row = "50 external recipients that it never wrote to before in a day held the organization";
+    assert!(own.contains(row), "{own}");
+    let outgate = Outgate::on(&scene.installation.owner);
+    let window = ["--user", "ann@acme.example", "--window", "first-time", "--external"];
+    let set = outgate.succeeds(&[&["limit", "set", "acme"][..], &window, &["70"]].concat()).await;
+    let said = "The limit is set: at most 70 external recipients never written to before in a day, beyond it alert.";
+    assert!(set.starts_with(said), "{set}");
+    let set = outgate.succeeds(&[&["limit", "set", "acme"][..], &window, &["--unlimited"]].concat()).await;
+    assert!(set.contains("any number of external recipients never written to before in a day"), "{set}");
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(
+        own.contains("any number of external recipients that it never wrote to before in a day nothing is here"),
+        "{own}"
+    );
+
+    let before = scene.revision().await;
+    for [whose, unit, most, words] in [
+        ["total", "external", "5", "limit the external recipients of each account"],
+        ["each", "recipients", "5", "limit the external recipients of each account"],
+        ["each", "external", "5000", "Enter a whole number from 1 to 4,999"],
+    ] {
+        let refused = scene.save(&scene.of_all, [whose, "first-time", unit, most, "alert"]).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(refused.text().contains(words), "{}", refused.text());
+    }
+    assert_eq!(scene.revision().await, before);
+}
+
+#[sqlx::test]
+async fn how_many_strangers_an_account_may_write_to_is_tried_with_whom_it_wrote_to_before(db: PgPool) {
+    let scene = scene(db).await;
+    scene.execute("update organization set correspondents_known_from = now() - make_interval(days => 60)").await;
+    scene.execute("update mail_account set created_at = now() - make_interval(days => 90)").await;
+    for (account, days, many) in [(scene.ann, 3, 40), (scene.ann, 5, 25), (scene.ben, 3, 20), (scene.ben, 40, 90)] {
+        scene.wrote_to(&scene.acme, account, Duration::days(days), many).await;
+    }
+    let fields = "check=1&whose=each&window=first-time&unit=external&most=20&action=hold";
+    let text = scene.text(&format!("{}?{fields}", scene.of_all)).await;
+    let said = "In the last 30 days 1 account would have exceeded this limit, on 2 days: 25 recipients beyond it would have been held.";
+    assert!(text.contains(said), "{text}");
+    assert!(text.contains("ann@acme.example225"), "{text}");
+    let text = scene.text(&format!("{}?{fields}", scene.of_ann)).await;
+    assert!(text.contains("In the last 30 days the account would have exceeded this limit, on 2 days"), "{text}");
+    // What is set for an account itself is not changed by it.
+    scene.save(&scene.of_ann, ["each", "first-time", "external", "500", "alert"]).await;
+    let text = scene.text(&format!("{}?{fields}", scene.of_all)).await;
+    assert!(text.contains("In the last 30 days nobody sent more than this limit allows."), "{text}");
+}
+
+#[sqlx::test]
+async fn the_account_s_page_says_to_how_many_strangers_it_has_written_and_no_other_organization_sees_it(db: PgPool) {
+    let scene = scene(db).await;
+    let other = scene.installation.organization("other").await;
+    for (tenant, many) in [(&scene.acme, 3), (&other, 8)] {
+        scene.wrote_to(tenant, scene.ann, Duration::HOUR, many).await;
+    }
+    let text = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    let said = "For the first time 3 external recipients in the last 24 hours that it had not written to in 90 days";
+    assert!(text.contains(said), "{text}");
+}
+
+#[sqlx::test]
+async fn a_figure_of_the_platform_that_is_raised_for_an_account_says_why_wherever_it_is_shown(db: PgPool) {
+    let scene = scene(db).await;
+    scene.execute("update organization set limits_act_from = now()").await;
+    for weeks in 1..=4 {
+        scene.sent(scene.ann, Duration::weeks(weeks), (900, 900, 900)).await;
+    }
+    let why = "raised from 1,000: it usually sends up to 900 a day";
+    let own = section(&scene.page(&scene.of_ann).await, "This account");
+    assert!(own.contains(&format!("1,800 recipients in a day held the platform {why}")), "{own}");
+    let text = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
+    assert!(text.contains(&format!("1,800 recipients in a day, beyond it held (the platform, {why})")), "{text}");
+    let chart = format!("outbound-volume?account={}&unit=recipients&period=four-weeks", scene.ann);
+    let text = scene.text(&page_of(&scene.acme, &chart)).await;
+    let line = "1,800 recipients in a day, set by platform, raised: it usually sends up to 900 a day";
+    assert!(text.contains(line), "{text}");
+    let outgate = Outgate::on(&scene.installation.owner);
+    let shown = outgate.succeeds(&["limit", "show", "acme", "--user", "ann@acme.example"]).await;
+    let line = "at most 1,800 recipients in a day, beyond it hold, set by platform, raised from 1000: it usually sends up to 900";
+    assert!(shown.contains(line), "{shown}");
+    // Ben sends little, and nobody's figures change for the organization.
+    for of in [&scene.of_all, &page_of(&scene.acme, &format!("mail-account-manager/{}/limits", scene.ben))] {
+        let page = scene.page(of).await;
+        assert!(page.text().contains("1,000 recipients in a day held the platform"), "{}", page.text());
+        assert!(!page.text().contains("raised from"), "{}", page.text());
+    }
 }
 
 #[sqlx::test]
@@ -605,13 +718,14 @@ async fn the_command_sets_what_the_page_shows_and_shows_what_the_page_sets(db: P
                     at most 500 external recipients in an hour, beyond it delay, set by platform\n  \
                     at most 4 times the usual recipients in an hour or 250, beyond it delay, set by platform\n  \
                     at most 1,000 recipients in a day, beyond it hold, set by platform\n  \
+                    at most 200 external recipients never written to before in a day, beyond it alert, set by platform\n  \
                     at most 500 recipients in one message, beyond it refuse, set by platform\nEach service account:\n  \
                     at most 200 recipients in a minute, beyond it delay, set by platform\n  \
                     at most 4 times the usual recipients in an hour or 1,000, beyond it delay, set by platform\n  \
                     at most 9 messages in a day, beyond it hold, set by organization\n  \
                     at most 10,000 recipients in a day, beyond it hold, set by platform\n\
                     All of the organization together:\n  \
-                    at most 4 times the usual recipients in an hour or 1,000, beyond it alert, set by platform\n  \
+                    at most 2 times the usual recipients in an hour or 1,000, beyond it alert, set by platform\n  \
                     at most 10,320 external recipients in a day, beyond it hold, set by platform\n";
     assert_eq!(all, expected);
     let of_ann = outgate.succeeds(&["limit", "show", "acme", "--user", "a@acme.example"]).await;

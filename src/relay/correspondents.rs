@@ -1,0 +1,231 @@
+//! Knows to whom accounts write, beside the mail: gathered in memory, written down within a minute, and at once of those
+//! whom a limit is asked for. So the path of mail looks nothing up, and a million accounts that write to few need no
+//! memory.
+//!
+//! What is not written down yet is forgotten when a relay is killed: whom an account wrote to in that minute is new once
+//! more. What other relays have written is known when this one writes the next of the same account.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::meter::Meter;
+use crate::{
+    mail::id::{AccountId, OrganizationId},
+    policy::correspondents::Written,
+    store::{self, correspondents::New},
+};
+
+/// How often it is looked whom a limit is asked for.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often everything is written down.
+const ALL: Duration = Duration::from_secs(60);
+/// Accounts in one transaction.
+const STEP: usize = 500;
+/// How many of those that may wait are written each time, so that it takes a part of the time only.
+const STEPS: usize = 4;
+/// How long the store may take for one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last of them may take together when the relay stops.
+const LAST: Duration = Duration::from_secs(3);
+/// How often the oldest are looked for.
+const FORGETTING: Duration = Duration::from_secs(600);
+/// Of how many accounts it waits in memory at most; it takes some hundred bytes for each. While the store is away longer
+/// whom others write to is not noted.
+const MOST: usize = 100_000;
+/// And how many recipients of each.
+const MOST_OF_EACH: usize = 5000;
+/// So few are not looked through for one who is there twice.
+const FEW: usize = 16;
+
+type Account = (OrganizationId, AccountId);
+
+/// To whom accounts have written since that was written down.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// A std lock: held for adding some numbers only, never across an await.
+    accounts: Mutex<HashMap<Account, Vec<Written>>>,
+}
+
+impl Gathered {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Account, Vec<Written>>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes to whom an account has written.
+    pub fn add(&self, account: Account, written: impl IntoIterator<Item = Written>) {
+        let mut written = written.into_iter().peekable();
+        if written.peek().is_none() {
+            return;
+        }
+        let mut accounts = self.accounts();
+        if accounts.len() >= MOST && !accounts.contains_key(&account) {
+            return;
+        }
+        let known = accounts.entry(account).or_default();
+        for written in written {
+            if known.len() == known.capacity() && known.len() >= FEW {
+                make_room(known);
+            }
+            if known.len() < MOST_OF_EACH {
+                known.push(written);
+            }
+        }
+    }
+
+    /// Gathers again what could not be written down.
+    fn put_back(&self, some: impl IntoIterator<Item = New>) {
+        some.into_iter().for_each(|(account, written)| self.add(account, written));
+    }
+
+    /// Takes what was gathered of these.
+    fn take(&self, of: impl IntoIterator<Item = Account>) -> Vec<New> {
+        let mut accounts = self.accounts();
+        of.into_iter().filter_map(|account| accounts.remove_entry(&account)).collect()
+    }
+
+    fn take_all(&self) -> HashMap<Account, Vec<Written>> {
+        std::mem::take(&mut *self.accounts())
+    }
+
+    fn is_full(&self) -> bool {
+        self.accounts().len() >= MOST
+    }
+}
+
+/// Keeps everybody once; if that leaves little room, there will be twice as much.
+fn make_room(known: &mut Vec<Written>) {
+    known.sort_unstable_by_key(|written| (written.to, written.minute()));
+    known.dedup_by_key(|written| written.to);
+    if known.len() > known.capacity() / 4 * 3 {
+        known.reserve(known.capacity());
+    }
+}
+
+/// Writes down to whom accounts write, and looks up to whom they have written of whom that is asked, until `stop`; then
+/// what is left is written once more.
+pub async fn run(meter: &Meter, pool: &PgPool, stop: CancellationToken) {
+    let mut keeper = Keeper::of(meter, pool);
+    let (mut store_answers, mut forgets_at) = (true, Instant::now() + FORGETTING);
+    while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let now = OffsetDateTime::now_utc();
+        let result = keeper.turn(now).await;
+        if let (Err(error), true) = (&result, store_answers) {
+            tracing::warn!(%error, "to whom accounts write is kept in memory until the store answers again");
+        }
+        store_answers = result.is_ok();
+        if store_answers && Instant::now() >= forgets_at {
+            let is_more = forget(pool, now).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "to whom accounts wrote long ago could not be forgotten");
+                false
+            });
+            forgets_at = Instant::now() + if is_more { EVERY } else { FORGETTING };
+        }
+    }
+    let result = timeout(LAST, keeper.write_all(OffsetDateTime::now_utc())).await;
+    if let Err(error) = result.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
+        tracing::error!(%error, "to whom accounts wrote last could not be written down");
+    }
+}
+
+/// Forgets what is too old at `now`. Returns whether more may be left.
+pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
+    let forgetting = store::correspondents::forget_across_tenants(pool, now);
+    timeout(PATIENCE, forgetting).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Takes what was gathered to the store, and what the store knows to the meter.
+pub struct Keeper<'a> {
+    meter: &'a Meter,
+    pool: &'a PgPool,
+    /// What is on its way, and nobody waits for.
+    pending: HashMap<Account, Vec<Written>>,
+    all_at: Instant,
+}
+
+impl<'a> Keeper<'a> {
+    pub fn of(meter: &'a Meter, pool: &'a PgPool) -> Self {
+        Self { meter, pool, pending: HashMap::new(), all_at: Instant::now() + ALL }
+    }
+
+    /// Looks up whom a limit is asked for, and writes down what those have written who are known to write to many; of
+    /// all others some, once a minute.
+    ///
+    /// # Errors
+    /// If the store does not answer in time: then it is tried again the next time.
+    pub async fn turn(&mut self, now: OffsetDateTime) -> store::Result<()> {
+        let wanted = self.meter.wanted_correspondents();
+        let soon: HashSet<Account> = wanted.iter().copied().chain(self.meter.followed()).collect();
+        self.meter.written.put_back(soon.iter().filter_map(|account| self.pending.remove_entry(account)));
+        let mut new = self.meter.written.take(soon);
+        let known: HashSet<Account> = new.iter().map(|(account, _)| *account).collect();
+        new.extend(wanted.into_iter().filter(|account| !known.contains(account)).map(|account| (account, Vec::new())));
+        while !new.is_empty() {
+            let rest = new.split_off(new.len().min(STEP));
+            if let Err(error) = self.write(new, now).await {
+                self.meter.written.put_back(rest);
+                return Err(error);
+            }
+            new = rest;
+        }
+        if Instant::now() >= self.all_at || self.meter.written.is_full() {
+            self.take_all();
+        }
+        self.write_pending(STEPS, now).await
+    }
+
+    fn take_all(&mut self) {
+        for (account, written) in self.meter.written.take_all() {
+            self.pending.entry(account).or_default().extend(written);
+        }
+        self.all_at = Instant::now() + ALL;
+    }
+
+    /// Writes down everything that was gathered.
+    ///
+    /// # Errors
+    /// If the store does not take it in time; what is left is tried again the next time.
+    pub async fn write_all(&mut self, now: OffsetDateTime) -> store::Result<()> {
+        self.take_all();
+        self.write_pending(usize::MAX, now).await
+    }
+
+    async fn write_pending(&mut self, steps: usize, now: OffsetDateTime) -> store::Result<()> {
+        for _ in 0..steps {
+            let some: Vec<Account> = self.pending.keys().take(STEP).copied().collect();
+            if some.is_empty() {
+                break;
+            }
+            let some: Vec<New> = some.into_iter().filter_map(|account| self.pending.remove_entry(&account)).collect();
+            self.write(some, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes some, and tells the meter. What cannot be written is gathered again.
+    async fn write(&self, some: Vec<New>, now: OffsetDateTime) -> store::Result<()> {
+        let writing = async {
+            let mut connection = self.pool.acquire().await?;
+            store::correspondents::add_across_tenants(&mut connection, &some, now).await
+        };
+        match timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
+            Ok(known) => {
+                for ((account, _), (correspondents, from)) in some.iter().zip(known) {
+                    self.meter.note_correspondents(*account, &correspondents, from, now);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.meter.written.put_back(some);
+                Err(error)
+            }
+        }
+    }
+}
