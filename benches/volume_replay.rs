@@ -192,13 +192,13 @@ fn person(chance: &mut Chance, who: usize, traffic: &mut Vec<Sent>) {
             }
             traffic.push(sent(at, who, inside, readers.iter().copied()));
         }
-        if let Some(invoices) = invoices.filter(|_| (midnight + Duration::DAY).day() == 1) {
-            for place in 0..invoices as usize {
+        if invoices.is_some() && (midnight + Duration::DAY).day() == 1 {
+            for customer in &mut customers {
                 let at = midnight + Duration::hours(begins + 2) + Duration::seconds(chance.between(0, 5400));
                 if circle.chance.is(0.1) {
-                    customers[place] = circle.stranger();
+                    *customer = circle.stranger();
                 }
-                traffic.push(sent(at, who, 0, [customers[place]]));
+                traffic.push(sent(at, who, 0, [*customer]));
             }
         }
     }
