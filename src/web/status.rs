@@ -810,7 +810,7 @@ pub fn of_limit(edit: &RecentEditOfLimit, progress: &Progress) -> StatusLine {
             .words(" may send again. What was held stays so until you decide about it."),
         undo::UNDO | undo::REDO => {
             let lead = if edit.action == undo::UNDO { "Taken back." } else { "Brought back." };
-            let now = if after.is_empty() { "what a wider scope says holds again" } else { &after };
+            let now = if after.is_empty() { "what a wider scope says holds again" } else { after };
             StatusLine::new(lead).name(&subject).words(format!(": {now}."))
         }
         _ => StatusLine::new("Saved.").name(&subject).words(format!(": {after}.")),

@@ -97,12 +97,15 @@ const HEIGHT: i64 = 1000;
 /// A limit is drawn if it is at most so many times as high as all else.
 const NEAR: i64 = 3;
 
+/// How many are allowed in each step by the limit that goes by what is usual, and the same in words.
+type Unusual = (Vec<Option<i64>>, String);
+
 impl Chart {
     /// `usual` has what is usual in each step, as far as that is known.
     fn of(
         steps: &[(OffsetDateTime, Count)],
         usual: &[Option<i64>],
-        (limits, unusual): (Vec<(i64, String)>, Option<(Vec<Option<i64>>, String)>),
+        (limits, unusual): (Vec<(i64, String)>, Option<Unusual>),
         (unit, period): (Unit, Period),
     ) -> Self {
         let highest = steps.iter().map(|(at, count)| (count.get(unit), *at)).max_by_key(|(count, _)| *count);
@@ -180,13 +183,8 @@ fn limit_lines(holding: &[Holding], unit: Unit, period: Period) -> Vec<(i64, Str
     holding.filter_map(line).collect()
 }
 
-/// The limit that goes by what is usual: how many are allowed in each hour, and the same in words.
-fn unusual_line(
-    holding: &[Holding],
-    usual: &[Option<i64>],
-    unit: Unit,
-    period: Period,
-) -> Option<(Vec<Option<i64>>, String)> {
+/// The limit that goes by what is usual, if one holds here.
+fn unusual_line(holding: &[Holding], usual: &[Option<i64>], unit: Unit, period: Period) -> Option<Unusual> {
     let is_it = |holding: &&Holding| holding.kind.unit == unit && holding.kind.window == Window::Usual;
     let holding = holding.iter().find(is_it).filter(|_| period == Period::Today)?;
     let floor = holding.limit.most?;

@@ -25,7 +25,7 @@ pub(super) struct Recipients {
     /// It is a test message that comes back. It has no other recipient.
     pub test: Option<TestMessageId>,
     /// What everybody else hears than the recipient of a test message.
-    pub only_test: Option<(RefusedFor, Reply)>,
+    pub only_test: Option<Box<(RefusedFor, Reply)>>,
     /// What was said to the first for whom there was no room.
     pub too_many: Option<Box<Reply>>,
 }
@@ -36,7 +36,7 @@ pub(super) type Refused = (String, Refusal);
 impl Recipients {
     /// Of a client that may send nothing, unless it brings a test message back.
     pub fn for_test_alone(why: RefusedFor, refusal: Reply) -> Self {
-        Self { only_test: Some((why, refusal)), ..Self::default() }
+        Self { only_test: Some(Box::new((why, refusal))), ..Self::default() }
     }
 
     pub fn add(&mut self, RcptCommand { forward_path, wishes }: RcptCommand) {

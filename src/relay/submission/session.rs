@@ -705,7 +705,8 @@ impl Session {
         if recipients.test.is_some() {
             return self.say(&replies::test_message_alone());
         }
-        if let Some((why, refusal)) = recipients.only_test.clone() {
+        if let Some(refused) = recipients.only_test.clone() {
+            let (why, refusal) = *refused;
             METRICS.refused_by_submission(why);
             let refusal = self.noted_of_message(vec![rcpt.forward_path], refusal);
             return self.mistake(&refusal);
