@@ -72,7 +72,7 @@ const HEARS_WITHIN: Duration = Duration::from_secs(5);
 const LOOKS: Duration = Duration::from_millis(50);
 /// How much of a server's answer is shown, in characters.
 const SHOWN: usize = 512;
-/// How long a server is given to begin TLS at once, or with a certificate that is verified.
+/// How long a server is given to begin TLS at once.
 const TLS_AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Verifies what it is asked to.
@@ -109,7 +109,8 @@ impl Verifier {
                     stop.run_until_cancelled(verifier.answer(&pool, relay, &taken)).await
                 });
             }
-            of_organizations.retain(|_, places| places.available_permits() < OF_ORGANIZATION);
+            // Whoever waits for a place, or has one, holds it too.
+            of_organizations.retain(|_, places| Arc::strong_count(places) > 1);
         }
     }
 
