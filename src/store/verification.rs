@@ -81,16 +81,17 @@ pub enum Asked {
 }
 
 /// Asks every relay. Of a gateway that is saved the revision counts that is in use now. What is older than 30 days is
-/// forgotten, but for the last one about a gateway as it is now: pages say what it has found.
+/// forgotten, but for the last one that counts (see [`checked`]) about a gateway as it is now: pages say what it has found.
 pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &Wanted<'_>) -> Result<Asked> {
     sqlx::query!(
         r#"
         delete from verification old
         where organization_id = $1 and requested_at < now() - interval '30 days'
-          and (gateway_id is null
+          and (gateway_id is null or recipient is not null or test_message is not null
                or exists (select from verification newer
                           where newer.organization_id = $1 and newer.gateway_id = old.gateway_id
-                            and newer.revision = old.revision and newer.requested_at > old.requested_at)
+                            and newer.revision = old.revision and newer.requested_at > old.requested_at
+                            and newer.recipient is null and newer.test_message is null)
                or not exists (select from gateway where gateway.organization_id = $1 and gateway.id = old.gateway_id
                                                     and gateway.revision = old.revision))
         "#,

@@ -79,7 +79,12 @@ async fn a_gateway_is_verified_by_the_relay_and_its_page_says_how_that_went(db: 
         assert!(admin.get(path).await.text().contains("revision 1: it accepts our mail"));
     }
 
-    // The last result of what has not changed is kept, others are not.
+    // The last result of what has not changed is kept, others are not: one with a recipient of one's own counts for less.
+    let with_own_recipient = "insert into verification
+            (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by)
+        select organization_id, gen_random_uuid(), gateway_id, revision, address, sender, 'a@elsewhere.example', 'ann'
+        from verification order by requested_at desc limit 1";
+    sqlx::query(with_own_recipient).execute(&installation.owner).await.unwrap();
     let long_ago = "update verification set requested_at = requested_at - interval '31 days'";
     sqlx::query(long_ago).execute(&installation.owner).await.unwrap();
     let other = Gateway::start().await;
