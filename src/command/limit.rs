@@ -6,12 +6,11 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use outgate::{
-    mail::{DomainName, id::AccountId},
+    mail::DomainName,
     policy::{
-        limit::{self, Action, Holding, Kind, MOST, OrganizationLimits, SetAt, Window},
+        limit::{self, Action, BusyDay, Holding, Kind, MOST, OrganizationLimits, SetAt, Window},
         routing::Scope,
-        usual,
-        volume::{Count, Subject, Unit},
+        volume::Unit,
     },
     store::{self, OrganizationTransaction, gateway::PointerScope, limit::Set},
     web::wording,
@@ -325,8 +324,8 @@ async fn set(
 /// What the limits are shown of.
 struct Shown {
     limits: OrganizationLimits,
-    /// What an account sends on its busy days, and to how many for the first time.
-    busy_day: (Option<Count>, Option<i64>),
+    /// Of an account.
+    busy_day: BusyDay,
     accounts: u64,
     now: OffsetDateTime,
 }
@@ -351,25 +350,12 @@ async fn show(owner: &PgPool, slug: &str, whose: &gateway::Whose) -> anyhow::Res
     let accounts = store::limit::accounts(&mut *transaction, organization).await?;
     let now = OffsetDateTime::now_utc();
     let busy_day = match account {
-        Some(account) => busy_day(&mut transaction, account, now).await?,
-        None => (None, None),
+        Some(account) => store::limit::busy_day(&mut transaction, organization, account, now).await?,
+        None => BusyDay::default(),
     };
     let shown = Shown { limits, busy_day, accounts, now };
     shown.print(&at, domain.as_ref(), account.map(|account| shown.limits.sender(Some(account))));
     Ok(())
-}
-
-/// What an account sends on its busy days, and to how many for the first time.
-async fn busy_day(
-    transaction: &mut OrganizationTransaction,
-    account: AccountId,
-    now: OffsetDateTime,
-) -> anyhow::Result<(Option<Count>, Option<i64>)> {
-    let of = [(transaction.organization(), Subject::Account(account))];
-    let found = store::volume::days_across_tenants(&mut **transaction, &of, usual::busy_days_since(now)).await?;
-    let (known, from) = store::correspondents::of_account(transaction, of[0].0, account).await?;
-    let days = found.into_iter().next();
-    Ok((days.and_then(|(first, days)| usual::busy_day(&days, first, now)), known.busy_day(from, now)))
 }
 
 impl Shown {
@@ -411,7 +397,7 @@ impl Shown {
             println!("{title}:");
         }
         for holding in holding {
-            let Holding { kind, limit, set_by, raised } = holding.raised_by(self.busy_day.0, self.busy_day.1);
+            let Holding { kind, limit, set_by, raised } = holding.raised_by(self.busy_day);
             let by_operator = set_by == Scope::Platform && self.limits.platform.contains_key(&kind);
             let whose = if by_operator { "the operator for every organization".to_owned() } else { set_by.to_string() };
             let raised = raised.map(|raised| format!(", raised from {}: {}", raised.from, raised.words(kind)));

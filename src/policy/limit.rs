@@ -269,7 +269,8 @@ const SERVICE: [(Kind, u32); 3] = [
 /// And for all of an organization together, whatever its size.
 const TOTAL: (Kind, u32) = (Kind { whose: Whose::Total, window: Window::Usual, unit: Unit::Recipients }, 1000);
 
-/// What the platform sets for everybody where its operator has set nothing else; the total is that of an organization with so many accounts.
+/// What the platform sets for everybody where its operator has set nothing else; the total is that of an organization with
+/// so many accounts.
 pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limit)> {
     let fixed: &'static [(Kind, u32)] = match whose {
         Whose::Each => &EACH,
@@ -418,12 +419,19 @@ fn raised(kind: Kind, most: u32, set_by: Scope, busy_day: Option<i64>) -> (u32, 
     }
 }
 
+/// What an account sends on its busy days, and to how many for the first time, where that is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BusyDay {
+    pub count: Option<Count>,
+    pub first_time: Option<i64>,
+}
+
 impl Holding {
-    /// With what holds for an account that sends so much on its busy days, and writes to so many for the first time.
-    pub fn raised_by(self, busy_day: Option<Count>, first_time: Option<i64>) -> Self {
+    /// With what holds for an account with such busy days.
+    pub fn raised_by(self, busy_day: BusyDay) -> Self {
         let busy_day = match self.kind.window {
-            Window::FirstTime => first_time,
-            _ => busy_day.map(|busy_day| busy_day.get(self.kind.unit)),
+            Window::FirstTime => busy_day.first_time,
+            _ => busy_day.count.map(|count| count.get(self.kind.unit)),
         };
         let Some(most) = self.limit.most else { return self };
         let (most, raised) = raised(self.kind, most, self.set_by, busy_day);
@@ -677,7 +685,8 @@ impl Exceeded {
     }
 
     /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed; 1,850
-    /// recipients in a day, at most 1,800 are allowed: it usually sends up to 900 a day. Or what is usual: 412 recipients since 14:00 UTC, usually at most 60 in an hour at this time.
+    /// recipients in a day, at most 1,800 are allowed: it usually sends up to 900 a day. Or what is usual: 412 recipients
+    /// since 14:00 UTC, usually at most 60 in an hour at this time.
     pub fn words(&self) -> String {
         let Kind { window, unit, .. } = self.applied.kind;
         let (one, many) = unit.words();

@@ -11,6 +11,7 @@ use time::{OffsetDateTime, UtcOffset, macros::format_description};
 use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Committed, Subject as Changed},
+    correspondents, volume,
 };
 use crate::{
     mail::{
@@ -18,8 +19,9 @@ use crate::{
         id::{AccountId, ChangeId, OrganizationId, Revision},
     },
     policy::{
-        limit::{Action, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
-        volume::Unit,
+        limit::{Action, BusyDay, Kind, Limit, Limits, OrganizationLimits, SenderControl, SetAt, Whose, Window},
+        usual,
+        volume::{Subject, Unit},
         words,
     },
 };
@@ -143,6 +145,22 @@ pub async fn reaching(
         limits.senders.insert(account, control);
     }
     Ok(limits)
+}
+
+/// What an account sends on its busy days.
+pub async fn busy_day(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    account: AccountId,
+    now: OffsetDateTime,
+) -> Result<BusyDay> {
+    let of = [(organization, Subject::Account(account))];
+    let found = volume::days_across_tenants(&mut *db, &of, usual::busy_days_since(now)).await?;
+    let (known, from) = correspondents::of_account(db, organization, account).await?;
+    Ok(BusyDay {
+        count: found.into_iter().next().and_then(|(first, days)| usual::busy_day(&days, first, now)),
+        first_time: known.busy_day(from, now),
+    })
 }
 
 /// What the operator has set for every organization.

@@ -10,9 +10,8 @@ use super::{
 use crate::{
     mail::{DomainName, id::AccountId},
     policy::{
-        limit::{Action, Holding, Kind, Limit, OrganizationLimits, Raised, SetAt, Whose, Window},
+        limit::{Action, BusyDay, Holding, Kind, Limit, OrganizationLimits, Raised, SetAt, Whose, Window},
         routing::Scope,
-        volume::Count,
         words::number,
     },
     store,
@@ -46,13 +45,6 @@ pub(super) struct Row {
     pub words: [(&'static str, &'static str); 3],
     /// What is deleted, as it was shown.
     pub seen: String,
-}
-
-/// What an account sends on its busy days, where that is known, and to how many for the first time.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct BusyDay {
-    pub count: Option<Count>,
-    pub first_time: Option<i64>,
 }
 
 /// How limits stand at one place.
@@ -109,8 +101,7 @@ impl Standing<'_> {
 
     fn group(&self, id: &'static str, title: String, note: &str, at: &SetAt, whose: Whose, may_change: bool) -> Group {
         let holding = self.limits.holding(at, self.place.domain.as_ref(), whose, self.accounts, self.now);
-        let raised =
-            holding.into_iter().map(|holding| holding.raised_by(self.busy_day.count, self.busy_day.first_time));
+        let raised = holding.into_iter().map(|holding| holding.raised_by(self.busy_day));
         let rows = raised.enumerate().map(|(index, holding)| self.row(format!("{id}-{index}"), &holding));
         Group { id, title, note: note.to_owned(), rows: rows.collect(), may_change }
     }
@@ -229,7 +220,7 @@ pub(super) fn holding(
     let whose = if limits.sender(Some(account)).is_service { Whose::Service } else { Whose::Each };
     // How many accounts there are is asked for a total only.
     let holding = limits.holding(&SetAt::Account(account), Some(domain), whose, 0, now);
-    holding.into_iter().map(|holding| holding.raised_by(busy_day.count, busy_day.first_time)).collect()
+    holding.into_iter().map(|holding| holding.raised_by(busy_day)).collect()
 }
 
 /// The same, a line each: for its page.

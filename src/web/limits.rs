@@ -18,7 +18,7 @@ use super::{
     error::{PageError, see_other},
     form::{Form, Query},
     limit_form::{LimitForm, Typed, in_trial},
-    limit_table::{BusyDay, Group, Standing},
+    limit_table::{Group, Standing},
     link::Link,
     mail_account_manager, page,
     sender_control::SenderCard,
@@ -33,9 +33,7 @@ use crate::{
     },
     policy::{
         Role,
-        limit::{Limits, OrganizationLimits, SenderControl, SetAt},
-        usual,
-        volume::Subject,
+        limit::{BusyDay, Limits, OrganizationLimits, SenderControl, SetAt},
     },
     store::{
         self, OrganizationTransaction,
@@ -328,7 +326,7 @@ pub(super) async fn look(
         None => line,
     });
     let busy_day = match place.account() {
-        Some(account) => busy_day(&mut transaction, account, now).await?,
+        Some(account) => store::limit::busy_day(&mut transaction, organization, account, now).await?,
         None => BusyDay::default(),
     };
     let exceptions = match at {
@@ -361,21 +359,6 @@ pub(super) async fn look(
         has_more_exceptions: exceptions.len() as i64 > EXCEPTIONS,
         exceptions: exceptions.iter().take(EXCEPTIONS as usize).map(|one| exception(one, slug, now)).collect(),
         name: place.name,
-    })
-}
-
-/// What an account sends on its busy days.
-async fn busy_day(
-    transaction: &mut OrganizationTransaction,
-    account: AccountId,
-    now: OffsetDateTime,
-) -> Result<BusyDay, PageError> {
-    let of = [(transaction.organization(), Subject::Account(account))];
-    let found = store::volume::days_across_tenants(&mut **transaction, &of, usual::busy_days_since(now)).await?;
-    let (known, from) = store::correspondents::of_account(transaction, of[0].0, account).await?;
-    Ok(BusyDay {
-        count: found.into_iter().next().and_then(|(first, days)| usual::busy_day(&days, first, now)),
-        first_time: known.busy_day(from, now),
     })
 }
 

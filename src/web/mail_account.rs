@@ -16,8 +16,7 @@ use super::{
     draft::Draft,
     error::{PageError, see_other},
     form::{Form, Query},
-    limit_table::{self, BusyDay},
-    limits,
+    limit_table, limits,
     mail_account_manager::{self, ListQuery},
     named::Named,
     outbound_volume, page,
@@ -35,7 +34,7 @@ use crate::{
     },
     policy::{
         account_file,
-        limit::{OrganizationLimits, SenderControl, SetAt},
+        limit::{BusyDay, OrganizationLimits, SenderControl, SetAt},
         usual,
         volume::{Count, Period, Subject, Unit, by_day, usual_day},
     },

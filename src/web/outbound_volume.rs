@@ -25,7 +25,7 @@ use crate::{
         id::{AccountId, ChangeId, OrganizationId},
     },
     policy::{
-        limit::{self, Holding, SetAt, Window},
+        limit::{self, BusyDay, Holding, SetAt, Window},
         usual::{busy_day, busy_days_since},
         volume::{Count, Period, Subject, Unit, by_day},
     },
@@ -256,7 +256,7 @@ async fn show(
     let hours = store::volume::by_hour(&mut transaction, organization, &subject, looked_back).await?;
     let first = store::volume::first(&mut transaction, organization, &subject).await?;
     let holding = limits_holding(&mut transaction, organization, &subject, of.as_ref(), now).await?;
-    let busy_day = match &subject {
+    let count = match &subject {
         // What all send together is raised for nobody.
         Subject::Account(_) => {
             let since = busy_days_since(now);
@@ -264,7 +264,8 @@ async fn show(
         }
         _ => None,
     };
-    let holding: Vec<_> = holding.into_iter().map(|holding| holding.raised_by(busy_day, None)).collect();
+    let busy_day = BusyDay { count, ..BusyDay::default() };
+    let holding: Vec<_> = holding.into_iter().map(|holding| holding.raised_by(busy_day)).collect();
     let charted = Charted::of(&hours, first, &holding, (unit, period), now);
     let (senders, domains) = match &of {
         None => top(&mut transaction, organization, since, &query, slug).await?,
