@@ -1,7 +1,7 @@
 //! What becomes of mail that waits when the facts change under it: it goes on, it is held, or it returns to
 //! its sender. The relay asks at every attempt; the pages say why mail is held and take the choice.
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use super::{
     facts::{Decision, Found, RoutingFacts, SenderRoute},
@@ -26,6 +26,17 @@ impl Choice {
     pub fn ends_it(self) -> bool {
         matches!(self, Self::Return | Self::Delete)
     }
+}
+
+/// Until when mail is not to be sent because its sender sent too much; `None` if it may go now, or if an administrator has
+/// decided about it since, or wants it tried.
+pub fn throttled(
+    until: Option<OffsetDateTime>,
+    choice: Option<Choice>,
+    retry_wished_at: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Option<OffsetDateTime> {
+    until.filter(|until| *until > now && choice.is_none() && retry_wished_at.is_none())
 }
 
 /// Why mail is held.

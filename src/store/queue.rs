@@ -16,7 +16,7 @@ use crate::{
     },
     policy::{
         routing::Scope,
-        waiting::{Choice, HeldBecause, Waits},
+        waiting::{Choice, HeldBecause, Waits, throttled},
     },
 };
 
@@ -94,11 +94,9 @@ impl QueuedMessage {
         self.lease.map(|lease| Leased { organization: self.organization, id: self.id, token: lease.token })
     }
 
-    /// Until when it is not to be sent because its sender sent too much; `None` if it may go now, or if an administrator
-    /// has decided about it since.
+    /// See [`throttled`].
     pub fn throttled(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
-        let is_wished = self.choice.is_some() || self.retry_wished_at.is_some();
-        self.throttled_until.filter(|until| *until > now && !is_wished)
+        throttled(self.throttled_until, self.choice, self.retry_wished_at, now)
     }
 
     /// What it waits for, with others.

@@ -23,7 +23,7 @@ use crate::{
     mail::id::{ChangeId, QueueId},
     policy::{
         routing::{HeldUntil, PlatformDefault},
-        waiting::{Choice, HeldBecause},
+        waiting::{Choice, HeldBecause, throttled},
     },
     store::{
         self, OrganizationTransaction,
@@ -325,16 +325,14 @@ fn next(message: &Listed, now: OffsetDateTime) -> String {
         }
         Why::Held if message.choice.is_none() => "When it is decided, or may leave again".to_owned(),
         // In between its sender is told; nobody is asked to take it.
-        Why::Waiting if let Some(until) = throttled(message, now) => wording::moment(until),
+        Why::Waiting
+            if let Some(until) = throttled(message.throttled_until, message.choice, message.retry_wished_at, now) =>
+        {
+            wording::moment(until)
+        }
         Why::Held | Why::Waiting if message.next_attempt_at <= now => "Due now".to_owned(),
         Why::Held | Why::Waiting => wording::moment(message.next_attempt_at),
     }
-}
-
-/// Until when a message waits for a limit, unless an administrator has decided otherwise.
-fn throttled(message: &Listed, now: OffsetDateTime) -> Option<OffsetDateTime> {
-    let is_wished = message.choice.is_some() || message.retry_wished_at.is_some();
-    message.throttled_until.filter(|until| *until > now && !is_wished)
 }
 
 #[derive(Template)]
