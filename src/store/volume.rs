@@ -183,7 +183,10 @@ pub async fn for_each_minute_across_tenants(
 }
 
 /// When somebody began to send, as far as is kept, and what was counted in some hours, or on some days.
-pub type Hours = (Option<OffsetDateTime>, Vec<(OffsetDateTime, Count)>);
+pub type Hours = (Option<OffsetDateTime>, Vec<InHour>);
+
+/// What was counted in an hour, or on a day.
+type InHour = (OffsetDateTime, Count);
 
 /// What each of these has sent in each of these hours, in their order; hours without mail are not there.
 pub async fn hours_across_tenants(
@@ -215,18 +218,32 @@ pub async fn hours_across_tenants(
         &subjects,
         hours,
     );
-    let mut found = vec![(None, Vec::new()); whose.len()];
-    for row in rows.fetch_all(db).await? {
-        let place = usize::try_from(row.position - 1).ok().and_then(|place| found.get_mut(place));
-        let Some((first, counts)) = place else { continue };
-        *first = Some(row.first);
-        if let (Some(hour), Some(messages), Some(recipients), Some(external)) =
-            (row.hour, row.messages, row.recipients, row.external)
-        {
-            counts.push((hour, Count { messages, recipients, external }));
+    let rows = rows.map(|row| {
+        let count = counted(row.hour, (row.messages, row.recipients, row.external));
+        (row.position, row.first, count)
+    });
+    Ok(by_position(rows.fetch_all(db).await?, whose.len()))
+}
+
+/// A count, where there is one at that time.
+fn counted(
+    at: Option<OffsetDateTime>,
+    (messages, recipients, external): (Option<i64>, Option<i64>, Option<i64>),
+) -> Option<InHour> {
+    Some((at?, Count { messages: messages?, recipients: recipients?, external: external? }))
+}
+
+/// Of each of so many that were asked for, by their position, when they began and what was counted.
+fn by_position(rows: Vec<(i64, OffsetDateTime, Option<InHour>)>, asked: usize) -> Vec<Hours> {
+    let mut found = vec![(None, Vec::new()); asked];
+    for (position, began, count) in rows {
+        let place = usize::try_from(position - 1).ok().and_then(|place| found.get_mut(place));
+        if let Some((first, counts)) = place {
+            *first = Some(began);
+            counts.extend(count);
         }
     }
-    Ok(found)
+    found
 }
 
 /// What each of these has sent on each day from `since` on (UTC), in their order; days without mail are not there.
@@ -262,18 +279,11 @@ pub async fn days_across_tenants(
         &subjects,
         since,
     );
-    let mut found = vec![(None, Vec::new()); whose.len()];
-    for row in rows.fetch_all(db).await? {
-        let place = usize::try_from(row.position - 1).ok().and_then(|place| found.get_mut(place));
-        let Some((first, counts)) = place else { continue };
-        *first = Some(row.first);
-        if let (Some(day), Some(messages), Some(recipients), Some(external)) =
-            (row.day, row.messages, row.recipients, row.external)
-        {
-            counts.push((day, Count { messages, recipients, external }));
-        }
-    }
-    Ok(found)
+    let rows = rows.map(|row| {
+        let count = counted(row.day, (row.messages, row.recipients, row.external));
+        (row.position, row.first, count)
+    });
+    Ok(by_position(rows.fetch_all(db).await?, whose.len()))
 }
 
 /// How many rows of one organization go in one statement.
