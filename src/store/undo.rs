@@ -41,7 +41,8 @@ pub struct Entry {
 /// What a change touched, as far as its items tell.
 #[derive(Debug, Clone, Default)]
 pub struct Extent {
-    /// How many pointers, accounts, limits, lists, and gateways that were removed or changed; those that were made are not counted, their records stay.
+    /// How many pointers, accounts, limits, lists, and gateways that were removed or changed; those that were made are not
+    /// counted, their records stay.
     pub things: i64,
     /// The organization's own row.
     organization: bool,

@@ -50,76 +50,96 @@ pub(super) async fn lock(
         lock_limited(db, organization, change).await?;
     }
     if extent.gateways {
-        sqlx::query!(
-            r#"
-            select from gateway
-            where organization_id = $1 and id::text in (
-                select subject_key from change_item
-                where organization_id = $1 and change_id = $2 and subject = 'gateway'
-            )
-            order by id for no key update
-            "#,
-            organization as OrganizationId,
-            change as ChangeId,
-        )
-        .execute(&mut *db)
-        .await?;
+        lock_gateways(db, organization, change).await?;
     }
     if extent.lists {
         lists::lock(db, organization, change).await?;
     }
     if extent.domains {
-        sqlx::query!(
-            r#"
-            select from mail_domain
-            where organization_id = $1 and name in (
-                select subject_key from change_item
-                where organization_id = $1 and change_id = $2 and subject = 'domain'
-            )
-            order by name for no key update
-            "#,
-            organization as OrganizationId,
-            change as ChangeId,
-        )
-        .execute(&mut *db)
-        .await?;
+        lock_domains(db, organization, change).await?;
     }
     if extent.credentials {
-        sqlx::query!(
-            r#"
-            select from relay_credential
-            where organization_id = $1 and id in (
-                select case when subject = 'credential' then subject_key::uuid end from change_item
-                where organization_id = $1 and change_id = $2
-            )
-            order by id for no key update
-            "#,
-            organization as OrganizationId,
-            change as ChangeId,
-        )
-        .execute(&mut *db)
-        .await?;
+        lock_credentials(db, organization, change).await?;
     }
     if extent.accounts {
-        // This lock keeps addresses from being added too, which a lock that leaves keys alone would not.
-        sqlx::query!(
-            r#"
-            select count(*) from (
-                select from mail_account
-                where organization_id = $1 and id in (
-                    select case when subject = 'account' then subject_key::uuid end from change_item
-                    where organization_id = $1 and change_id = $2
-                )
-                order by id for update
-            ) locked
-            "#,
-            organization as OrganizationId,
-            change as ChangeId,
-        )
-        .fetch_one(db)
-        .await?;
+        lock_accounts(db, organization, change).await?;
     }
     Ok(())
+}
+
+async fn lock_gateways(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select from gateway
+        where organization_id = $1 and id::text in (
+            select subject_key from change_item
+            where organization_id = $1 and change_id = $2 and subject = 'gateway'
+        )
+        order by id for no key update
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn lock_domains(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select from mail_domain
+        where organization_id = $1 and name in (
+            select subject_key from change_item
+            where organization_id = $1 and change_id = $2 and subject = 'domain'
+        )
+        order by name for no key update
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn lock_credentials(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select from relay_credential
+        where organization_id = $1 and id in (
+            select case when subject = 'credential' then subject_key::uuid end from change_item
+            where organization_id = $1 and change_id = $2
+        )
+        order by id for no key update
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// This lock keeps addresses from being added too, which a lock that leaves keys alone would not.
+async fn lock_accounts(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        select count(*) from (
+            select from mail_account
+            where organization_id = $1 and id in (
+                select case when subject = 'account' then subject_key::uuid end from change_item
+                where organization_id = $1 and change_id = $2
+            )
+            order by id for update
+        ) locked
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+    )
+    .fetch_one(db)
+    .await
+    .map(drop)
 }
 
 /// Locks whom a change has limited, as whoever sets a limit does.
