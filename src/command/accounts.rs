@@ -124,7 +124,10 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
             if dry_run {
                 try_out(transaction, &import, opened).await
             } else {
-                import_file(transaction, &import, opened, allow_removals).await
+                match import_file(transaction, &import, opened, allow_removals).await? {
+                    Some(committed) => super::verify_after(owner, &slug, committed.id).await,
+                    None => Ok(()),
+                }
             }
         }
         Accounts::Export { slug } => {
@@ -202,10 +205,11 @@ async fn import_file(
     import: &NewImport,
     file: File,
     allow_removals: Option<i64>,
-) -> anyhow::Result<()> {
-    let (staged, _) = account_import::import(transaction, import, file, allow_removals).await.map_err(in_words)?;
+) -> anyhow::Result<Option<Committed>> {
+    let (staged, committed) =
+        account_import::import(transaction, import, file, allow_removals).await.map_err(in_words)?;
     println!("{}", counted(&staged));
-    Ok(())
+    Ok(committed)
 }
 
 async fn try_out(mut transaction: OrganizationTransaction, import: &NewImport, file: File) -> anyhow::Result<()> {

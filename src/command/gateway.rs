@@ -191,7 +191,11 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
     let mut transaction = super::begin(owner, &slug).await?;
     let scope = scope(&mut transaction, &slug, &whose).await?;
     let set = store::gateway::set_choosing(transaction, &scope, address.as_ref(), waiting, super::OPERATOR).await?;
-    say_what_is_live(&slug, &whose, address.as_ref(), &set)
+    say_what_is_live(&slug, &whose, address.as_ref(), &set)?;
+    match set {
+        Set::Changed(committed) => super::verify_after(owner, &slug, committed.id).await,
+        Set::NotFound | Set::Unchanged => Ok(()),
+    }
 }
 
 fn say_what_is_live(slug: &str, whose: &Whose, address: Option<&GatewayAddress>, set: &Set) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use outgate::{
     secret::{Password, SealedSecret},
     store::{
         self, OrganizationTransaction,
-        gateway_record::{Saved, Stored},
+        gateway_record::{Edit as Change, Saved, Stored},
     },
 };
 use sqlx::PgPool;
@@ -118,7 +118,7 @@ async fn find(
     let organization = transaction.organization();
     let id = store::gateway::keep(transaction, organization, address).await?;
     let id = id.with_context(|| format!("{slug} has no gateway {}", address.with_port_in_words()))?;
-    let stored = store::gateway_record::stored(transaction, organization, id).await?;
+    let stored = store::gateway_record::wanted(transaction, organization, id).await?;
     Ok((id, stored.with_context(|| format!("{slug} has no gateway {}", address.with_port_in_words()))?))
 }
 
@@ -126,6 +126,12 @@ pub async fn show(owner: &PgPool, slug: &str, address: &GatewayAddress) -> anyho
     let mut transaction = super::begin(owner, slug).await?;
     let (_, stored) = find(&mut transaction, slug, address).await?;
     println!("Revision {} of {}:", stored.revision, stored.record.address.with_port_in_words());
+    if stored.is_pending() {
+        println!(
+            "It goes live when the gateway has passed its verification; until then revision {} holds.",
+            stored.live
+        );
+    }
     for words in stored.record.in_words().into_iter().skip(1) {
         println!("- {words}");
     }
@@ -153,10 +159,14 @@ pub async fn edit(
         }
     };
     let sealed = if edit.password_stdin { Some(sealed(&mut transaction, id, &record).await?) } else { None };
-    let saved =
-        store::gateway_record::save(transaction, id, ChangeId::new(), &record, sealed.as_ref(), super::OPERATOR)
-            .await?;
-    match saved {
+    let change = Change {
+        change: ChangeId::new(),
+        record: &record,
+        password: sealed.as_ref(),
+        has_passed: false,
+        actor: super::OPERATOR,
+    };
+    match store::gateway_record::save(transaction, id, &change).await? {
         Saved::NotFound => bail!("{slug} has no gateway {}", address.with_port_in_words()),
         Saved::Unchanged | Saved::Already => println!("Nothing changed: it was so already."),
         Saved::AddressTaken => bail!("{slug} has another gateway {}", record.address.with_port_in_words()),
@@ -169,7 +179,16 @@ pub async fn edit(
         Saved::Changed(committed) => {
             let (was, is) = record.differences(&stored.record, sealed.is_some());
             println!("Changed from {was} to {is}. Revision {}.", committed.revision);
+            super::verify_after(owner, slug, committed.id).await?;
         }
+        Saved::Pending(_) => {
+            let (was, is) = record.differences(&stored.record, sealed.is_some());
+            println!(
+                "Saved: from {was} to {is}. It goes live when the gateway has passed its verification; until then mail \
+                 goes as before."
+            );
+        }
+        Saved::GivenUp(_) => println!("Given up: the record says what is live, and nothing waits any more."),
     }
     Ok(())
 }

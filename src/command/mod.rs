@@ -24,7 +24,7 @@ pub mod volume;
 use anyhow::Context;
 use outgate::{
     config::PlatformSettings,
-    mail::id::OrganizationId,
+    mail::id::{ChangeId, OrganizationId},
     policy::gateway_network::AllowedNetworks,
     store::{self as facts, OrganizationTransaction},
 };
@@ -44,6 +44,14 @@ pub async fn organization(owner: &PgPool, slug: &str) -> anyhow::Result<Organiza
 pub async fn begin(owner: &PgPool, slug: &str) -> anyhow::Result<OrganizationTransaction> {
     let organization = organization(owner, slug).await?;
     Ok(OrganizationTransaction::begin(owner, organization).await?)
+}
+
+/// Has verified what a change has set, unless that was verified already: relays begin by themselves.
+pub async fn verify_after(owner: &PgPool, slug: &str, change: ChangeId) -> anyhow::Result<()> {
+    let mut transaction = begin(owner, slug).await?;
+    let organization = transaction.organization();
+    facts::verification::ask_after_change(&mut transaction, organization, change, OPERATOR).await?;
+    Ok(transaction.commit().await?)
 }
 
 /// The networks and ports that the operator opened to gateways.

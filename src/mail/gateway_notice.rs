@@ -39,11 +39,21 @@ pub enum News<'a> {
     Encrypted,
 }
 
+/// What does not go live yet.
+#[derive(Debug, Clone, Copy)]
+pub enum NotLive<'a> {
+    /// The gateway of all users.
+    OfAll,
+    /// The gateway of a mail domain.
+    OfDomain(&'a DomainName),
+    /// A change of the record of a gateway that is in use.
+    Record,
+}
+
 /// A gateway that does not go live yet.
 #[derive(Debug, Clone, Copy)]
 pub struct NotPassed<'a> {
-    /// Whose it is to be; `None`: all users'.
-    pub domain: Option<&'a DomainName>,
+    pub what: NotLive<'a>,
     /// Which step failed, and what to do.
     pub failed: &'a str,
     /// What mail leaves through meanwhile.
@@ -51,32 +61,44 @@ pub struct NotPassed<'a> {
 }
 
 impl NotPassed<'_> {
-    /// `all users`, or the mail domain.
-    pub fn whose(&self) -> String {
-        self.domain.map_or_else(|| "all users".to_owned(), |name| format!("the mail domain {}", name.to_unicode()))
+    /// What of the gateway has not passed, as words behind its address; `of` is what stands behind them.
+    fn what(&self, of: &str) -> String {
+        match self.what {
+            NotLive::OfAll => format!(", which is to be the outbound gateway of all users{of},"),
+            NotLive::OfDomain(name) => {
+                format!(", which is to be the outbound gateway of the mail domain {}{of},", name.to_unicode())
+            }
+            NotLive::Record => format!(" as a change of the record of an outbound gateway{of} has it"),
+        }
+    }
+
+    /// The whole of it in three sentences.
+    pub fn in_brief(&self, gateway: impl Display) -> String {
+        let (what, meanwhile) = (self.what(""), self.meanwhile());
+        format!("{gateway}{what} has not passed its verification. {} {meanwhile}", self.failed)
     }
 
     /// What becomes of mail until it has passed, in a sentence.
-    pub fn meanwhile(&self) -> String {
-        match (self.instead_of, self.domain) {
+    fn meanwhile(&self) -> String {
+        match (self.instead_of, self.what) {
             (Some(address), _) => format!("Mail keeps leaving through {} meanwhile.", address.with_port_in_words()),
-            (None, Some(_)) => "Mail goes on as before meanwhile.".to_owned(),
-            (None, None) => "Mail without another gateway waits meanwhile and is not lost.".to_owned(),
+            (None, NotLive::OfDomain(_) | NotLive::Record) => "Mail goes on as before meanwhile.".to_owned(),
+            (None, NotLive::OfAll) => "Mail without another gateway waits meanwhile and is not lost.".to_owned(),
         }
     }
 
     fn text(&self, gateway: impl Display, organization: &str) -> String {
-        let page = match self.domain {
-            Some(_) => "Domain Manager, and there the domain's Outbound Gateway",
-            None => "Outbound Mail Gateway",
+        let page = match self.what {
+            NotLive::OfDomain(_) => "Domain Manager, and there the domain's Outbound Gateway",
+            NotLive::OfAll => "Outbound Mail Gateway",
+            NotLive::Record => "Gateways, and there the gateway",
         };
         format!(
-            "{gateway}, which is to be the outbound gateway of {} of {organization}, has not passed its verification and \
-             is not live.\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
+            "{gateway}{} has not passed its verification and is not live.\r\n\r\n    {}\r\n\r\n{}\r\n\r\n\
              What to do: put it right, then open Administration > Manage Organization > Web Mail Cloud > {page}, and \
              press Check again: it goes live by itself when it has passed. There it is given up, too, or used anyway. \
              You do not hear of this change again.\r\n",
-            self.whose(),
+            self.what(&format!(" of {organization}")),
             one_line(self.failed),
             self.meanwhile(),
         )

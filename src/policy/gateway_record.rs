@@ -194,6 +194,12 @@ impl GatewayRecord {
         bound(self) == bound(other)
     }
 
+    /// Whether the same server is spoken to in the same way: what a verification of one has found holds for the other.
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        let trusts = |record: &Self| (record.certificate_name.clone(), record.trust.clone());
+        self.shares_password_with(other) && trusts(self) == trusts(other)
+    }
+
     /// What differs from an earlier record, in words: how it was, and how it is.
     pub fn differences(&self, before: &Self, new_password: bool) -> (String, String) {
         let (was, is) = (before.in_words(), self.in_words());

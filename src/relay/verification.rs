@@ -127,7 +127,8 @@ impl Verifier {
                 return tell(pool, relay, taken, &watched.steps(), Some(false)).await;
             }
         };
-        let mut verifying = std::pin::pin!(self.verify(taken, message.as_ref(), &watched));
+        let pending = if taken.is_pending { as_it_is_to_be(pool, taken).await } else { None };
+        let mut verifying = std::pin::pin!(self.verify(taken, pending, message.as_ref(), &watched));
         let accepts = loop {
             match timeout(TOLD, &mut verifying).await {
                 Ok(accepts) => break accepts,
@@ -155,10 +156,17 @@ impl Verifier {
     }
 
     /// Whether the gateway accepts the recipient and, if there is one, the message.
-    pub async fn verify(&self, taken: &Taken, message: Option<&Prepared>, watched: &Watched) -> bool {
+    /// `pending`: the gateway with a change of its record that is not live yet, where that is asked about.
+    pub async fn verify(
+        &self,
+        taken: &Taken,
+        pending: Option<Arc<Gateway>>,
+        message: Option<&Prepared>,
+        watched: &Watched,
+    ) -> bool {
         watched.begins(Stage::LookUp);
         let until = Instant::now() + PATIENCE;
-        let Some(peer) = self.peer(taken).await else {
+        let Some(peer) = self.peer(taken, pending).await else {
             watched.advises("This relay does not know the gateway yet: try again in a moment.".to_owned());
             watched.ends(Outcome::Failed);
             return false;
@@ -204,8 +212,9 @@ impl Verifier {
     }
 
     /// The gateway as mail would use it, or one that nobody has saved; `None`: this relay has not heard of it.
-    async fn peer(&self, taken: &Taken) -> Option<Peer> {
+    async fn peer(&self, taken: &Taken, pending: Option<Arc<Gateway>>) -> Option<Peer> {
         let gateway = match taken.gateway {
+            Some(_) if pending.is_some() => pending?,
             Some(id) => {
                 let wanted = taken.revision.unwrap_or_default();
                 let is_wanted =
@@ -388,6 +397,16 @@ async fn ask(connection: &mut Connection, probe: &Probe, witness: &dyn Witness) 
         }
     }
     Ok(())
+}
+
+/// The gateway with the change of its record that is not live yet, which no mail is routed by.
+async fn as_it_is_to_be(pool: &PgPool, taken: &Taken) -> Option<Arc<Gateway>> {
+    let (id, revision) = taken.gateway.zip(taken.revision)?;
+    let reading = async {
+        let mut db = pool.acquire().await?;
+        store::routing_facts::gateway_as_of_across_tenants(&mut db, taken.organization, id, revision).await
+    };
+    timeout(STORE_PATIENCE, reading).await.ok()?.ok()?.map(Arc::new)
 }
 
 /// The same gateway without its sign-in, if it has one.

@@ -629,6 +629,11 @@ pub async fn remove(mut transaction: OrganizationTransaction, gateway: GatewayId
           and not exists (select from mail_account where organization_id = $1 and outbound_gateway_id = $2)
           and not exists (select from queued_message where organization_id = $1 and waits_for = $2)
           and not exists (select from gateway_backup where organization_id = $1 and backup_id = $2)
+          and not exists (select from gateway other
+                          join gateway_revision wanted on wanted.organization_id = $1 and wanted.gateway_id = other.id
+                                                      and wanted.revision = other.pending_revision
+                          where other.organization_id = $1 and other.pending_revision is not null
+                            and $2 = any (wanted.backups))
         returning address as "address: GatewayAddress", revision
         "#,
         organization as OrganizationId,

@@ -27,7 +27,8 @@ pub async fn of(
     let rows = sqlx::query!(
         r#"
         select one.id as "id!: GatewayId", one.address as "address!: GatewayAddress", one.revision as "revision!", health.*,
-               checked.id as "verification?: VerificationId", checked.requested_at as "requested_at?", checked.accepts
+               checked.id as "verification?: VerificationId", checked.requested_at as "requested_at?", checked.accepts,
+               coalesce(checked.requested_at < now() - interval '45 seconds', false) as "is_over!"
         from in_organization($1) o (id)
         cross join lateral (select id, address, revision from gateway
                             where organization_id = o.id and address = any ($2) offset 0) one
@@ -43,10 +44,10 @@ pub async fn of(
         ) health
         left join lateral (
             select asked.id, asked.requested_at,
-                   (select bool_and(accepts) from verification_result result
-                    where result.organization_id = o.id and result.verification_id = asked.id) as accepts
+                   verdict(o.id, asked.id, asked.requested_at) as accepts
             from verification asked
             where asked.organization_id = o.id and asked.gateway_id = one.id and asked.revision = one.revision
+              and asked.recipient is null and asked.test_message is null
             order by asked.requested_at desc limit 1
         ) checked on true
         "#,
@@ -76,6 +77,7 @@ pub async fn of(
             revision: row.revision,
             at,
             accepts: row.accepts,
+            is_over: row.is_over,
         }),
     });
     Ok(facts.collect())

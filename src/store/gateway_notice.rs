@@ -4,7 +4,7 @@
 use sqlx::{PgExecutor, postgres::PgQueryResult, types::Json};
 use time::OffsetDateTime;
 
-use super::{Result, gateway::PointerScope};
+use super::{Result, change::Subject, gateway::PointerScope};
 use crate::{
     mail::{
         DomainName, GatewayAddress,
@@ -43,8 +43,8 @@ pub enum News {
 /// A gateway that is pending and has not passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotPassed {
-    /// Whose it is to be.
-    pub scope: PointerScope,
+    /// Whose it is to be; `None`: it is a change of its own record.
+    pub scope: Option<PointerScope>,
     pub since: OffsetDateTime,
     /// Which step failed, and what to do.
     pub failed: String,
@@ -185,22 +185,29 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
     let rows = sqlx::query!(
         r#"
         select pending.organization_id as "organization!: OrganizationId", organization.name, organization.slug,
-               pending.domain as "domain: DomainName", gateway.id as "gateway: GatewayId",
-               gateway.address as "address: GatewayAddress", live.address as "instead_of?: GatewayAddress",
+               pending.subject as "subject!", pending.domain as "domain: DomainName", gateway.id as "gateway: GatewayId",
+               wanted.address as "address: GatewayAddress", live.address as "instead_of?: GatewayAddress",
                pending.since as "since!", refused.steps as "steps?: Json<Vec<Step>>"
         from (select id as organization_id, 'organization' as subject, id::text as key, null::text as domain,
-                     pending_gateway_id as gateway, outbound_gateway_id as live, pending_since as since
+                     pending_gateway_id as gateway, null::bigint as revision, outbound_gateway_id as live,
+                     pending_since as since
               from organization where pending_gateway_id is not null
               union all
-              select organization_id, 'domain', name, name, pending_gateway_id, outbound_gateway_id, pending_since
-              from mail_domain where pending_gateway_id is not null) pending
+              select organization_id, 'domain', name, name, pending_gateway_id, null, outbound_gateway_id, pending_since
+              from mail_domain where pending_gateway_id is not null
+              union all
+              select organization_id, 'gateway', id::text, null, id, pending_revision, id, pending_since
+              from gateway where pending_revision is not null) pending
         join organization on organization.id = pending.organization_id
         join gateway on gateway.organization_id = pending.organization_id and gateway.id = pending.gateway
+        join gateway_revision wanted on wanted.organization_id = pending.organization_id and wanted.gateway_id = gateway.id
+                                    and wanted.revision = coalesce(pending.revision, gateway.revision)
         left join gateway live on live.organization_id = pending.organization_id and live.id = pending.live
         left join lateral (
             select asked.id, asked.requested_at from verification asked
             where asked.organization_id = pending.organization_id and asked.gateway_id = pending.gateway
-              and asked.revision = gateway.revision and asked.recipient is null and asked.requested_at >= pending.since
+              and asked.revision = wanted.revision and asked.recipient is null and asked.test_message is null
+              and asked.requested_at >= pending.since
             order by asked.requested_at desc limit 1
         ) last on true
         left join lateral (
@@ -226,7 +233,8 @@ pub async fn not_passed_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetD
         to_tell!(
             row,
             News::NotPassed(NotPassed {
-                scope: row.domain.map_or(PointerScope::Organization, PointerScope::Domain),
+                scope: (row.subject != "gateway")
+                    .then(|| row.domain.map_or(PointerScope::Organization, PointerScope::Domain)),
                 since: row.since,
                 failed: failed(row.steps.as_deref()),
                 instead_of: row.instead_of,
@@ -375,6 +383,10 @@ async fn note_not_passed(
     not_passed: &NotPassed,
     now: OffsetDateTime,
 ) -> Result<PgQueryResult> {
+    let (subject, key) = match &not_passed.scope {
+        Some(scope) => (scope.subject(), scope.key(told.organization)),
+        None => (Subject::Gateway, told.gateway.to_string()),
+    };
     sqlx::query!(
         r#"
         insert into pending_gateway_notice (organization_id, subject, subject_key, gateway_id, since, noticed_at)
@@ -384,14 +396,16 @@ async fn note_not_passed(
            or exists (select from mail_domain
                       where $2 = 'domain' and organization_id = $1 and name = $3
                         and pending_gateway_id = $4 and pending_since = $5)
+           or exists (select from gateway
+                      where $2 = 'gateway' and organization_id = $1 and id = $4 and pending_since = $5)
         on conflict (organization_id, subject, subject_key) do update
         set gateway_id = excluded.gateway_id, since = excluded.since, noticed_at = excluded.noticed_at
         where (pending_gateway_notice.gateway_id, pending_gateway_notice.since) is distinct from
               (excluded.gateway_id, excluded.since)
         "#,
         told.organization as OrganizationId,
-        not_passed.scope.subject().as_str(),
-        not_passed.scope.key(told.organization),
+        subject.as_str(),
+        key,
         told.gateway as GatewayId,
         not_passed.since,
         now,

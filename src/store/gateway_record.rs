@@ -1,5 +1,5 @@
-//! A gateway's record: read with what is stored of its password, and written as a new revision. The password itself
-//! is only ever written here; relays read it with the facts that they route by.
+//! A gateway's record: read with what is stored of its password, and written as a new revision, which is live at once or
+//! waits (`pending_record`). The password itself is only ever written here; relays read it with the facts they route by.
 
 use ipnet::IpNet;
 use serde_json::json;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     OrganizationTransaction, Result,
     change::{AuditEntry, ChangeItem, Committed, Subject},
+    pending_record,
 };
 use crate::{
     mail::{
@@ -20,18 +21,41 @@ use crate::{
         facts::TlsMode,
         gateway_record::GatewayRecord,
         gateway_settings::{GatewayLimits, OwnDomains, Returning, Trust},
+        going_live::GoesLive,
     },
     secret::SealedSecret,
 };
 
-/// The record of the revision that is in use.
+/// The record of a revision: of the one in use, or of a change that waits for its verification.
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub revision: i64,
+    /// The revision in use.
+    pub live: i64,
     pub record: GatewayRecord,
     /// When the password was set that it signs in with.
     pub password_set_at: Option<OffsetDateTime>,
     secret: Option<Uuid>,
+}
+
+impl Stored {
+    /// Whether it is a change that goes live when the gateway has passed its verification.
+    pub fn is_pending(&self) -> bool {
+        self.revision != self.live
+    }
+}
+
+/// What is to be saved of a record.
+#[derive(Debug, Clone, Copy)]
+pub struct Edit<'a> {
+    /// The change that it becomes: the same form, sent twice, is one.
+    pub change: ChangeId,
+    pub record: &'a GatewayRecord,
+    /// `None`: the stored one is kept, if what it is bound to stays the same.
+    pub password: Option<&'a SealedSecret>,
+    /// Whether every relay has found a moment ago that the gateway accepts our mail as this record has it.
+    pub has_passed: bool,
+    pub actor: &'a str,
 }
 
 /// What became of saving a record.
@@ -49,13 +73,33 @@ pub enum Saved {
     NoSuchBackup(GatewayAddress),
     /// What a password is bound to has changed, or there is none yet.
     PasswordNeeded,
+    /// It is live at once.
     Changed(Committed),
+    /// It goes live when the gateway has passed its verification as it is now to be.
+    Pending(Committed),
+    /// It says what is live already: a change that was pending is not wanted any more.
+    GivenUp(Committed),
 }
 
+/// The record in use.
 pub async fn stored(db: &mut PgConnection, organization: OrganizationId, gateway: GatewayId) -> Result<Option<Stored>> {
+    read(db, organization, gateway, false).await
+}
+
+/// The record as it is to be: a change that is pending, or else the one in use.
+pub async fn wanted(db: &mut PgConnection, organization: OrganizationId, gateway: GatewayId) -> Result<Option<Stored>> {
+    read(db, organization, gateway, true).await
+}
+
+async fn read(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    gateway: GatewayId,
+    as_wanted: bool,
+) -> Result<Option<Stored>> {
     let row = sqlx::query!(
         r#"
-        select used.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
+        select used.revision, gateway.revision as live, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
                used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
                used.sign_in_user, used.sign_in_secret_id, used.connections, used.messages_per_connection,
                used.messages_per_minute, used.largest_message, used.returning_mail as "returning: Returning",
@@ -66,18 +110,22 @@ pub async fn stored(db: &mut PgConnection, organization: OrganizationId, gateway
                      order by place) as "backups!: Vec<GatewayAddress>"
         from gateway
         join gateway_revision used on used.organization_id = gateway.organization_id
-                                  and used.gateway_id = gateway.id and used.revision = gateway.revision
+                                  and used.gateway_id = gateway.id
+                                  and used.revision = case when $3 then coalesce(gateway.pending_revision, gateway.revision)
+                                                           else gateway.revision end
         left join gateway_secret secret on secret.organization_id = used.organization_id
                                        and secret.gateway_id = used.gateway_id and secret.id = used.sign_in_secret_id
         where gateway.organization_id = $1 and gateway.id = $2
         "#,
         organization as OrganizationId,
         gateway as GatewayId,
+        as_wanted,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(|row| Stored {
         revision: row.revision,
+        live: row.live,
         password_set_at: row.set_at,
         secret: row.sign_in_secret_id,
         record: GatewayRecord {
@@ -119,11 +167,27 @@ pub(super) fn limits(
     }
 }
 
-/// The same, with the gateway locked, so that two changes of one record come one after the other.
+/// The record in use, with the gateway locked, so that two changes of one record come one after the other.
 pub async fn stored_for_update(
     transaction: &mut OrganizationTransaction,
     gateway: GatewayId,
 ) -> Result<Option<Stored>> {
+    let organization = transaction.organization();
+    lock(transaction, gateway).await?;
+    stored(transaction, organization, gateway).await
+}
+
+/// The record as it is to be, with the gateway locked.
+pub async fn wanted_for_update(
+    transaction: &mut OrganizationTransaction,
+    gateway: GatewayId,
+) -> Result<Option<Stored>> {
+    let organization = transaction.organization();
+    lock(transaction, gateway).await?;
+    wanted(transaction, organization, gateway).await
+}
+
+async fn lock(transaction: &mut OrganizationTransaction, gateway: GatewayId) -> Result<()> {
     let organization = transaction.organization();
     sqlx::query_scalar!(
         "select 1 as one from gateway where organization_id = $1 and id = $2 for no key update",
@@ -131,27 +195,29 @@ pub async fn stored_for_update(
         gateway as GatewayId,
     )
     .fetch_optional(&mut **transaction)
-    .await?;
-    stored(transaction, organization, gateway).await
+    .await
+    .map(drop)
 }
 
-/// Writes a record as the gateway's next revision, as one change with this id. Everything that points at the gateway
-/// follows. Without a new password the stored one is kept, if what it is bound to stays the same.
-pub async fn save(
-    mut transaction: OrganizationTransaction,
-    gateway: GatewayId,
-    change: ChangeId,
-    record: &GatewayRecord,
-    password: Option<&SealedSecret>,
-    actor: &str,
-) -> Result<Saved> {
-    let organization = transaction.organization();
-    let Some(before) = stored_for_update(&mut transaction, gateway).await? else { return Ok(Saved::NotFound) };
-    if is_saved(&mut transaction, organization, change).await? {
+/// Writes a record as the gateway's next revision, as one change. Everything that points at the gateway follows: at
+/// once, or when it has passed its verification, as [`pending_record::goes_live`] says.
+pub async fn save(mut transaction: OrganizationTransaction, gateway: GatewayId, edit: &Edit<'_>) -> Result<Saved> {
+    let (organization, record) = (transaction.organization(), edit.record);
+    let Some(before) = wanted_for_update(&mut transaction, gateway).await? else { return Ok(Saved::NotFound) };
+    if is_saved(&mut transaction, organization, edit.change).await? {
         return Ok(Saved::Already);
     }
-    if before.record == *record && password.is_none() {
+    if before.record == *record && edit.password.is_none() {
         return Ok(Saved::Unchanged);
+    }
+    let live = match before.is_pending() {
+        true => stored(&mut transaction, organization, gateway).await?,
+        false => None,
+    };
+    let live = live.unwrap_or_else(|| before.clone());
+    if live.record == *record && edit.password.is_none() {
+        let change = edit.change;
+        return pending_record::forget(transaction, gateway, change, &before, edit.actor).await.map(Saved::GivenUp);
     }
     let mut backups = Vec::with_capacity(record.backups.len());
     for address in &record.backups {
@@ -161,16 +227,61 @@ pub async fn save(
             _ => return Ok(Saved::NoSuchBackup(address.clone())),
         }
     }
-    let secret = match (&record.sign_in_user, password) {
+    let secret = match (&record.sign_in_user, edit.password) {
         (None, _) => None,
         (Some(_), Some(sealed)) => Some(store_password(&mut transaction, gateway, sealed).await?),
-        (Some(_), None) if before.secret.is_some() && before.record.shares_password_with(record) => before.secret,
-        (Some(_), None) => return Ok(Saved::PasswordNeeded),
+        (Some(_), None) => match secret_for(record, [&before, &live]) {
+            Some(secret) => Some(secret),
+            None => return Ok(Saved::PasswordNeeded),
+        },
     };
     let revision = write(&mut transaction, gateway, record, &backups, secret).await?;
+    if pending_record::goes_live(&mut transaction, gateway, &live, edit).await? == GoesLive::WhenVerified {
+        if is_taken(&mut transaction, gateway, &record.address).await? {
+            return Ok(Saved::AddressTaken);
+        }
+        return pending_record::wait(transaction, gateway, &live, revision, edit).await.map(Saved::Pending);
+    }
     if !use_revision(&mut transaction, gateway, record, revision).await? {
         return Ok(Saved::AddressTaken);
     }
+    let audit = edited("gateway.edit", &live, record, edit.password.is_some(), edit.actor);
+    commit(transaction, gateway, edit.change, &live, (record, revision), audit).await.map(Saved::Changed)
+}
+
+/// The password of a record that may be used for this one too.
+fn secret_for(record: &GatewayRecord, of: [&Stored; 2]) -> Option<Uuid> {
+    let shares = |stored: &&Stored| stored.secret.is_some() && stored.record.shares_password_with(record);
+    of.into_iter().find(shares).and_then(|stored| stored.secret)
+}
+
+/// What is written down of a change from the record in use to this one.
+pub(super) fn edited(
+    action: &'static str,
+    live: &Stored,
+    record: &GatewayRecord,
+    has_new_password: bool,
+    actor: &str,
+) -> AuditEntry {
+    let (was, is) = record.differences(&live.record, has_new_password);
+    AuditEntry {
+        actor: actor.to_owned(),
+        action,
+        subject: live.record.address.to_string(),
+        before: Some(was),
+        after: Some(is),
+    }
+}
+
+/// Ends a change by which a gateway has come from one record to another.
+pub(super) async fn commit(
+    mut transaction: OrganizationTransaction,
+    gateway: GatewayId,
+    change: ChangeId,
+    before: &Stored,
+    (record, revision): (&GatewayRecord, i64),
+    audit: AuditEntry,
+) -> Result<Committed> {
     let said =
         |record: &GatewayRecord, revision| json!({ "address": record.address.to_string(), "revision": revision });
     let item = ChangeItem {
@@ -179,17 +290,26 @@ pub async fn save(
         before: Some(said(&before.record, before.revision)),
         after: Some(said(record, revision)),
     };
-    let (was, is) = record.differences(&before.record, password.is_some());
-    let audit = AuditEntry {
-        actor: actor.to_owned(),
-        action: "gateway.edit",
-        subject: before.record.address.to_string(),
-        before: Some(was),
-        after: Some(is),
-    };
     let mut open = transaction.open_change(change, audit).await?;
     transaction.add_items(&mut open, &[item]).await?;
-    transaction.finish_change(open, None).await.map(Saved::Changed)
+    transaction.finish_change(open, None).await
+}
+
+/// Whether another gateway of the organization has this address.
+pub(super) async fn is_taken(
+    transaction: &mut OrganizationTransaction,
+    gateway: GatewayId,
+    address: &GatewayAddress,
+) -> Result<bool> {
+    let organization = transaction.organization();
+    sqlx::query_scalar!(
+        r#"select exists (select from gateway where organization_id = $1 and address = $3 and id <> $2) as "is_taken!""#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        address as &GatewayAddress,
+    )
+    .fetch_one(&mut **transaction)
+    .await
 }
 
 /// Whether a change with this id was saved: the same form, sent before.
@@ -268,7 +388,7 @@ async fn write(
 }
 
 /// Returns whether the address was free.
-async fn use_revision(
+pub(super) async fn use_revision(
     transaction: &mut OrganizationTransaction,
     gateway: GatewayId,
     record: &GatewayRecord,

@@ -29,6 +29,7 @@ pub mod message_trace;
 pub mod organization;
 pub mod outbound_queue;
 pub mod pending_gateway;
+pub mod pending_record;
 pub mod pool;
 pub mod queue;
 pub mod relay;

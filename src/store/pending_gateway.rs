@@ -8,7 +8,7 @@ use super::{
     OrganizationTransaction, Result, WebStore,
     change::{AuditEntry, Committed},
     gateway::{self, Pointer, PointerScope, Set},
-    gateway_health, organization,
+    gateway_health, organization, pending_record,
     verification::{self, Verification, Wanted},
 };
 use crate::{
@@ -107,7 +107,8 @@ async fn decide(
     Ok(goes_live)
 }
 
-async fn former(db: &mut PgConnection, organization: OrganizationId, gateway: GatewayId) -> Result<Former> {
+/// What is known of the gateway by its present revision.
+pub(super) async fn former(db: &mut PgConnection, organization: OrganizationId, gateway: GatewayId) -> Result<Former> {
     let health = gateway_health::of(&mut *db, organization, Some(gateway)).await?.pop();
     // Of those that have ended: one that is under way says nothing yet.
     let passed = sqlx::query_scalar!(
@@ -116,9 +117,9 @@ async fn former(db: &mut PgConnection, organization: OrganizationId, gateway: Ga
         from verification asked
         join gateway on gateway.organization_id = $1 and gateway.id = asked.gateway_id
                     and gateway.revision = asked.revision
-        cross join lateral (select bool_and(accepts) as accepts from verification_result result
-                            where result.organization_id = $1 and result.verification_id = asked.id) found
+        cross join lateral verdict($1, asked.id, asked.requested_at) found (accepts)
         where asked.organization_id = $1 and asked.gateway_id = $2 and found.accepts is not null
+          and asked.recipient is null and asked.test_message is null
         order by asked.requested_at desc limit 1
         "#,
         organization as OrganizationId,
@@ -146,7 +147,7 @@ async fn has_just_passed(
         from verification asked
         left join gateway on gateway.organization_id = $1 and gateway.address = $2
         where asked.organization_id = $1 and asked.requested_at > now() - interval '5 minutes' and asked.recipient is null
-          and asked.address = $2
+          and asked.test_message is null and asked.address = $2
           and case when asked.gateway_id is null then coalesce(gateway.revision, 1) = 1
                    else asked.gateway_id = gateway.id and asked.revision = gateway.revision end
         order by asked.requested_at desc limit 1
@@ -201,19 +202,45 @@ pub enum Check {
     NotAnswered,
 }
 
-impl Pending {
-    /// Whether relays run that were not there when it was asked, or were too late.
-    fn has_new_relays(&self) -> bool {
-        self.verification.as_ref().is_some_and(|(_, verification)| verification.silent > 0)
+impl Check {
+    /// `None`: nobody has asked yet.
+    pub(super) fn of(verification: Option<&(VerificationId, Verification)>) -> Self {
+        match verification {
+            None => Self::UnderWay,
+            Some((_, verification)) if verification.accepts() => Self::Passed,
+            Some((_, verification)) if verification.refuses() => Self::Refused,
+            Some((_, verification)) if verification.has_ended() => Self::NotAnswered,
+            Some(_) => Self::UnderWay,
+        }
     }
+}
 
+impl Pending {
     pub fn check(&self) -> Check {
-        match &self.verification {
-            None => Check::UnderWay,
-            Some((_, verification)) if verification.accepts() => Check::Passed,
-            Some((_, verification)) if verification.refuses() => Check::Refused,
-            Some((_, verification)) if verification.has_ended() => Check::NotAnswered,
-            Some(_) => Check::UnderWay,
+        Check::of(self.verification.as_ref())
+    }
+}
+
+/// What is to be done about something that is pending.
+enum Next {
+    MakeLive,
+    /// It was not asked for yet, or a relay has come since.
+    Ask,
+    Wait,
+    /// Somebody has it verified again, uses it anyway, or gives it up.
+    Nothing,
+}
+
+impl Next {
+    fn of(verification: Option<&(VerificationId, Verification)>) -> Self {
+        // Relays run that were not there when it was asked, or were too late.
+        let has_new_relays = verification.is_some_and(|(_, verification)| verification.silent > 0);
+        match Check::of(verification) {
+            Check::Passed => Self::MakeLive,
+            Check::UnderWay if verification.is_none() => Self::Ask,
+            Check::UnderWay => Self::Wait,
+            Check::NotAnswered if has_new_relays => Self::Ask,
+            Check::Refused | Check::NotAnswered => Self::Nothing,
         }
     }
 }
@@ -242,7 +269,7 @@ pub async fn list(
                 order by item.change_id desc limit 1) as saved_by,
                (select asked.id from verification asked
                 where asked.organization_id = $1 and asked.gateway_id = gateway.id and asked.revision = gateway.revision
-                  and asked.recipient is null and asked.requested_at >= pending.since
+                  and asked.recipient is null and asked.test_message is null and asked.requested_at >= pending.since
                 order by asked.requested_at desc limit 1) as "verification: VerificationId"
         from (select 'organization' as subject, id::text as key, null::text as domain, pending_gateway_id as gateway,
                      outbound_gateway_id as live, pending_since as since
@@ -321,33 +348,36 @@ pub async fn look(store: &WebStore) -> Result<bool> {
 }
 
 async fn look_at(store: &WebStore, organization: OrganizationId) -> Result<bool> {
-    let mut transaction = OrganizationTransaction::begin(store.pool(), organization).await?;
-    let pending = list(&mut transaction, organization, None).await?;
+    let begin = || OrganizationTransaction::begin(store.pool(), organization);
+    let mut transaction = begin().await?;
+    let gateways = list(&mut transaction, organization, None).await?;
+    let records = pending_record::list(&mut transaction, organization, None).await?;
     drop(transaction);
     let mut is_under_way = false;
-    for pending in pending {
-        match pending.check() {
-            Check::Passed => {
-                let transaction = OrganizationTransaction::begin(store.pool(), organization).await?;
-                has_passed(transaction, &pending).await?;
-            }
-            Check::UnderWay => {
-                is_under_way = true;
-                if pending.verification.is_none() {
-                    let mut transaction = OrganizationTransaction::begin(store.pool(), organization).await?;
-                    ask(&mut transaction, &pending).await?;
-                    transaction.commit().await?;
-                }
-            }
-            // By a relay that has come since, too.
-            Check::NotAnswered if pending.has_new_relays() => {
-                is_under_way = true;
-                let mut transaction = OrganizationTransaction::begin(store.pool(), organization).await?;
-                ask(&mut transaction, &pending).await?;
+    for pending in &gateways {
+        let next = Next::of(pending.verification.as_ref());
+        is_under_way |= matches!(next, Next::Ask | Next::Wait);
+        match next {
+            Next::MakeLive => drop(has_passed(begin().await?, pending).await?),
+            Next::Ask => {
+                let mut transaction = begin().await?;
+                ask(&mut transaction, pending).await?;
                 transaction.commit().await?;
             }
-            // Somebody has it verified again, uses it anyway, or gives it up.
-            Check::Refused | Check::NotAnswered => {}
+            Next::Wait | Next::Nothing => {}
+        }
+    }
+    for pending in &records {
+        let next = Next::of(pending.verification.as_ref());
+        is_under_way |= matches!(next, Next::Ask | Next::Wait);
+        match next {
+            Next::MakeLive => drop(pending_record::has_passed(begin().await?, pending).await?),
+            Next::Ask => {
+                let mut transaction = begin().await?;
+                pending_record::ask(&mut transaction, pending).await?;
+                transaction.commit().await?;
+            }
+            Next::Wait | Next::Nothing => {}
         }
     }
     Ok(is_under_way)

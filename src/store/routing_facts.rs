@@ -199,6 +199,50 @@ async fn load_gateways(db: &mut PgConnection, facts: &mut RoutingFacts) -> Resul
     Ok(())
 }
 
+/// A gateway as this revision of its record has it, for a verification of a change that is not live.
+pub async fn gateway_as_of_across_tenants(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    gateway: GatewayId,
+    revision: i64,
+) -> Result<Option<Gateway>> {
+    let row = sqlx::query_as!(
+        GatewayRow,
+        r#"
+        select used.organization_id as "organization: OrganizationId", used.gateway_id as "id: GatewayId",
+               used.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
+               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
+               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
+               used.largest_message, used.backups as "backups: Vec<GatewayId>",
+               used.returning_mail as "returning: Returning", used.returning_networks,
+               used.own_domains as "own_domains: OwnDomains"
+        from gateway_revision used
+        where used.organization_id = $1 and used.gateway_id = $2 and used.revision = $3
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        revision,
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let secret = sqlx::query_scalar!(
+        r#"
+        select secret.sealed
+        from gateway_revision used
+        join gateway_secret secret on secret.organization_id = $1 and secret.gateway_id = $2
+                                  and secret.id = used.sign_in_secret_id
+        where used.organization_id = $1 and used.gateway_id = $2 and used.revision = $3
+        "#,
+        organization as OrganizationId,
+        gateway as GatewayId,
+        revision,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(Some(row.into_gateway(secret.map(|sealed| SealedSecret::new(&sealed)))))
+}
+
 async fn load_accounts(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
     let mut rows = sqlx::query!(
         r#"

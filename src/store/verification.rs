@@ -8,7 +8,7 @@ use super::Result;
 use crate::{
     mail::{
         GatewayAddress,
-        id::{GatewayId, OrganizationId, RelayId, VerificationId},
+        id::{ChangeId, GatewayId, OrganizationId, RelayId, VerificationId},
     },
     policy::verification::{Destination, Step},
 };
@@ -24,6 +24,8 @@ pub const TESTS_AN_HOUR: i64 = 12;
 pub struct Wanted<'a> {
     /// A saved gateway, or else an address alone.
     pub gateway: Option<GatewayId>,
+    /// Whether its record is meant as it is to be, where a change of it is pending.
+    pub is_pending: bool,
     pub address: &'a GatewayAddress,
     /// `None`: as the organization said, or else the postmaster of its shortest mail domain.
     pub sender: Option<&'a str>,
@@ -37,7 +39,7 @@ pub struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// As the organization and the operator have set it, and without a message.
     pub fn of(gateway: Option<GatewayId>, address: &'a GatewayAddress, by: &'a str) -> Self {
-        Self { gateway, address, sender: None, recipient: None, test: None, by }
+        Self { gateway, is_pending: false, address, sender: None, recipient: None, test: None, by }
     }
 }
 
@@ -93,7 +95,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
                             and newer.revision = old.revision and newer.requested_at > old.requested_at
                             and newer.recipient is null and newer.test_message is null)
                or not exists (select from gateway where gateway.organization_id = $1 and gateway.id = old.gateway_id
-                                                    and gateway.revision = old.revision))
+                                                    and old.revision in (gateway.revision, gateway.pending_revision)))
         "#,
         organization as OrganizationId,
     )
@@ -105,7 +107,8 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         select id as "id: VerificationId", recipient is not distinct from $4 and sender = coalesce($3, probe_sender_of($1))
                and test_message is not distinct from $6
                and (gateway_id is not distinct from $2 and (gateway_id is null or revision = (
-                        select revision from gateway where organization_id = $1 and id = $2))) and address = $5
+                        select case when $7 then pending_revision else revision end
+                        from gateway where organization_id = $1 and id = $2))) and address = $5
                as "is_same!"
         from verification asked
         where organization_id = $1 and requested_at > now() - interval '40 seconds'
@@ -119,6 +122,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         wanted.recipient,
         wanted.address as &GatewayAddress,
         wanted.test.map(Destination::from) as Option<Destination>,
+        wanted.is_pending,
     )
     .fetch_all(&mut *db)
     .await?;
@@ -137,11 +141,15 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         r#"
         insert into verification
             (organization_id, id, gateway_id, revision, address, sender, recipient, requested_by, test_message, link)
-        select $1, $2, gateway.id, gateway.revision, coalesce(gateway.address, $4),
+        select $1, $2, meant.gateway_id, meant.revision, coalesce(meant.address, $4),
                coalesce($5, probe.sender), $6, $7, $8, $9
         from (select probe_sender_of($1) as sender) probe
-        left join gateway on gateway.organization_id = $1 and gateway.id = $3
-        where ($3::uuid is null or gateway.id is not null) and probe.sender is not null
+        left join (select used.gateway_id, used.revision, used.address
+                   from gateway
+                   join gateway_revision used on used.organization_id = $1 and used.gateway_id = gateway.id
+                        and used.revision = case when $10 then gateway.pending_revision else gateway.revision end
+                   where gateway.organization_id = $1 and gateway.id = $3) meant on true
+        where ($3::uuid is null or meant.gateway_id is not null) and probe.sender is not null
         "#,
         organization as OrganizationId,
         id as VerificationId,
@@ -152,6 +160,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
         wanted.by,
         wanted.test.map(Destination::from) as Option<Destination>,
         wanted.test.and_then(TestMessage::link),
+        wanted.is_pending,
     )
     .execute(db)
     .await?;
@@ -170,32 +179,39 @@ async fn tests_of_the_last_hour(db: &mut PgConnection, organization: Organizatio
     .await
 }
 
-/// Asks about a gateway that was just set, unless its present revision was verified already or several are under way.
-pub async fn ask_unless_checked(
+/// Asks about the gateways that a change has set for somebody, or whose record it has changed, as far as the present
+/// revision of each was not asked about yet and not several are under way: many at once are seen by their mail, and by
+/// the probe where there is none.
+pub async fn ask_after_change(
     db: &mut PgConnection,
     organization: OrganizationId,
-    address: &GatewayAddress,
+    change: ChangeId,
     by: &str,
 ) -> Result<()> {
     one_at_a_time(&mut *db, organization).await?;
     sqlx::query!(
         r#"
         insert into verification (organization_id, id, gateway_id, revision, address, sender, requested_by)
-        select $1, $2, gateway.id, gateway.revision, gateway.address, probe.sender, $4
-        from gateway, (select probe_sender_of($1) as sender) probe
-        where gateway.organization_id = $1 and gateway.address = $3 and probe.sender is not null
+        select $1, gen_random_uuid(), gateway.id, gateway.revision, gateway.address, probe.sender, $3
+        from (select distinct case when subject = 'gateway' then subject_key
+                                   else after ->> 'outbound_gateway' end::uuid as id
+              from change_item
+              where organization_id = $1 and change_id = $2 and after is not null
+                and subject in ('organization', 'domain', 'account', 'gateway')) touched
+        join gateway on gateway.organization_id = $1 and gateway.id = touched.id
+        cross join (select probe_sender_of($1) as sender) probe
+        where probe.sender is not null
           and not exists (select from verification other
                           where other.organization_id = $1 and other.gateway_id = gateway.id
                             and other.revision = gateway.revision)
-          and (select count(*) from verification other
-               where other.organization_id = $1 and other.requested_at > now() - interval '40 seconds'
-                 and not exists (select from verification_result result
-                                 where result.organization_id = $1 and result.verification_id = other.id
-                                   and result.ended_at is not null)) < $5
+        limit greatest(0, $4 - (select count(*) from verification other
+                                where other.organization_id = $1 and other.requested_at > now() - interval '40 seconds'
+                                  and not exists (select from verification_result result
+                                                  where result.organization_id = $1 and result.verification_id = other.id
+                                                    and result.ended_at is not null)))
         "#,
         organization as OrganizationId,
-        VerificationId::new() as VerificationId,
-        address as &GatewayAddress,
+        change as ChangeId,
         by,
         AT_A_TIME as i64,
     )
@@ -223,6 +239,8 @@ pub struct Taken {
     pub gateway: Option<GatewayId>,
     /// Of the gateway, when it was asked.
     pub revision: Option<i64>,
+    /// Whether that is a change of its record that is not live yet.
+    pub is_pending: bool,
     pub address: GatewayAddress,
     pub sender: String,
     pub recipient: Option<String>,
@@ -247,12 +265,15 @@ pub async fn take_across_tenants(db: impl PgExecutor<'_>, relay: RelayId, name: 
             returning organization_id, verification_id
         )
         select asked.organization_id as "organization: OrganizationId", asked.id as "id: VerificationId",
-               asked.gateway_id as "gateway: GatewayId", asked.revision, asked.address as "address: GatewayAddress", asked.sender,
+               asked.gateway_id as "gateway: GatewayId", asked.revision,
+               coalesce(gateway.pending_revision = asked.revision, false) as "is_pending!",
+               asked.address as "address: GatewayAddress", asked.sender,
                asked.recipient, asked.test_message as "test: Destination", asked.link, asked.requested_by as by,
                organization.name
         from taken
         join verification asked on asked.organization_id = taken.organization_id and asked.id = taken.verification_id
         join organization on organization.id = taken.organization_id
+        left join gateway on gateway.organization_id = taken.organization_id and gateway.id = asked.gateway_id
         "#,
         relay as RelayId,
         name,
@@ -409,8 +430,11 @@ pub struct Checked {
     pub id: VerificationId,
     pub revision: i64,
     pub at: OffsetDateTime,
-    /// What all relays that answered found together; `None`: it is under way, or no relay has answered.
+    /// What all relays found together that were there when it was asked; `None`: not all of them have answered, and none has
+    /// been refused.
     pub accepts: Option<bool>,
+    /// Nobody waits any more for those that have not answered.
+    pub is_over: bool,
 }
 
 /// Of each gateway of the organization, or of one, that was verified since its last change as mail would find it: with the
@@ -425,8 +449,8 @@ pub async fn checked(
         r#"
         select distinct on (asked.gateway_id) asked.gateway_id as "gateway!: GatewayId", asked.id as "id: VerificationId",
                asked.revision as "revision!", asked.requested_at as at,
-               (select bool_and(accepts) from verification_result result
-                where result.organization_id = $1 and result.verification_id = asked.id) as accepts
+               verdict($1, asked.id, asked.requested_at) as accepts,
+               asked.requested_at < now() - interval '45 seconds' as "is_over!"
         from verification asked
         join gateway on gateway.organization_id = $1 and gateway.id = asked.gateway_id
                     and gateway.revision = asked.revision

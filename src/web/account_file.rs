@@ -28,7 +28,7 @@ use super::{
     session::InOrganization,
     status,
     text_field::TextField,
-    wording,
+    verification, wording,
 };
 use crate::{
     mail::id::{ChangeId, ImportId},
@@ -386,6 +386,7 @@ async fn import_staged(
     let transaction = app.store.begin(access).await?;
     match account_import::apply(transaction, id, consent, &access.email, report).await? {
         Applied::Done(_, committed) => {
+            verification::begin_after(app, access, committed.id);
             status::wait_until_live(app, access, committed.revision).await;
             Ok(after(&access.slug, committed.id))
         }

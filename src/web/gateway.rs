@@ -23,6 +23,7 @@ use super::{
     link::Link,
     named::Named,
     outbound_queue, page,
+    pending_record::ShownPendingRecord,
     session::InOrganization,
     status::{self, Part, StatusLine},
     undo,
@@ -38,6 +39,7 @@ use crate::{
         gateway::{GatewayOverview, Removed, Revision},
         held_mail::WaitingForGateway,
         outbound_queue::{Filter, Messages, WaitsFor, Why},
+        pending_record::WentOn,
     },
 };
 
@@ -60,6 +62,9 @@ const NAMED_ACCOUNTS: i64 = 50;
 pub(super) struct GatewayPage {
     console: Console,
     status: Option<StatusLine>,
+    /// A change of its record that is not live yet.
+    pending_record: Option<ShownPendingRecord>,
+    /// The record as it is to be.
     pub(super) record: RecordView,
     pub(super) mistakes: Vec<(&'static str, String)>,
     address: ShownAddress,
@@ -149,6 +154,7 @@ async fn show(
     look.removing = !query.remove.is_empty() && look.may_edit && look.can_be_removed();
     look.status = match query.change.parse::<ChangeId>() {
         Ok(change) => after_change(&app, &inside, gateway, change, &look.gateway.address).await?,
+        Err(_) if query.unchanged == "decided" => Some(status::decided_already()),
         Err(_) => (!query.unchanged.is_empty()).then(status::unchanged_gateway),
     };
     if look.may_edit {
@@ -167,6 +173,16 @@ async fn after_change(
 ) -> Result<Option<StatusLine>, PageError> {
     let organization = inside.access.organization();
     let mut transaction = app.store.begin(&inside.access).await?;
+    let change = match store::pending_record::went_on(&mut transaction, organization, change, gateway).await? {
+        None => change,
+        Some(WentOn::Live(live)) => live,
+        // The page says it by itself, for as long as it is so.
+        Some(WentOn::Waits) => return Ok(Some(status::of_pending_record())),
+        Some(WentOn::Decided) => return Ok(Some(status::decided_already())),
+    };
+    if store::pending_record::is_given_up(&mut transaction, organization, change).await? {
+        return Ok(Some(status::given_up_record()));
+    }
     let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;
     let Some(edit) = edit else { return Ok(None) };
     let progress = store::change::progress(&mut transaction, edit.revision).await?;
@@ -184,7 +200,8 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     let mut transaction = app.store.begin(&inside.access).await?;
     let found = store::gateway::overview(&mut transaction, organization, Some(id)).await?.pop();
     let gateway = found.ok_or(PageError::NotFound)?;
-    let stored = store::gateway_record::stored(&mut transaction, organization, id).await?.ok_or(PageError::NotFound)?;
+    let stored = store::gateway_record::wanted(&mut transaction, organization, id).await?.ok_or(PageError::NotFound)?;
+    let pending_record = store::pending_record::list(&mut transaction, organization, Some(id)).await?.pop();
     let revisions = store::gateway::revisions(&mut transaction, organization, id).await?;
     let accounts = store::gateway::first_accounts(&mut transaction, organization, id, NAMED_ACCOUNTS).await?;
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
@@ -199,6 +216,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     Ok(GatewayPage {
         console: Console::new(inside, gateways::LABEL),
         status: None,
+        pending_record: pending_record.map(|pending| ShownPendingRecord::of(&pending, slug)),
         record: RecordView::of(&stored),
         mistakes: Vec::new(),
         address: (&gateway.address).into(),

@@ -154,9 +154,7 @@ pub async fn point(
         Saved::AtOnce(Set::NotFound, _) => return Err(PageError::NotFound),
         Saved::AtOnce(Set::Unchanged, _) => back.with("unchanged", "1"),
         Saved::AtOnce(Set::Changed(committed), because) => {
-            if let Some(address) = address {
-                verification::begin(app, access, address);
-            }
+            verification::begin_after(app, access, committed.id);
             status::wait_until_live(app, access, committed.revision).await;
             let back = back.with("change", &committed.id.to_string());
             match status::at_once(because) {

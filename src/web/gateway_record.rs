@@ -31,7 +31,7 @@ use crate::{
     secret::{Password, SealedSecret, TypedPassword},
     store::{
         self, OrganizationTransaction,
-        gateway_record::{Saved, Stored},
+        gateway_record::{Edit, Saved, Stored},
     },
 };
 
@@ -385,14 +385,19 @@ async fn save(
     };
     let here = gateway::link(&inside.access.slug, gateway);
     let email = &inside.access.email;
-    let mistake = match store::gateway_record::save(transaction, gateway, change, &record, sealed.as_ref(), email)
-        .await?
-    {
+    let edit = Edit { change, record: &record, password: sealed.as_ref(), has_passed: false, actor: email };
+    let mistake = match store::gateway_record::save(transaction, gateway, &edit).await? {
         Saved::NotFound => return Err(PageError::NotFound),
         Saved::Unchanged => return Ok(see_other(&here.with("unchanged", "1").build())),
-        Saved::Already => return Ok(see_other(&here.with("change", &change.to_string()).build())),
+        Saved::Already | Saved::GivenUp(_) => {
+            return Ok(see_other(&here.with("change", &change.to_string()).build()));
+        }
+        Saved::Pending(_) => {
+            app.going_live.ring();
+            return Ok(see_other(&here.with("change", &change.to_string()).build()));
+        }
         Saved::Changed(committed) => {
-            verification::begin(&app, &inside.access, &record.address);
+            verification::begin_after(&app, &inside.access, committed.id);
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             return Ok(see_other(&here.with("change", &committed.id.to_string()).build()));
         }
@@ -421,7 +426,7 @@ async fn changed_meanwhile(
     actor: &str,
 ) -> Result<Option<(String, String)>, PageError> {
     let organization = transaction.organization();
-    let stored = store::gateway_record::stored_for_update(transaction, gateway).await?.ok_or(PageError::NotFound)?;
+    let stored = store::gateway_record::wanted_for_update(transaction, gateway).await?.ok_or(PageError::NotFound)?;
     if stored.revision == seen || store::gateway_record::is_saved(transaction, organization, change).await? {
         return Ok(None);
     }

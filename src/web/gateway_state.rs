@@ -42,7 +42,8 @@ pub fn in_brief(facts: &GatewayFacts, now: OffsetDateTime) -> [Brief; 2] {
             let words = format!("{lead} {}, revision {}", wording::day(*at, now), wording::number(*revision));
             (words, if *accepts { GOOD } else { FAILING })
         }
-        Some(_) => ("A check is under way".to_owned(), None),
+        Some(Checked { is_over: false, .. }) => ("A check is under way".to_owned(), None),
+        Some(_) => ("Not checked by every relay".to_owned(), None),
         None => ("Not checked since its change".to_owned(), None),
     };
     let check = Brief { words: check, class };
@@ -164,7 +165,8 @@ impl ShownCheck {
             words: match checked.accepts {
                 Some(true) => format!("Checked {at}, revision {revision}: it accepts our mail"),
                 Some(false) => format!("Checked {at}, revision {revision}: it does not accept our mail"),
-                None => "A check is under way".to_owned(),
+                None if !checked.is_over => "A check is under way".to_owned(),
+                None => format!("Checked {at}, revision {revision}: not every relay has answered"),
             },
             is_failed: checked.accepts == Some(false),
             is_passed: checked.accepts == Some(true),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     mail::{DomainName, id::ChangeId},
-    store::{self, gateway::GatewayOverview},
+    store::{self, gateway::GatewayOverview, pending_gateway::Check},
 };
 
 /// The page's name, in the navigation too.
@@ -52,6 +52,8 @@ struct Row {
     page: String,
     state: ShownState,
     check: ShownCheck,
+    /// How it goes with a change of its record that is not live yet.
+    pending: Option<&'static str>,
     used_by: String,
     waiting: i64,
     /// The queue with what waits for it.
@@ -111,6 +113,8 @@ async fn show(
     let health: HashMap<_, _> = health.iter().map(|health| (health.gateway, health)).collect();
     let checked = store::verification::checked(&mut transaction, organization, None).await?;
     let checked: HashMap<_, _> = checked.iter().map(|checked| (checked.gateway, checked)).collect();
+    let pending = store::pending_record::list(&mut transaction, organization, None).await?;
+    let pending: HashMap<_, _> = pending.iter().map(|pending| (pending.gateway, pending.check())).collect();
     let now = OffsetDateTime::now_utc();
     let status = match after.removed.parse::<ChangeId>() {
         Ok(change) => store::gateway::recently_removed(&mut transaction, organization, change).await?.map(|removed| {
@@ -130,6 +134,11 @@ async fn show(
                 page: super::gateway::link(&inside.access.slug, gateway.id).build(),
                 state: ShownState::of(health.get(&gateway.id).copied(), now),
                 check: ShownCheck::of(checked.get(&gateway.id).copied(), &inside.access.slug),
+                pending: pending.get(&gateway.id).map(|check| match check {
+                    Check::UnderWay | Check::Passed => "A change of it is being checked",
+                    Check::Refused => "A change of it has not passed its check",
+                    Check::NotAnswered => "A change of it was not checked by every relay",
+                }),
                 used_by: used_by(gateway),
                 waiting: gateway.waiting,
                 queue: outbound_queue::list(&inside.access.slug).with("gateway", &gateway.id.to_string()).build(),

@@ -46,6 +46,7 @@ pub mod outbound_queue;
 pub mod outbound_volume;
 pub mod password;
 pub mod pending_gateway;
+mod pending_record;
 pub mod probe_sender;
 pub mod queued_message;
 pub mod relay_credential;
@@ -195,6 +196,7 @@ pub fn routes() -> Vec<Route> {
         must_use_gateway::routes(),
         verify_before_live::routes(),
         pending_gateway::routes(),
+        pending_record::routes(),
         unknown_senders::routes(),
         probe_sender::routes(),
         held_mail::routes(),

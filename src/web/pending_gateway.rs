@@ -16,12 +16,13 @@ use super::{
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::id::GatewayId,
+    mail::id::{GatewayId, VerificationId},
     policy::verification as found,
     store::{
         self,
         gateway::{PointerScope, Set},
         pending_gateway::{Check, Pending},
+        verification::Verification,
     },
 };
 
@@ -90,7 +91,6 @@ pub fn in_brief(pending: &Pending) -> &'static str {
 impl ShownPending {
     pub fn of(pending: &Pending, slug: &str) -> Self {
         let check = pending.check();
-        let no_answer = pending.verification.as_ref().is_some_and(|(_, found)| found.answers.is_empty());
         let by = pending.saved_by.as_deref().unwrap_or("somebody");
         Self {
             address: (&pending.address).into(),
@@ -100,13 +100,8 @@ impl ShownPending {
             },
             gateway: pending.gateway.to_string(),
             is_under_way: matches!(check, Check::UnderWay | Check::Passed),
-            words: match check {
-                Check::UnderWay | Check::Passed => "It is being checked.",
-                Check::Refused => "It has not passed its check: it does not accept our mail yet.",
-                Check::NotAnswered if no_answer => "No relay has answered. Ask the operator whether one runs.",
-                Check::NotAnswered => "Not every relay has answered.",
-            },
-            advice: advice(pending),
+            words: in_words(check, pending.verification.as_ref()),
+            advice: advice(pending.verification.as_ref()),
             until: Until::of(pending),
             saved: format!("Saved {} by {by}.", wording::moment(pending.since)),
             page: pending.verification.as_ref().map(|(id, _)| verification::link(slug, *id).build()),
@@ -116,8 +111,20 @@ impl ShownPending {
     }
 }
 
-fn advice(pending: &Pending) -> Option<(&'static str, String)> {
-    let (_, verification) = pending.verification.as_ref()?;
+/// How the verification of what is pending goes, in a sentence.
+pub fn in_words(check: Check, verification: Option<&(VerificationId, Verification)>) -> &'static str {
+    let no_answer = verification.is_some_and(|(_, found)| found.answers.is_empty());
+    match check {
+        Check::UnderWay | Check::Passed => "It is being checked.",
+        Check::Refused => "It has not passed its check: it does not accept our mail yet.",
+        Check::NotAnswered if no_answer => "No relay has answered. Ask the operator whether one runs.",
+        Check::NotAnswered => "Not every relay has answered.",
+    }
+}
+
+/// What to do at the step that failed first.
+pub fn advice(verification: Option<&(VerificationId, Verification)>) -> Option<(&'static str, String)> {
+    let (_, verification) = verification?;
     let (step, advice) = found::failed(verification.answers.iter().flat_map(|answer| &answer.steps))?;
     Some((step, advice.to_owned()))
 }

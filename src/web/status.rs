@@ -746,6 +746,17 @@ pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress
         .live(progress)
 }
 
+/// After a save of a record that is to go live when the gateway has passed its verification, and as long as it has not.
+pub fn of_pending_record() -> StatusLine {
+    StatusLine::new("Saved.")
+        .words("It goes live when the gateway has passed its check; until then mail goes as before.")
+}
+
+/// After a change of a record was given up before it was live.
+pub fn given_up_record() -> StatusLine {
+    StatusLine::new("Given up.").words("The record says what is live.")
+}
+
 /// A save of a record that said what it said already.
 pub fn unchanged_gateway() -> StatusLine {
     StatusLine::new("Nothing changed.").words("The record said so already.")

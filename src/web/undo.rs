@@ -21,7 +21,7 @@ use super::{
     mail_account_manager::ListQuery,
     outbound_mail_gateway, page, relay_credential,
     session::InOrganization,
-    status, wording,
+    status, verification, wording,
 };
 use crate::{
     mail::{
@@ -201,7 +201,7 @@ async fn take_back(
         Undo::Already(undone) => refused(entry, already(&inside.access.slug, &undone)),
         Undo::InTheWay(obstacles) => refused(entry, in_the_way(&obstacles)),
         Undo::Done(committed) => {
-            app.going_live.ring();
+            verification::begin_after(&app, &inside.access, committed.id);
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             Ok(see_other(&way_back(&app, &inside.access, &entry.extent, &query, committed.id).await?.build()))
         }

@@ -41,7 +41,7 @@ use crate::{
     store::{
         self,
         gateway::PointerScope,
-        gateway_record::{Saved, Stored},
+        gateway_record::{Edit, Saved, Stored},
         tenant::Access,
         test_message::TestMessage,
         verification::{Answer, Asked, Verification, Wanted},
@@ -85,18 +85,18 @@ const ALL: &str = "all";
 /// What the list of accounts is told where so many are under way that no more can be asked for.
 pub const TOO_MANY: &str = "verifications";
 
-/// Begins to verify a gateway that was just set, unless it was verified already. Who saved does not wait for it.
-pub fn begin(app: &App, access: &Access, address: &GatewayAddress) {
-    let (app, access, address) = (app.clone(), access.clone(), address.clone());
+/// Begins to verify what a change has set or changed, unless that was verified already. Who saved does not wait for it.
+pub fn begin_after(app: &App, access: &Access, change: ChangeId) {
+    let (app, access) = (app.clone(), access.clone());
     tokio::spawn(async move {
         let asked = async {
             let mut transaction = app.store.begin(&access).await?;
             let organization = access.organization();
-            store::verification::ask_unless_checked(&mut transaction, organization, &address, &access.email).await?;
+            store::verification::ask_after_change(&mut transaction, organization, change, &access.email).await?;
             transaction.commit().await
         };
         if let Err(error) = asked.await {
-            tracing::warn!(%error, gateway = %address, "a gateway that was set is not verified");
+            tracing::warn!(%error, %change, "gateways that were set are not verified");
         }
         app.going_live.ring();
     });
@@ -329,7 +329,7 @@ async fn look(
     let tests = store::test_message::of(&mut *transaction, organization, verification).await?;
     let typed = query.typed(&mut transaction, &inside.access, verification, &asked.address).await?;
     let stored = match asked.gateway.filter(|_| inside.access.role.may_set_organization_gateway()) {
-        Some(gateway) => store::gateway_record::stored(&mut transaction, organization, gateway).await?,
+        Some(gateway) => store::gateway_record::wanted(&mut transaction, organization, gateway).await?,
         None => None,
     };
     drop(transaction);
@@ -361,7 +361,7 @@ async fn look(
 /// Whether it was found of what is in use now that it offers a certificate which would be verified, and nobody asks
 /// for that yet.
 fn may_require_tls(asked: &Verification, stored: &Stored) -> bool {
-    let is_present = asked.revision == Some(stored.revision);
+    let is_present = asked.revision == Some(stored.revision) && !stored.is_pending();
     is_present && stored.record.tls == TlsMode::WhenOffered && asked.has_ended() && asked.would_verify()
 }
 
@@ -399,7 +399,7 @@ async fn require_tls(
     let asked = store::verification::by_id(&mut transaction, access.organization(), verification).await?;
     let asked = asked.ok_or(PageError::NotFound)?;
     let gateway = asked.gateway.ok_or(PageError::NotFound)?;
-    let stored = store::gateway_record::stored_for_update(&mut transaction, gateway).await?;
+    let stored = store::gateway_record::wanted_for_update(&mut transaction, gateway).await?;
     let stored = stored.ok_or(PageError::NotFound)?;
     let here = gateway::link(&access.slug, gateway);
     if store::gateway_record::is_saved(&mut transaction, access.organization(), change).await? {
@@ -417,13 +417,17 @@ async fn require_tls(
         return outdated().await;
     }
     let record = GatewayRecord { tls: TlsMode::Verified, ..stored.record };
-    match store::gateway_record::save(transaction, gateway, change, &record, None, email).await? {
+    // That is what every relay has just found.
+    let edit = Edit { change, record: &record, password: None, has_passed: true, actor: email };
+    match store::gateway_record::save(transaction, gateway, &edit).await? {
         Saved::Changed(committed) => {
-            begin(&app, access, &record.address);
+            begin_after(&app, access, committed.id);
             status::wait_until_live(&app, access, committed.revision).await;
             Ok(see_other(&here.with("change", &committed.id.to_string()).build()))
         }
-        Saved::Unchanged | Saved::Already => Ok(see_other(&here.with("change", &change.to_string()).build())),
+        Saved::Unchanged | Saved::Already | Saved::Pending(_) | Saved::GivenUp(_) => {
+            Ok(see_other(&here.with("change", &change.to_string()).build()))
+        }
         Saved::NotFound => Err(PageError::NotFound),
         // Its backups or its password were changed in this very moment.
         Saved::AddressTaken | Saved::NoSuchBackup(_) | Saved::PasswordNeeded => outdated().await,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Entry, Queue, commit};
 use crate::{
     mail::{
-        gateway_notice::{self, GatewayNotice},
+        gateway_notice::{self, GatewayNotice, NotLive},
         id::QueueId,
         own_message::OwnMessage,
     },
@@ -103,12 +103,13 @@ impl Queue {
 }
 
 fn written(not_passed: &NotPassed) -> gateway_notice::NotPassed<'_> {
-    let domain = match &not_passed.scope {
-        PointerScope::Domain(name) => Some(name),
-        PointerScope::Organization | PointerScope::Account(_) => None,
+    let what = match &not_passed.scope {
+        Some(PointerScope::Domain(name)) => NotLive::OfDomain(name),
+        Some(PointerScope::Organization | PointerScope::Account(_)) => NotLive::OfAll,
+        None => NotLive::Record,
     };
     let (failed, instead_of) = (not_passed.failed.as_str(), not_passed.instead_of.as_ref());
-    gateway_notice::NotPassed { domain, failed, instead_of }
+    gateway_notice::NotPassed { what, failed, instead_of }
 }
 
 /// The same in a sentence for a webhook.
@@ -128,16 +129,7 @@ fn for_webhook(told: &ToTell, now: OffsetDateTime) -> WebhookNotice {
             let words = format!("The certificate of the gateway {gateway} is valid until {}.", ending.at.date());
             (Kind::CertificateEnding, words)
         }
-        News::NotPassed(not_passed) => {
-            let not_passed = written(not_passed);
-            let words = format!(
-                "{gateway}, which is to be the gateway of {}, has not passed its verification. {} {}",
-                not_passed.whose(),
-                not_passed.failed,
-                not_passed.meanwhile()
-            );
-            (Kind::GatewayNotPassed, words)
-        }
+        News::NotPassed(not_passed) => (Kind::GatewayNotPassed, written(not_passed).in_brief(&gateway)),
         News::InClear(_) => {
             let words = format!("The gateway {gateway} has stopped offering TLS: mail goes to it in clear.");
             (Kind::GatewayInClear, words)

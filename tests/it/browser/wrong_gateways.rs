@@ -75,7 +75,10 @@ impl Scene {
             }
             None => None,
         };
-        let saved = gateway_record::save(transaction, id, ChangeId::new(), &record, sealed.as_ref(), "ann").await;
+        let (change, has_passed) = (ChangeId::new(), false);
+        let edit =
+            gateway_record::Edit { change, record: &record, password: sealed.as_ref(), has_passed, actor: "ann" };
+        let saved = gateway_record::save(transaction, id, &edit).await;
         assert!(matches!(saved, Ok(Saved::Changed(_))), "{saved:?}");
         id
     }

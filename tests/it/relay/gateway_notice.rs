@@ -302,7 +302,7 @@ async fn a_gateway_that_does_not_pass_and_go_live_is_told_once_for_each_change(d
         .await
         .unwrap();
     assert!(told.len() == 2 && told.iter().all(|(kind, _)| kind == "gateway.not-passed"), "{told:?}");
-    let sentence = "own.example.com port 25, which is to be the gateway of the mail domain works.example, has not passed \
+    let sentence = "own.example.com port 25, which is to be the outbound gateway of the mail domain works.example, has not passed \
                     its verification. Recipient: It does not relay for us. Mail keeps leaving through old.example.com";
     assert!(told[1].1.contains(sentence), "{told:?}");
 

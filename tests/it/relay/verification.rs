@@ -114,6 +114,7 @@ async fn verify_trusting(
         id: VerificationId::new(),
         gateway: Some(gateway),
         revision: Some(1),
+        is_pending: false,
         address: address.parse().unwrap(),
         sender: "postmaster@acme.example".to_owned(),
         recipient: None,
@@ -123,7 +124,7 @@ async fn verify_trusting(
         name: "Acme".to_owned(),
     };
     let watched = Watched::default();
-    let accepts = verifier.verify(&taken, None, &watched).await;
+    let accepts = verifier.verify(&taken, None, None, &watched).await;
     let found = Found { accepts, steps: watched.steps() };
     let (last, before) = found.steps.split_last().unwrap();
     let expected = if accepts { Outcome::Passed } else { Outcome::Failed };

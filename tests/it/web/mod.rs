@@ -29,6 +29,7 @@ mod outbound_mail_gateway;
 mod outbound_queue;
 mod outbound_volume;
 mod pending_gateway;
+mod pending_record;
 mod probe_sender;
 mod relay_credentials;
 mod roles;

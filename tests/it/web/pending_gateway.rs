@@ -30,10 +30,10 @@ use crate::support::{
 };
 
 const FIELD: &str = "outbound_gateway";
-const ADMIN: &str = "administrator@acme.example";
+pub(super) const ADMIN: &str = "administrator@acme.example";
 
 /// Looks until the page says so.
-async fn until(browser: &Browser, path: &str, words: &str) -> Page {
+pub(super) async fn until(browser: &Browser, path: &str, words: &str) -> Page {
     let mut text = String::new();
     let says_so = async {
         loop {
@@ -52,19 +52,19 @@ async fn until(browser: &Browser, path: &str, words: &str) -> Page {
 }
 
 /// Where the status line's button sends its form.
-fn undo(page: &Page) -> String {
+pub(super) fn undo(page: &Page) -> String {
     let (before, _) = page.html.split_once("><button>Undo</button>").expect("no Undo on the page");
     let action = before.rsplit_once(r#"action=""#).unwrap().1;
     action.split_once('"').unwrap().0.replace("&#38;", "&")
 }
 
 /// As pages show it.
-fn shown(gateway: &Gateway) -> String {
+pub(super) fn shown(gateway: &Gateway) -> String {
     format!("{} port {}", gateway.address.ip(), gateway.address.port())
 }
 
 /// What was done to the pointers of the organization, the latest last.
-async fn done(installation: &Installation) -> Vec<(String, String)> {
+pub(super) async fn done(installation: &Installation) -> Vec<(String, String)> {
     sqlx::query_as(
         "select audit.action, audit.actor from change join audit_entry audit on audit.change_id = change.id
          where audit.action like 'gateway.%' or audit.action like 'change.%' order by change.revision",
@@ -75,15 +75,16 @@ async fn done(installation: &Installation) -> Vec<(String, String)> {
 }
 
 /// Pages, a relay and an administrator, whose gateways are on this machine.
-struct Living {
-    installation: Installation,
-    acme: Tenant,
-    world: World,
-    admin: Browser,
-    page: String,
+pub(super) struct Living {
+    pub installation: Installation,
+    pub acme: Tenant,
+    pub world: World,
+    pub admin: Browser,
+    /// The form of all users.
+    pub page: String,
 }
 
-async fn living(db: PgPool) -> Living {
+pub(super) async fn living(db: PgPool) -> Living {
     let installation = Installation::on(db);
     let acme = installation.organization("acme").await;
     installation.account(&acme, "ann@acme.example", &[]).await;
@@ -96,7 +97,7 @@ async fn living(db: PgPool) -> Living {
 }
 
 impl Living {
-    async fn mail(&self, subject: &str) {
+    pub async fn mail(&self, subject: &str) {
         let mut smtp = SmtpClient::greeted(self.world.submission).await;
         let content = format!("Subject: {subject}\r\n\r\nHello.\r\n");
         let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", &content).await;
@@ -104,7 +105,7 @@ impl Living {
     }
 
     /// A gateway that is live and has taken mail, as everybody can see.
-    async fn that_works(&self) -> Gateway {
+    pub async fn that_works(&self) -> Gateway {
         let gateway = Gateway::start().await;
         let saved = self.admin.submit(&self.page, &[(FIELD, &gateway.address.to_string())]).await;
         let words = format!("Saved. 1 account now sends through {}.", shown(&gateway));
