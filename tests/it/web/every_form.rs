@@ -95,6 +95,12 @@ impl Scene {
             "outbound-mail-gateway".to_owned(),
             vec![("outbound_gateway", text("new.example.com")), ("seen", text("all.example.com"))],
         );
+        case(
+            Administrator,
+            "/pending-record",
+            format!("gateways/{of_bob}/pending-record"),
+            vec![("revision", text("1")), ("action", text("give-up"))],
+        );
         case(Administrator, "/gateways/{gateway}", format!("gateways/{unused}"), vec![]);
         let mut record: Vec<_> = super::gateway_record::FIELDS.map(|(name, value)| (name, text(value))).into();
         record.extend([("seen", text("1")), ("change", record_change)]);

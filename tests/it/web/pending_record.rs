@@ -27,7 +27,7 @@ async fn page_of_gateway(living: &Living, gateway: &Gateway) -> String {
 async fn save(browser: &Browser, page: &str, fields: &[(&str, &str)]) -> Page {
     let shown = browser.get(page).await;
     let (address, seen, change) = (shown.field("address"), shown.field("seen"), shown.field("change"));
-    let own = [("address", address.as_str()), ("seen", &seen), ("change", &change), ("tls", "when-offered")];
+    let own = [("address", address.as_str()), ("seen", &seen), ("change", &change), ("tls", "when-offered"), ("connections", "50")];
     let of = |name| fields.iter().chain(&own).find(|(field, _)| *field == name).map(|(_, value)| *value);
     let fields: Vec<_> = FIELDS
         .iter()
@@ -200,7 +200,7 @@ async fn the_command_edits_as_the_page_does_and_has_what_it_sets_verified(db: Pg
     assert!(said.contains(&format!("Revision 2 of {}", shown(&new))) && said.contains("until then revision 1 holds"));
     new.works_again();
     new.go_on();
-    until(admin, &page, "Checked").await;
+    until(admin, &page, "No mail since its last change").await;
     living.mail("new way").await;
     new.received(1).await;
 

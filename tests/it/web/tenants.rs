@@ -196,6 +196,7 @@ fn fields(route: &str) -> Vec<(&'static str, &'static str)> {
         "addresses" => vec![("addresses", ""), ("seen", "")],
         "inbound-host" => vec![("inbound_host", "evil.example.com"), ("seen", "")],
         "pending-gateway" => vec![("of", "other.example"), ("gateway", CHANGE), ("action", "use")],
+        "pending-record" => vec![("revision", "2"), ("action", "use")],
         "verify-before-live" => vec![("verify_before_live", "always"), ("seen", "replacing")],
         "probe-sender" => vec![("probe_sender", ""), ("seen", "")],
         "notices" => vec![("webhook", "https://evil.example.com/"), ("seen", "")],
