@@ -178,7 +178,7 @@ pub struct RelaySettings {
     #[arg(long, env = "OUTGATE_HANDOVER", value_name = "ON|OFF", default_value = "on", action = ArgAction::Set, value_parser = on_or_off)]
     pub handover: bool,
     /// How long the client may wait for the gateway's answer before the message is queued
-    #[arg(long, env = "OUTGATE_HANDOVER_WAIT", value_name = "TIME", default_value = "20s", value_parser = duration)]
+    #[arg(long, env = "OUTGATE_HANDOVER_WAIT", value_name = "TIME", default_value = "20s", value_parser = handover_wait)]
     pub handover_wait: Duration,
     /// How long a relay that cannot reach the store goes on with what it knows
     #[arg(long, env = "OUTGATE_MAX_STALENESS", value_name = "TIME", default_value = "24h", value_parser = duration)]
@@ -216,19 +216,19 @@ pub struct RelaySettings {
     #[command(flatten)]
     pub keys: SecretKeySettings,
     /// How long mail waits before it returns to its sender
-    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
+    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = duration)]
     pub queue_lifetime: Duration,
     /// How long mail that is held waits for an administrator before it returns to its sender
-    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = lifetime)]
+    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = duration)]
     pub held_lifetime: Duration,
     /// After how long a sender is told that mail waits, or never
     #[arg(long, env = "OUTGATE_DELAY_NOTICE", value_name = "TIME", default_value = "4h")]
     pub delay_notice: OrNever,
     /// Between the first attempt and the second; each time after that is twice as long
-    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = lifetime)]
+    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = duration)]
     pub retry_first: Duration,
     /// The longest between two attempts
-    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub retry_longest: Duration,
     /// How long a gateway is left alone after it has failed; each time after that twice as long
     #[arg(long, env = "OUTGATE_GATEWAY_RETRY_FIRST", value_name = "TIME", default_value = "10s", value_parser = pause)]
@@ -287,7 +287,7 @@ impl FromStr for OrNever {
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
         match typed.trim() {
             "never" => Ok(Self(None)),
-            typed => lifetime(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
+            typed => duration(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
         }
     }
 }
@@ -490,9 +490,21 @@ fn duration(typed: &str) -> Result<Duration, String> {
         "d" => 24 * 60 * 60,
         _ => return Err(mistake()),
     };
-    match number.checked_mul(seconds) {
-        None | Some(0) => Err(mistake()),
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
+    match number.checked_mul(seconds).map(Duration::from_secs) {
+        None | Some(Duration::ZERO) => Err(mistake()),
+        // Added to a date, it is one still.
+        Some(length) if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        Some(length) => Ok(length),
+    }
+}
+
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Seventeen of them may pass until a client has its answer, and clients give up after ten minutes (RFC 5321 §4.5.3.2.6).
+fn handover_wait(typed: &str) -> Result<Duration, String> {
+    match duration(typed)? {
+        length if length > Duration::from_secs(35) => Err(format!("“{typed}” is more than 35s: clients give up first.")),
+        length => Ok(length),
     }
 }
 
@@ -511,15 +523,6 @@ fn size(typed: &str) -> Result<u64, String> {
         _ => return Err(mistake()),
     };
     number.checked_mul(unit).ok_or_else(mistake)
-}
-
-/// A length of time that can be added to any date.
-fn lifetime(typed: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    match duration(typed)? {
-        length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
-        length => Ok(length),
-    }
 }
 
 /// How long something is left alone: a day at most.

@@ -12,7 +12,7 @@ use mail_parser::MessageParser;
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::{
-    notify::{EnvelopeId, OriginalRecipient},
+    notify::{EnvelopeId, OriginalRecipient, in_ascii},
     short_id::{MessageLinks, ShortId},
 };
 
@@ -247,7 +247,10 @@ impl Notification<'_> {
 
     fn add_recipient(&self, report: &Report, status: &mut Fields) {
         if let Some(original) = &report.original {
-            status.add("Original-Recipient", &format!("{}; {}", original.kind(), original.decoded()));
+            let decoded = original.decoded();
+            // RFC 6533 §3: other characters stand in a report that is not in UTF-8 as utf-8-addr-xtext.
+            let address = if self.is_ascii() { in_ascii(&decoded) } else { decoded };
+            status.add("Original-Recipient", &format!("{}; {address}", original.kind()));
         }
         let kind = if report.recipient.is_ascii() { "rfc822" } else { "utf-8" };
         status.add("Final-Recipient", &format!("{kind}; {}", report.recipient));

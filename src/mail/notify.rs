@@ -140,16 +140,21 @@ impl OriginalRecipient {
         self.kind().eq_ignore_ascii_case("utf-8")
     }
 
-    /// The same for a server that takes ASCII only (RFC 6533 §3: utf-8-addr-xtext).
+    /// The same for a server that takes ASCII only.
     pub fn in_ascii(&self) -> String {
-        self.0.chars().fold(String::with_capacity(self.0.len()), |mut ascii, character| {
-            match character.is_ascii() {
-                true => ascii.push(character),
-                false => ascii.push_str(&format!("\\x{{{:X}}}", u32::from(character))),
-            }
-            ascii
-        })
+        in_ascii(&self.0)
     }
+}
+
+/// With every other character embedded (RFC 6533 §3: utf-8-addr-xtext).
+pub fn in_ascii(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut ascii, character| {
+        match character.is_ascii() {
+            true => ascii.push(character),
+            false => ascii.push_str(&format!("\\x{{{:X}}}", u32::from(character))),
+        }
+        ascii
+    })
 }
 
 impl FromStr for OriginalRecipient {

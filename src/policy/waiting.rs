@@ -109,6 +109,8 @@ pub struct Waits<'a> {
     /// The scope whose pointer led to that gateway. The platform's, without a gateway: it was handed back.
     pub by: Option<Scope>,
     pub choice: Option<Choice>,
+    /// Whether it is held at present.
+    pub is_held: bool,
 }
 
 impl Waits<'_> {
@@ -152,16 +154,16 @@ pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault
     if facts.sender_control(route.organization, route.account).is_blocked {
         return Onward::Held(HeldBecause::SenderBlocked);
     }
-    match is_what_it_waited_for(waits, &route) {
+    match leads_where_it_waits(waits, &route.route) {
         true => unless_nowhere(route),
         false => Onward::Held(HeldBecause::GatewayTakenAway),
     }
 }
 
-fn is_what_it_waited_for(waits: &Waits<'_>, route: &SenderRoute) -> bool {
+fn leads_where_it_waits(waits: &Waits<'_>, route: &Route) -> bool {
     let Some(gateway) = waits.gateway else { return true };
-    match &route.route.next_hop {
-        NextHop::Gateway(now) => now.id == gateway || route.route.set_by <= waits.by.unwrap_or(Scope::Organization),
+    match &route.next_hop {
+        NextHop::Gateway(now) => now.id == gateway || route.set_by <= waits.by.unwrap_or(Scope::Organization),
         NextHop::Platform(_) | NextHop::Nowhere => false,
     }
 }
@@ -185,6 +187,16 @@ fn by_default(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault
     }
 }
 
+/// What is kept of the choice to send by what applies once it has been carried out: whose mail it is by then, and whether
+/// the choice is needed still. An account that is gone was decided about, and is not asked about again; without the
+/// choice a domain that is gone would hold the mail.
+pub fn after_sending_on(found: Option<&Found>, account: Option<AccountId>) -> (Option<AccountId>, Option<Choice>) {
+    match found {
+        Some(found) => (account.filter(|_| found.account.is_some()), None),
+        None => (account, Some(Choice::Send)),
+    }
+}
+
 /// An administrator has let it go: whatever became of its account or domain, it leaves by what applies in the
 /// organization that it was accepted for.
 fn whatever_applies(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
@@ -196,7 +208,12 @@ fn whatever_applies(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformD
         Some(found) => facts.gateways(found),
         None => facts.gateways_of_all(waits.organization),
     };
-    let Route { next_hop, set_by } = route(gateways, default);
+    let now = route(gateways, default);
+    // Its domain is gone and the choice has led it here: that nothing points here any more was not chosen.
+    if found.is_none() && !waits.is_held && !leads_where_it_waits(waits, &now) {
+        return Onward::Held(HeldBecause::GatewayTakenAway);
+    }
+    let Route { next_hop, set_by } = now;
     let (sender, account) = match found {
         Some(Found { sender, account, .. }) => (sender, account),
         // Its domain is gone: there is nothing nearer than the organization.

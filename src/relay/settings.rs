@@ -157,6 +157,8 @@ pub struct SubmissionLimits {
     pub connections_of_other_client: usize,
     /// Connections at a time of all clients that have signed in for one organization.
     pub connections_of_organization: usize,
+    /// How long who is not in a trusted network may take to sign in, or to begin a message that is taken without it.
+    pub introduction: Duration,
     /// Between two commands, or two pieces of a message (RFC 5321 §4.5.3.2.7 asks for five minutes at least).
     pub idle: Duration,
     /// From MAIL to the end of the message, so that a client that sends a byte a minute ends too.
@@ -178,6 +180,7 @@ impl Default for SubmissionLimits {
             connections_of_trusted_client: 1000,
             connections_of_other_client: 10,
             connections_of_organization: 500,
+            introduction: Duration::from_secs(60),
             idle: Duration::from_secs(5 * 60),
             transaction: Duration::from_secs(30 * 60),
             bytes_per_second: 500,

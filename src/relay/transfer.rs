@@ -367,7 +367,7 @@ impl Transfer {
         // The attempt that is under way is counted when it ends.
         let attempts = entry.message.attempts;
         entry.message = QueuedMessage { attempts, ..recorded.message };
-        let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
+        let held = self.queue.lease(&mut entry.message, None);
         let entries = std::iter::once(entry.clone()).chain(notifications).collect();
         let by = (Some(&transaction.peer), Some(transaction.through()));
         let reply = match self.store(entries, by).await {
@@ -391,7 +391,7 @@ impl Transfer {
     /// The gateway has the whole message and does not answer: it is committed, and the same connection
     /// waits on. Trying again earlier would make duplicates.
     async fn await_answer(&self, mut entry: Entry, transaction: Transaction, now: OffsetDateTime) -> Reply {
-        let held = self.queue.lease(&mut entry.message, now + retry::ANSWER_WAIT);
+        let held = self.queue.lease(&mut entry.message, Some(retry::ANSWER_WAIT));
         entry.message.state = State::AnswerAwaited;
         (entry.message.waits_for, entry.message.waits_by) = waits_for(&transaction.peer);
         entry.message.last_reply = Some(format!("{} has not answered yet", transaction.peer));
@@ -431,7 +431,7 @@ impl Transfer {
         let Some(permit) = self.queue.permit(&entry.message) else {
             return self.store(vec![entry], (None, None)).await.unwrap_or_else(|reply| reply);
         };
-        let held = self.queue.lease(&mut entry.message, self.queue.lease_end(now));
+        let held = self.queue.lease(&mut entry.message, None);
         match self.store(vec![entry.clone()], (None, None)).await {
             Ok(reply) => {
                 self.queue.attempt_now(entry, Some(held), permit, now);

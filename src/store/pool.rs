@@ -2,6 +2,7 @@
 //! What else a relay's connections need is `relay`'s.
 
 use std::{
+    io::ErrorKind,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -12,6 +13,28 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+
+/// How long the store may take to answer a statement. One whose machine is gone, without a word, never does, and there is
+/// nothing in the connection that would notice.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the store answers, unless it takes too long. The connection is not used again then.
+///
+/// # Errors
+/// Those of the statement, or `TimedOut`: whether it was carried out is not known.
+pub async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let late = |_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
+    timeout(ANSWERS_WITHIN, statement).await.unwrap_or_else(late)
+}
+
+/// Asks a connection that comes back whether all that was begun on it has been answered, and gives it up if not: sqlx
+/// would ask, too, and wait for ever with the connection's place in the pool. Its buffers do not stay as large as
+/// the largest message.
+pub async fn is_of_use(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    in_time(connection.ping()).await?;
+    connection.shrink_buffers();
+    Ok(true)
+}
 
 /// After how long a connection is asked whether it is still there before it is used.
 const IDLE: Duration = Duration::from_secs(1);

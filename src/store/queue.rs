@@ -1,6 +1,8 @@
 //! The queue: waiting mail, who has it now, and what became of it. Relays come here for all tenants; whatever
 //! they record is fenced by the token of their claim. What pages see and choose is `held_mail`'s and `outbound_queue`'s.
 
+use std::collections::HashSet;
+
 use futures_core::Stream;
 use serde_json::Value;
 use sqlx::{PgExecutor, PgPool, types::Json};
@@ -99,6 +101,11 @@ impl QueuedMessage {
         throttled(self.throttled_until, self.choice, self.retry_wished_at, now)
     }
 
+    /// Whether an administrator has let it go that was held for one: that says nothing of where it goes, and holds once.
+    pub fn is_released(&self) -> bool {
+        self.choice == Some(Choice::Send) && self.held_because.is_some_and(HeldBecause::is_for_an_administrator)
+    }
+
     /// What it waits for, with others.
     pub fn lane(&self) -> Lane {
         (self.organization, self.waits_for)
@@ -117,7 +124,8 @@ impl QueuedMessage {
             account: self.sender_account,
             gateway: self.waits_for,
             by: self.waits_by,
-            choice: self.choice,
+            choice: self.choice.filter(|_| !self.is_released()),
+            is_held: self.state == State::Held,
         })
     }
 }
@@ -600,7 +608,7 @@ pub async fn record_across_tenants(
                               then $14::timestamptz else $9::timestamptz end,
             expires_at = $10, lease_relay_id = null, lease_token = null,
             choice = case when without_report or choice is distinct from $11 then choice else $12::text end,
-            waits_by = $13, held_because = $15, delay_noticed = $16,
+            waits_by = $13, held_because = $15, delay_noticed = $16, sender_account = $18,
             retry_wished_at = nullif(retry_wished_at, $17::timestamptz)
         where organization_id = $1 and id = $2 and lease_token = $3
         "#,
@@ -621,6 +629,7 @@ pub async fn record_across_tenants(
         message.held_because as Option<HeldBecause>,
         message.delay_noticed,
         message.retry_wished_at,
+        message.sender_account as Option<AccountId>,
     )
     .execute(db)
     .await?;
@@ -646,24 +655,30 @@ pub async fn record_delivered_across_tenants(
     Ok(done.rows_affected() == 1)
 }
 
-/// Moves the end of leases, for attempts that are still under way.
-pub async fn renew_across_tenants(db: impl PgExecutor<'_>, leases: &[Leased], until: OffsetDateTime) -> Result<()> {
+/// Moves the end of leases, for attempts that are still under way. Returns those that still held.
+pub async fn renew_across_tenants(
+    db: impl PgExecutor<'_>,
+    leases: &[Leased],
+    until: OffsetDateTime,
+) -> Result<Vec<Leased>> {
     let (organizations, ids, tokens) = columns(leases);
-    sqlx::query!(
+    sqlx::query_as!(
+        Leased,
         r#"
         update queued_message message set next_attempt_at = $4
         from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as leased (organization_id, id, token)
         where message.organization_id = leased.organization_id and message.id = leased.id
           and message.lease_token = leased.token
+        returning message.organization_id as "organization: OrganizationId", message.id as "id: QueueId",
+                  leased.token as "token!"
         "#,
         &organizations,
         &ids,
         &tokens,
         until,
     )
-    .execute(db)
+    .fetch_all(db)
     .await
-    .map(drop)
 }
 
 fn columns(leases: &[Leased]) -> (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) {
@@ -683,7 +698,7 @@ pub async fn release_all_across_tenants(db: impl PgExecutor<'_>, relay: RelayId,
         update queued_message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
-            next_attempt_at = case when state = 'held' and choice is null then expires_at else $2 end
+            next_attempt_at = $2
         where lease_relay_id = $1
         "#,
         relay as RelayId,
@@ -702,7 +717,7 @@ pub async fn release_across_tenants(db: impl PgExecutor<'_>, leases: &[Leased], 
         update queued_message message
         set lease_relay_id = null, lease_token = null,
             state = case state when 'answer_awaited' then 'waiting' else state end,
-            next_attempt_at = case when state = 'held' and choice is null then expires_at else $4 end
+            next_attempt_at = $4
         from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as leased (organization_id, id, token)
         where message.organization_id = leased.organization_id and message.id = leased.id
           and message.lease_token = leased.token
@@ -715,6 +730,28 @@ pub async fn release_across_tenants(db: impl PgExecutor<'_>, leases: &[Leased], 
     .execute(db)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Those of these gateways that any message waits for.
+pub async fn waited_for_across_tenants(
+    db: impl PgExecutor<'_>,
+    gateways: &[(OrganizationId, GatewayId)],
+) -> Result<HashSet<(OrganizationId, GatewayId)>> {
+    let (organizations, ids): (Vec<OrganizationId>, Vec<GatewayId>) = gateways.iter().copied().unzip();
+    let waited_for = sqlx::query!(
+        r#"
+        select asked.organization_id as "organization!: OrganizationId", asked.gateway_id as "gateway!: GatewayId"
+        from unnest($1::uuid[], $2::uuid[]) as asked (organization_id, gateway_id)
+        where exists (select from queued_message
+                      where organization_id = asked.organization_id and waits_for = asked.gateway_id)
+        "#,
+        &organizations as &[OrganizationId],
+        &ids as &[GatewayId],
+    )
+    .map(|row| (row.organization, row.gateway))
+    .fetch_all(db)
+    .await?;
+    Ok(waited_for.into_iter().collect())
 }
 
 /// Makes everything due that waits for any gateway: a relay that starts knows of no failing one, and
@@ -869,6 +906,7 @@ impl HeldAlike {
             gateway: self.waits_for,
             by: self.waits_by,
             choice: self.choice,
+            is_held: true,
         }
     }
 }

@@ -29,7 +29,10 @@ pub async fn try_lock_name(db: impl PgExecutor<'_>, name: &str) -> Result<bool> 
 /// is on disk before it is answered, and on the synchronous standbys where there are any, whatever is set for the
 /// server, the database or the role.
 pub fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
-    pool::options(connections).after_connect(|connection, _| Box::pin(prepare(connection))).connect_lazy_with(options)
+    pool::options(connections)
+        .after_connect(|connection, _| Box::pin(prepare(connection)))
+        .after_release(|connection, _| Box::pin(pool::is_of_use(connection)))
+        .connect_lazy_with(options)
 }
 
 /// A commit waits for the disk; a setting that waits for more stays as it is. Statements are planned once for a
@@ -48,6 +51,11 @@ async fn prepare(db: impl PgExecutor<'_>) -> Result<()> {
     .fetch_one(db)
     .await
     .map(drop)
+}
+
+/// What time it is for the store.
+pub async fn clock(db: impl PgExecutor<'_>) -> Result<OffsetDateTime> {
+    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(db).await
 }
 
 /// Whether what a commit has answered for is on disk: `synchronous_commit` may be set for a database or a role.

@@ -252,6 +252,10 @@ impl Connection {
         self.closing = true;
     }
 
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Says QUIT and closes without waiting for the answer.
     pub async fn quit(mut self) {
         self.output.clear();

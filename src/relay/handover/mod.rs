@@ -133,6 +133,8 @@ pub struct Transaction {
     leave: Leave,
     /// When its bytes began to be sent.
     sending_since: Instant,
+    /// When it began to be asked for.
+    asked_since: Instant,
 }
 
 /// What came of opening a connection.
@@ -188,13 +190,14 @@ impl Handover {
             Ok(first) => Asked { first, backup: None },
             Err(detour) => return Begun::Detour(detour),
         };
+        let since = Instant::now();
         self.choose(&mut asked, now);
         // Known without waiting for a connection.
         if let Some(failing) = self.health.failing(&asked.peer().key).filter(|failing| !failing.may_be_asked(now)) {
             return Begun::Failing(asked.first, failing);
         }
         let mut progress = Progress::Waiting;
-        let asking = self.ask(request, &mut route, &mut asked, &mut progress, now);
+        let asking = self.ask(request, &mut route, &mut asked, &mut progress, (now, since));
         let stage = match (tokio::time::timeout(patience, asking).await, progress) {
             (Ok(begun), _) => return begun,
             (Err(_), Progress::Waiting) => {
@@ -205,7 +208,7 @@ impl Handover {
             (Err(_), Progress::Asking) => Stage::Mail,
         };
         let failure = Failure::trouble(stage, Trouble::TimedOut(patience));
-        Begun::Failed(self.failed(asked.peer(), failure, now))
+        Begun::Failed(self.failed(asked.peer(), failure, later(now, since)))
     }
 
     async fn ask<R>(
@@ -214,15 +217,19 @@ impl Handover {
         route: &mut impl FnMut() -> Result<Peer, R>,
         asked: &mut Asked,
         progress: &mut Progress,
-        now: OffsetDateTime,
+        (began_at, since): (OffsetDateTime, Instant),
     ) -> Begun<R> {
         let mut fresh = false;
         let mut has_turn_at = None;
         loop {
             *progress = Progress::Waiting;
+            let now = later(began_at, since);
             let peer = asked.peer();
             if let Some(refused) = self.too_large(request, peer, now) {
-                return Begun::Failed(refused);
+                match self.unless_a_backup(asked, refused, now) {
+                    Some(begun) => return begun,
+                    None => continue,
+                }
             }
             if peer.limits.messages_per_minute.is_some() && has_turn_at.as_ref() != Some(&peer.key) {
                 match self.pool.take_turn(peer, request.turn, request.relays, now) {
@@ -232,6 +239,7 @@ impl Handover {
             }
             let slot = self.pool.slot(peer, request.sender).await;
             *progress = Progress::Dialing;
+            let now = later(began_at, since);
             let leave = match self.health.leave(peer, now) {
                 Ok(leave) => leave,
                 Err(failing) => match self.has_another(asked, now) {
@@ -239,13 +247,14 @@ impl Handover {
                     false => return Begun::Failing(asked.first.clone(), failing),
                 },
             };
-            let (mut connection, reused) = match self.open(asked, &slot, fresh, now).await {
+            let (mut connection, reused) = match self.open(asked, &slot, fresh, (began_at, since)).await {
                 Opened::Ready(connection, reused) => (connection, reused),
                 Opened::Elsewhere => continue,
                 Opened::Failed(failed) => return Begun::Failed(failed),
             };
             let peer = asked.peer();
             *progress = Progress::Asking;
+            let now = later(began_at, since);
             match route() {
                 Ok(next)
                     if next.key == asked.first.key
@@ -269,29 +278,41 @@ impl Handover {
                     if failure.asks_for_fewer() {
                         slot.pushed_back();
                     }
-                    return Begun::Failed(self.failed(peer, failure, now).on(&connection));
+                    let now = later(began_at, since);
+                    let failed = self.failed(peer, failure, now).on(&connection);
+                    if let Some(begun) = self.unless_a_backup(asked, failed, now) {
+                        return begun;
+                    }
                 }
                 Ok(answers) => {
                     if asked.backup.is_some() {
                         self.health.stands_in(&asked.first, peer);
                     }
                     let health = self.health.clone();
-                    let transaction = Transaction::begun(peer.clone(), connection, slot, health, leave);
-                    return self.answered(transaction, answers, now).await;
+                    let transaction = Transaction::begun(peer.clone(), (connection, slot), (health, leave), since);
+                    return self.answered(transaction, answers, later(began_at, since)).await;
                 }
             }
         }
     }
 
     /// A connection to who is asked: a warm one unless it has to be fresh.
-    async fn open(&self, asked: &mut Asked, slot: &Slot, fresh: bool, now: OffsetDateTime) -> Opened {
+    async fn open(
+        &self,
+        asked: &mut Asked,
+        slot: &Slot,
+        fresh: bool,
+        (began_at, since): (OffsetDateTime, Instant),
+    ) -> Opened {
         while !fresh && let Some(warm) = slot.warm() {
             if self.dialer.may_use(asked.peer(), warm.server()) {
                 return Opened::Ready(warm, true);
             }
             tokio::spawn(warm.quit());
         }
-        match self.dialer.dial(asked.peer()).await {
+        let dialed = self.dialer.dial(asked.peer()).await;
+        let now = later(began_at, since);
+        match dialed {
             Ok(connection) => {
                 self.connected(asked.peer(), &connection, now);
                 Opened::Ready(connection, false)
@@ -339,6 +360,17 @@ impl Handover {
         let one = asked.peer().key.clone();
         self.choose(asked, now);
         asked.backup.is_some() && asked.peer().key != one
+    }
+
+    /// What came of it, unless it is a backup that cannot take this message, as we know of it: that says nothing of the
+    /// gateway. Then the next one is asked (`None`), or the gateway is waited for.
+    fn unless_a_backup<R>(&self, asked: &mut Asked, failed: Failed, now: OffsetDateTime) -> Option<Begun<R>> {
+        let Some(place) = asked.backup.filter(|_| failed.is_ours) else { return Some(Begun::Failed(failed)) };
+        let first = &asked.first;
+        let is_usable = |backup: &Peer| self.health.failing(&backup.key).is_none_or(|it| it.may_be_probed(now));
+        asked.backup = (place + 1..first.backups.len()).find(|next| is_usable(&first.backups[*next]));
+        let waited_for = self.health.failing(&first.key).filter(|_| asked.backup.is_none())?;
+        Some(Begun::Failing(first.clone(), waited_for))
     }
 
     /// Finds out in the background whether a server can be reached again.
@@ -435,7 +467,8 @@ impl Handover {
         let unknown = fault::Peer::Gateway { has_accepted: false };
         let are_against_us =
             answers.iter().all(|reply| fault(Stage::Recipient, Some(reply), unknown) == Fault::Gateway);
-        if !are_against_us || !self.health.may_have_changed_its_mind(key) {
+        // On one that DATA was pipelined on for nobody, nothing more can be asked.
+        if !are_against_us || transaction.connection.is_closing() || !self.health.may_have_changed_its_mind(key) {
             return;
         }
         if let Some(takes_others) = second_look.takes_others(&mut transaction.connection, *organization).await {
@@ -477,15 +510,21 @@ impl Failed {
 }
 
 impl Transaction {
-    fn begun(peer: Peer, connection: Connection, slot: Slot, health: Arc<Health>, leave: Leave) -> Self {
-        Self { peer, recipients: Vec::new(), connection, slot, health, leave, sending_since: Instant::now() }
+    fn begun(
+        peer: Peer,
+        (connection, slot): (Connection, Slot),
+        (health, leave): (Arc<Health>, Leave),
+        asked_since: Instant,
+    ) -> Self {
+        let (recipients, sending_since) = (Vec::new(), Instant::now());
+        Self { peer, recipients, connection, slot, health, leave, sending_since, asked_since }
     }
 
     /// Sends the message; [`answer`](Self::answer) follows.
     pub async fn send(&mut self, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
         self.sending_since = Instant::now();
         let sent = self.connection.send(source).await;
-        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
+        sent.map_err(|failure| self.failed(failure, now))
     }
 
     /// The same, given up after `limit`: whoever waits for the answer does not do so for ever.
@@ -493,7 +532,7 @@ impl Transaction {
         self.sending_since = Instant::now();
         let sent = tokio::time::timeout(limit, self.connection.send(source)).await;
         let sent = sent.unwrap_or_else(|_| Err(Failure::trouble(Stage::Content, Trouble::TimedOut(limit))));
-        sent.map_err(|failure| failed(&self.health, &self.peer, failure, now).on(&self.connection))
+        sent.map_err(|failure| self.failed(failure, now))
     }
 
     /// What the server says to the whole message. May be dropped while it waits and called again.
@@ -508,9 +547,14 @@ impl Transaction {
                 if failure.asks_for_fewer() {
                     self.slot.pushed_back();
                 }
-                Err(failed(&self.health, &self.peer, failure, now).on(&self.connection))
+                Err(self.failed(failure, now))
             }
         }
+    }
+
+    /// `now` is when it was begun.
+    fn failed(&self, failure: Failure, now: OffsetDateTime) -> Failed {
+        failed(&self.health, &self.peer, failure, later(now, self.asked_since)).on(&self.connection)
     }
 
     /// Which server it is with.
@@ -529,6 +573,12 @@ impl Transaction {
         self.slot.keep(self.connection);
         drop(self.leave);
     }
+}
+
+/// When it is, where it was `began_at` at `since`: attempts take minutes, and what is found out at their end holds from
+/// then on. To the second.
+fn later(began_at: OffsetDateTime, since: Instant) -> OffsetDateTime {
+    began_at + time::Duration::seconds(since.elapsed().as_secs().try_into().unwrap_or_default())
 }
 
 fn side(peer: &Peer, health: &Health) -> fault::Peer {

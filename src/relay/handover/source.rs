@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use crate::{
     mail::id::{OrganizationId, QueueId},
     relay::message::Content,
-    store,
+    store::{self, pool::in_time},
 };
 
 /// What is read of a message at a time, in bytes: a whole number of the pieces that the queue keeps it in.
@@ -112,7 +112,7 @@ impl Reader {
                 .map_err(io::Error::other)??
             }
             Source::Stored { db, organization, id, .. } => {
-                let read = store::queue::pieces_across_tenants(db, *organization, *id, self.piece).await;
+                let read = in_time(store::queue::pieces_across_tenants(db, *organization, *id, self.piece)).await;
                 let (content, read) = read.map_err(io::Error::other)?;
                 if content.is_empty() {
                     return Err(io::ErrorKind::UnexpectedEof.into());

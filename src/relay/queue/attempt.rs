@@ -36,6 +36,9 @@ impl Queue {
             return Attempted { turn: Some(until), ..Attempted::waits_on(message) };
         }
         loop {
+            if !self.holds(message, now).await {
+                return Attempted { is_lost: true, ..Attempted::waits_on(message) };
+            }
             let attempted = match self.target(message, now) {
                 Target::Unknown => Some(Attempted::waits_on(message)),
                 Target::Held(HeldBecause::NoGateway) => {
@@ -58,6 +61,14 @@ impl Queue {
                 return attempted;
             }
         }
+    }
+
+    /// Whether the message is this relay's still: where its lease has ended while it waited for a connection, as it does
+    /// while this process is paused or cut off from the store, another relay may have it.
+    async fn holds(&self, message: &QueuedMessage, now: OffsetDateTime) -> bool {
+        let Some(leased) = message.leased().filter(|leased| self.shared.leases.has_ended(leased)) else { return true };
+        let renewed = self.renew(&[leased], now.max(OffsetDateTime::now_utc())).await;
+        renewed.is_ok() && !self.shared.leases.has_ended(&leased)
     }
 
     /// Mail to the organization's own domains goes to their inbound hosts, all other through the gateway.
@@ -153,10 +164,16 @@ impl Queue {
         &self,
         entry: &Entry,
         places: &[usize],
-        route: impl FnMut() -> Result<Peer, ()>,
+        mut route: impl FnMut() -> Result<Peer, ()>,
         now: OffsetDateTime,
     ) -> Option<Attempted> {
         let message = &entry.message;
+        let leased = message.leased();
+        // Asked right before MAIL, too: who does not have the message any more begins nothing.
+        let route = || match leased.is_some_and(|leased| self.shared.leases.has_ended(&leased)) {
+            true => Err(()),
+            false => route(),
+        };
         let recipients: Vec<String> = places.iter().map(|place| message.recipients[*place].to.clone()).collect();
         let wishes: Vec<Wishes> = places.iter().map(|place| message.recipients[*place].wishes()).collect();
         let request = Request {

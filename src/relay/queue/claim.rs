@@ -1,7 +1,12 @@
 //! Takes messages for this relay: what is due, and one message for each failing gateway that may be
 //! asked again.
 
-use std::{collections::HashMap, pin::pin, sync::atomic::Ordering, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::atomic::Ordering,
+    time::Instant,
+};
 
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
@@ -25,6 +30,13 @@ use crate::{
 /// find out whose turn it is all that waits is looked at.
 const MADE_DUE: i64 = 4_000;
 
+fn gateway_of(key: &PeerKey) -> Option<(OrganizationId, GatewayId)> {
+    match key {
+        PeerKey::Gateway(organization, gateway, _) => Some((*organization, *gateway)),
+        _ => None,
+    }
+}
+
 impl Queue {
     /// Up to `limit` messages that are due at `now` or probe a failing gateway, now leased to this relay. What it
     /// still attempts is not among them: where leases have ended meanwhile, they are renewed first.
@@ -37,19 +49,23 @@ impl Queue {
     }
 
     async fn claim_due(&self, limit: usize, now: OffsetDateTime) -> store::Result<Vec<Entry>> {
-        self.renew(&self.shared.leases.ended(now), now).await?;
-        self.make_due_what_changed(now).await?;
+        self.renew(&self.shared.leases.ended(now + self.shared.clock.store_ahead()), now).await?;
+        let waited_for = self.make_due_what_changed(now).await?;
         let until = self.lease_end(now);
         let (db, relay, full) = (&self.shared.db, self.shared.settings.relay, self.shared.permits.full());
-        let takes_over = self.reach().is_steady(self.shared.settings.lease, Instant::now(), now);
+        let is_steady = self.reach().is_steady(self.shared.settings.lease, Instant::now(), now);
+        // By a clock that is fast all leases would seem to have ended.
+        let fast = -self.shared.clock.store_ahead();
+        let takes_over = is_steady && fast < self.shared.settings.lease / 4;
         let due = store::queue::claim_due_across_tenants(db, relay, limit as i64, &full, now, until, takes_over);
         let mut claimed = due.await?;
         self.ask_again_as_wished(&claimed, now);
         for (key, failing) in self.shared.handover.health().failing_gateways() {
             let PeerKey::Gateway(organization, gateway, _) = key else { continue };
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
-            if failing.may_be_asked(now) && !has_one && claimed.len() < limit {
-                let waiting = (organization, gateway);
+            let waiting = (organization, gateway);
+            let is_worth_it = waited_for.contains(&waiting) && failing.may_be_asked(now);
+            if is_worth_it && !has_one && claimed.len() < limit {
                 match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until, takes_over).await {
                     Ok(probe) => claimed.extend(probe),
                     // What is claimed already is not given up for it.
@@ -86,22 +102,37 @@ impl Queue {
 
     /// Mail does not wait out its pause if what it waits for has changed: its gateway takes mail
     /// again, or its senders have another route now.
-    async fn make_due_what_changed(&self, now: OffsetDateTime) -> store::Result<()> {
+    ///
+    /// Returns the failing gateways that are waited for and may be asked. There may be thousands that fail and nobody
+    /// waits for: they are looked up together.
+    async fn make_due_what_changed(
+        &self,
+        now: OffsetDateTime,
+    ) -> store::Result<HashSet<(OrganizationId, GatewayId)>> {
         self.make_due_what_recovered(now).await?;
         let health = self.shared.handover.health();
         let facts = self.shared.table.generation();
         let facts_changed = self.shared.asked_by.load(Ordering::Relaxed) != facts;
-        for (key, failing) in health.failing_gateways() {
-            let PeerKey::Gateway(organization, gateway, _) = key else { continue };
-            if facts_changed || failing.may_be_asked(now) {
-                self.let_go_who_leads_elsewhere(&key, (organization, gateway), now).await?;
+        let mut failing = health.failing_gateways();
+        failing.retain(|(_, failing)| facts_changed || failing.may_be_asked(now));
+        let gateways: Vec<_> = failing.iter().filter_map(|(key, _)| gateway_of(key)).collect();
+        let waited_for = match gateways.is_empty() {
+            true => HashSet::new(),
+            false => store::queue::waited_for_across_tenants(&self.shared.db, &gateways).await?,
+        };
+        for (key, _) in failing {
+            let Some(gateway) = gateway_of(&key) else { continue };
+            match waited_for.contains(&gateway) {
+                true => self.let_go_who_leads_elsewhere(&key, gateway, now).await?,
+                // Whoever is next finds out how it is.
+                false => health.forget_failing(&key, now),
             }
         }
         if facts_changed {
             self.let_go_what_is_held_no_more(now).await?;
         }
         self.shared.asked_by.store(facts, Ordering::Relaxed);
-        Ok(())
+        Ok(waited_for)
     }
 
     /// A gateway is set again, a suspended account sends again: what was held for it goes on by itself.
@@ -142,8 +173,7 @@ impl Queue {
         outcome
     }
 
-    /// Asks of everybody who waits for a failing gateway whether they still should. A gateway that nobody
-    /// waits for is no longer asked about: whoever is next finds out how it is.
+    /// Asks of everybody who waits for a failing gateway whether they still should.
     async fn let_go_who_leads_elsewhere(
         &self,
         key: &PeerKey,

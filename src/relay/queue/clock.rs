@@ -2,7 +2,10 @@
 //! because somebody has set the time.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Instant,
 };
 
@@ -13,11 +16,18 @@ const TOLERANCE: Duration = Duration::minutes(2);
 /// After a start, and after a jump, nothing is given up for so long. Everybody who can take mail is asked meanwhile.
 const SETTLING: Duration = Duration::minutes(15);
 
+/// A difference to the store's clock that is none: as long as the store may take to answer.
+const NOTHING: Duration = Duration::seconds(1);
+/// One that somebody should know of.
+const WORTH_TELLING: Duration = Duration::seconds(5);
+
 /// Looked at by the queue's loop; steps that tests make do not look.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
     /// A std lock: held for a look only, never across an await.
     seen: Mutex<Option<Seen>>,
+    /// How far the store's clock is ahead of this one, in milliseconds; less than none where it is behind.
+    store_ahead: AtomicI64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +60,21 @@ impl ClockWatch {
         let steady_since = seen.filter(|_| jump.is_none()).map_or(at, |seen| seen.steady_since);
         *seen = Some(Seen { at, time, steady_since });
         jump
+    }
+
+    /// Notes that the store's clock stood at `theirs` between two looks at this one. Returns how far it is ahead, if that is
+    /// more than clocks that are kept differ by and was not so before.
+    pub fn compare(&self, theirs: OffsetDateTime, ours: (OffsetDateTime, OffsetDateTime)) -> Option<Duration> {
+        let ahead = theirs - (ours.0 + (ours.1 - ours.0) / 2);
+        let ahead = if ahead.abs() < NOTHING { Duration::ZERO } else { ahead };
+        let milliseconds = ahead.whole_milliseconds().try_into().unwrap_or_default();
+        let before = Duration::milliseconds(self.store_ahead.swap(milliseconds, Ordering::Relaxed));
+        (ahead.abs() >= WORTH_TELLING && before.abs() < WORTH_TELLING).then_some(ahead)
+    }
+
+    /// How far the store's clock is ahead of this one. Leases are kept in the store's time, which all relays share.
+    pub fn store_ahead(&self) -> Duration {
+        Duration::milliseconds(self.store_ahead.load(Ordering::Relaxed))
     }
 
     /// Whether it has run long enough without a jump to give mail up by it.

@@ -19,7 +19,7 @@ use crate::{
     relay::{handover::source::Source, memory::BUFFER},
     store::{
         self,
-        pool::Quick,
+        pool::{Quick, in_time},
         queue::{Leased, Piece, Written},
     },
 };
@@ -58,7 +58,7 @@ enum Work {
 }
 
 /// Work that somebody waits for.
-pub struct Pending {
+struct Pending {
     work: Work,
     /// Whether it was written: a message that another relay has taken is not removed.
     written: oneshot::Sender<Result<bool, NotCommitted>>,
@@ -82,13 +82,32 @@ impl Queue {
 
     async fn write_down(&self, work: Work) -> Result<bool, NotCommitted> {
         let (written, outcome) = oneshot::channel();
-        self.shared.commits.send(Pending { work, written }).await.map_err(|_| NotCommitted)?;
+        self.shared.commits.send(Pending { work, written }).await?;
         outcome.await.map_err(|_| NotCommitted)?
     }
 }
 
-/// Starts the task that gathers what is to be written; it ends when the last sender is gone.
-pub fn start(db: PgPool) -> mpsc::Sender<Pending> {
+/// Where what is to be written is put. Large messages go a way of their own, with statements of their own: one takes as long
+/// as hundreds of small ones, which must not wait for it.
+pub struct Commits {
+    small: mpsc::Sender<Pending>,
+    large: mpsc::Sender<Pending>,
+}
+
+impl Commits {
+    /// Starts the tasks that gather what is to be written; they end when this is dropped.
+    pub fn start(db: &PgPool) -> Self {
+        Self { small: gather(db.clone()), large: gather(db.clone()) }
+    }
+
+    async fn send(&self, pending: Pending) -> Result<(), NotCommitted> {
+        let is_large = pending.entries().iter().any(|entry| small(entry).is_none());
+        let way = if is_large { &self.large } else { &self.small };
+        way.send(pending).await.map_err(|_| NotCommitted)
+    }
+}
+
+fn gather(db: PgPool) -> mpsc::Sender<Pending> {
     let (sender, receiver) = mpsc::channel::<Pending>(BATCH * 4);
     tokio::spawn(async move {
         let db = Quick::of(&db, STATEMENTS);
@@ -246,11 +265,13 @@ async fn write_together(db: &Quick, batch: &mut Vec<Pending>) -> Result<Vec<Queu
         Vec::new()
     } else if entries.iter().all(|entry| small(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
-        write(&mut connection, &entries, &done).await.map_err(after_commit)?
+        in_time(write(&mut connection, &entries, &done)).await.map_err(after_commit)?
     } else {
-        let mut transaction = connection.begin().await?;
+        let mut transaction = in_time(connection.begin()).await?;
         let removed = write(&mut transaction, &entries, &done).await?;
-        transaction.commit().await.map_err(after_commit)?;
+        in_time(transaction.commit()).await.map_err(after_commit)?;
+        // They are as large as what went through them.
+        connection.shrink_buffers();
         removed
     };
     connection.keep();
@@ -314,7 +335,7 @@ async fn write(db: &mut PgConnection, entries: &[&Entry], done: &[Leased]) -> st
         pieces: small_bodies.flatten().collect(),
         done,
     };
-    let removed = store::queue::write_across_tenants(&mut *db, &written).await?;
+    let removed = in_time(store::queue::write_across_tenants(&mut *db, &written)).await?;
     for entry in entries {
         if small(entry).is_none() {
             insert_body(db, entry).await?;
@@ -354,7 +375,7 @@ async fn insert_body(db: &mut PgConnection, entry: &Entry) -> store::Result<()> 
         let bytes = parts.iter().map(Bytes::len).sum::<usize>();
         if bytes >= STATEMENT_BYTES || is_last && bytes > 0 {
             let pieces = pieces(entry, first, &parts);
-            store::queue::insert_pieces_across_tenants(&mut *db, &pieces).await?;
+            in_time(store::queue::insert_pieces_across_tenants(&mut *db, &pieces)).await?;
             first += pieces.len() as i32;
             parts.clear();
         }

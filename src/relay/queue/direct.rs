@@ -23,7 +23,7 @@ use crate::{
         handover::peer::Peer,
         resolver::{Exchange, Exchanges, LookUpError},
     },
-    store::{self, queue::QueuedMessage},
+    store::{self, pool::in_time, queue::QueuedMessage},
 };
 
 /// Domains of one message that are asked at once.
@@ -191,7 +191,8 @@ impl Delivered {
 
     pub async fn write_down(&mut self, db: &PgPool, message: &QueuedMessage) {
         let Some(lease) = message.lease.filter(|_| !self.is_written_down) else { return };
-        match store::queue::record_delivered_across_tenants(db, message, &self.recipients, lease.token).await {
+        let recording = store::queue::record_delivered_across_tenants(db, message, &self.recipients, lease.token);
+        match in_time(recording).await {
             Ok(_) => self.is_written_down = true,
             // At the end everything is written down.
             Err(error) => {

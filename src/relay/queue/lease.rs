@@ -19,7 +19,26 @@ const ENDING: time::Duration = time::Duration::MILLISECOND;
 #[derive(Debug, Default)]
 pub struct Leases {
     /// A std lock: held for a look-up only, never across an await.
-    held: Mutex<HashMap<Leased, OffsetDateTime>>,
+    held: Mutex<HashMap<Leased, End>>,
+}
+
+/// When a lease ends.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    at: OffsetDateTime,
+    /// How far the time by which that was said is ahead of the clock: none, but where time is passed in.
+    ahead: time::Duration,
+}
+
+impl End {
+    fn at(at: OffsetDateTime, now: OffsetDateTime) -> Self {
+        Self { at, ahead: now - OffsetDateTime::now_utc() }
+    }
+
+    /// By the clock, which goes on while this process or its machine is paused.
+    fn is_over(self) -> bool {
+        self.at <= OffsetDateTime::now_utc() + self.ahead
+    }
 }
 
 /// How this relay could reach the store of late. While nobody could, leases have ended whose messages are still under
@@ -61,9 +80,9 @@ pub struct HeldLease {
 }
 
 impl Leases {
-    /// Holds one that ends at `until` in the store. Each is held once.
-    pub fn hold(self: &Arc<Self>, leased: Leased, until: OffsetDateTime) -> HeldLease {
-        self.held().insert(leased, until);
+    /// Holds one that ends at `until` in the store, as was said at `now`. Each is held once.
+    pub fn hold(self: &Arc<Self>, leased: Leased, until: OffsetDateTime, now: OffsetDateTime) -> HeldLease {
+        self.held().insert(leased, End::at(until, now));
         HeldLease { leases: self.clone(), leased }
     }
 
@@ -73,18 +92,23 @@ impl Leases {
 
     /// Those that have ended at `now`, as they do while the store is away or this process is paused.
     pub fn ended(&self, now: OffsetDateTime) -> Vec<Leased> {
-        self.held().iter().filter(|(_, until)| **until <= now + ENDING).map(|(leased, _)| *leased).collect()
+        self.held().iter().filter(|(_, end)| end.at <= now + ENDING).map(|(leased, _)| *leased).collect()
+    }
+
+    /// Whether this one has ended by now: another relay may have the message.
+    pub fn has_ended(&self, leased: &Leased) -> bool {
+        self.held().get(leased).is_some_and(|end| end.is_over())
     }
 
     /// Notes that the store has moved the end of these.
-    pub fn renewed(&self, leases: &[Leased], until: OffsetDateTime) {
+    pub fn renewed(&self, leases: &[Leased], until: OffsetDateTime, now: OffsetDateTime) {
         let mut held = self.held();
         for leased in leases {
-            held.entry(*leased).and_modify(|end| *end = until);
+            held.entry(*leased).and_modify(|end| *end = End::at(until, now));
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Leased, OffsetDateTime>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<Leased, End>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,10 +29,10 @@ use std::{
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::Notify,
     task::JoinSet,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use self::clock::{ClockWatch, Jump};
@@ -102,7 +102,7 @@ struct Shared {
     table: Arc<RoutingTable>,
     handover: Arc<Handover>,
     trace: Arc<Trace>,
-    commits: mpsc::Sender<commit::Pending>,
+    commits: commit::Commits,
     leases: Arc<Leases>,
     /// A std lock: held for a look only, never across an await.
     reach: Mutex<Reach>,
@@ -112,6 +112,8 @@ struct Shared {
     asked_by: AtomicU64,
     clock: ClockWatch,
     tasks: TaskTracker,
+    /// What is under way is not gone on with: the relay ends.
+    abandoned: CancellationToken,
     /// Something may be due now.
     wake: Notify,
     /// Something may be due for which there was no place: the end of an attempt makes one.
@@ -172,7 +174,7 @@ impl Entry {
 impl Queue {
     /// Inside a runtime: commits are gathered by a task that ends with the queue.
     pub fn new(db: PgPool, settings: QueueSettings, table: Arc<RoutingTable>, handover: Arc<Handover>) -> Self {
-        let commits = commit::start(db.clone());
+        let commits = commit::Commits::start(&db);
         let room = Room::new(settings.limits);
         let trace = Arc::new(Trace::new(settings.relay));
         let shared = Shared {
@@ -189,6 +191,7 @@ impl Queue {
             asked_by: AtomicU64::default(),
             clock: ClockWatch::default(),
             tasks: TaskTracker::new(),
+            abandoned: CancellationToken::new(),
             wake: Notify::new(),
             wants_places: AtomicBool::new(true),
         };
@@ -203,7 +206,7 @@ impl Queue {
         let mut attempts = JoinSet::new();
         for entry in claimed {
             let queue = self.clone();
-            let held = self.hold(&entry.message);
+            let held = self.hold(&entry.message, now);
             attempts.spawn(async move {
                 queue.work(entry, now).await;
                 drop(held);
@@ -268,17 +271,24 @@ impl Queue {
         self.shared.permits.take(message.lane(), message.sender_account)
     }
 
-    /// Leases a message that is about to be committed to this relay until then, or longer while the value is held.
-    pub(super) fn lease(&self, message: &mut QueuedMessage, until: OffsetDateTime) -> HeldLease {
+    /// Leases a message that is about to be committed to this relay, for so long or as long as leases last, and longer while
+    /// the value is held. That counts from now: its client may have waited for a while since it was accepted.
+    pub(super) fn lease(
+        &self,
+        message: &mut QueuedMessage,
+        lasts: Option<time::Duration>,
+    ) -> HeldLease {
+        let now = OffsetDateTime::now_utc();
+        let until = lasts.map_or_else(|| self.lease_end(now), |lasts| now + lasts + self.shared.clock.store_ahead());
         let token = Uuid::new_v4();
         message.lease = Some(Lease { relay: self.shared.settings.relay, token });
         message.next_attempt_at = until;
-        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token }, until)
+        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token }, until, now + self.shared.clock.store_ahead())
     }
 
     /// Holds the lease of a claimed message.
-    fn hold(&self, message: &QueuedMessage) -> Option<HeldLease> {
-        message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at))
+    fn hold(&self, message: &QueuedMessage, now: OffsetDateTime) -> Option<HeldLease> {
+        message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at, now + self.shared.clock.store_ahead()))
     }
 
     /// How the store could be reached of late.
@@ -286,9 +296,9 @@ impl Queue {
         self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a lease that begins now ends, unless it is renewed.
+    /// When a lease that begins now ends, unless it is renewed: by the store's clock.
     pub(super) fn lease_end(&self, now: OffsetDateTime) -> OffsetDateTime {
-        now + self.shared.settings.lease
+        now + self.shared.settings.lease + self.shared.clock.store_ahead()
     }
 
     /// Attempts a committed message whose lease this relay holds, in the background.
@@ -301,7 +311,7 @@ impl Queue {
     ) {
         let queue = self.clone();
         self.shared.tasks.spawn(async move {
-            queue.work(entry, now).await;
+            queue.shared.abandoned.run_until_cancelled(queue.work(entry, now)).await;
             drop((held, permit));
             if queue.shared.wants_places.load(Ordering::SeqCst) {
                 queue.shared.wake.notify_one();
@@ -317,7 +327,7 @@ impl Queue {
         let queue = self.clone();
         let started = Instant::now();
         self.shared.tasks.spawn(async move {
-            let attempted = outcome.await;
+            let Some(attempted) = queue.shared.abandoned.run_until_cancelled(outcome).await else { return };
             queue.record(&entry, &attempted, now + started.elapsed()).await;
             drop(held);
         });

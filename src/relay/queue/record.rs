@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Entry, Queue, commit,
@@ -22,7 +23,7 @@ use crate::{
     policy::{
         retry::{self, Schedule},
         routing::PlatformDefault,
-        waiting::{APPROVED_WITHIN, Choice, HeldBecause},
+        waiting::{APPROVED_WITHIN, Choice, HeldBecause, after_sending_on},
     },
     relay::{limits::LEAVES_AT, message_log::Line, metrics::METRICS, notification::notifications, trace::Trace},
     store::{
@@ -36,6 +37,9 @@ use crate::{
 /// How often recording is tried again while the store is away, a second apart. The lease runs on: if
 /// somebody else takes the message meanwhile, it may arrive twice.
 const TRIES: u32 = 600;
+
+/// How long the store may take for one of them, with what is told of it.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a sender's mail waits for that is slowed down, as notices are noted.
 const LIMIT: &str = "limit";
@@ -65,18 +69,23 @@ impl Queue {
     /// Records the outcome until the store has taken it.
     pub(super) async fn record(&self, entry: &Entry, attempted: &Attempted, now: OffsetDateTime) {
         let (schedule, is_steady) = (&self.shared.settings.schedule, self.shared.clock.is_steady(Instant::now()));
-        let recorded = after(&entry.message, attempted, schedule, is_steady, now);
+        if attempted.is_lost {
+            return log_taken(&entry.message);
+        }
+        let mut recorded = after(&entry.message, attempted, schedule, is_steady, now);
+        self.keep_what_was_chosen(&entry.message, &mut recorded.message);
         let sender = self.shared.table.deciding(entry.message.sender.as_deref().unwrap_or_default());
         log(&self.shared.trace, &sender, &recorded, attempted, now);
         log_if_ambiguous(&recorded.message, attempted);
         for _ in 0..TRIES {
-            match self.write(entry, attempted, &recorded, now).await {
-                Ok(()) => return,
-                Err(error) => {
+            match timeout(WRITTEN_WITHIN, self.write(entry, attempted, &recorded, now)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
                     tracing::warn!(queue_id = %entry.message.id, %error, "an outcome could not be recorded yet")
                 }
+                Err(_) => tracing::warn!(queue_id = %entry.message.id, "an outcome could not be recorded in time"),
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
         tracing::error!(queue_id = %entry.message.id, "an outcome could not be recorded, the message is tried again");
     }
@@ -140,6 +149,15 @@ impl Queue {
 }
 
 impl Queue {
+    /// *Send* that was carried out is forgotten, so that it is no leave to go around what is taken away later; what it was
+    /// about, an account or a domain that is gone, is not held up again at the next attempt.
+    fn keep_what_was_chosen(&self, before: &QueuedMessage, message: &mut QueuedMessage) {
+        let is_carried_out = before.choice == Some(Choice::Send) && !before.is_released() && message.choice.is_none();
+        let Some(sender) = message.sender.as_deref().filter(|_| is_carried_out) else { return };
+        let found = self.shared.table.find(sender).filter(|found| found.organization == message.organization);
+        (message.sender_account, message.choice) = after_sending_on(found.as_ref(), message.sender_account);
+    }
+
     /// Whether the sender is told for the first time that its mail waits for this: noted in the same transaction.
     async fn is_first_notice(
         &self,
@@ -152,7 +170,7 @@ impl Queue {
         let (organization, sender) = (message.organization, message.sender.as_deref().unwrap_or(&message.reverse_path));
         let (waits_for, stale_before) = if message.throttled(now).is_some() {
             // That a sender is slowed down again is another time.
-            let standing = self.standing(message, now).await?;
+            let standing = standing(&mut *db, message, now).await?;
             (LIMIT.to_owned(), standing.map_or(now, |standing| standing.since))
         } else if let Some(because) = message.held_because.filter(|because| because.is_for_an_administrator()) {
             let of = (sender, because);
@@ -172,12 +190,6 @@ impl Queue {
         store::delay_notice::note_across_tenants(db, organization, about, now, stale_before).await
     }
 
-    /// Since when and until when the message's sender is slowed down.
-    async fn standing(&self, message: &QueuedMessage, now: OffsetDateTime) -> store::Result<Option<Standing>> {
-        let of = (message.sender_account, message.sender_domain.as_ref());
-        store::throttle::standing_across_tenants(&self.shared.db, message.organization, of, now).await
-    }
-
     /// The reports, with when the last leaves of what the sender has sent, of those that wait for a limit.
     async fn with_the_last_that_leaves(
         &self,
@@ -187,7 +199,7 @@ impl Queue {
     ) -> store::Result<Vec<Report>> {
         let mut delayed = delayed.to_vec();
         if delayed.iter().any(|report| matches!(report.cause, Cause::Throttled { .. }))
-            && let Some(standing) = self.standing(message, now).await?
+            && let Some(standing) = standing(&self.shared.db, message, now).await?
         {
             for report in &mut delayed {
                 if let Cause::Throttled { last, .. } = &mut report.cause {
@@ -212,6 +224,16 @@ impl Queue {
             (None, _, PlatformDefault::Mx) => None,
         }
     }
+}
+
+/// Since when and until when the message's sender is slowed down.
+async fn standing(
+    db: impl PgExecutor<'_>,
+    message: &QueuedMessage,
+    now: OffsetDateTime,
+) -> store::Result<Option<Standing>> {
+    let of = (message.sender_account, message.sender_domain.as_ref());
+    store::throttle::standing_across_tenants(db, message.organization, of, now).await
 }
 
 fn log_taken(message: &QueuedMessage) {
@@ -425,8 +447,10 @@ fn why_it_waits(message: &QueuedMessage, recipient: &Recipient) -> String {
 /// may be older than the choice, or only the choice lets it go at all.
 fn what_remains_of_choice(before: &QueuedMessage, attempted: &Attempted) -> Option<Choice> {
     let waits_by_another = attempted.waits_for.is_some() && attempted.waits_by != before.waits_by;
-    let is_carried_out =
-        attempted.waits_for != before.waits_for || waits_by_another || attempted.held == Some(HeldBecause::NoGateway);
+    let is_carried_out = attempted.waits_for != before.waits_for
+        || waits_by_another
+        || attempted.held == Some(HeldBecause::NoGateway)
+        || before.is_released();
     before.choice.filter(|_| !is_carried_out)
 }
 

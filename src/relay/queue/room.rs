@@ -8,6 +8,7 @@ use std::{
 };
 
 use time::OffsetDateTime;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Queue;
@@ -23,6 +24,8 @@ use crate::{
 /// Between two looks at what the whole queue holds. In between each relay counts what it commits and removes itself,
 /// so what an organization has waiting is off by at most what other relays do in this time.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long one look may take: a store may be gone without a word.
+const COUNTED_WITHIN: Duration = Duration::from_secs(300);
 /// Looking takes at most one part in so many of a connection's time, however long the queue is.
 const SHARE: u32 = 20;
 
@@ -92,8 +95,10 @@ impl Queue {
     pub(super) async fn keep_count(&self, stop: CancellationToken) {
         loop {
             let begun = Instant::now();
-            if let Err(error) = self.count().await {
-                tracing::debug!(%error, "the queue could not be counted");
+            match timeout(COUNTED_WITHIN, self.count()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the queue could not be counted"),
+                Err(_) => tracing::debug!("the queue could not be counted in time"),
             }
             let pause = LOOK.max(begun.elapsed() * SHARE);
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {

@@ -2,6 +2,7 @@
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
 use std::{
+    io::ErrorKind,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeou
 use tokio_util::sync::CancellationToken;
 
 use super::{Jump, Queue, lease::renewal_pause};
-use crate::store::{self, queue::Leased};
+use crate::store::{self, pool::in_time, queue::Leased};
 
 /// The longest sleep: what another relay committed is found without being told.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -25,6 +26,9 @@ const SHORTEST: Duration = Duration::from_millis(200);
 const WHILE_QUICK: Duration = Duration::from_millis(5);
 /// After the store could not be asked.
 const STORE_AWAY: Duration = Duration::from_secs(1);
+/// How long the store may take for all that one turn asks of it: a queue may be large, and a store may be gone without a
+/// word.
+const TURN_WITHIN: Duration = Duration::from_secs(120);
 /// How long attempts under way may take to end when the relay stops.
 const GRACE: Duration = Duration::from_secs(25);
 /// How long each of the last steps may take then: what does not end ends with the process.
@@ -54,6 +58,8 @@ impl Queue {
         if timeout_at(grace_ends.max(Moment::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
+        // Whose leases are given back is not sent any more here.
+        self.shared.abandoned.cancel();
         let _ = timeout(LAST_STEP, self.shared.handover.pool().close()).await;
         // Only these: should another relay have taken over the name, the others are its own.
         let held = self.shared.leases.all();
@@ -68,7 +74,9 @@ impl Queue {
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
         self.shared.clock.look(Instant::now(), OffsetDateTime::now_utc());
-        while !self.release_all().await || !self.make_all_due().await || !self.make_due_what_is_too_late().await {
+        while self.compare_clocks().await.is_err()
+            || !self.release_all().await
+            || !self.make_all_due().await || !self.make_due_what_is_too_late().await {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }
@@ -112,12 +120,24 @@ impl Queue {
         }
     }
 
+    /// Leases are to end for all relays at the same moment, whatever their clocks say.
+    async fn compare_clocks(&self) -> store::Result<()> {
+        let before = OffsetDateTime::now_utc();
+        let theirs = in_time(store::relay::clock(&self.shared.db)).await?;
+        if let Some(ahead) = self.shared.clock.compare(theirs, (before, OffsetDateTime::now_utc())) {
+            tracing::warn!(%ahead, "the store's clock and this machine's differ: keep both by NTP");
+        }
+        Ok(())
+    }
+
     async fn deliver(&self, stop: CancellationToken) {
         let mut facts = self.shared.table.applied();
         while !stop.is_cancelled() {
             facts.mark_unchanged();
             let began = Instant::now();
-            let pause = self.turn().await.unwrap_or_else(|error| {
+            let turn = timeout(TURN_WITHIN, self.turn()).await;
+            let turn = turn.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())));
+            let pause = turn.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
                 STORE_AWAY
             });
@@ -157,7 +177,7 @@ impl Queue {
         let is_all = claimed.len() < limit;
         for entry in claimed {
             let permit = permits.take_for_claimed(entry.message.lane(), entry.message.sender_account);
-            let held = self.hold(&entry.message);
+            let held = self.hold(&entry.message, now);
             self.attempt_now(entry, held, permit, now);
         }
         if !is_all {
@@ -183,6 +203,9 @@ impl Queue {
             self.shared.handover.pool().sweep(Instant::now(), OffsetDateTime::now_utc()).await;
             self.shared.handover.forget_unused(Instant::now());
             let held = self.shared.leases.all();
+            if let Err(error) = self.compare_clocks().await {
+                tracing::warn!(%error, "the store could not be asked what time it is");
+            }
             if let Err(error) = self.renew(&held, OffsetDateTime::now_utc()).await {
                 tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }
@@ -195,8 +218,8 @@ impl Queue {
             return Ok(());
         }
         let until = self.lease_end(now);
-        store::queue::renew_across_tenants(&self.shared.db, leases, until).await?;
-        self.shared.leases.renewed(leases, until);
+        let held = in_time(store::queue::renew_across_tenants(&self.shared.db, leases, until)).await?;
+        self.shared.leases.renewed(&held, until, now + self.shared.clock.store_ahead());
         Ok(())
     }
 

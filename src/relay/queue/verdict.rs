@@ -74,6 +74,8 @@ pub struct Attempted {
     pub is_ambiguous: bool,
     /// The server is ourselves.
     pub is_loop: bool,
+    /// Another relay has the message, or may have it: nothing is written down here.
+    pub is_lost: bool,
 }
 
 impl Attempted {

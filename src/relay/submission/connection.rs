@@ -101,6 +101,8 @@ struct Connection<S> {
     transaction: Option<Transaction>,
     /// How many lines the client has sent, and when the last of them came.
     lines: (u64, Instant),
+    /// Until when it has to be known whose connection it is; `None`: it is.
+    introduction: Option<Instant>,
 }
 
 /// A message that was begun with MAIL.
@@ -118,8 +120,10 @@ struct Spool {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn new(stream: S, session: Session, place: Place, surroundings: Arc<Surroundings>) -> Self {
-        let lines = (session.lines(), Instant::now());
-        Self { stream, session, place, surroundings, spool: None, transaction: None, lines }
+        let now = Instant::now();
+        let lines = (session.lines(), now);
+        let introduction = place.is_strangers().then(|| now + surroundings.limits.introduction);
+        Self { stream, session, place, surroundings, spool: None, transaction: None, lines, introduction }
     }
 
     async fn run(&mut self) -> io::Result<After> {
@@ -187,7 +191,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.session.lines() != self.lines.0 || in_content {
             self.lines = (self.session.lines(), now);
         }
+        if self.transaction.is_some() || !self.place.is_strangers() {
+            self.introduction = None;
+        }
         let next = self.lines.1 + limits.idle;
+        let next = self.introduction.map_or(next, |until| next.min(until));
         let Some(transaction) = &mut self.transaction else { return next };
         let whole = next.min(transaction.began + limits.transaction);
         if !in_content {

@@ -19,7 +19,7 @@ use std::{
     future::Future,
     io,
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
@@ -153,6 +153,7 @@ pub async fn listen(
             encrypts: settings.tls.is_some(),
             sign_ins,
             connections_of_organization: settings.limits.connections_of_organization,
+            connections: settings.limits.connections,
             returns: takers.returns.as_ref().map(|returns| Arc::clone(&returns.tokens)),
         }),
         surroundings: Arc::new(Surroundings {
@@ -199,7 +200,9 @@ struct Reception {
 #[derive(Debug, Default)]
 struct Connected {
     total: usize,
-    /// By client address, without those that have signed in.
+    /// Those of them that are in no trusted network and have not signed in.
+    strangers: usize,
+    /// By client, without those that have signed in.
     by_client: HashMap<IpAddr, usize>,
 }
 
@@ -309,40 +312,61 @@ impl Reception {
 /// One of the connections that may be open at a time.
 struct Place {
     reception: Arc<Reception>,
-    /// The client address that it counts for; none once it has signed in.
+    /// The client that it counts for; none once it has signed in.
     client: Option<IpAddr>,
+    is_stranger: bool,
 }
 
 impl Place {
     fn take(reception: &Arc<Reception>, client: Client) -> Option<Self> {
         let limits = &reception.surroundings.limits;
-        // Strangers leave half of all connections to those who are let send.
-        let (of_all, of_client) = match reception.terms.trusts(client.address) && !client.is_unnamed {
-            true => (limits.connections, limits.connections_of_trusted_client),
-            false => (limits.connections / 2, limits.connections_of_other_client),
-        };
+        let is_stranger = !reception.terms.trusts(client.address) || client.is_unnamed;
+        let client = one_client(client.address);
         let mut connected = reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = connected.by_client.get(&client.address).copied().unwrap_or_default();
-        if connected.total >= of_all || mine >= of_client {
+        let left = limits.connections.saturating_sub(connected.total);
+        let mine = connected.by_client.get(&client).copied().unwrap_or_default();
+        let is_let_in = match is_stranger {
+            // Among them are those who are about to sign in: whoever has signed in already takes nothing of it.
+            true => connected.strangers < limits.connections / 2 && mine < limits.connections_of_other_client,
+            // As many are left for others.
+            false => mine < limits.connections_of_trusted_client.min(left),
+        };
+        if left == 0 || !is_let_in {
             return None;
         }
         connected.total += 1;
+        connected.strangers += usize::from(is_stranger);
         METRICS.clients.add(1);
-        connected.by_client.insert(client.address, mine + 1);
-        Some(Self { reception: Arc::clone(reception), client: Some(client.address) })
+        connected.by_client.insert(client, mine + 1);
+        Some(Self { reception: Arc::clone(reception), client: Some(client), is_stranger })
+    }
+
+    /// Whether nobody knows yet whose connection it is.
+    fn is_strangers(&self) -> bool {
+        self.is_stranger && self.client.is_some()
     }
 
     /// The client has signed in: its organization answers for the connection, and not its address, behind which
     /// there may be many.
     fn leave_to_others(&mut self) {
         if let Some(client) = self.client.take() {
-            self.reception.connected.lock().unwrap_or_else(PoisonError::into_inner).leave(client);
+            let mut connected = self.reception.connected.lock().unwrap_or_else(PoisonError::into_inner);
+            connected.leave(client, self.is_stranger);
         }
     }
 }
 
+/// What counts as one client: of IPv6 the network that a host has to itself.
+fn one_client(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+    }
+}
+
 impl Connected {
-    fn leave(&mut self, client: IpAddr) {
+    fn leave(&mut self, client: IpAddr, is_stranger: bool) {
+        self.strangers -= usize::from(is_stranger);
         if let Some(mine) = self.by_client.get_mut(&client) {
             *mine -= 1;
             if *mine == 0 {
@@ -358,7 +382,7 @@ impl Drop for Place {
         METRICS.clients.add(-1);
         connected.total -= 1;
         if let Some(client) = self.client {
-            connected.leave(client);
+            connected.leave(client, self.is_stranger);
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Terms {
     pub sign_ins: Arc<SignIns>,
     /// How many signed-in connections an organization may have.
     pub connections_of_organization: usize,
+    /// Connections at a time, of all clients together.
+    pub connections: usize,
     /// What test messages that come back are known by; anybody may bring them.
     pub returns: Option<Arc<ReturnTokens>>,
 }
@@ -544,7 +546,8 @@ impl Session {
             tracing::info!(client = %self.client, credential = user_name, "a relay credential was used from elsewhere");
             return self.sign_in_failed(&replies::not_from_here(self.client));
         }
-        let Some(place) = terms.sign_ins.enter(credential.organization, terms.connections_of_organization) else {
+        let (most, of_all) = (terms.connections_of_organization, terms.connections);
+        let Some(place) = terms.sign_ins.enter(credential.organization, most, of_all) else {
             return self.close(&replies::organization_has_too_many_connections());
         };
         terms.sign_ins.note_use(&credential, self.client, now);

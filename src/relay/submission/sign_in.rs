@@ -128,11 +128,18 @@ impl SignIns {
         lock(&self.allowances).len()
     }
 
-    /// A place among the connections of an organization's credentials; `None` if it has `most` already.
-    pub fn enter(self: &Arc<Self>, organization: OrganizationId, most: usize) -> Option<OrganizationPlace> {
+    /// A place among the connections of an organization's credentials; `None` if it has `most` already, or as many as are
+    /// left of those `of_all`: however many organizations take all they can get, there is room for another one.
+    pub fn enter(
+        self: &Arc<Self>,
+        organization: OrganizationId,
+        most: usize,
+        of_all: usize,
+    ) -> Option<OrganizationPlace> {
         let mut connections = lock(&self.connections);
+        let left = of_all.saturating_sub(connections.values().sum());
         let own = connections.entry(organization).or_default();
-        if *own >= most {
+        if *own >= most.min(left) {
             return None;
         }
         *own += 1;
