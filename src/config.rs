@@ -503,7 +503,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Seventeen of them may pass until a client has its answer, and clients give up after ten minutes (RFC 5321 §4.5.3.2.6).
 fn handover_wait(typed: &str) -> Result<Duration, String> {
     match duration(typed)? {
-        length if length > Duration::from_secs(35) => Err(format!("“{typed}” is more than 35s: clients give up first.")),
+        length if length > Duration::from_secs(35) => {
+            Err(format!("“{typed}” is more than 35s: clients give up first."))
+        }
         length => Ok(length),
     }
 }

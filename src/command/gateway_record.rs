@@ -73,6 +73,10 @@ pub struct Edit {
     /// gateway or inbound
     #[arg(long, value_name = "WHERE")]
     own_domains: Option<String>,
+    /// Live when the gateway has passed its verification as it is to be, where it works and is that of all users or of a
+    /// mail domain; else at once
+    #[arg(long)]
+    when_verified: bool,
 }
 
 impl Edit {
@@ -163,7 +167,7 @@ pub async fn edit(
         change: ChangeId::new(),
         record: &record,
         password: sealed.as_ref(),
-        has_passed: false,
+        at_once: !edit.when_verified,
         actor: super::OPERATOR,
     };
     match store::gateway_record::save(transaction, id, &change).await? {

@@ -59,6 +59,10 @@ pub type Mistakes = Vec<(&'static str, String)>;
 const MEGABYTE: u64 = 1024 * 1024;
 const MOST_BACKUPS: usize = 10;
 const MOST_NETWORKS: usize = 100;
+/// The widest networks that mail may come back from: whoever sends from there with a credential of the organization, or
+/// encrypted, is taken for the gateway. The largest mail services announce no wider ones.
+const LEAST_PREFIX_4: u8 = 12;
+const LEAST_PREFIX_6: u8 = 32;
 /// In bytes; a user name is as short as an address.
 const LONGEST_USER: usize = 254;
 /// In bytes: a chain of a few certificates.
@@ -379,8 +383,11 @@ fn networks(typed: &str, needed: bool) -> Result<Vec<IpNet>, String> {
         let parsed = typed.parse::<IpNet>().ok().or_else(|| typed.parse::<std::net::IpAddr>().ok().map(IpNet::from));
         let network = parsed.map(|network| network.trunc());
         let network = network.ok_or_else(|| format!("“{typed}” is not a network: write it as 192.0.2.0/24."))?;
-        if network.prefix_len() == 0 {
-            return Err("This would be everybody. Enter the networks that the gateway sends from.".to_owned());
+        let least = if network.addr().is_ipv4() { LEAST_PREFIX_4 } else { LEAST_PREFIX_6 };
+        if network.prefix_len() < least {
+            return Err(format!(
+                "{network} is too wide, at least a /{least} is needed: name only the networks of the gateway's own servers."
+            ));
         }
         if !networks.contains(&network) {
             networks.push(network);

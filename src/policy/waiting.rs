@@ -1,10 +1,12 @@
 //! What becomes of mail that waits when the facts change under it: it goes on, it is held, or it returns to
 //! its sender. The relay asks at every attempt; the pages say why mail is held and take the choice.
 
+use std::sync::Arc;
+
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    facts::{Decision, Found, RoutingFacts, SenderRoute},
+    facts::{Decision, Found, Gateway, RoutingFacts, SenderRoute},
     routing::{HeldUntil, NextHop, PlatformDefault, Route, Scope, route},
     words::words,
 };
@@ -160,7 +162,7 @@ pub fn onward(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault
     }
 }
 
-fn leads_where_it_waits(waits: &Waits<'_>, route: &Route) -> bool {
+fn leads_where_it_waits(waits: &Waits<'_>, route: &Route<Arc<Gateway>>) -> bool {
     let Some(gateway) = waits.gateway else { return true };
     match &route.next_hop {
         NextHop::Gateway(now) => now.id == gateway || route.set_by <= waits.by.unwrap_or(Scope::Organization),

@@ -333,10 +333,10 @@ impl Transfer {
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
-        if let Err(failed) = transaction.send_within(limit, &source, now).await {
+        if let Err(failed) = transaction.send_within(limit, &source).await {
             return self.failed(self.entry(message, whose), &failed, now).await;
         }
-        match tokio::time::timeout(self.settings.handover_wait, transaction.answer(now)).await {
+        match tokio::time::timeout(self.settings.handover_wait, transaction.answer()).await {
             Ok(Ok(reply)) => {
                 self.handed_over(message, whose, &transaction, &reply);
                 let is_owed = message.envelope.wants(Event::Success) && !transaction.tells_senders();
@@ -378,8 +378,8 @@ impl Transfer {
         let source = entry.source.clone();
         let (queue, rest) = (self.queue.clone(), entry.clone());
         self.queue.conclude(entry, held, now, async move {
-            let sent = transaction.send(&source, now).await;
-            let attempted = queue::conclude(transaction, sent, &places, now).await;
+            let sent = transaction.send(&source).await;
+            let attempted = queue::conclude(transaction, sent, &places).await;
             let mut attempted = queue.attempt_those_cut_off(&rest, attempted, now).await;
             // The refused ones have their notification already.
             attempted.verdicts.retain(|verdict| !so_far.is_refused(verdict.0));
@@ -401,7 +401,7 @@ impl Transfer {
             Err(reply) => return reply,
         };
         let places = places(entry.message.recipients.len());
-        let answer = async move { queue::conclude(transaction, Ok(()), &places, now).await };
+        let answer = async move { queue::conclude(transaction, Ok(()), &places).await };
         self.queue.conclude(entry, held, now, answer);
         reply
     }

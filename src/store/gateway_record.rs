@@ -53,8 +53,9 @@ pub struct Edit<'a> {
     pub record: &'a GatewayRecord,
     /// `None`: the stored one is kept, if what it is bound to stays the same.
     pub password: Option<&'a SealedSecret>,
-    /// Whether every relay has found a moment ago that the gateway accepts our mail as this record has it.
-    pub has_passed: bool,
+    /// Whatever is to be verified first: every relay has just found that the gateway accepts our mail as this record has it, or
+    /// the operator wants it so.
+    pub at_once: bool,
     pub actor: &'a str,
 }
 

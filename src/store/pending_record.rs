@@ -62,10 +62,8 @@ pub(super) async fn goes_live(
     edit: &Edit<'_>,
 ) -> Result<GoesLive> {
     let organization = transaction.organization();
-    if edit.has_passed {
-        return Ok(GoesLive::AtOnce(Because::HasPassed));
-    }
-    if edit.password.is_none() && edit.record.is_reached_as(&live.record) {
+    let is_reached_as_before = edit.password.is_none() && edit.record.is_reached_as(&live.record);
+    if edit.at_once || is_reached_as_before {
         return Ok(GoesLive::AtOnce(Because::NotWanted));
     }
     let wanted = organization::verify_before_live(transaction).await?;

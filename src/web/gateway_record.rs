@@ -242,7 +242,7 @@ impl RecordView {
                 ..field(
                     "returning_networks",
                     "Networks that it sends from",
-                    "One per line, such as 192.0.2.0/24. Mail that comes back is known by them.",
+                    "One per line, such as 192.0.2.0/24. Mail that comes back is known by them: name only the gateway's own servers, what else sends from there would pass it by.",
                     &typed.returning_networks,
                 )
             },
@@ -385,7 +385,7 @@ async fn save(
     };
     let here = gateway::link(&inside.access.slug, gateway);
     let email = &inside.access.email;
-    let edit = Edit { change, record: &record, password: sealed.as_ref(), has_passed: false, actor: email };
+    let edit = Edit { change, record: &record, password: sealed.as_ref(), at_once: false, actor: email };
     let mistake = match store::gateway_record::save(transaction, gateway, &edit).await? {
         Saved::NotFound => return Err(PageError::NotFound),
         Saved::Unchanged => return Ok(see_other(&here.with("unchanged", "1").build())),

@@ -418,7 +418,7 @@ async fn require_tls(
     }
     let record = GatewayRecord { tls: TlsMode::Verified, ..stored.record };
     // That is what every relay has just found.
-    let edit = Edit { change, record: &record, password: None, has_passed: true, actor: email };
+    let edit = Edit { change, record: &record, password: None, at_once: true, actor: email };
     match store::gateway_record::save(transaction, gateway, &edit).await? {
         Saved::Changed(committed) => {
             begin_after(&app, access, committed.id);

@@ -18,6 +18,7 @@ pub mod turns;
 pub mod witness;
 
 use std::{
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,6 +66,11 @@ struct Asked {
 impl Asked {
     fn peer(&self) -> &Peer {
         self.backup.map_or(&self.first, |place| &self.first.backups[place])
+    }
+
+    /// Whether that is the gateway which the route leads to now.
+    fn is_what(&self, next: &Peer) -> bool {
+        next.key == self.first.key && next.includes(&self.peer().key) && next.networks == self.first.networks
     }
 }
 
@@ -133,8 +139,25 @@ pub struct Transaction {
     leave: Leave,
     /// When its bytes began to be sent.
     sending_since: Instant,
-    /// When it began to be asked for.
-    asked_since: Instant,
+    clock: Clock,
+}
+
+/// What time it is, for something that began at a time that was passed in: attempts take minutes, and what is found out at
+/// their end holds from then on. To the second.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    began_at: OffsetDateTime,
+    since: Instant,
+}
+
+impl Clock {
+    fn began(at: OffsetDateTime) -> Self {
+        Self { began_at: at, since: Instant::now() }
+    }
+
+    fn now(self) -> OffsetDateTime {
+        self.began_at + time::Duration::seconds(self.since.elapsed().as_secs().try_into().unwrap_or_default())
+    }
 }
 
 /// What came of opening a connection.
@@ -190,14 +213,14 @@ impl Handover {
             Ok(first) => Asked { first, backup: None },
             Err(detour) => return Begun::Detour(detour),
         };
-        let since = Instant::now();
+        let clock = Clock::began(now);
         self.choose(&mut asked, now);
         // Known without waiting for a connection.
         if let Some(failing) = self.health.failing(&asked.peer().key).filter(|failing| !failing.may_be_asked(now)) {
             return Begun::Failing(asked.first, failing);
         }
         let mut progress = Progress::Waiting;
-        let asking = self.ask(request, &mut route, &mut asked, &mut progress, (now, since));
+        let asking = self.ask(request, &mut route, &mut asked, &mut progress, clock);
         let stage = match (tokio::time::timeout(patience, asking).await, progress) {
             (Ok(begun), _) => return begun,
             (Err(_), Progress::Waiting) => {
@@ -208,7 +231,7 @@ impl Handover {
             (Err(_), Progress::Asking) => Stage::Mail,
         };
         let failure = Failure::trouble(stage, Trouble::TimedOut(patience));
-        Begun::Failed(self.failed(asked.peer(), failure, later(now, since)))
+        Begun::Failed(self.failed(asked.peer(), failure, clock.now()))
     }
 
     async fn ask<R>(
@@ -217,53 +240,38 @@ impl Handover {
         route: &mut impl FnMut() -> Result<Peer, R>,
         asked: &mut Asked,
         progress: &mut Progress,
-        (began_at, since): (OffsetDateTime, Instant),
+        clock: Clock,
     ) -> Begun<R> {
         let mut fresh = false;
         let mut has_turn_at = None;
         loop {
             *progress = Progress::Waiting;
-            let now = later(began_at, since);
-            let peer = asked.peer();
-            if let Some(refused) = self.too_large(request, peer, now) {
-                match self.unless_a_backup(asked, refused, now) {
-                    Some(begun) => return begun,
-                    None => continue,
-                }
+            match self.admit(request, asked, &mut has_turn_at, clock.now()) {
+                ControlFlow::Break(Some(begun)) => return begun,
+                ControlFlow::Break(None) => continue,
+                ControlFlow::Continue(()) => {}
             }
-            if peer.limits.messages_per_minute.is_some() && has_turn_at.as_ref() != Some(&peer.key) {
-                match self.pool.take_turn(peer, request.turn, request.relays, now) {
-                    Ok(()) => has_turn_at = Some(peer.key.clone()),
-                    Err(turn) => return Begun::Paced(peer.clone(), turn),
-                }
-            }
-            let slot = self.pool.slot(peer, request.sender).await;
+            let slot = self.pool.slot(asked.peer(), request.sender).await;
             *progress = Progress::Dialing;
-            let now = later(began_at, since);
-            let leave = match self.health.leave(peer, now) {
+            let leave = match self.health.leave(asked.peer(), clock.now()) {
                 Ok(leave) => leave,
-                Err(failing) => match self.has_another(asked, now) {
+                Err(failing) => match self.has_another(asked, clock.now()) {
                     true => continue,
                     false => return Begun::Failing(asked.first.clone(), failing),
                 },
             };
-            let (mut connection, reused) = match self.open(asked, &slot, fresh, (began_at, since)).await {
+            let (mut connection, reused) = match self.open(asked, &slot, fresh, clock).await {
                 Opened::Ready(connection, reused) => (connection, reused),
                 Opened::Elsewhere => continue,
                 Opened::Failed(failed) => return Begun::Failed(failed),
             };
-            let peer = asked.peer();
             *progress = Progress::Asking;
-            let now = later(began_at, since);
             match route() {
-                Ok(next)
-                    if next.key == asked.first.key
-                        && next.includes(&peer.key)
-                        && next.networks == asked.first.networks => {}
+                Ok(next) if asked.is_what(&next) => {}
                 Ok(next) => {
                     slot.keep(connection);
                     asked.first = next;
-                    self.choose(asked, now);
+                    self.choose(asked, clock.now());
                     continue;
                 }
                 Err(detour) => {
@@ -278,32 +286,47 @@ impl Handover {
                     if failure.asks_for_fewer() {
                         slot.pushed_back();
                     }
-                    let now = later(began_at, since);
-                    let failed = self.failed(peer, failure, now).on(&connection);
-                    if let Some(begun) = self.unless_a_backup(asked, failed, now) {
+                    let failed = self.failed(asked.peer(), failure, clock.now()).on(&connection);
+                    if let Some(begun) = self.unless_a_backup(asked, failed, clock.now()) {
                         return begun;
                     }
                 }
                 Ok(answers) => {
                     if asked.backup.is_some() {
-                        self.health.stands_in(&asked.first, peer);
+                        self.health.stands_in(&asked.first, asked.peer());
                     }
-                    let health = self.health.clone();
-                    let transaction = Transaction::begun(peer.clone(), (connection, slot), (health, leave), since);
-                    return self.answered(transaction, answers, later(began_at, since)).await;
+                    let (peer, health) = (asked.peer().clone(), self.health.clone());
+                    let transaction = Transaction::begun(peer, (connection, slot), (health, leave), clock);
+                    return self.answered(transaction, answers, clock.now()).await;
                 }
             }
         }
     }
 
-    /// A connection to who is asked: a warm one unless it has to be fresh.
-    async fn open(
+    /// Whether a connection is to be waited for: not for a message that is too large, nor before it is its turn. `None`: who
+    /// is asked is another one now.
+    fn admit<R>(
         &self,
+        request: Request<'_>,
         asked: &mut Asked,
-        slot: &Slot,
-        fresh: bool,
-        (began_at, since): (OffsetDateTime, Instant),
-    ) -> Opened {
+        has_turn_at: &mut Option<PeerKey>,
+        now: OffsetDateTime,
+    ) -> ControlFlow<Option<Begun<R>>> {
+        if let Some(refused) = self.too_large(request, asked.peer(), now) {
+            return ControlFlow::Break(self.unless_a_backup(asked, refused, now));
+        }
+        let peer = asked.peer();
+        if peer.limits.messages_per_minute.is_some() && has_turn_at.as_ref() != Some(&peer.key) {
+            match self.pool.take_turn(peer, request.turn, request.relays, now) {
+                Ok(()) => *has_turn_at = Some(peer.key.clone()),
+                Err(turn) => return ControlFlow::Break(Some(Begun::Paced(peer.clone(), turn))),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A connection to who is asked: a warm one unless it has to be fresh.
+    async fn open(&self, asked: &mut Asked, slot: &Slot, fresh: bool, clock: Clock) -> Opened {
         while !fresh && let Some(warm) = slot.warm() {
             if self.dialer.may_use(asked.peer(), warm.server()) {
                 return Opened::Ready(warm, true);
@@ -311,7 +334,7 @@ impl Handover {
             tokio::spawn(warm.quit());
         }
         let dialed = self.dialer.dial(asked.peer()).await;
-        let now = later(began_at, since);
+        let now = clock.now();
         match dialed {
             Ok(connection) => {
                 self.connected(asked.peer(), &connection, now);
@@ -514,29 +537,29 @@ impl Transaction {
         peer: Peer,
         (connection, slot): (Connection, Slot),
         (health, leave): (Arc<Health>, Leave),
-        asked_since: Instant,
+        clock: Clock,
     ) -> Self {
         let (recipients, sending_since) = (Vec::new(), Instant::now());
-        Self { peer, recipients, connection, slot, health, leave, sending_since, asked_since }
+        Self { peer, recipients, connection, slot, health, leave, sending_since, clock }
     }
 
     /// Sends the message; [`answer`](Self::answer) follows.
-    pub async fn send(&mut self, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
+    pub async fn send(&mut self, source: &Source) -> Result<(), Failed> {
         self.sending_since = Instant::now();
         let sent = self.connection.send(source).await;
-        sent.map_err(|failure| self.failed(failure, now))
+        sent.map_err(|failure| self.failed(failure))
     }
 
     /// The same, given up after `limit`: whoever waits for the answer does not do so for ever.
-    pub async fn send_within(&mut self, limit: Duration, source: &Source, now: OffsetDateTime) -> Result<(), Failed> {
+    pub async fn send_within(&mut self, limit: Duration, source: &Source) -> Result<(), Failed> {
         self.sending_since = Instant::now();
         let sent = tokio::time::timeout(limit, self.connection.send(source)).await;
         let sent = sent.unwrap_or_else(|_| Err(Failure::trouble(Stage::Content, Trouble::TimedOut(limit))));
-        sent.map_err(|failure| self.failed(failure, now))
+        sent.map_err(|failure| self.failed(failure))
     }
 
     /// What the server says to the whole message. May be dropped while it waits and called again.
-    pub async fn answer(&mut self, now: OffsetDateTime) -> Result<Reply, Failed> {
+    pub async fn answer(&mut self) -> Result<Reply, Failed> {
         match self.connection.answer().await {
             Ok(reply) => {
                 self.health.accepted(&self.peer, self.sending_since.elapsed());
@@ -547,14 +570,13 @@ impl Transaction {
                 if failure.asks_for_fewer() {
                     self.slot.pushed_back();
                 }
-                Err(self.failed(failure, now))
+                Err(self.failed(failure))
             }
         }
     }
 
-    /// `now` is when it was begun.
-    fn failed(&self, failure: Failure, now: OffsetDateTime) -> Failed {
-        failed(&self.health, &self.peer, failure, later(now, self.asked_since)).on(&self.connection)
+    fn failed(&self, failure: Failure) -> Failed {
+        failed(&self.health, &self.peer, failure, self.clock.now()).on(&self.connection)
     }
 
     /// Which server it is with.
@@ -573,12 +595,6 @@ impl Transaction {
         self.slot.keep(self.connection);
         drop(self.leave);
     }
-}
-
-/// When it is, where it was `began_at` at `since`: attempts take minutes, and what is found out at their end holds from
-/// then on. To the second.
-fn later(began_at: OffsetDateTime, since: Instant) -> OffsetDateTime {
-    began_at + time::Duration::seconds(since.elapsed().as_secs().try_into().unwrap_or_default())
 }
 
 fn side(peer: &Peer, health: &Health) -> fault::Peer {

@@ -200,8 +200,8 @@ impl Queue {
             }
             Begun::Failed(failed) => verdict::of_failed(&failed, places),
             Begun::Open(mut transaction) => {
-                let sent = transaction.send(&entry.source, now).await;
-                conclude(*transaction, sent, places, now).await
+                let sent = transaction.send(&entry.source).await;
+                conclude(*transaction, sent, places).await
             }
         })
     }
@@ -212,10 +212,9 @@ pub async fn conclude(
     mut transaction: Transaction,
     sent: Result<(), crate::relay::handover::Failed>,
     places: &[usize],
-    now: OffsetDateTime,
 ) -> Attempted {
     let end = match sent {
-        Ok(()) => transaction.answer(now).await,
+        Ok(()) => transaction.answer().await,
         Err(failed) => Err(failed),
     };
     let tells = transaction.tells_senders();

@@ -105,10 +105,7 @@ impl Queue {
     ///
     /// Returns the failing gateways that are waited for and may be asked. There may be thousands that fail and nobody
     /// waits for: they are looked up together.
-    async fn make_due_what_changed(
-        &self,
-        now: OffsetDateTime,
-    ) -> store::Result<HashSet<(OrganizationId, GatewayId)>> {
+    async fn make_due_what_changed(&self, now: OffsetDateTime) -> store::Result<HashSet<(OrganizationId, GatewayId)>> {
         self.make_due_what_recovered(now).await?;
         let health = self.shared.handover.health();
         let facts = self.shared.table.generation();

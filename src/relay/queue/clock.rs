@@ -65,7 +65,7 @@ impl ClockWatch {
     /// Notes that the store's clock stood at `theirs` between two looks at this one. Returns how far it is ahead, if that is
     /// more than clocks that are kept differ by and was not so before.
     pub fn compare(&self, theirs: OffsetDateTime, ours: (OffsetDateTime, OffsetDateTime)) -> Option<Duration> {
-        let ahead = theirs - (ours.0 + (ours.1 - ours.0) / 2);
+        let ahead: Duration = theirs - (ours.0 + (ours.1 - ours.0) / 2);
         let ahead = if ahead.abs() < NOTHING { Duration::ZERO } else { ahead };
         let milliseconds = ahead.whole_milliseconds().try_into().unwrap_or_default();
         let before = Duration::milliseconds(self.store_ahead.swap(milliseconds, Ordering::Relaxed));
@@ -81,5 +81,23 @@ impl ClockWatch {
     pub fn is_steady(&self, at: Instant) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.is_none_or(|seen| at.saturating_duration_since(seen.steady_since) >= SETTLING)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_differs_from_the_stores_is_told_once_and_reckoned_with() {
+        let (watch, now) = (ClockWatch::default(), OffsetDateTime::UNIX_EPOCH + Duration::days(20_000));
+        let at = |ahead: Duration| watch.compare(now + ahead, (now - Duration::SECOND, now + Duration::SECOND));
+        assert_eq!(at(Duration::milliseconds(400)), None);
+        assert_eq!(watch.store_ahead(), Duration::ZERO, "as much as the answer may have taken");
+        assert_eq!(at(-Duration::minutes(3)), Some(-Duration::minutes(3)));
+        assert_eq!(at(-Duration::minutes(3)), None, "that is known");
+        assert_eq!(watch.store_ahead(), -Duration::minutes(3));
+        assert_eq!(at(Duration::ZERO), None);
+        assert_eq!(watch.store_ahead(), Duration::ZERO);
     }
 }

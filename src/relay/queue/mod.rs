@@ -28,10 +28,7 @@ use std::{
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio::{
-    sync::Notify,
-    task::JoinSet,
-};
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -273,22 +270,24 @@ impl Queue {
 
     /// Leases a message that is about to be committed to this relay, for so long or as long as leases last, and longer while
     /// the value is held. That counts from now: its client may have waited for a while since it was accepted.
-    pub(super) fn lease(
-        &self,
-        message: &mut QueuedMessage,
-        lasts: Option<time::Duration>,
-    ) -> HeldLease {
+    pub(super) fn lease(&self, message: &mut QueuedMessage, lasts: Option<time::Duration>) -> HeldLease {
         let now = OffsetDateTime::now_utc();
         let until = lasts.map_or_else(|| self.lease_end(now), |lasts| now + lasts + self.shared.clock.store_ahead());
         let token = Uuid::new_v4();
         message.lease = Some(Lease { relay: self.shared.settings.relay, token });
         message.next_attempt_at = until;
-        self.shared.leases.hold(Leased { organization: message.organization, id: message.id, token }, until, now + self.shared.clock.store_ahead())
+        self.shared.leases.hold(
+            Leased { organization: message.organization, id: message.id, token },
+            until,
+            now + self.shared.clock.store_ahead(),
+        )
     }
 
     /// Holds the lease of a claimed message.
     fn hold(&self, message: &QueuedMessage, now: OffsetDateTime) -> Option<HeldLease> {
-        message.leased().map(|leased| self.shared.leases.hold(leased, message.next_attempt_at, now + self.shared.clock.store_ahead()))
+        message.leased().map(|leased| {
+            self.shared.leases.hold(leased, message.next_attempt_at, now + self.shared.clock.store_ahead())
+        })
     }
 
     /// How the store could be reached of late.

@@ -76,7 +76,9 @@ impl Queue {
         self.shared.clock.look(Instant::now(), OffsetDateTime::now_utc());
         while self.compare_clocks().await.is_err()
             || !self.release_all().await
-            || !self.make_all_due().await || !self.make_due_what_is_too_late().await {
+            || !self.make_all_due().await
+            || !self.make_due_what_is_too_late().await
+        {
             if stop.run_until_cancelled(sleep(STORE_AWAY)).await.is_none() {
                 return;
             }

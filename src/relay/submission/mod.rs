@@ -401,3 +401,16 @@ fn talks_already(stream: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     SockRef::from(stream).peek(&mut byte).is_ok_and(|read| read > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_has_a_network_to_itself_is_one_client() {
+        let one = |address: &str| one_client(address.parse().unwrap());
+        assert_eq!(one("2001:db8:0:1::7"), one("2001:db8:0:1:ffff::9"));
+        assert_ne!(one("2001:db8:0:1::7"), one("2001:db8:0:2::7"));
+        assert_ne!(one("192.0.2.7"), one("192.0.2.8"));
+    }
+}

@@ -75,9 +75,8 @@ impl Scene {
             }
             None => None,
         };
-        let (change, has_passed) = (ChangeId::new(), false);
-        let edit =
-            gateway_record::Edit { change, record: &record, password: sealed.as_ref(), has_passed, actor: "ann" };
+        let (change, at_once) = (ChangeId::new(), true);
+        let edit = gateway_record::Edit { change, record: &record, password: sealed.as_ref(), at_once, actor: "ann" };
         let saved = gateway_record::save(transaction, id, &edit).await;
         assert!(matches!(saved, Ok(Saved::Changed(_))), "{saved:?}");
         id

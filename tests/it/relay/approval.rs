@@ -79,6 +79,42 @@ async fn nothing_lets_it_go_but_an_administrator(owner: PgPool) {
 }
 
 #[sqlx::test]
+async fn what_is_released_while_its_gateway_is_down_does_not_go_around_it_when_that_is_taken_away(owner: PgPool) {
+    let sending = Sending::on(owner).await;
+    sending.set_limits(|_| {});
+    let archive = Gateway::start().await;
+    let all = Some(sending.add_gateway(archive.address));
+    let own = sending.add_gateway(Gateway::free_address().await);
+    sending.point(Pointers { user: Some(own), all, ..Pointers::default() });
+    sending.transfer.accept(to_list(&sending, &MEMBERS)).await;
+    assert_eq!(held_because(&sending).await, [Some("needs-approval".to_owned())]);
+
+    wish(&sending, Wish::Release).await;
+    sending.queue.step(sending.now + Duration::HOUR).await.unwrap();
+    assert_eq!(held_because(&sending).await, [None], "it is let go, and waits for the gateway");
+    sending.point(Pointers { all, ..Pointers::default() });
+    sending.queue.step(sending.now + Duration::hours(30)).await.unwrap();
+    assert_eq!(held_because(&sending).await, [Some("gateway-taken-away".to_owned())]);
+    assert!(archive.so_far().is_empty(), "who released it was not asked about that");
+}
+
+#[sqlx::test]
+async fn a_release_lets_nothing_go_whose_gateway_was_taken_away_before(owner: PgPool) {
+    let sending = Sending::on(owner).await;
+    sending.set_limits(|_| {});
+    let archive = Gateway::start().await;
+    let all = Some(sending.add_gateway(archive.address));
+    let own = sending.add_gateway(Gateway::free_address().await);
+    sending.point(Pointers { user: Some(own), all, ..Pointers::default() });
+    sending.transfer.accept(to_list(&sending, &MEMBERS)).await;
+    sending.point(Pointers { all, ..Pointers::default() });
+    wish(&sending, Wish::Release).await;
+    sending.queue.step(sending.now + Duration::HOUR).await.unwrap();
+    assert_eq!(held_because(&sending).await, [Some("gateway-taken-away".to_owned())]);
+    assert!(archive.so_far().is_empty());
+}
+
+#[sqlx::test]
 async fn mail_that_has_no_gateway_yet_is_not_let_go_by_setting_one(owner: PgPool) {
     let sending = Sending::on(owner).await;
     sending.point(Pointers { must_use_gateway: true, ..Pointers::default() });

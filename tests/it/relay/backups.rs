@@ -3,7 +3,14 @@
 
 use std::net::SocketAddr;
 
-use outgate::policy::{facts::TlsMode, gateway_settings::GatewaySettings, routing::PlatformDefault};
+use outgate::{
+    mail::id::GatewayId,
+    policy::{
+        facts::TlsMode,
+        gateway_settings::{GatewayLimits, GatewaySettings},
+        routing::PlatformDefault,
+    },
+};
 use sqlx::PgPool;
 
 use crate::support::{
@@ -68,6 +75,34 @@ async fn every_way_of_being_out_of_reach_leads_to_the_backup(db: PgPool) {
     });
     assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711");
     assert_eq!((first.so_far().len(), backup.so_far().len()), (0, 6));
+}
+
+#[sqlx::test]
+async fn a_backup_that_cannot_take_a_message_says_nothing_of_the_gateway_which_is_waited_for(db: PgPool) {
+    let (first, small, large) = (Gateway::free_address().await, Gateway::start().await, Gateway::start().await);
+    let sending = Sending::on(db).await;
+    let limits = GatewayLimits { largest_message: Some(10), ..GatewayLimits::default() };
+    let small_id = sending.set_gateway_limited(small.address, limits);
+    let large_id = sending.add_gateway(large.address);
+    let set = |backups: Vec<GatewayId>| {
+        sending.set_gateway_having(&first.to_string(), GatewaySettings { backups, ..GatewaySettings::default() })
+    };
+    set(vec![small_id, large_id]);
+    assert_eq!(sending.send().await.to_string(), "250 2.0.0 kept as 4711", "the next backup takes it");
+    assert_eq!((small.so_far().len(), large.so_far().len()), (0, 1));
+
+    set(vec![small_id]);
+    let reply = sending.send().await.to_string();
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    sending.step_after(2).await;
+    assert_eq!(sending.waiting().await.len(), 1, "it is not returned");
+    let first = Gateway::start_on(first).await;
+    // That it is back is found out beside the mail.
+    for minutes in 20..200 {
+        sending.step_after(minutes).await;
+    }
+    assert_eq!(first.received(1).await.len(), 1);
+    assert!(sending.waiting().await.is_empty() && small.so_far().is_empty());
 }
 
 #[sqlx::test]

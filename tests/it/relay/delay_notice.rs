@@ -12,7 +12,7 @@ use outgate::{
     relay::message::Message,
     store::outbound_queue::Wish,
 };
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use time::Duration;
 
 use super::outbound_queue::wish;
@@ -185,13 +185,17 @@ async fn slowed_down(db: PgPool) -> (Gateway, Gateway, Sending) {
     let (inbound, sending) = with_inbound_host(db, Schedule::default()).await;
     let gateway = Gateway::start().await;
     sending.set_gateway(Some(&gateway.address.to_string()));
+    slow_down(&sending);
+    (inbound, gateway, sending)
+}
+
+fn slow_down(sending: &Sending) {
     let kind = Kind { whose: Whose::Each, window: Window::Minute, unit: Unit::Recipients };
     sending.set_limits(|limits| {
         limits.default_acts_from = sending.now + Duration::days(9999);
         let limit = Limit { most: Some(1), action: Action::Delay };
         limits.set.entry(SetAt::Organization).or_default().insert(kind, limit);
     });
-    (inbound, gateway, sending)
 }
 
 /// A message of ann's to so many, so many minutes after the start.
@@ -243,6 +247,20 @@ async fn who_waits_for_a_limit_hears_once_which_one_and_when_the_last_of_it_leav
     sending.step_after(841).await;
     sending.step_after(842).await;
     assert_eq!(inbound.received(2).await.len(), 2);
+}
+
+#[sqlx::test]
+async fn to_tell_who_waits_for_a_limit_takes_no_second_connection_to_the_store(owner: PgPool) {
+    let relay = (*owner.connect_options()).clone().username(outgate::store::roles::RELAY);
+    let only = PgPoolOptions::new().max_connections(1).acquire_timeout(std::time::Duration::from_secs(2));
+    let sending = Sending::on_pool(owner, only.connect_lazy_with(relay), Options::default()).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    slow_down(&sending);
+    let reply = sending.transfer.accept(to_many(&sending, 300, 0)).await.to_string();
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), sending.step_after(241)).await;
+    assert_eq!(told, Ok(1), "many at once would each hold one and wait for another");
+    assert_eq!(notices(&sending).await, 1);
 }
 
 #[sqlx::test]

@@ -2,11 +2,12 @@
 //! The queue is given the time; what relays have seen is written as they write it.
 
 use outgate::{
-    mail::id::{RelayId, Revision},
+    mail::id::{ChangeId, RelayId, Revision},
     policy::{
         Role,
         facts::TlsMode,
         fault::Stage,
+        gateway_record::GatewayRecord,
         gateway_settings::GatewaySettings,
         routing::PlatformDefault,
         verification::{Outcome, Step},
@@ -19,6 +20,7 @@ use outgate::{
         self, OrganizationTransaction,
         gateway::PointerScope,
         gateway_health::{Encryption, Seen},
+        gateway_record::Edit,
         pending_gateway::Saved,
         verification::{Asked, Wanted},
     },
@@ -201,11 +203,28 @@ impl Pending {
         store::pending_gateway::give_up(self.begin().await, scope, gateway, "bea").await.unwrap();
     }
 
+    /// Another address in the record of a gateway.
+    async fn edit(&self, address: &str, to: &str) {
+        let gateway = self.installation.gateway_of(&self.works, address).await;
+        let mut transaction = self.begin().await;
+        let stored = store::gateway_record::stored(&mut transaction, self.works.id, gateway).await.unwrap().unwrap();
+        let record = GatewayRecord { address: to.parse().unwrap(), ..stored.record };
+        let (change, actor) = (ChangeId::new(), "bea");
+        let edit = Edit { change, record: &record, password: None, at_once: false, actor };
+        let saved = store::gateway_record::save(transaction, gateway, &edit).await.unwrap();
+        assert!(matches!(saved, store::gateway_record::Saved::Pending(_)), "{saved:?}");
+    }
+
     /// A verification of it that ends like this.
     async fn verified(&self, address: &str, accepts: bool) {
+        self.verify(address, address, accepts).await;
+    }
+
+    /// The same as its record is to be, if that is another address.
+    async fn verify(&self, address: &str, to: &str, accepts: bool) {
         let gateway = self.installation.gateway_of(&self.works, address).await;
-        let (address, mut transaction) = (address.parse().unwrap(), self.begin().await);
-        let wanted = Wanted::of(Some(gateway), &address, "bea");
+        let (to_be, mut transaction) = (to.parse().unwrap(), self.begin().await);
+        let wanted = Wanted { is_pending: address != to, ..Wanted::of(Some(gateway), &to_be, "bea") };
         let asked = store::verification::ask(&mut transaction, self.works.id, &wanted).await.unwrap();
         assert!(matches!(asked, Asked::Asked(_)), "{asked:?}");
         transaction.commit().await.unwrap();
@@ -306,11 +325,25 @@ async fn a_gateway_that_does_not_pass_and_go_live_is_told_once_for_each_change(d
                     its verification. Recipient: It does not relay for us. Mail keeps leaving through old.example.com";
     assert!(told[1].1.contains(sentence), "{told:?}");
 
+    // A change of the record of one that is live.
+    pending.edit("old.example.com", "moved.example.com").await;
+    pending.verify("old.example.com", "moved.example.com", false).await;
+    assert_eq!((pending.tell(30).await, pending.tell(180).await, pending.tell(190).await), (0, 1, 0));
+    let text = text_of(&inbound.received(3).await[2]);
+    for words in [
+        "Subject: Gateway moved.example.com has not passed its verification",
+        "moved.example.com port 25 as a change of the record of an outbound gateway of",
+        "Mail keeps leaving through old.example.com port 25 meanwhile.",
+        "Web Mail Cloud > Gateways, and there the gateway, and press Check again",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+
     // No relay answers.
     pending.save(&all, "new.example.com:587").await;
     assert_eq!(pending.tell(15 * 60 + 30).await, 0, "verifications take their time");
     assert_eq!(pending.tell(16 * 60 + 30).await, 1);
-    let text = text_of(&inbound.received(3).await[2]);
+    let text = text_of(&inbound.received(4).await[3]);
     let words = "is not live. No answer: not every relay has found out yet whether it accepts our mail.";
     assert!(text.contains(words), "{text}");
 }

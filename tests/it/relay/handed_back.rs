@@ -236,8 +236,8 @@ async fn hands_back_from(installation: &Installation, tenant: &Tenant, network: 
     let before = gateway_record::stored(&mut transaction, tenant.id, id).await.unwrap().unwrap();
     let returning_networks = vec![network.parse().unwrap()];
     let record = GatewayRecord { returning: Returning::Onward, returning_networks, ..before.record.clone() };
-    let (change, has_passed) = (ChangeId::new(), false);
-    let edit = gateway_record::Edit { change, record: &record, password: None, has_passed, actor: "ann" };
+    let (change, at_once) = (ChangeId::new(), true);
+    let edit = gateway_record::Edit { change, record: &record, password: None, at_once, actor: "ann" };
     let saved = gateway_record::save(transaction, id, &edit).await.unwrap();
     assert!(matches!(saved, Saved::Changed(_)), "{saved:?}");
 }

@@ -22,6 +22,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::support::{
     Browser, Gateway, Installation, Page, Pages, Sending, SmtpClient, Tenant,
+    gateway::At,
     sending::{Options, Pointers},
     world::{World, until_live},
 };
@@ -231,6 +232,66 @@ async fn mail_of_a_removed_account_is_held(db: PgPool) {
     let waiting = &sending.waiting().await[0];
     assert_eq!(waiting.last_reply.as_deref(), Some("the sender's account or address was removed"));
     assert!(smarthost.so_far().is_empty());
+}
+
+/// Mail whose account or domain is gone, sent by what applies, which is the organization's gateway; that has put it off.
+async fn sent_and_put_off(db: PgPool, gone: HeldBecause) -> (Sending, Gateway, Gateway) {
+    let (sending, smarthost) = with_smarthost(db).await;
+    let own = sending.add_gateway(Gateway::free_address().await);
+    let archive = Gateway::start().await;
+    let all = sending.add_gateway(archive.address);
+    sending.point(Pointers { user: Some(own), all: Some(all), ..Pointers::default() });
+    sending.send().await;
+    sending.table.change(|facts| match gone {
+        HeldBecause::AccountRemoved => facts.set_address("ann@acme.example", None),
+        _ => facts.set_domain("acme.example".parse().unwrap(), None),
+    });
+    sending.step_after(2).await;
+    let held_for = HeldFor { because: gone, waits_by: Some(Scope::User), waits_for: Some(own) };
+    assert_eq!(choose(&sending, held_for, Choice::Send).await, Some(1), "{gone}");
+    archive.says(At::Rcpt, "450 4.2.0 Greylisted");
+    sending.step_after(3).await;
+    assert_eq!(sending.waiting().await[0].state, "waiting", "{gone}");
+    archive.works_again();
+    (sending, archive, smarthost)
+}
+
+async fn it_leaves_later(db: PgPool, gone: HeldBecause) {
+    let (sending, archive, smarthost) = sent_and_put_off(db, gone).await;
+    sending.step_after(60).await;
+    assert_eq!(archive.received(1).await.len(), 1);
+    assert!(sending.waiting().await.is_empty() && smarthost.so_far().is_empty());
+}
+
+#[sqlx::test]
+async fn what_is_sent_for_a_removed_account_is_not_held_again_because_a_server_put_it_off(db: PgPool) {
+    it_leaves_later(db, HeldBecause::AccountRemoved).await;
+}
+
+#[sqlx::test]
+async fn what_is_sent_for_a_removed_domain_is_not_held_again_because_a_server_put_it_off(db: PgPool) {
+    it_leaves_later(db, HeldBecause::DomainRemoved).await;
+}
+
+async fn it_goes_around_nothing(db: PgPool, gone: HeldBecause) {
+    let (sending, archive, smarthost) = sent_and_put_off(db, gone).await;
+    sending.point(Pointers::default());
+    if gone == HeldBecause::DomainRemoved {
+        sending.table.change(|facts| facts.set_domain("acme.example".parse().unwrap(), None));
+    }
+    sending.step_after(60).await;
+    assert_eq!(sending.waiting().await[0].last_reply.as_deref(), Some("the gateway that it waited for was taken away"));
+    assert!(archive.so_far().is_empty() && smarthost.so_far().is_empty());
+}
+
+#[sqlx::test]
+async fn what_is_sent_for_a_removed_account_goes_around_nothing_that_is_taken_away_later(db: PgPool) {
+    it_goes_around_nothing(db, HeldBecause::AccountRemoved).await;
+}
+
+#[sqlx::test]
+async fn what_is_sent_for_a_removed_domain_goes_around_nothing_that_is_taken_away_later(db: PgPool) {
+    it_goes_around_nothing(db, HeldBecause::DomainRemoved).await;
 }
 
 #[sqlx::test]

@@ -151,8 +151,8 @@ pub async fn sign_in(installation: &Installation, tenant: &Tenant, certificate: 
     let key = store::secret_key::newest(&mut transaction).await.unwrap().unwrap();
     let context = secret_context(tenant.id, id, &record.address, record.tls, "acme");
     let sealed = key.seal(&Password::new(password.to_owned()).unwrap(), &context).unwrap();
-    let (change, has_passed) = (ChangeId::new(), false);
-    let edit = gateway_record::Edit { change, record: &record, password: Some(&sealed), has_passed, actor: "ann" };
+    let (change, at_once) = (ChangeId::new(), true);
+    let edit = gateway_record::Edit { change, record: &record, password: Some(&sealed), at_once, actor: "ann" };
     let saved = gateway_record::save(transaction, id, &edit).await.unwrap();
     assert!(matches!(saved, Saved::Changed(_)), "{saved:?}");
 }

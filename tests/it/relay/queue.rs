@@ -11,8 +11,9 @@ use outgate::{
         id::{RelayId, Revision},
         short_id::MessageLinks,
     },
-    policy::{facts::OrganizationFacts, retry::Schedule, routing::PlatformDefault},
+    policy::{facts::OrganizationFacts, gateway_settings::GatewayLimits, retry::Schedule, routing::PlatformDefault},
     relay::{
+        message::Message,
         queue::{Attempted, Queue, QueueSettings, Verdict, after},
         routing_table::RoutingTable,
         settings::QueueLimits,
@@ -185,6 +186,50 @@ async fn two_relays_share_the_queue_and_deliver_each_message_once(db: PgPool) {
     one.queue.step(now).await.unwrap();
     assert_eq!(gateway.received(40).await.len(), 40);
     assert!(one.waiting().await.is_empty());
+}
+
+#[sqlx::test]
+async fn a_message_whose_client_has_waited_for_long_is_leased_from_when_it_is_committed(db: PgPool) {
+    let options = Options { handover: false, ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let accepted_at = sending.now - time::Duration::minutes(10);
+    let message = Message { accepted_at, ..sending.message(&["bob@elsewhere.example"]) };
+    assert!(sending.transfer.accept(message).await.to_string().starts_with("250 2.0.0 queued as "));
+    gateway.stalled(1).await;
+    let left = "select next_attempt_at > now() + interval '1 minute' from queued_message where lease_token is not null";
+    let is_leased: bool = sqlx::query_scalar(left).fetch_one(&sending.owner).await.unwrap();
+    assert!(is_leased, "nobody else takes it up meanwhile");
+    gateway.go_on();
+    gateway.received(1).await;
+    sending.queue.settled().await;
+}
+
+#[sqlx::test]
+async fn what_somebody_else_has_taken_over_while_it_waited_for_a_connection_is_not_begun(db: PgPool) {
+    let options = Options { lease: Duration::from_millis(300), handover: false, ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    let limits = GatewayLimits { connections: 1, ..GatewayLimits::default() };
+    sending.set_gateway_limited(gateway.address, limits);
+    sending.send().await;
+    gateway.stalled(1).await;
+    // It waits for the one connection, and this relay is paused meanwhile: for others its lease has ended.
+    sending.send().await;
+    let taken = "update queued_message set lease_token = gen_random_uuid(), next_attempt_at = now() + interval '1 hour'
+                 where id = (select max(id::text)::uuid from queued_message) and next_attempt_at < now()";
+    while sqlx::query(taken).execute(&sending.owner).await.unwrap().rows_affected() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gateway.go_on();
+    gateway.received(1).await;
+    gateway.works_again();
+    sending.queue.settled().await;
+    assert_eq!(gateway.so_far().len(), 1, "who has it now sends it");
+    assert_eq!(sending.waiting().await.len(), 1);
 }
 
 #[sqlx::test]

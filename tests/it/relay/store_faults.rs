@@ -84,6 +84,23 @@ async fn nobody_hears_250_before_the_store_has_answered_the_commit(owner: PgPool
 }
 
 #[sqlx::test]
+async fn a_store_that_is_gone_without_a_word_holds_up_the_mail_for_half_a_minute_and_not_for_ever(owner: PgPool) {
+    let (sending, door) = behind_door(owner).await;
+    let mut lost = Vec::new();
+    // As many as are written at a time: their connections stay open, and nothing ever comes back on them.
+    for _ in 0..2 {
+        door.next_commit(Fate::AnswerLate);
+        lost.push(send(&sending));
+        door.met().await;
+    }
+    for sent in lost {
+        assert_eq!(reply(sent).await, "451 4.3.0 the message could not be stored, try again later");
+    }
+    let again = async { while !reply(send(&sending)).await.starts_with("250 2.0.0 queued as ") {} };
+    timeout(Duration::from_secs(90), again).await.expect("the store that is there now is asked");
+}
+
+#[sqlx::test]
 async fn what_a_relay_still_attempts_stays_its_own_when_the_store_was_away_for_longer_than_a_lease(owner: PgPool) {
     let mut door = StoreDoor::before(&owner);
     let options = Options { handover: false, ..Options::default() };

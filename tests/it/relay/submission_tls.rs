@@ -165,6 +165,36 @@ async fn an_organization_with_all_its_connections_takes_none_of_anothers() {
 }
 
 #[tokio::test]
+async fn organizations_that_take_all_connections_they_can_get_leave_room_for_another_one() {
+    let certificate = Certificate::new();
+    let (reception, _) = reception(&certificate, |settings| settings.limits.connections = 8).await;
+    let tls = certificate.client();
+    let mut clients = Vec::new();
+    let refused = loop {
+        let mut client = SmtpClient::encrypted(reception.address, &tls).await;
+        let said = client.sign_in("acme-server", "opensesame").await;
+        if !said.starts_with("235 ") {
+            break said;
+        }
+        clients.push(client);
+    };
+    assert!(refused.starts_with("421 4.7.0 Your organization has too many connections"), "{refused}");
+    assert_eq!(clients.len(), 4, "as many as are left for others");
+    let mut other = SmtpClient::encrypted(reception.address, &tls).await;
+    assert!(other.sign_in("other-server", "closesesame").await.starts_with("235 "));
+}
+
+#[tokio::test]
+async fn a_stranger_who_does_not_say_whose_mail_it_is_holds_a_connection_for_a_minute_only() {
+    let certificate = Certificate::new();
+    let at_once = Duration::from_millis(1);
+    let (reception, _) = reception(&certificate, |settings| settings.limits.introduction = at_once).await;
+    let mut idle = SmtpClient::connect(reception.address).await;
+    idle.reply().await;
+    assert!(idle.reply().await.starts_with("421 4.4.2 "), "nothing is waited for any longer");
+}
+
+#[tokio::test]
 async fn who_has_signed_in_leaves_room_for_others_at_the_same_address() {
     let certificate = Certificate::new();
     let (reception, _) = reception(&certificate, |settings| settings.limits.connections_of_other_client = 1).await;

@@ -185,6 +185,7 @@ fn terms(table: Arc<RoutingTable>, encrypts: bool) -> Terms {
         encrypts,
         sign_ins: Arc::default(),
         connections_of_organization: 500,
+        connections: 2000,
         returns: None,
     }
 }

@@ -77,6 +77,8 @@ pub struct Options {
     pub keys: Option<PathBuf>,
     /// How many counts of volume wait in memory at most.
     pub volume_rows: usize,
+    /// How long a message is this relay's, unless that is renewed.
+    pub lease: Duration,
 }
 
 impl Options {
@@ -101,6 +103,7 @@ impl Default for Options {
             back_off: BackOff::default(),
             keys: None,
             volume_rows: volume::MOST_ROWS,
+            lease: Duration::from_secs(2 * 60),
             listeners: vec![],
             dns: None,
         }
@@ -218,7 +221,7 @@ impl Sending {
             links: MessageLinks::default(),
             default: options.default.clone(),
             mx_port: options.mx_port,
-            lease: Duration::from_secs(2 * 60),
+            lease: options.lease,
             limits: options.limits_of_queue,
             schedule: options.schedule,
         };

@@ -66,6 +66,13 @@ impl Scene {
         self.installation.set_gateway(&self.acme, &PointerScope::Account(bob), "bob.example.com").await;
         let of_bob = self.installation.gateway_of(&self.acme, "bob.example.com").await;
         let gateway_of_bob = of_bob;
+        for pending in [
+            "insert into gateway_revision (organization_id, gateway_id, revision, address)
+             select organization_id, id, 2, 'moved.example.com' from gateway where id = $1",
+            "update gateway set pending_revision = 2, pending_change_id = gen_random_uuid() where id = $1",
+        ] {
+            sqlx::query(pending).bind(of_bob.0).execute(&self.installation.owner).await.unwrap();
+        }
         self.installation.waiting_message(&self.acme, Some(bob), "user", "bob.example.com").await;
         let (credential, ..) = self.installation.credential(&self.acme, Limits::default()).await;
         let new_change = uuid::Uuid::now_v7().to_string();
@@ -99,7 +106,7 @@ impl Scene {
             Administrator,
             "/pending-record",
             format!("gateways/{of_bob}/pending-record"),
-            vec![("revision", text("1")), ("action", text("give-up"))],
+            vec![("revision", text("2")), ("action", text("give-up"))],
         );
         case(Administrator, "/gateways/{gateway}", format!("gateways/{unused}"), vec![]);
         let mut record: Vec<_> = super::gateway_record::FIELDS.map(|(name, value)| (name, text(value))).into();

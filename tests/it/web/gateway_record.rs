@@ -247,7 +247,7 @@ async fn every_mistake_stands_beside_its_field_and_in_the_summary_and_nothing_is
         (
             "returning_networks",
             &[("returning_mail", "onward"), ("returning_networks", "::/0")],
-            "This would be everybody.",
+            "::/0 is too wide, at least a /32 is needed",
         ),
     ] {
         let page = scene.save(fields).await;

@@ -27,7 +27,13 @@ async fn page_of_gateway(living: &Living, gateway: &Gateway) -> String {
 async fn save(browser: &Browser, page: &str, fields: &[(&str, &str)]) -> Page {
     let shown = browser.get(page).await;
     let (address, seen, change) = (shown.field("address"), shown.field("seen"), shown.field("change"));
-    let own = [("address", address.as_str()), ("seen", &seen), ("change", &change), ("tls", "when-offered"), ("connections", "50")];
+    let own = [
+        ("address", address.as_str()),
+        ("seen", &seen),
+        ("change", &change),
+        ("tls", "when-offered"),
+        ("connections", "50"),
+    ];
     let of = |name| fields.iter().chain(&own).find(|(field, _)| *field == name).map(|(_, value)| *value);
     let fields: Vec<_> = FIELDS
         .iter()
@@ -184,7 +190,7 @@ async fn what_changes_nothing_at_the_gateway_or_is_of_one_that_fails_is_live_at_
 }
 
 #[sqlx::test]
-async fn the_command_edits_as_the_page_does_and_has_what_it_sets_verified(db: PgPool) {
+async fn the_command_edits_as_the_page_does_if_it_is_to_and_has_what_it_sets_verified(db: PgPool) {
     let living = living(db).await;
     let Living { installation, admin, acme, .. } = &living;
     let old = living.that_works().await;
@@ -193,7 +199,7 @@ async fn the_command_edits_as_the_page_does_and_has_what_it_sets_verified(db: Pg
     let new = Gateway::start().await;
     new.fails(At::Rcpt, Fault::Stalls);
     let (from, to) = (old.address.to_string(), new.address.to_string());
-    let said = command.succeeds(&["gateway", "edit", "acme", &from, "--new-address", &to]).await;
+    let said = command.succeeds(&["gateway", "edit", "acme", &from, "--new-address", &to, "--when-verified"]).await;
     assert!(said.contains("It goes live when the gateway has passed its verification; until then mail goes"), "{said}");
     new.stalled(1).await;
     let said = command.succeeds(&["gateway", "show", "acme", &from]).await;
