@@ -216,19 +216,19 @@ pub struct RelaySettings {
     #[command(flatten)]
     pub keys: SecretKeySettings,
     /// How long mail waits before it returns to its sender
-    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = duration)]
+    #[arg(long, env = "OUTGATE_QUEUE_LIFETIME", value_name = "TIME", default_value = "5d", value_parser = lifetime)]
     pub queue_lifetime: Duration,
     /// How long mail that is held waits for an administrator before it returns to its sender
-    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = duration)]
+    #[arg(long, env = "OUTGATE_HELD_LIFETIME", value_name = "TIME", default_value = "7d", value_parser = lifetime)]
     pub held_lifetime: Duration,
     /// After how long a sender is told that mail waits, or never
     #[arg(long, env = "OUTGATE_DELAY_NOTICE", value_name = "TIME", default_value = "4h")]
     pub delay_notice: OrNever,
     /// Between the first attempt and the second; each time after that is twice as long
-    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    #[arg(long, env = "OUTGATE_RETRY_FIRST", value_name = "TIME", default_value = "1m", value_parser = lifetime)]
     pub retry_first: Duration,
     /// The longest between two attempts
-    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, env = "OUTGATE_RETRY_LONGEST", value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     pub retry_longest: Duration,
     /// How long a gateway is left alone after it has failed; each time after that twice as long
     #[arg(long, env = "OUTGATE_GATEWAY_RETRY_FIRST", value_name = "TIME", default_value = "10s", value_parser = pause)]
@@ -287,7 +287,7 @@ impl FromStr for OrNever {
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
         match typed.trim() {
             "never" => Ok(Self(None)),
-            typed => duration(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
+            typed => lifetime(typed).map(|length| Self(Some(length))).map_err(|mistake| format!("{mistake} Or never.")),
         }
     }
 }
@@ -493,12 +493,21 @@ fn duration(typed: &str) -> Result<Duration, String> {
     match number.checked_mul(seconds).map(Duration::from_secs) {
         None | Some(Duration::ZERO) => Err(mistake()),
         // Added to a date, it is one still.
-        Some(length) if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        Some(length) if length > Duration::from_secs(3650 * 24 * 60 * 60) => {
+            Err(format!("“{typed}” is more than 3650d."))
+        }
         Some(length) => Ok(length),
     }
 }
 
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How long mail waits: a year at most.
+fn lifetime(typed: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    match duration(typed)? {
+        length if length > LONGEST => Err(format!("“{typed}” is more than 365d.")),
+        length => Ok(length),
+    }
+}
 
 /// Seventeen of them may pass until a client has its answer, and clients give up after ten minutes (RFC 5321 §4.5.3.2.6).
 fn handover_wait(typed: &str) -> Result<Duration, String> {

@@ -66,6 +66,7 @@ pub struct Trouble {
     pub words: String,
     /// Where mail goes meanwhile.
     pub backup: Option<GatewayAddress>,
+    backup_id: Option<GatewayId>,
 }
 
 /// A row of any of the queries below, with its news.
@@ -82,7 +83,7 @@ macro_rules! to_tell {
     };
 }
 
-/// Gateways that have been failing since before `lasting` and nobody was told of.
+/// Gateways that have been failing since before `lasting` and nobody was told of, or not that their mail goes to a backup.
 pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
     let rows = sqlx::query!(
         r#"
@@ -90,7 +91,7 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
                seen.organization_id as "organization: OrganizationId", organization.name, organization.slug,
                seen.gateway_id as "gateway: GatewayId", gateway.address as "address: GatewayAddress",
                seen.failing_since as "since!", coalesce(seen.last_failure, '') as "words!",
-               backup.address as "backup?: GatewayAddress"
+               backup.address as "backup?: GatewayAddress", backup.id as "backup_id?: GatewayId"
         from gateway_health seen
         join gateway on gateway.organization_id = seen.organization_id and gateway.id = seen.gateway_id
                     and gateway.revision = seen.revision
@@ -100,23 +101,26 @@ pub async fn failing_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDate
         left join gateway backup on backup.organization_id = seen.organization_id and backup.id = seen.backup_id
         where seen.failing_since is not null and seen.failing_since <= $1
           and not exists (select from gateway_notice told
-                          where told.organization_id = seen.organization_id and told.gateway_id = seen.gateway_id)
-        order by seen.organization_id, seen.gateway_id, seen.failing_since
+                          where told.organization_id = seen.organization_id and told.gateway_id = seen.gateway_id
+                            and (backup.id is null or told.backup_id is not null))
+        -- A backup that one relay has fallen to is what there is to tell.
+        order by seen.organization_id, seen.gateway_id, backup.id is null, seen.failing_since
         limit 100
         "#,
         lasting,
     )
     .fetch_all(db)
     .await?;
-    let to_tell = rows
-        .into_iter()
-        .map(|row| to_tell!(row, News::Failing(Trouble { since: row.since, words: row.words, backup: row.backup })));
+    let to_tell = rows.into_iter().map(|row| {
+        let trouble = Trouble { since: row.since, words: row.words, backup: row.backup, backup_id: row.backup_id };
+        to_tell!(row, News::Failing(trouble))
+    });
     Ok(to_tell.collect())
 }
 
 /// Gateways whose trouble administrators know of, and which have taken mail since, or were reached without mail by who found
-/// them failing so, and fail nowhere.
-pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>> {
+/// them failing so, and have failed nowhere since `lasting`.
+pub async fn well_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<Vec<ToTell>> {
     sqlx::query!(
         r#"
         select told.organization_id as "organization: OrganizationId", organization.name, organization.slug,
@@ -132,9 +136,11 @@ pub async fn well_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToTell>>
                           join relay on relay.id = seen.relay_id and relay.signed_off_at is null
                                     and relay.last_seen_at > now() - interval '60 seconds'
                           where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
-                            and seen.revision = gateway.revision and seen.failing_since is not null)
+                            and seen.revision = gateway.revision
+                            and (seen.failing_since is not null or seen.last_failed_at > $1))
         limit 100
         "#,
+        lasting,
     )
     .map(|row| to_tell!(row, News::Well))
     .fetch_all(db)
@@ -317,13 +323,15 @@ pub async fn encrypted_across_tenants(db: impl PgExecutor<'_>) -> Result<Vec<ToT
 pub async fn note_across_tenants(db: impl PgExecutor<'_>, told: &ToTell, now: OffsetDateTime) -> Result<bool> {
     let done = match &told.news {
         News::NotPassed(not_passed) => note_not_passed(db, told, not_passed, now).await?,
-        News::Failing(_) => {
+        News::Failing(trouble) => {
             sqlx::query!(
-                "insert into gateway_notice (organization_id, gateway_id, noticed_at) values ($1, $2, $3)
-                 on conflict do nothing",
+                "insert into gateway_notice (organization_id, gateway_id, noticed_at, backup_id) values ($1, $2, $3, $4)
+                 on conflict (organization_id, gateway_id) do update set backup_id = excluded.backup_id
+                 where excluded.backup_id is not null and gateway_notice.backup_id is null",
                 told.organization as OrganizationId,
                 told.gateway as GatewayId,
                 now,
+                trouble.backup_id as Option<GatewayId>,
             )
             .execute(db)
             .await?

@@ -50,7 +50,7 @@ impl Queue {
     pub async fn tell_of_gateways(&self, now: OffsetDateTime) -> store::Result<usize> {
         let db = &self.shared.db;
         let mut to_tell = store::gateway_notice::failing_across_tenants(db, now - LASTS).await?;
-        to_tell.extend(store::gateway_notice::well_across_tenants(db).await?);
+        to_tell.extend(store::gateway_notice::well_across_tenants(db, now - LASTS).await?);
         to_tell.extend(store::gateway_notice::ending_across_tenants(db, now).await?);
         to_tell.extend(store::gateway_notice::not_passed_across_tenants(db, now - LASTS).await?);
         to_tell.extend(store::gateway_notice::in_clear_across_tenants(db, now - LASTS).await?);

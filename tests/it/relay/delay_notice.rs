@@ -253,7 +253,8 @@ async fn who_waits_for_a_limit_hears_once_which_one_and_when_the_last_of_it_leav
 async fn to_tell_who_waits_for_a_limit_takes_no_second_connection_to_the_store(owner: PgPool) {
     let relay = (*owner.connect_options()).clone().username(outgate::store::roles::RELAY);
     let only = PgPoolOptions::new().max_connections(1).acquire_timeout(std::time::Duration::from_secs(2));
-    let sending = Sending::on_pool(owner, only.connect_lazy_with(relay), Options::default()).await;
+    let options = Options { schedule: Schedule::default(), ..Options::default() };
+    let sending = Sending::on_pool(owner, only.connect_lazy_with(relay), options).await;
     sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
     slow_down(&sending);
     let reply = sending.transfer.accept(to_many(&sending, 300, 0)).await.to_string();

@@ -2,7 +2,7 @@
 //! The queue is given the time; what relays have seen is written as they write it.
 
 use outgate::{
-    mail::id::{ChangeId, RelayId, Revision},
+    mail::id::{ChangeId, GatewayId, RelayId, Revision},
     policy::{
         Role,
         facts::TlsMode,
@@ -117,6 +117,60 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["gateway.failing", "gateway.well", "gateway.failing"], "and the webhook as often");
     assert!(told[0].1.contains("does not take mail: gateway said: 554 5.7.1 go away. Mail for it waits"), "{told:?}");
+}
+
+#[sqlx::test]
+async fn a_fall_to_a_backup_is_told_though_the_outage_is_known_and_well_is_what_has_lasted_for_a_minute(db: PgPool) {
+    let inbound = Gateway::start().await;
+    let installation = Installation::on(db.clone());
+    let works = installation.organization("works").await;
+    installation.administrator(&works, "bea@works.example", "not a hash", Role::Administrator).await;
+    let domain = PointerScope::Domain("works.example".parse().unwrap());
+    installation.set_gateway(&works, &domain, "backup.example.com").await;
+    installation.set_gateway(&works, &PointerScope::Organization, "archive.example.com:587").await;
+    let gateway = installation.gateway_of(&works, "archive.example.com:587").await;
+    let backup = installation.gateway_of(&works, "backup.example.com").await;
+    let default = PlatformDefault::Smarthost(inbound.address.to_string().parse().unwrap());
+    let sending = Sending::with(db, Options { default, ..Options::default() }).await;
+    let mut relays = Vec::new();
+    for name in ["one", "two"] {
+        relays.push(store::relay::sign_on(&sending.db, name, RelayId::new(), Revision(0)).await.unwrap().id);
+    }
+    let now = OffsetDateTime::now_utc();
+    let at = |seconds: i64| now + Duration::seconds(seconds);
+    let see = async |relay: usize, failed: i64, fails: bool, backup: Option<GatewayId>, accepted: Option<i64>| {
+        let seen = Seen {
+            organization: works.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: accepted.map(at),
+            last_failure: Some((at(failed), "the connection failed".to_owned())),
+            failing_since: fails.then_some(now),
+            backup,
+            certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
+            encryption: Encryption::default(),
+        };
+        store::gateway_health::record_across_tenants(&sending.db, relays[relay], &[seen]).await.unwrap();
+    };
+    let tell = async |seconds: i64| sending.queue.tell_of_gateways(at(seconds)).await.unwrap();
+    see(0, 0, true, None, None).await;
+    see(1, 0, true, None, None).await;
+    assert_eq!((tell(90).await, tell(100).await), (1, 0));
+    see(0, 100, true, Some(backup), None).await;
+    assert_eq!((tell(110).await, tell(120).await), (1, 0), "mail leaves another way now");
+    see(1, 120, true, Some(backup), None).await;
+    assert_eq!(tell(130).await, 0, "by the other relay, too");
+    sending.queue.step(at(140)).await.unwrap();
+    let text = inbound.received(2).await.iter().map(text_of).collect::<String>();
+    assert!(text.contains("Mail goes to its backup backup.example.com port 25 meanwhile"), "{text}");
+
+    for relay in [0, 1] {
+        see(relay, 200, false, None, Some(210)).await;
+    }
+    assert_eq!(tell(220).await, 0, "it may be a moment");
+    assert_eq!((tell(270).await, tell(280).await), (1, 0));
 }
 
 #[sqlx::test]
