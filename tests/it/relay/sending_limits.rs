@@ -594,9 +594,9 @@ async fn no_more_waits_for_a_limit_than_may_leave_in_a_day(owner: PgPool) {
         "{reply}"
     );
     assert_eq!(sending.waiting().await.len(), 3);
-    // Each takes eight hours, and the fourth would leave in 32.
+    // Each takes eight hours: the last leaves a day after the fourth came, and there is room eight hours after that one.
     assert!(reply.contains(", there is room for this at "), "{reply}");
-    let room_at = (sending.now + Duration::hours(8)).to_offset(time::UtcOffset::UTC);
+    let room_at = (sending.now + Duration::seconds(3) + Duration::hours(8)).to_offset(time::UtcOffset::UTC);
     let day = if room_at.date() == sending.now.date() { String::new() } else { format!("{} ", room_at.date()) };
     assert!(reply.contains(&format!("{day}{:02}:{:02}", room_at.hour(), room_at.minute())), "{reply}");
 }
