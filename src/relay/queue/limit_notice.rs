@@ -88,7 +88,8 @@ impl Queue {
             text: format!("{whose} {}: {counted}. {}", how(news), happens(news)),
         };
         store::webhook::note(&mut *transaction, organization, &notice, now).await?;
-        let told = Reader::Administrator { whose: &whose };
+        let page = self.shared.settings.links.page(&format!("/{}/web-mail-cloud/outbound-volume", names.slug));
+        let told = Reader::Administrator { whose: &whose, page: page.as_deref() };
         let mut entries: Vec<Entry> =
             whom.iter().map(|whom| self.limit_notice(news, name, (whom, told), happens(news), now)).collect();
         if let (true, Some(user_id), Some(happens)) = (names.tell_senders, user_id, happens_to_sender(news)) {
