@@ -491,8 +491,9 @@ fn world(seed: u64) {
         "| incident | shipped limits: noticed | recipients until then | went at once | fixed limits alone: noticed | recipients until then | went at once |"
     );
     println!("|---|---|---|---|---|---|---|");
-    let incidents = if std::env::var_os("OUTGATE_REPLAY_QUIET").is_some() { Vec::new() } else { incidents(&ordinary) };
-    for incident in incidents {
+    // How often somebody is suspected who does what he does, alone: it takes a tenth of the time.
+    let is_quiet = std::env::var_os("OUTGATE_REPLAY_QUIET").is_some();
+    for incident in if is_quiet { Vec::new() } else { incidents(&ordinary) } {
         let cells = [true, false].map(|compares| {
             let outcome = replay(&ordinary, Some(&incident), compares);
             let went = format!("{} of {}", outcome.went, outcome.of);
@@ -505,7 +506,8 @@ fn world(seed: u64) {
         });
         println!("| {} | {} |", incident.name, cells.join(" | "));
     }
-    for (name, compares) in [("shipped limits", true), ("fixed limits alone", false)] {
+    let rules = [("shipped limits", true), ("fixed limits alone", false)];
+    for (name, compares) in rules.into_iter().filter(|(_, compares)| *compares || !is_quiet) {
         let outcome = replay(&ordinary, None, compares);
         let mut by_window: HashMap<Window, usize> = HashMap::new();
         // Those of one sender that come within a day of one another are about one matter.
