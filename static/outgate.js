@@ -67,7 +67,7 @@ document.querySelector(".mistakes")?.focus();
 // One tick for all rows of the page, where there are rows to tick.
 const everyTick = document.querySelector("[data-selects]");
 if (everyTick) {
-  const ticks = document.getElementsByName(everyTick.dataset.selects);
+  const ticks = document.querySelectorAll(`input[type=checkbox][name=${everyTick.dataset.selects}]`);
   const count = () => {
     const ticked = [...ticks].filter((tick) => tick.checked).length;
     everyTick.checked = ticked === ticks.length;
@@ -79,7 +79,10 @@ if (everyTick) {
       tick.checked = everyTick.checked;
     }
   });
-  everyTick.form.addEventListener("change", count);
+  // They may stand outside the form that they belong to.
+  for (const tick of ticks) {
+    tick.addEventListener("change", count);
+  }
   addEventListener("pageshow", count);
 }
 

@@ -4,8 +4,11 @@
 use clap::Subcommand;
 use outgate::{
     mail::{Mailbox, id::AccountId},
-    policy::limit::{SenderControl, exempt_until},
-    store::{self, OrganizationTransaction, gateway::PointerScope, limit::Set, throttle::LetGo},
+    policy::{
+        limit::{SenderControl, exempt_until},
+        volume::Subject,
+    },
+    store::{self, OrganizationTransaction, gateway::PointerScope, limit::Set, throttle::Decided},
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -88,10 +91,11 @@ async fn change(
 
 async fn let_go(owner: &PgPool, slug: &str, user_id: &Mailbox) -> anyhow::Result<()> {
     let (transaction, account) = account(owner, slug, user_id).await?;
-    match store::throttle::let_go(transaction, account, OffsetDateTime::now_utc(), super::OPERATOR).await? {
-        LetGo::NotFound => anyhow::bail!("there is no account {user_id}"),
-        LetGo::Nothing => println!("Nothing of it waits for a limit."),
-        LetGo::Changed(messages, committed) => {
+    let of = [Subject::Account(account)];
+    match store::throttle::let_go(transaction, &of, OffsetDateTime::now_utc(), super::OPERATOR).await? {
+        Decided::NotFound => anyhow::bail!("there is no account {user_id}"),
+        Decided::Nothing => println!("Nothing of it waits for a limit."),
+        Decided::Changed(messages, committed) => {
             println!("{messages} messages leave now. Revision {}.", committed.revision);
         }
     }

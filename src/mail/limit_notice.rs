@@ -30,6 +30,8 @@ pub enum Reader<'a> {
     Administrator {
         /// Who sends much.
         whose: &'a str,
+        /// The page that shows it, where it is known where the pages are.
+        page: Option<&'a str>,
     },
     /// Who sends much.
     Sender,
@@ -39,7 +41,7 @@ impl LimitNotice<'_> {
     /// The message, ready to be sent with a null reverse-path.
     pub fn to_bytes(&self) -> Vec<u8> {
         let subject = match self.reader {
-            Reader::Administrator { whose } => one_line(whose),
+            Reader::Administrator { whose, .. } => one_line(whose),
             Reader::Sender => "Your mail account".into(),
         };
         own_message(&self.envelope, format!("{subject} {}", self.how), self.text())
@@ -47,7 +49,7 @@ impl LimitNotice<'_> {
 
     fn text(&self) -> String {
         let (whose, advice) = match self.reader {
-            Reader::Administrator { whose } => (
+            Reader::Administrator { whose, .. } => (
                 one_line(whose).to_string(),
                 "What to do: open Administration > Manage Organization > Web Mail Cloud > Outbound Volume. It shows \
                  who sends how much and what waits, which can be sent at once there; a sender who should not send can \
@@ -59,13 +61,43 @@ impl LimitNotice<'_> {
                  administrators are told, too; ask them if you have to send more.",
             ),
         };
+        let page = match self.reader {
+            Reader::Administrator { page: Some(page), .. } => format!("\r\n    {page}\r\n"),
+            Reader::Administrator { page: None, .. } | Reader::Sender => String::new(),
+        };
         format!(
-            "{whose} of {} {}, at {}:\r\n\r\n    {}\r\n\r\n{}\r\n\r\n{advice}\r\n",
+            "{whose} of {} {}, at {}:\r\n\r\n    {}\r\n\r\n{}\r\n\r\n{advice}\r\n{page}",
             one_line(self.organization),
             self.how,
             rfc2822(self.at),
             self.counted,
             self.happens,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_administrator_is_led_to_the_page_and_the_sender_is_not() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let envelope = OwnMessage { hostname: "relay.example", own_id: "1", to: "ann@acme.example", now };
+        let text = |reader| {
+            let (how, counted, happens) = ("is stopped", "12 messages", "Nothing new is accepted.");
+            LimitNotice { envelope: envelope.clone(), organization: "acme", reader, how, counted, happens, at: now }
+                .text()
+        };
+        let page = Some("https://outgate.example/acme/web-mail-cloud/outbound-volume");
+        let whose = "ben@acme.example";
+        let told = text(Reader::Administrator { whose, page });
+        assert!(
+            told.ends_with("\r\n\r\n    https://outgate.example/acme/web-mail-cloud/outbound-volume\r\n"),
+            "{told}"
+        );
+        for reader in [Reader::Administrator { whose, page: None }, Reader::Sender] {
+            assert!(!text(reader).contains("https://"));
+        }
     }
 }

@@ -99,4 +99,9 @@ impl MessageLinks {
             None => id.to_string(),
         }
     }
+
+    /// A page by its path; `None` where nobody has said where the pages are.
+    pub fn page(&self, path: &str) -> Option<String> {
+        self.pages.as_ref().map(|pages| format!("{pages}{path}"))
+    }
 }

@@ -17,6 +17,7 @@ use super::{
     relay_credential::{Limits, RelayCredential},
     routing::{HeldUntil, PlatformDefault, Route, SenderGateways, route},
     sender,
+    volume::Subject,
 };
 use crate::{
     mail::{
@@ -137,6 +138,16 @@ pub struct Found {
     pub sender: Mailbox,
     /// `None`: an address of the domain that no account has.
     pub account: Option<AccountId>,
+}
+
+impl Found {
+    /// Whose mail counts together with this sender's own.
+    pub fn subject(&self) -> Subject {
+        match self.account {
+            Some(account) => Subject::Account(account),
+            None => Subject::NoAccount(self.sender.domain().clone()),
+        }
+    }
 }
 
 /// Whose mail it is and where it goes.

@@ -26,6 +26,9 @@ pub const ONLY_ALERTS: i64 = 14;
 /// must not get his mail out slowly.
 pub const STOP: i64 = 5;
 
+/// How much of one sender may wait for a limit, or be held for it: what the limit lets leave in this time.
+pub const SURPLUS: Duration = Duration::DAY;
+
 /// The most that can be set.
 pub const MOST: u32 = 100_000_000;
 
@@ -326,11 +329,11 @@ impl OrganizationLimits {
         let control = self.sender(sender.account);
         let mut applied = Vec::with_capacity(EACH.len() + 2);
         if control.exempt_until.is_none_or(|until| until <= now) {
-            let (whose, subject) = match sender.account {
-                Some(account) if control.is_service => (Whose::Service, Subject::Account(account)),
-                Some(account) => (Whose::Each, Subject::Account(account)),
-                None => (Whose::Service, Subject::NoAccount(sender.sender.domain().clone())),
+            let whose = match sender.account {
+                Some(_) if !control.is_service => Whose::Each,
+                _ => Whose::Service,
             };
+            let subject = sender.subject();
             let own = sender.account.map(SetAt::Account);
             let scopes = [own.as_ref(), domain.as_ref(), Some(&SetAt::Organization)];
             self.add(&mut applied, whose, &subject, scopes.into_iter().flatten(), accounts, now);
@@ -677,6 +680,15 @@ impl Exceeded {
             Window::Approval => false,
             _ => true,
         }
+    }
+
+    /// Whether so much of one sender is held already that more stays with its client: as much as the limit lets leave in
+    /// a day. What is more than the limit by itself is held all the same, since it would be put off for ever.
+    pub fn is_enough_held(&self) -> bool {
+        let kind = self.applied.kind;
+        let in_a_day = f64::from(self.most) * (SURPLUS / kind.window.length());
+        let is_of_one = kind.whose != Whose::Total && !kind.window.is_one_message();
+        is_of_one && self.resumes.is_some() && (self.counted - i64::from(self.most)) as f64 > in_a_day
     }
 
     /// How long the surplus takes at the pace of the limit.

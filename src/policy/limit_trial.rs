@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     correspondents::Correspondents,
-    limit::{Kind, Window, quiet, unusual_beyond},
+    limit::{Action, Kind, Window, quiet, unusual_beyond},
     usual::{WEEKS, usual},
     volume::{Count, MINUTES_KEPT, start_of},
 };
@@ -62,9 +62,9 @@ impl Sent {
     }
 }
 
-/// Tries a limit with what one sender has sent from `since` on. What is beyond the limit does not count for what comes
-/// later.
-pub fn trial(kind: Kind, most: u32, sent: &Sent, since: OffsetDateTime) -> Trial {
+/// Tries a limit with what one sender has sent from `since` on. What would have been refused does not count for what comes
+/// later; what would have waited, or gone its way, counts as it would have.
+pub fn trial(kind: Kind, (most, action): (u32, Action), sent: &Sent, since: OffsetDateTime) -> Trial {
     let length = kind.window.length();
     let mut taken: VecDeque<(OffsetDateTime, i64)> = VecDeque::new();
     let (mut within, mut exceeded_last) = (0, None);
@@ -79,11 +79,12 @@ pub fn trial(kind: Kind, most: u32, sent: &Sent, since: OffsetDateTime) -> Trial
             true => wanted,
             false => sent.allowed(kind, most, at).map_or(wanted, |allowed| (allowed - within).max(0)),
         };
-        let accepted = wanted.min(left);
+        let allowed = wanted.min(left);
+        let accepted = if matches!(action, Action::Defer | Action::Refuse) { allowed } else { wanted };
         taken.push_back((at, accepted));
         within += accepted;
-        if wanted > accepted {
-            trial.messages += share(count.messages, wanted - accepted, wanted);
+        if wanted > allowed {
+            trial.messages += share(count.messages, wanted - allowed, wanted);
             let when = Some(start_of(length, at));
             trial.times += i64::from(when != exceeded_last);
             exceeded_last = when;
@@ -161,8 +162,12 @@ mod tests {
     }
 
     fn tried(kind: Kind, most: u32, counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Trial {
+        acting(kind, (most, Action::Refuse), counts)
+    }
+
+    fn acting(kind: Kind, limit: (u32, Action), counts: impl IntoIterator<Item = (OffsetDateTime, Count)>) -> Trial {
         let counts: Vec<_> = counts.into_iter().collect();
-        trial(kind, most, &Sent { first: counts.first().map(|(at, _)| *at), counts }, START)
+        trial(kind, limit, &Sent { first: counts.first().map(|(at, _)| *at), counts }, START)
     }
 
     /// So many messages to two recipients each, one of them external, so many hours later.
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_any_twenty_four_hours_and_what_was_beyond_does_not_count_for_later() {
+    fn a_day_is_any_twenty_four_hours_and_what_was_refused_does_not_count_for_later() {
         let limit = kind(Window::Day, Unit::Messages);
         // 15 hours later it is the next day by the clock, and within the same 24 hours.
         let over_midnight = [sent(0, 80), sent(15, 40)];
@@ -190,6 +195,14 @@ mod tests {
         assert_eq!(tried(limit, 100, [sent(0, 80), sent(24, 40)]), Trial::default());
         // 900 of the first are beyond it: after a day nothing of it counts.
         assert_eq!(tried(limit, 100, [sent(0, 1000), sent(24, 100)]), Trial { times: 1, messages: 900 });
+        // A day after the first nothing is left of it, and all that was taken of what came ten hours later.
+        let busy = [sent(0, 80), sent(10, 1000), sent(25, 80)];
+        for action in Action::ALL {
+            let of_the_last = if matches!(action, Action::Defer | Action::Refuse) { 0 } else { 80 };
+            let times = if of_the_last > 0 { 2 } else { 1 };
+            let expected = Trial { times, messages: 980 + of_the_last };
+            assert_eq!(acting(limit, (100, action), busy), expected, "{action}");
+        }
         // Two hours of one day are one day.
         assert_eq!(tried(limit, 100, [sent(0, 150), sent(1, 10)]), Trial { times: 1, messages: 60 });
     }
@@ -205,7 +218,7 @@ mod tests {
         assert_eq!(tried(limit, 500, counts.clone()), Trial::default());
         // Whom nobody knows yet nobody calls unusual.
         let new = Sent { first: Some(START - Duration::days(3)), counts };
-        assert_eq!(trial(limit, 100, &new, START).times, 0);
+        assert_eq!(trial(limit, (100, Action::Delay), &new, START).times, 0);
         assert_eq!(counts_since(Window::Usual, START), since(Window::Usual, START) - Duration::hours(4 * week + 1));
     }
 

@@ -1,26 +1,23 @@
 //! What becomes of a message whose sender sends much: it goes, waits for its turn, is held, or stays with its client.
 //! Part of [`Transfer`]; who has sent how much is the [`meter`](super::meter)'s to know.
 
-use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
+use time::{OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     message::Message,
     meter::{Judged, Measured},
     metrics::METRICS,
-    queue::{Attempted, Entry},
+    queue::{Attempted, Entry, Turn},
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
 };
 use crate::{
     mail::{EnhancedStatus, Reply, short_id::ShortId},
     policy::{
         facts::{Found, SenderRoute},
-        limit::{self, Exceeded, Window},
+        limit::{self, Exceeded, SURPLUS, Window},
         waiting::HeldBecause,
     },
 };
-
-/// How much of one sender may wait for a limit: what the limit lets leave in this time.
-const SURPLUS: Duration = Duration::DAY;
 
 /// Between the limit that a message waits for and when it leaves, in what is said of it.
 pub(super) const LEAVES_AT: &str = "; it leaves at ";
@@ -60,6 +57,10 @@ impl Transfer {
             true => {
                 self.volume.add(sender, now, count);
                 self.meter.note_written(sender, &outside, now);
+                // Where the sender was stopped meanwhile, what of it waits was held before this message was there.
+                if let Some(words) = self.meter.stopped_since(sender, now) {
+                    self.hold_waiting(sender, &words).await;
+                }
             }
             false => self.meter.take_back(sender, now, measured),
         }
@@ -72,9 +73,13 @@ impl Transfer {
         let Some((whose, waits)) = self.waiting(message) else { return self.take(message).await };
         let organization = whose.organization;
         let note = |exceeded: &Exceeded, turn| self.meter.note_turn(organization, exceeded, turn);
+        // What takes longer by itself would be put off for ever.
+        if let Some(too_large) = exceeded.iter().find(|one| one.resumes.is_none() && one.takes() > SURPLUS) {
+            return refused(too_large, now).into();
+        }
         let until = match self.queue.turn_at_limits(organization, exceeded, now, now + SURPLUS, note).await {
-            Ok(Some(until)) => until,
-            Ok(None) => return too_much_waits(exceeded).into(),
+            Ok(Turn::At(until)) => until,
+            Ok(Turn::None { room_at }) => return too_much_waits(exceeded, room_at, now).into(),
             Err(error) => {
                 tracing::warn!(%error, "a message beyond a limit could not be given its turn");
                 return not_stored().into();
@@ -148,22 +153,29 @@ impl Transfer {
     async fn stop(&self, sender: &Found, exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
         METRICS.refused_by_limits.add(1);
         let words = exceeded.words();
-        if self.meter.is_news(sender, now) {
+        let why = format!("held until an administrator releases it: {words}");
+        if self.meter.note_stopped(sender, &why, now) {
             let organization = sender.organization;
             tracing::error!(%organization, sender = %sender.sender, words, "a sender is stopped: it has sent far too much");
-            let why = format!("held until an administrator releases it: {words}");
-            match self.queue.hold_waiting(sender, &why, now).await {
-                Ok(messages) => {
-                    tracing::warn!(%organization, sender = %sender.sender, messages, "its waiting mail is held")
-                }
-                Err(error) => {
-                    tracing::error!(%organization, sender = %sender.sender, %error, "its waiting mail is not held")
-                }
-            }
+            self.hold_waiting(sender, &why).await;
         }
         let times = limit::STOP;
         let text = format!("{words}; beyond {times} times as many nothing is accepted, ask an administrator");
         Reply::new(550, EnhancedStatus(5, 7, 1), text)
+    }
+
+    /// Holds what waits of a sender who is stopped.
+    async fn hold_waiting(&self, sender: &Found, words: &str) {
+        let organization = sender.organization;
+        match self.queue.hold_waiting(sender, words).await {
+            Ok(messages) => {
+                tracing::warn!(%organization, sender = %sender.sender, messages, "its waiting mail is held")
+            }
+            Err(error) => {
+                self.meter.forget_stopped(sender);
+                tracing::error!(%organization, sender = %sender.sender, %error, "its waiting mail is not held");
+            }
+        }
     }
 }
 
@@ -202,9 +214,10 @@ fn refused(exceeded: &Exceeded, now: OffsetDateTime) -> Reply {
     Reply::new(550, EnhancedStatus(5, 7, 1), format!("{}{when}", exceeded.words()))
 }
 
-fn too_much_waits(exceeded: &[Exceeded]) -> Reply {
+fn too_much_waits(exceeded: &[Exceeded], room_at: OffsetDateTime, now: OffsetDateTime) -> Reply {
     METRICS.refused_by_limits.add(1);
-    let text = format!("{}; as much waits already as may leave in a day, send it again later", in_words(exceeded));
+    let (words, room_at) = (in_words(exceeded), clock(room_at, now));
+    let text = format!("{words}; as much waits already as may leave in a day, there is room for this at {room_at}");
     Reply::new(451, EnhancedStatus(4, 7, 1), text)
 }
 

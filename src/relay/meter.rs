@@ -119,8 +119,8 @@ struct OfOrganization {
     wanted_correspondents: HashMap<AccountId, Asked>,
     /// What has come of messages to many that may be split, by [`PartKeys::of`], and when the last of it.
     parts: HashMap<u64, (OffsetDateTime, Count)>,
-    /// Whose waiting mail was held when, because he has sent far too much.
-    stopped: HashMap<Mailbox, OffsetDateTime>,
+    /// Whose waiting mail was held when, because he has sent far too much, and in which words.
+    stopped: HashMap<Subject, (OffsetDateTime, String)>,
     /// What administrators are to be told, and when something was put there last.
     news: Vec<News>,
     noted: HashMap<(Subject, Level), OffsetDateTime>,
@@ -256,15 +256,35 @@ impl Meter {
         turns.insert((subject.clone(), *kind), (turn, exceeded.clone()));
     }
 
-    /// Whether nobody has heard within the last minute that this sender is stopped.
-    pub fn is_news(&self, sender: &Found, now: OffsetDateTime) -> bool {
+    /// Notes that this sender is stopped and what of it waits is to be held with these words. False if that was so within
+    /// the last minute.
+    pub fn note_stopped(&self, sender: &Found, words: &str, now: OffsetDateTime) -> bool {
         let mut known = self.known();
         let stopped = &mut known.organizations.entry(sender.organization).or_default().stopped;
-        if stopped.get(&sender.sender).is_some_and(|before| now - *before < time::Duration::MINUTE) {
+        let subject = sender.subject();
+        if stopped.get(&subject).is_some_and(|(before, _)| now - *before < time::Duration::MINUTE) {
             return false;
         }
-        stopped.insert(sender.sender.clone(), now);
+        stopped.insert(subject, (now, words.to_owned()));
         true
+    }
+
+    /// Forgets that this sender was stopped: what of it waits could not be held, and the next message tries again.
+    pub fn forget_stopped(&self, sender: &Found) {
+        if let Some(known) = self.known().organizations.get_mut(&sender.organization) {
+            known.stopped.remove(&sender.subject());
+        }
+    }
+
+    /// The words with which this sender's waiting mail was held since a message of it was judged at `at`: that message was
+    /// perhaps not there yet.
+    pub fn stopped_since(&self, sender: &Found, at: OffsetDateTime) -> Option<String> {
+        let known = self.known();
+        let stopped = &known.organizations.get(&sender.organization)?.stopped;
+        // Nearly always nobody is.
+        let (_, words) =
+            (!stopped.is_empty()).then(|| stopped.get(&sender.subject()))?.filter(|(when, _)| *when >= at)?;
+        Some(words.clone())
     }
 
     /// What administrators are to be told since it was asked last.
@@ -409,7 +429,7 @@ impl Meter {
             known.followed.retain(|account, _| accounts.contains_key(account));
             known.recipients_followed = known.followed.values().map(|followed| followed.known.len()).sum();
             known.wanted_correspondents.retain(|account, _| accounts.contains_key(account));
-            known.stopped.retain(|_, at| now - *at < time::Duration::MINUTE);
+            known.stopped.retain(|_, (at, _)| now - *at < time::Duration::MINUTE);
             known.noted.retain(|_, at| now - *at < time::Duration::HOUR);
         }
         known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now) || !known.news.is_empty());
@@ -604,6 +624,7 @@ fn judge(applied: &[Applied], exceeded: &[Exceeded], waits_behind: impl Fn(&Appl
             // What is more than the limit by itself would be put off for ever.
             (_, Action::Defer) if hardest.resumes.is_none() => return Judged::Refused(hardest.clone()),
             (_, Action::Defer) => return Judged::Deferred(hardest.clone()),
+            (_, Action::Hold) if hardest.is_enough_held() => return Judged::Deferred(hardest.clone()),
             (_, Action::Hold) => return Judged::Held(hardest.clone()),
             (_, Action::Delay | Action::Alert) => {}
         }
@@ -626,6 +647,10 @@ pub struct Reader<'a> {
     /// What is known of others' in the last minutes.
     others: HashMap<Key, Count>,
     is_loaded: bool,
+    /// When others' counts were read last.
+    read_at: Option<OffsetDateTime>,
+    /// From when on they are read again, and until when that is so: after the store was away.
+    catching_up: Option<(OffsetDateTime, OffsetDateTime)>,
     pub(super) pause: Duration,
     next: Instant,
     tidies_at: Instant,
@@ -634,8 +659,18 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn of(meter: &'a Meter, pool: &'a PgPool) -> Self {
         let now = Instant::now();
-        let (written, others) = (HashMap::new(), HashMap::new());
-        Self { meter, pool, written, others, is_loaded: false, pause: EVERY, next: now, tidies_at: now }
+        Self {
+            meter,
+            pool,
+            written: HashMap::new(),
+            others: HashMap::new(),
+            is_loaded: false,
+            read_at: None,
+            catching_up: None,
+            pause: EVERY,
+            next: now,
+            tidies_at: now,
+        }
     }
 
     /// Whether it knows of what was sent before it began.
@@ -666,16 +701,13 @@ impl<'a> Reader<'a> {
         if begun < self.next {
             return Ok(());
         }
-        let since = match self.is_loaded {
-            false => now - MINUTES_KEPT - time::Duration::HOUR,
-            true if store::relay::are_others_heard_across_tenants(self.pool, relay).await? => minute_of(now - LATE),
-            true => {
-                self.next = begun + self.pause;
-                return Ok(());
-            }
-        };
+        let since = self.since(now);
+        if self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await? {
+            (self.next, self.read_at) = (begun + self.pause, Some(now));
+            return Ok(());
+        }
         self.read_since(since, now).await?;
-        self.is_loaded = true;
+        (self.is_loaded, self.read_at) = (true, Some(now));
         let rest = if self.pause.is_zero() { Duration::ZERO } else { self.pause.max(begun.elapsed() * SHARE) };
         self.next = Instant::now() + rest;
         Ok(())
@@ -699,8 +731,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// From when on minutes are read. Where nothing could be read for a while others could not write either, and write
+    /// down what they have counted meanwhile only now.
+    fn since(&mut self, now: OffsetDateTime) -> OffsetDateTime {
+        let Some(read_at) = self.read_at else { return now - MINUTES_KEPT - time::Duration::HOUR };
+        if now - read_at > LATE {
+            let from = minute_of(read_at - LATE);
+            let from = self.catching_up.map_or(from, |(earlier, _)| from.min(earlier));
+            self.catching_up = Some((from, now + LATE));
+        }
+        self.catching_up = self.catching_up.filter(|(_, until)| *until > now);
+        self.catching_up.map_or(minute_of(now - LATE), |(from, _)| from)
+    }
+
     async fn read_since(&mut self, since: OffsetDateTime, now: OffsetDateTime) -> store::Result<()> {
-        let recent = minute_of(now - LATE);
+        // Of a day that is read once nothing has to be known the next time but the last minutes.
+        let recent = if self.is_loaded { since } else { minute_of(now - LATE) };
         self.written.retain(|(_, _, minute), _| *minute >= recent);
         self.others.retain(|(_, _, minute), _| *minute >= recent);
         let (meter, written, others) = (self.meter, &self.written, &mut self.others);

@@ -240,7 +240,15 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If the store does not take it, or does not tell it, in time.
     pub async fn turn(&mut self, relay: RelayId) -> store::Result<()> {
-        let read = self.read(relay).await;
+        self.turn_at(relay, OffsetDateTime::now_utc()).await
+    }
+
+    /// The same at another time than now.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn turn_at(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
+        let read = self.read(relay, now).await;
         if read.is_err() && !self.reader.is_loaded() {
             // What is written before the past was read would be read as others'.
             return read;
@@ -248,8 +256,8 @@ impl<'a> Writer<'a> {
         self.write(relay).await.and(read)
     }
 
-    async fn read(&mut self, relay: RelayId) -> store::Result<()> {
-        let reading = self.reader.read(relay, OffsetDateTime::now_utc());
+    async fn read(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
+        let reading = self.reader.read(relay, now);
         timeout(READING, reading).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
     }
 

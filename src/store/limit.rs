@@ -441,14 +441,66 @@ pub async fn set_control(
     change: impl FnOnce(&mut SenderControl),
     actor: &str,
 ) -> Result<Set> {
-    let organization = transaction.organization();
-    let Some(name) = lock(&mut transaction, &SetAt::Account(account)).await? else { return Ok(Set::NotFound) };
-    let before = control(&mut transaction, organization, account).await?;
+    let Some((name, before)) = lock_sender(&mut transaction, account).await? else { return Ok(Set::NotFound) };
     let mut after = before;
     change(&mut after);
     if before == after {
         return Ok(Set::Unchanged);
     }
+    let item = write_control(&mut transaction, account, before, after).await?;
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action,
+        subject: name,
+        before: Some(control_in_words(before)),
+        after: Some(control_in_words(after)),
+    };
+    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+}
+
+/// Blocks several accounts, as one change; those that are blocked already are left as they are. None is if one of them
+/// is not there.
+pub async fn block(mut transaction: OrganizationTransaction, accounts: &[AccountId], actor: &str) -> Result<Set> {
+    let (mut names, mut items) = (Vec::new(), Vec::new());
+    for account in accounts {
+        let Some((name, before)) = lock_sender(&mut transaction, *account).await? else { return Ok(Set::NotFound) };
+        if !before.is_blocked {
+            let after = SenderControl { is_blocked: true, ..before };
+            items.push(write_control(&mut transaction, *account, before, after).await?);
+            names.push(name);
+        }
+    }
+    if items.is_empty() {
+        return Ok(Set::Unchanged);
+    }
+    let audit = AuditEntry {
+        actor: actor.to_owned(),
+        action: "sender.block",
+        subject: names.join(", "),
+        before: None,
+        after: Some("blocked".to_owned()),
+    };
+    transaction.commit_change(&items, audit).await.map(Set::Changed)
+}
+
+/// Locks an account, and says what it is called and what was said of it.
+async fn lock_sender(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+) -> Result<Option<(String, SenderControl)>> {
+    let Some(name) = lock(transaction, &SetAt::Account(account)).await? else { return Ok(None) };
+    let organization = transaction.organization();
+    Ok(Some((name, control(transaction, organization, account).await?)))
+}
+
+/// Writes what is said of an account from now on, and makes the change's item of it.
+async fn write_control(
+    transaction: &mut OrganizationTransaction,
+    account: AccountId,
+    before: SenderControl,
+    after: SenderControl,
+) -> Result<ChangeItem> {
+    let organization = transaction.organization();
     sqlx::query!(
         r#"
         insert into sender_control (organization_id, account_id, service, exempt_until, blocked)
@@ -462,22 +514,14 @@ pub async fn set_control(
         after.exempt_until,
         after.is_blocked,
     )
-    .execute(&mut *transaction)
+    .execute(&mut **transaction)
     .await?;
-    let item = ChangeItem {
+    Ok(ChangeItem {
         subject: Changed::Organization,
         key: organization.to_string(),
         before: Some(json!({ "sender_control": ControlItem::of(account, before) })),
         after: Some(json!({ "sender_control": ControlItem::of(account, after) })),
-    };
-    let audit = AuditEntry {
-        actor: actor.to_owned(),
-        action,
-        subject: name,
-        before: Some(control_in_words(before)),
-        after: Some(control_in_words(after)),
-    };
-    transaction.commit_change(&[item], audit).await.map(Set::Changed)
+    })
 }
 
 /// A limit as it stands in the items of changes, with all by which it is found: `store::undo` reads and writes the same.

@@ -12,7 +12,7 @@ use crate::{
     },
     policy::{
         correspondents::Correspondents,
-        limit::{Kind, SetAt, Whose, Window, quiet},
+        limit::{Action, Kind, SetAt, Whose, Window, quiet},
         limit_trial::{Sent, Trials, counts_since, first_time, since, trial},
         volume::{Count, Subject, Unit},
     },
@@ -45,7 +45,7 @@ pub struct Tried {
 pub async fn try_out(
     db: &mut PgConnection,
     organization: OrganizationId,
-    (at, kind, most): (&SetAt, Kind, u32),
+    (at, kind, (most, action)): (&SetAt, Kind, (u32, Action)),
     now: OffsetDateTime,
 ) -> Result<Tried> {
     if kind.window == Window::FirstTime {
@@ -72,7 +72,7 @@ pub async fn try_out(
     for some in senders.chunks(AT_ONCE) {
         let sent = sent(db, organization, some, (kind, counts_since(kind.window, now))).await?;
         for ((_, sender), sent) in some.iter().zip(sent) {
-            trials.add(sender.clone(), trial(kind, most, &sent, since));
+            trials.add(sender.clone(), trial(kind, (most, action), &sent, since));
         }
     }
     Ok(Tried { trials, is_all })

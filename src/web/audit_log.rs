@@ -89,6 +89,7 @@ fn did(action: &str) -> String {
         "limit.set" => "set a limit for",
         "limit.delete" => "deleted a limit of",
         "limit.let-go" => "sent at once what waited for a limit of",
+        "limit.keep" => "kept slowed down",
         "sender.class" => "said whether this is a service account:",
         "sender.exempt" => "said until when no limit of its own holds for",
         "sender.block" => "blocked",

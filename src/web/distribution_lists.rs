@@ -29,7 +29,7 @@ use crate::{
         id::{ChangeId, ListId, OrganizationId},
     },
     policy::{
-        distribution_list::{self as policy, Addresses, Approval, DistributionList, MOST_SENDERS, MaySend},
+        distribution_list::{self as policy, Addresses, Approval, DistributionList, Lists, MOST_SENDERS, MaySend},
         facts::RoutingFacts,
     },
     store::{
@@ -140,6 +140,9 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
     let (lists, more) = store::distribution_list::page(&mut transaction, organization, start).await?;
     let count = store::distribution_list::count(&mut transaction, organization).await?;
     let large = store::distribution_list::large(&mut transaction, organization).await?;
+    let addresses: Vec<String> = lists.iter().map(|list| list.address.to_string()).collect();
+    let mut facts = RoutingFacts::default();
+    store::routing_facts::load_lists_reached_from(&mut transaction, organization, &addresses, &mut facts).await?;
     let status = match query.change.parse::<ChangeId>() {
         Ok(change) => match store::distribution_list::recent(&mut transaction, organization, change, None).await? {
             Some(edit) => {
@@ -162,7 +165,7 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
         console: Console::new(inside, LABEL),
         status,
         mistakes: Vec::new(),
-        rows: lists.into_iter().map(|list| row(slug, list, large)).collect(),
+        rows: lists.into_iter().map(|list| row(slug, list, facts.lists(), large)).collect(),
         count: wording::counted(count, "list", "lists"),
         previous: first.filter(|_| has_previous).map(|first| link(slug).with("before", &first).build()),
         next: last.filter(|_| has_next).map(|last| link(slug).with("after", &last).build()),
@@ -182,9 +185,11 @@ async fn look(app: &App, inside: &InOrganization, query: &ListsQuery) -> Result<
     })
 }
 
-fn row(slug: &str, list: ListedList, large: i32) -> Row {
-    let members = usize::try_from(list.members).unwrap_or_default();
-    let narrowed = policy::is_narrowed(list.may_send, list.large_allowed, members, u32::try_from(large).ok());
+/// By what the list stands for it is large or not, as for relays.
+fn row(slug: &str, list: ListedList, lists: &Lists, large: i32) -> Row {
+    let known = lists.get(&list.address.to_string());
+    let recipients = known.map_or(0, |known| lists.expand(known).members.len());
+    let narrowed = policy::is_narrowed(list.may_send, list.large_allowed, recipients, u32::try_from(large).ok());
     Row {
         page: distribution_list::link(slug, list.id).build(),
         address: wording::user_id(&list.address),

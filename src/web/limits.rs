@@ -269,10 +269,11 @@ async fn show(
             let mut transaction = app.store.begin(&inside.access).await?;
             let now = OffsetDateTime::now_utc();
             let tried = match limit.most {
-                Some(most) => Some(
-                    store::limit_trial::try_out(&mut transaction, inside.access.organization(), (&at, kind, most), now)
-                        .await?,
-                ),
+                Some(most) => {
+                    let (organization, limit) = (inside.access.organization(), (most, limit.action));
+                    let tried = (&at, kind, limit);
+                    Some(store::limit_trial::try_out(&mut transaction, organization, tried, now).await?)
+                }
                 None => None,
             };
             form.trial = Some(in_trial(&inside.access.slug, (&at, kind, limit), tried));

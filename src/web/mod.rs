@@ -55,6 +55,7 @@ pub mod route_report;
 pub mod route_steps;
 pub mod selected_accounts;
 pub mod selected_messages;
+pub mod selected_senders;
 pub mod sender_control;
 pub mod server;
 pub mod session;
@@ -215,6 +216,7 @@ pub fn routes() -> Vec<Route> {
         distribution_lists::routes(),
         distribution_list::routes(),
         outbound_volume::routes(),
+        selected_senders::routes(),
         limits::routes(),
         notices::routes(),
         sender_control::routes(),

@@ -56,7 +56,12 @@ pub fn link_to_sender(slug: &str, sender: &str) -> Link {
 
 /// What is held.
 pub fn link_to_held(slug: &str) -> Link {
-    list(slug).with("state", Why::Held.as_str())
+    link_to_held_of(slug, "")
+}
+
+/// What is held of one sender.
+pub fn link_to_held_of(slug: &str, sender: &str) -> Link {
+    link_to_sender(slug, sender).with("state", Why::Held.as_str())
 }
 
 /// What the address of the page says: which part of the list, and what was just decided.

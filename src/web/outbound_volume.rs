@@ -1,10 +1,11 @@
-//! Outbound Volume: how much is sent, when and by whom. Of the organization, of one mail domain or of one account.
-//! What is counted is `policy::volume`'s; relays count it.
+//! Outbound Volume: how much is sent, when and by whom; who is slowed down or held for a limit, and whom administrators
+//! were told of. Of the organization, of one mail domain or of one account. What is counted is `policy::volume`'s; relays
+//! count it.
 
 use askama::Template;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
-use time::{OffsetDateTime, macros::format_description};
+use time::{Duration, OffsetDateTime, macros::format_description};
 
 use super::{
     App, Route,
@@ -13,23 +14,30 @@ use super::{
     form::Query,
     limits,
     link::Link,
-    outbound_queue, page,
+    outbound_queue, page, selected_senders,
     session::InOrganization,
     status::{self, Part, StatusLine},
+    undo,
     volume_chart::Charted,
     wording,
 };
 use crate::{
     mail::{
-        DomainName,
+        DomainName, Mailbox,
         id::{AccountId, ChangeId, OrganizationId},
     },
     policy::{
-        limit::{self, BusyDay, Holding, SetAt, Window},
+        Role,
+        limit::{self, BusyDay, Holding, Level, SetAt, Window},
         usual::{busy_day, busy_days_since},
         volume::{Count, Period, Subject, Unit, by_day},
     },
-    store::{self, OrganizationTransaction, throttle::Throttled, volume::Whose},
+    store::{
+        self, OrganizationTransaction,
+        limit_notice::Noticed,
+        throttle::{HeldSender, Throttled},
+        volume::Whose,
+    },
 };
 
 /// The page's name, in the navigation too.
@@ -49,8 +57,14 @@ pub fn link_to_account(slug: &str, account: AccountId) -> Link {
     link(slug).with("account", &account.to_string())
 }
 
+/// In the address of the page: what was wanted of senders was so already.
+pub(super) const SO_ALREADY: &str = "so";
+
 /// How many of those who send most are shown.
 const TOP: i64 = 20;
+/// For how long is shown whom administrators were told of, and of how many.
+const TOLD_WITHIN: Duration = Duration::DAY;
+const TOLD: i64 = 50;
 
 /// What the address of the page says. A unit or period that is none is the first of them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -141,7 +155,10 @@ struct OutboundVolume {
     is_empty: bool,
     charted: Charted,
     throttled: Vec<SlowedDown>,
-    may_let_go: bool,
+    held: Vec<Held>,
+    told: Vec<Told>,
+    /// Where ticked senders are sent to; `None`: there is nobody to tick.
+    selected: Option<String>,
     senders: Vec<Top>,
     domains: Vec<Top>,
     /// The page of the whole organization, with the same unit and period.
@@ -159,33 +176,31 @@ struct Top {
     count: i64,
 }
 
-/// Somebody who is slowed down.
-struct SlowedDown {
+/// Whom something is said of in a list: whose mail is counted together, with the pages about it.
+struct Named {
     name: String,
+    /// What it is, where the name does not say it.
+    note: &'static str,
     /// Of the limits that hold there.
     limits: String,
-    /// What is said of an account there besides; `None` where it is none.
+    /// The same of an account that is there: what is said of it besides stands there, too.
     account: Option<String>,
-    note: &'static str,
-    limit: String,
-    since: String,
-    until: String,
-    messages: i64,
-    /// Those in the queue.
-    queue: String,
+    /// By which a tick names it; empty where the reader may not decide about it.
+    tick: String,
+    /// Of its mail in the queue, with the words of the filter.
+    sender: String,
 }
 
-impl SlowedDown {
-    fn of(throttled: &Throttled, slug: &str) -> Self {
-        let of_domain = |domain: &DomainName| limits::link(slug, &SetAt::Domain(domain.clone())).build();
-        let (name, limits, note, sender) = match (&throttled.subject, &throttled.user_id) {
+impl Named {
+    fn of(subject: &Subject, user_id: Option<&Mailbox>, slug: &str, role: Role) -> Self {
+        let limits_of = |at: SetAt| limits::link(slug, &at).build();
+        let of_domain = |domain: &DomainName| limits_of(SetAt::Domain(domain.clone()));
+        let (name, limits, note, sender) = match (subject, user_id) {
             (Subject::Account(id), Some(user_id)) => {
-                let page = limits::link(slug, &SetAt::Account(*id)).build();
-                (wording::user_id(user_id), page, "", user_id.to_string())
+                (wording::user_id(user_id), limits_of(SetAt::Account(*id)), "", user_id.to_string())
             }
             (Subject::Account(id), None) => {
-                let page = limits::link(slug, &SetAt::Organization).build();
-                (id.to_string(), page, "account that was deleted", String::new())
+                (id.to_string(), limits_of(SetAt::Organization), "account that was deleted", String::new())
             }
             (Subject::Domain(domain), _) => {
                 (domain.to_unicode(), of_domain(domain), "all of the mail domain together", format!("@{domain}"))
@@ -194,19 +209,42 @@ impl SlowedDown {
                 (domain.to_unicode(), of_domain(domain), "senders that no account has", format!("@{domain}"))
             }
             (Subject::Organization, _) => {
-                let page = limits::link(slug, &SetAt::Organization).build();
-                ("All of the organization together".to_owned(), page, "", String::new())
+                let name = "All of the organization together".to_owned();
+                (name, limits_of(SetAt::Organization), "", String::new())
             }
         };
-        let account = match (&throttled.subject, &throttled.user_id) {
-            (Subject::Account(_), Some(_)) => Some(limits.clone()),
-            _ => None,
-        };
+        let is_there = user_id.is_some() || !matches!(subject, Subject::Account(_));
+        let may_decide = is_there && selected_senders::may_decide(role, subject);
         Self {
             name,
-            limits,
-            account,
             note,
+            account: matches!((subject, user_id), (Subject::Account(_), Some(_))).then(|| limits.clone()),
+            limits,
+            tick: if may_decide { selected_senders::tick(subject) } else { String::new() },
+            sender,
+        }
+    }
+}
+
+/// Somebody who is slowed down.
+struct SlowedDown {
+    who: Named,
+    limit: String,
+    since: String,
+    until: String,
+    messages: i64,
+    /// Those in the queue.
+    queue: String,
+    /// Who has said that it stays so, and when.
+    kept: Option<(String, String)>,
+}
+
+impl SlowedDown {
+    fn of(throttled: &Throttled, slug: &str, role: Role) -> Self {
+        let who = Named::of(&throttled.subject, throttled.user_id.as_ref(), slug, role);
+        Self {
+            queue: outbound_queue::link_to_sender(slug, &who.sender).build(),
+            who,
             limit: {
                 let most = in_words(throttled.most.into(), throttled.unit);
                 match throttled.window {
@@ -218,7 +256,61 @@ impl SlowedDown {
             since: wording::moment(throttled.since),
             until: wording::moment(throttled.until),
             messages: throttled.messages,
-            queue: outbound_queue::link_to_sender(slug, &sender).build(),
+            kept: throttled.kept.as_ref().map(|(by, at)| (by.clone(), wording::moment(*at))),
+        }
+    }
+}
+
+/// A sender of whom mail is held for a limit.
+struct Held {
+    who: Named,
+    messages: i64,
+    since: String,
+    why: String,
+    /// Those in the queue, where they are released.
+    queue: String,
+}
+
+impl Held {
+    fn of(held: &HeldSender, slug: &str, role: Role) -> Self {
+        let who = Named::of(&held.subject, held.user_id.as_ref(), slug, role);
+        // As it was said to its client: behind what is said here of all.
+        let why = held.why.strip_prefix("held until an administrator releases it: ").unwrap_or(&held.why);
+        Self {
+            queue: outbound_queue::link_to_held_of(slug, &who.sender).build(),
+            who,
+            messages: held.messages,
+            since: wording::moment(held.since),
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// Somebody whom administrators were told of.
+struct Told {
+    who: Named,
+    state: &'static str,
+    /// What the styles know that by.
+    class: &'static str,
+    at: String,
+    counted: String,
+    happens: String,
+}
+
+impl Told {
+    fn of(noticed: &Noticed, slug: &str, role: Role) -> Self {
+        let (state, class) = match noticed.level {
+            Level::Near => ("Near a limit", "is-unknown"),
+            Level::Beyond => ("Beyond a limit", "is-failing"),
+            Level::Stopped => ("Stopped", "is-failing"),
+        };
+        Self {
+            who: Named::of(&noticed.subject, noticed.user_id.as_ref(), slug, role),
+            state,
+            class,
+            at: wording::moment(noticed.at),
+            counted: noticed.counted.clone(),
+            happens: noticed.happens.clone(),
         }
     }
 }
@@ -273,18 +365,28 @@ async fn show(
     };
     let mut throttled = store::throttle::throttled(&mut transaction, organization, now).await?;
     throttled.retain(|one| of.is_none() || one.subject == subject);
-    let status = status(&mut transaction, &query).await?;
+    let mut held = store::throttle::held(&mut transaction, organization).await?;
+    held.retain(|one| of.is_none() || one.subject == subject);
+    let mut told = store::limit_notice::noticed(&mut transaction, organization, now - TOLD_WITHIN, TOLD).await?;
+    told.retain(|one| of.is_none() || one.subject == subject);
+    let status = status(&mut transaction, &query, inside.access.role, slug).await?;
     drop(transaction);
     let here = match &of {
         Some(Of { field: (name, value), .. }) => link(slug).with(name, value),
         None => link(slug),
     };
-    let total = charted.total();
+    let (total, role) = (charted.total(), inside.access.role);
+    let throttled: Vec<_> = throttled.iter().map(|one| SlowedDown::of(one, slug, role)).collect();
+    let held: Vec<_> = held.iter().map(|one| Held::of(one, slug, role)).collect();
+    let listed = throttled.iter().map(|one| &one.who).chain(held.iter().map(|one| &one.who));
+    let has_ticks = listed.into_iter().any(|who| !who.tick.is_empty());
     page(&OutboundVolume {
         console: Console::new(&inside, LABEL),
         status,
-        throttled: throttled.iter().map(|one| SlowedDown::of(one, slug)).collect(),
-        may_let_go: inside.access.role.may_control_senders(),
+        throttled,
+        held,
+        told: told.iter().map(|one| Told::of(one, slug, role)).collect(),
+        selected: has_ticks.then(|| selected_senders::link(slug).build()),
         units: Unit::ALL.map(|one| (one.as_str(), label(one), one == unit)).to_vec(),
         periods: Period::ALL.map(|one| (one.as_str(), period_in_words(one), one == period)).to_vec(),
         unit_words: unit.words().1,
@@ -325,18 +427,26 @@ async fn limits_holding(
     Ok(limits.holding(&at, domain, whose, accounts, now))
 }
 
-/// What was just let go.
+/// What was just decided about senders.
 async fn status(
     transaction: &mut OrganizationTransaction,
     query: &VolumeQuery,
+    role: Role,
+    slug: &str,
 ) -> Result<Option<StatusLine>, PageError> {
     let Ok(change) = query.change.parse::<ChangeId>() else {
-        return Ok((!query.unchanged.is_empty()).then(status::nothing_let_go));
+        return Ok(match query.unchanged.as_str() {
+            "" => None,
+            SO_ALREADY => Some(status::unchanged_limit()),
+            _ => Some(status::nothing_let_go()),
+        });
     };
     let organization = transaction.organization();
     let Some(edit) = store::limit::recent(transaction, organization, change).await? else { return Ok(None) };
     let progress = store::change::progress(transaction, edit.revision).await?;
-    Ok(Some(status::of_limit(&edit, &progress)))
+    // What has left cannot be brought back.
+    let can_be_undone = edit.action == "sender.block" && role.may_control_senders();
+    Ok(Some(status::of_limit(&edit, &progress).undoable(can_be_undone, undo::link(slug, change))))
 }
 
 fn choosing(link: Link, unit: Unit, period: Period) -> Link {

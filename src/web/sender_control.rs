@@ -22,8 +22,11 @@ use super::{
 };
 use crate::{
     mail::{Mailbox, id::AccountId},
-    policy::limit::{OrganizationLimits, SenderControl, SetAt, exempt_until},
-    store::{self, OrganizationTransaction, throttle::LetGo},
+    policy::{
+        limit::{OrganizationLimits, SenderControl, SetAt, exempt_until},
+        volume::Subject,
+    },
+    store::{self, OrganizationTransaction, throttle::Decided},
 };
 
 const SERVICE: &str = "/{organization}/web-mail-cloud/mail-account-manager/{account}/limits/service-account";
@@ -237,10 +240,11 @@ async fn let_go(
     may_change(&inside)?;
     let transaction = app.store.begin(&inside.access).await?;
     let volume = outbound_volume::link(&inside.access.slug);
-    match store::throttle::let_go(transaction, account, OffsetDateTime::now_utc(), &inside.access.email).await? {
-        LetGo::NotFound => Err(PageError::NotFound),
-        LetGo::Nothing => Ok(see_other(&volume.with("unchanged", "1").build())),
-        LetGo::Changed(_, committed) => {
+    let of = [Subject::Account(account)];
+    match store::throttle::let_go(transaction, &of, OffsetDateTime::now_utc(), &inside.access.email).await? {
+        Decided::NotFound => Err(PageError::NotFound),
+        Decided::Nothing => Ok(see_other(&volume.with("unchanged", "1").build())),
+        Decided::Changed(_, committed) => {
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             Ok(see_other(&volume.with("change", &committed.id.to_string()).build()))
         }

@@ -812,6 +812,11 @@ pub fn of_limit(edit: &RecentEditOfLimit, progress: &Progress) -> StatusLine {
         "limit.let-go" => {
             return StatusLine::new("Sent now.").name(&subject).words(format!(": {before}. They leave at once."));
         }
+        "limit.keep" => {
+            return StatusLine::new("Kept.").name(&subject).words(
+                ": what is beyond the limit goes on leaving at its pace. You are not told of it again until that is over.",
+            );
+        }
         "sender.block" => StatusLine::new("Blocked.")
             .words("New mail of ")
             .name(&subject)

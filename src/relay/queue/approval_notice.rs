@@ -1,7 +1,11 @@
 //! Tells administrators of mail that waits for their approval: one message to each, and another for what has come since
 //! after a while, queued in the transaction that notes that they were told.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Queue, commit};
 use crate::{
@@ -15,7 +19,22 @@ use crate::{
     store::{self, approval_notice::ToApprove},
 };
 
+/// How often it is looked whether there is something to tell.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long the store may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Queue {
+    /// Until `stop`.
+    pub(super) async fn keep_telling_of_approvals(&self, stop: CancellationToken) {
+        while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
+            match timeout(PATIENCE, self.tell_of_approvals(OffsetDateTime::now_utc())).await {
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told what waits for approval"),
+            }
+        }
+    }
+
     /// Tells what there is to tell at `now`. Returns how many messages that takes.
     pub async fn tell_of_approvals(&self, now: OffsetDateTime) -> store::Result<usize> {
         let mut messages = 0;

@@ -33,15 +33,11 @@ const LASTS: time::Duration = time::Duration::minutes(1);
 
 impl Queue {
     /// Until `stop`.
-    pub(super) async fn keep_telling(&self, stop: CancellationToken) {
+    pub(super) async fn keep_telling_of_gateways(&self, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
             match timeout(PATIENCE, self.tell_of_gateways(OffsetDateTime::now_utc())).await {
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told how gateways do"),
-            }
-            match timeout(PATIENCE, self.tell_of_approvals(OffsetDateTime::now_utc())).await {
-                Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "administrators could not be told what waits for approval"),
             }
         }
     }

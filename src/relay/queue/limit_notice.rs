@@ -61,8 +61,9 @@ impl Queue {
     async fn tell_of_limit(&self, news: &News, now: OffsetDateTime) -> store::Result<usize> {
         let (organization, subject) = (news.organization, &news.exceeded.applied.subject);
         let mut transaction = self.shared.db.begin().await?;
-        let level = news.exceeded.level;
-        if !store::limit_notice::note_across_tenants(&mut *transaction, organization, subject, level, now).await? {
+        let (level, counted) = (news.exceeded.level, news.exceeded.words());
+        let (about, said) = ((subject, level), (counted.as_str(), happens(news)));
+        if !store::limit_notice::note_across_tenants(&mut *transaction, organization, about, said, now).await? {
             return Ok(0);
         }
         let whom = store::gateway_notice::administrators_across_tenants(&mut *transaction, organization).await?;
@@ -84,10 +85,11 @@ impl Queue {
             at: news.at,
             organization: names.slug.clone(),
             subject: whose.clone(),
-            text: format!("{whose} {}: {}. {}", how(news), news.exceeded.words(), happens(news)),
+            text: format!("{whose} {}: {counted}. {}", how(news), happens(news)),
         };
         store::webhook::note(&mut *transaction, organization, &notice, now).await?;
-        let told = Reader::Administrator { whose: &whose };
+        let page = self.shared.settings.links.page(&format!("/{}/web-mail-cloud/outbound-volume", names.slug));
+        let told = Reader::Administrator { whose: &whose, page: page.as_deref() };
         let mut entries: Vec<Entry> =
             whom.iter().map(|whom| self.limit_notice(news, name, (whom, told), happens(news), now)).collect();
         if let (true, Some(user_id), Some(happens)) = (names.tell_senders, user_id, happens_to_sender(news)) {

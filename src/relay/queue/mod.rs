@@ -117,6 +117,17 @@ struct Shared {
     wants_places: AtomicBool,
 }
 
+/// When a message beyond limits may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    At(OffsetDateTime),
+    /// So much waits already that it would be too late.
+    None {
+        /// When there is room for it.
+        room_at: OffsetDateTime,
+    },
+}
+
 /// A message with its bytes.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -230,8 +241,8 @@ impl Queue {
         Arc::clone(&self.shared.trace)
     }
 
-    /// Gives a message its turn at each limit that it goes beyond: the last of them. `None`: so much waits already that
-    /// it would not leave within `latest`.
+    /// Gives a message its turn at each limit that it goes beyond: the last of them. Where it would not leave within
+    /// `latest` at one of them, it takes none at the others either.
     pub(super) async fn turn_at_limits(
         &self,
         organization: OrganizationId,
@@ -239,23 +250,35 @@ impl Queue {
         now: OffsetDateTime,
         latest: OffsetDateTime,
         mut note: impl FnMut(&Exceeded, OffsetDateTime),
-    ) -> store::Result<Option<OffsetDateTime>> {
-        let mut last = now;
+    ) -> store::Result<Turn> {
+        // In one order, so that two messages wait for one another and never both.
+        let mut exceeded: Vec<&Exceeded> = exceeded.iter().collect();
+        exceeded.sort_by(|one, other| {
+            let key = |exceeded: &Exceeded| (exceeded.applied.subject.clone(), exceeded.applied.kind);
+            key(one).cmp(&key(other))
+        });
+        let mut transaction = self.shared.db.begin().await?;
+        let mut turns = Vec::with_capacity(exceeded.len());
         for exceeded in exceeded {
-            let db = &self.shared.db;
-            let turn = store::throttle::take_turn_across_tenants(db, organization, exceeded, now, latest).await?;
-            let Some(turn) = turn else { return Ok(None) };
-            note(exceeded, turn);
-            last = last.max(turn);
+            let of = (organization, exceeded);
+            match store::throttle::take_turn_across_tenants(&mut *transaction, of, now, latest).await? {
+                Some(turn) => turns.push((exceeded, turn)),
+                None => {
+                    let turn = store::throttle::turn_across_tenants(&mut *transaction, of, now).await?;
+                    return Ok(Turn::None { room_at: now + (turn - latest) });
+                }
+            }
         }
-        Ok(Some(last))
+        transaction.commit().await?;
+        turns.iter().for_each(|(exceeded, turn)| note(exceeded, *turn));
+        Ok(Turn::At(turns.into_iter().map(|(_, turn)| turn).fold(now, OffsetDateTime::max)))
     }
 
-    /// Holds what waits of a sender who is stopped.
-    pub(super) async fn hold_waiting(&self, sender: &Found, words: &str, now: OffsetDateTime) -> store::Result<u64> {
+    /// Holds what waits of a sender who is stopped, for whatever. Returns how many messages that were.
+    pub(super) async fn hold_waiting(&self, sender: &Found, words: &str) -> store::Result<u64> {
         let of = (sender.account, sender.sender.domain());
         let held = (words, self.shared.settings.schedule.held_lifetime);
-        store::throttle::hold_across_tenants(&self.shared.db, sender.organization, of, held, now).await
+        store::throttle::hold_across_tenants(&self.shared.db, sender.organization, of, held).await
     }
 
     /// What organizations have waiting.

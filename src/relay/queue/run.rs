@@ -51,7 +51,8 @@ impl Queue {
             told,
             self.deliver(stop.clone()),
             self.keep_count(stop.clone()),
-            self.keep_telling(stop.clone()),
+            self.keep_telling_of_gateways(stop.clone()),
+            self.keep_telling_of_approvals(stop.clone()),
             self.upkeep(received),
         );
         self.shared.tasks.close();

@@ -88,6 +88,7 @@ async fn the_pages_of_domains_gateways_and_routes_are_sound_in_every_look(owner:
 async fn the_pages_of_mail_and_its_volume_are_sound_in_every_look(owner: PgPool) {
     let photographer = Photographer::signed_in(owner, "admin@acme.example").await;
     the_queue(&photographer).await;
+    approvals(&photographer).await;
     traced_messages(&photographer).await;
     held_mail(&photographer).await;
     volume(&photographer).await;
@@ -768,8 +769,64 @@ async fn limits(photographer: &Photographer) {
     }
     photographer.go(&format!("{CLOUD}/outbound-volume")).await;
     photographer.look("outbound-volume-slowed-down").await;
+    held_for_a_limit(photographer, &georg).await;
     photographer.execute("delete from throttle").await;
     photographer.execute("update sender_control set blocked = false").await;
+}
+
+/// Of who is slowed down already.
+async fn held_for_a_limit(photographer: &Photographer, georg: &str) {
+    let (browser, acme) = (&photographer.browser, photographer.acme().await);
+    let why = "held until an administrator releases it: 1,412 recipients in a day, at most 1,000 are allowed";
+    let account = Some(AccountId(georg.parse().unwrap()));
+    let held = Queued { account, state: "held", held_because: Some("over-limit"), ..Queued::default() };
+    photographer.installation.queued(&acme, Queued { last_reply: Some(why), ..held }).await;
+    photographer
+        .execute(&format!(
+            "insert into limit_notice (organization_id, kind, subject, level, noticed_at, said_at, counted, happens)
+             select id, 'account', '{georg}', level, now(), now(),
+                    '412 recipients since 14:00 UTC, usually at most 60 in an hour at this time',
+                    'Nothing new is accepted, and what waits of this sender is held until you decide.'
+             from organization, (values ('near'), ('stopped')) as levels (level) where slug = 'acme'"
+        ))
+        .await;
+    let page = format!("{CLOUD}/outbound-volume");
+    photographer.go(&page).await;
+    browser.click("button", "Keep throttling selected").await;
+    browser.find("heading", "No sender is selected").await;
+    photographer.look("selected-senders-none").await;
+    photographer.go(&page).await;
+    browser.click("checkbox", "Select acme.example").await;
+    browser.click("button", "Keep throttling selected").await;
+    browser.wait_for_text("Kept.").await;
+    photographer.look("outbound-volume-held").await;
+    browser.click("checkbox", "Select all of these senders").await;
+    browser.click("button", "Block selected").await;
+    browser.find("heading", "Block 1 sender?").await;
+    photographer.look("selected-senders-block").await;
+    photographer.execute("delete from queued_message").await;
+    photographer.execute("delete from limit_notice").await;
+}
+
+/// What an administrator has to approve: in the list, by itself, and asked once more.
+async fn approvals(photographer: &Photographer) {
+    let (browser, acme) = (&photographer.browser, photographer.acme().await);
+    let why = "held until an administrator approves it: a message to the distribution list everybody@acme.example needs \
+               approval; all its recipients wait";
+    let to: Vec<String> = (0..40).map(|place| format!("reader-{place}@elsewhere.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let held = Queued { to: &to, state: "held", held_because: Some("needs-approval"), ..Queued::default() };
+    let message = photographer.installation.queued(&acme, Queued { last_reply: Some(why), ..held }).await;
+    photographer.execute("update queued_message set expires_at = now() + interval '2 days'").await;
+    let queue = format!("{CLOUD}/outbound-queue");
+    photographer.go(&queue).await;
+    photographer.look("outbound-queue-approval").await;
+    photographer.go(&format!("{queue}/{message}")).await;
+    photographer.look("queued-message-approval").await;
+    browser.click("button", "Release").await;
+    browser.find("heading", "Release 1 message?").await;
+    photographer.look("selected-messages-release").await;
+    photographer.execute("delete from queued_message").await;
 }
 
 async fn held_mail(photographer: &Photographer) {

@@ -222,6 +222,29 @@ async fn a_large_list_takes_mail_of_named_senders_unless_an_administrator_said_o
 }
 
 #[sqlx::test]
+async fn lists_of_one_message_stand_for_no_more_recipients_than_one_list_may(owner: PgPool) {
+    let Scene { installation, acme, gateway } = scene(owner).await;
+    for list in ["first", "second"] {
+        let members: Vec<String> = (0..1200).map(|place| format!("{list}-{place}@far.example")).collect();
+        let members: Vec<&str> = members.iter().map(String::as_str).collect();
+        let terms = Terms { large_allowed: true, ..of(&members) };
+        installation.list(&acme, &format!("{list}@acme.example"), terms).await;
+    }
+    let world = World::start(&installation).await;
+    let mut client = SmtpClient::greeted(world.submission).await;
+    assert!(client.say("MAIL FROM:<ann@acme.example>").await.starts_with("250 "));
+    assert!(client.say("RCPT TO:<first@acme.example>").await.starts_with("250 "));
+    let reply = client.say("RCPT TO:<second@acme.example>").await;
+    assert!(reply.starts_with("452 4.5.3 "), "for now, so that it is sent once more for that one: {reply}");
+    assert!(client.say("RCPT TO:<bob@far.example>").await.starts_with("250 "), "for one there is room");
+    assert!(client.say("DATA").await.starts_with("354 "));
+    client.send(b"From: ann@acme.example\r\n\r\nHello.").await;
+    assert!(client.say("\r\n.").await.starts_with("250 "));
+    assert_eq!(gateway.received(1).await[0].recipients.len(), 1201);
+    world.stop().await;
+}
+
+#[sqlx::test]
 async fn a_list_of_another_organization_is_an_address_like_any_other(owner: PgPool) {
     let Scene { installation, acme, gateway } = scene(owner).await;
     let birch = installation.organization("birch").await;

@@ -8,8 +8,9 @@ use outgate::{
     mail::{Reply, id::RelayId},
     policy::{
         Role,
+        facts::DomainFacts,
         limit::{Action, Kind, Limit, OrganizationLimits, SenderControl, SetAt, Whose, Window},
-        volume::Unit,
+        volume::{Subject, Unit},
     },
     relay::volume::Writer,
     store::{self, OrganizationTransaction, gateway::PointerScope, limit},
@@ -311,6 +312,68 @@ async fn a_sender_far_beyond_the_limit_is_stopped_and_what_waits_of_it_is_held(o
     assert_eq!(gateway.received(2).await.len(), 2, "nothing leaks out slowly");
 }
 
+/// Makes ann@second.example another address of ann's.
+fn give_ann_a_second_domain(sending: &Sending) {
+    let organization = sending.organization;
+    sending.table.change(|facts| {
+        let domain = DomainFacts { organization, gateway: None, awaits_gateway: false, inbound_host: None };
+        facts.set_domain("second.example".parse().unwrap(), Some(domain));
+        facts.set_address("ann@acme.example", Some(sending.account));
+        facts.set_address("ann@second.example", Some(sending.account));
+    });
+}
+
+async fn send_from(sending: &Sending, sender: &str, seconds: i64) -> String {
+    let mut message = sending.message(&["bob@elsewhere.example"]);
+    message.accepted_at = sending.now + Duration::seconds(seconds);
+    (message.sender, message.envelope.reverse_path) = (sender.to_owned(), sender.to_owned());
+    sending.transfer.accept(message).await.to_string()
+}
+
+#[sqlx::test]
+async fn of_who_is_stopped_mail_is_held_from_each_of_its_addresses_whatever_it_waits_for(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    give_ann_a_second_domain(&sending);
+    let an_hour = kind(Whose::Each, Window::Hour, Unit::Messages);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, an_hour, 2, Action::Delay));
+    // The first two wait for their gateway, all others for the limit; one of ben's waits for the gateway, too.
+    gateway.fails(At::Mail, Fault::Says("451 4.3.0 later".to_owned()));
+    assert!(send_from(&sending, "ben@acme.example", 0).await.contains("queued as "));
+    for (place, sender) in ["ann@acme.example", "ann@second.example"].into_iter().cycle().take(10).enumerate() {
+        assert!(send_from(&sending, sender, place as i64).await.contains("queued as "), "{place}");
+    }
+    sending.queue.settled().await;
+    gateway.works_again();
+    let reply = send_from(&sending, "ann@acme.example", 20).await;
+    assert!(reply.starts_with("550 5.7.1 11 messages in an hour, at most 2 are allowed; beyond 5 times"), "{reply}");
+
+    let waiting = sending.waiting().await;
+    let held: Vec<_> = waiting.iter().filter(|waiting| waiting.state == "held").collect();
+    assert_eq!((waiting.len(), held.len()), (11, 10), "{waiting:?}");
+    assert!(held.iter().all(|held| held.sender.as_deref() != Some("ben@acme.example")));
+    sending.queue.step(sending.now + Duration::DAY).await.unwrap();
+    assert_eq!(gateway.received(1).await[0].reverse_path, "ben@acme.example");
+}
+
+#[sqlx::test]
+async fn a_message_that_was_judged_before_its_sender_was_stopped_and_is_there_after_is_held_too(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    two_a_minute(&sending, Action::Delay);
+    assert!(is_taken(&sending, 0).await && is_taken(&sending, 0).await);
+    let ann = sending.table.find("ann@acme.example").unwrap();
+    // What another connection did between the two.
+    assert!(sending.meter.note_stopped(&ann, "held: far too much", sending.now + Duration::seconds(1)));
+    assert!(send_after(&sending, 1).await.contains("; it leaves at "));
+    let waiting = sending.waiting().await;
+    assert_eq!((waiting.len(), waiting[0].state.as_str()), (1, "held"));
+    assert_eq!(waiting[0].last_reply.as_deref(), Some("held: far too much"));
+    // What comes later is judged anew.
+    assert!(send_after(&sending, 2).await.contains("; it leaves at "));
+    assert_eq!(sending.waiting().await.iter().filter(|waiting| waiting.state == "held").count(), 1);
+}
+
 #[sqlx::test]
 async fn the_nearest_scope_says_how_much_a_sender_may_send(owner: PgPool) {
     let gateway = Gateway::start().await;
@@ -453,6 +516,35 @@ async fn relays_count_together_and_each_message_once(owner: PgPool) {
 }
 
 #[sqlx::test]
+async fn what_others_took_while_the_store_was_away_counts_once_they_have_written_it_down(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let one = through(&gateway, owner.clone()).await;
+    let other = Sending { account: one.account, now: one.now, ..one.another() };
+    one.set_limits(|limits| {
+        set(limits, SetAt::Organization, kind(Whose::Each, Window::Hour, Unit::Messages), 3, Action::Defer)
+    });
+    let ids = [RelayId::new(), RelayId::new()];
+    for id in ids {
+        relay(&owner, id).await;
+    }
+    let [mut writer, mut of_other] =
+        [&one, &other].map(|sending| Writer::of(&sending.volume, &sending.meter, &sending.db).looking_each(Std::ZERO));
+    let long_ago = one.now - Duration::minutes(20);
+    writer.turn_at(ids[0], long_ago).await.unwrap();
+    of_other.turn_at(ids[1], long_ago).await.unwrap();
+    // Neither reaches the store now, and each takes something.
+    assert!(is_taken(&one, -600).await);
+    assert!(is_taken(&other, -660).await && is_taken(&other, -300).await);
+    writer.turn_at(ids[0], one.now).await.unwrap();
+    of_other.turn_at(ids[1], one.now).await.unwrap();
+    for seconds in [2, 4, 6] {
+        writer.turn_at(ids[0], one.now + Duration::seconds(seconds)).await.unwrap();
+    }
+    let reply = send_after(&one, 7).await;
+    assert!(reply.starts_with("451 4.7.1 4 messages in an hour, at most 3"), "each once: {reply}");
+}
+
+#[sqlx::test]
 async fn a_relay_that_starts_knows_what_was_sent_before(owner: PgPool) {
     let gateway = Gateway::start().await;
     let before = through(&gateway, owner.clone()).await;
@@ -502,6 +594,109 @@ async fn no_more_waits_for_a_limit_than_may_leave_in_a_day(owner: PgPool) {
         "{reply}"
     );
     assert_eq!(sending.waiting().await.len(), 3);
+    // Each takes eight hours: the last leaves a day after the fourth came, and there is room eight hours after that one.
+    assert!(reply.contains(", there is room for this at "), "{reply}");
+    let room_at = (sending.now + Duration::seconds(3) + Duration::hours(8)).to_offset(time::UtcOffset::UTC);
+    let day = if room_at.date() == sending.now.date() { String::new() } else { format!("{} ", room_at.date()) };
+    assert!(reply.contains(&format!("{day}{:02}:{:02}", room_at.hour(), room_at.minute())), "{reply}");
+}
+
+#[sqlx::test]
+async fn a_message_that_one_limit_has_no_room_for_takes_no_turn_at_another(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    two_a_minute(&sending, Action::Delay);
+    let a_day = kind(Whose::Each, Window::Day, Unit::Messages);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, a_day, 3, Action::Delay));
+    for place in 0..6 {
+        assert!(send_after(&sending, place).await.starts_with("250 "), "{place}");
+    }
+    let turns = "select time_window, turn_at from throttle order by time_window";
+    let turns = async || sqlx::query_as::<_, (String, time::OffsetDateTime)>(turns).fetch_all(&sending.owner).await;
+    let before = turns().await.unwrap();
+    assert_eq!(before.len(), 2, "{before:?}");
+    for _ in 0..5 {
+        assert!(send_after(&sending, 7).await.starts_with("451 4.7.1 "));
+    }
+    assert_eq!(turns().await.unwrap(), before);
+}
+
+#[sqlx::test]
+async fn what_would_wait_for_more_than_a_day_by_itself_is_refused_and_not_put_off_for_ever(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    let a_day = kind(Whose::Each, Window::Day, Unit::Recipients);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, a_day, 2, Action::Delay));
+    let to = ["a@far.example", "b@far.example", "c@far.example", "d@far.example", "e@far.example"];
+    let reply = sending.transfer.accept(sending.message(&to)).await.to_string();
+    let words = "550 5.7.1 5 recipients in a day, at most 2 are allowed; send it to fewer at once";
+    assert!(reply.starts_with(words), "{reply}");
+    let reply = sending.transfer.accept(sending.message(&to[..4])).await.to_string();
+    assert!(reply.starts_with("250 ") && reply.contains("; it leaves at "), "{reply}");
+}
+
+#[sqlx::test]
+async fn no_more_of_a_sender_is_held_than_may_leave_in_a_day(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner).await;
+    let a_day = kind(Whose::Each, Window::Day, Unit::Messages);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, a_day, 3, Action::Hold));
+    for place in 0..6 {
+        assert_eq!(send_after(&sending, place).await.contains("; held until "), place > 2, "{place}");
+    }
+    let reply = send_after(&sending, 7).await;
+    assert!(reply.starts_with("451 4.7.1 7 messages in a day, at most 3 are allowed; sending resumes at "), "{reply}");
+    assert_eq!(sending.waiting().await.len(), 3);
+    // All together are no sender: what is beyond their limit is held, however much that is.
+    sending.set_limits(|limits| {
+        limits.set.clear();
+        set(limits, SetAt::Organization, kind(Whose::Total, Window::Day, Unit::Messages), 1, Action::Hold);
+    });
+    assert!(send_after(&sending, 8).await.contains("; held until "));
+}
+
+#[sqlx::test]
+async fn of_who_is_kept_slowed_down_administrators_are_not_told_again_until_it_is_over_or_stopped(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner.clone()).await;
+    let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
+    store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
+    let account = "insert into mail_account (organization_id, id, user_id) values ($1, $2, 'ann@acme.example')";
+    sqlx::query(account).bind(sending.organization.0).bind(sending.account.0).execute(&owner).await.unwrap();
+    let an_hour = kind(Whose::Each, Window::Hour, Unit::Messages);
+    sending.set_limits(|limits| set(limits, SetAt::Organization, an_hour, 2, Action::Delay));
+    let tell = async |seconds: i64| {
+        let now = sending.now + Duration::seconds(seconds);
+        sending.queue.tell_of_limits(&sending.meter, now).await.unwrap()
+    };
+    for _ in 0..4 {
+        send_after(&sending, 0).await;
+    }
+    assert_eq!(tell(0).await, 2, "near and beyond");
+    let transaction = OrganizationTransaction::begin(&owner, sending.organization).await.unwrap();
+    let whom = [Subject::Account(sending.account)];
+    let kept = store::throttle::keep(transaction, &whom, sending.now, "ann").await.unwrap();
+    assert!(matches!(kept, store::throttle::Decided::Changed(1, _)), "{kept:?}");
+
+    // The third and the fourth leave within the hour, and more comes after it.
+    for _ in 0..5 {
+        send_after(&sending, 3590).await;
+    }
+    assert_eq!(tell(3700).await, 0, "it is still slowed down");
+    for place in 0..20 {
+        send_after(&sending, 3700 + place).await;
+    }
+    assert_eq!(tell(3800).await, 1);
+    assert!(told(&sending).await.pop().unwrap().contains("Subject: ann@acme.example is stopped"));
+    // What was said of it is over with it.
+    let kept = "select count(*) from throttle where kept_at is not null";
+    let kept = async || sqlx::query_scalar::<_, i64>(kept).fetch_one(&owner).await.unwrap();
+    assert_eq!(kept().await, 1);
+    for _ in 0..4 {
+        send_after(&sending, 100_000).await;
+    }
+    assert_eq!(kept().await, 0);
+    assert_eq!(tell(100_001).await, 2);
 }
 
 /// What an administrator is told: subject and body of each message in the queue that is addressed so.

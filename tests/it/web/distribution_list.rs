@@ -360,6 +360,16 @@ async fn a_large_list_is_open_to_more_than_named_senders_only_if_an_administrato
     let saved = admin.submit(&form, &[("large_list", "1"), ("seen", "100")]).await;
     assert!(saved.text().contains("Saved. It holds for all distribution lists."), "{}", saved.text());
     assert_eq!(saved.rows(), ["All of us all@acme.example 2 members named senders, as it is large enabled"]);
+    // By what a list stands for, and not by what is written down in it.
+    let statement = "with made as (insert into distribution_list (organization_id, id, address, name, may_send, expands)
+                                   select id, gen_random_uuid(), 'outer@acme.example', 'Outer', 'inside', true from organization
+                                   where slug = 'acme' returning *)
+                     insert into list_member (organization_id, list_id, address, position)
+                     select organization_id, id, 'all@acme.example', 1 from made";
+    sqlx::query(statement).execute(&installation.owner).await.unwrap();
+    let outer = "Outer outer@acme.example 1 member named senders, as it is large enabled";
+    assert!(admin.get(&table).await.rows().contains(&outer.to_owned()), "{:?}", admin.get(&table).await.rows());
+    sqlx::query("delete from distribution_list where name = 'Outer'").execute(&installation.owner).await.unwrap();
     let late = admin.submit(&form, &[("large_list", "5"), ("seen", "100")]).await;
     assert_eq!(late.status, StatusCode::CONFLICT);
     assert!(late.text().contains("Saved now: 1"), "{}", late.text());

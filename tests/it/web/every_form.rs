@@ -273,6 +273,8 @@ impl Scene {
         case(UserAdministrator, "/limits/exempt", of_sender("exempt"), exempt);
         case(UserAdministrator, "/limits/block", of_sender("block"), vec![("blocked", text("yes"))]);
         case(UserAdministrator, "/limits/let-go", manager(&format!("{ann}/limits/let-go")), vec![]);
+        let ticked = vec![("action", text("block")), ("selected", format!("account:{ann}")), ("confirmed", text("1"))];
+        case(UserAdministrator, "/outbound-volume/selected", "outbound-volume/selected".to_owned(), ticked);
         case(
             UserAdministrator,
             "/mail-account-manager/{account}/outbound-gateway",

@@ -35,6 +35,7 @@ mod relay_credentials;
 mod roles;
 mod route_report;
 mod selected_accounts;
+mod selected_senders;
 mod sign_in;
 mod tenants;
 pub mod test_message;
