@@ -16,6 +16,7 @@ pub mod gateway_settings;
 pub mod going_live;
 pub mod limit;
 pub mod limit_trial;
+pub mod outbound_address;
 pub mod pace;
 pub mod recent;
 pub mod relay_credential;

@@ -14,6 +14,7 @@ pub mod message_log;
 pub mod meter;
 pub mod metrics;
 pub mod notification;
+pub mod outbound_address;
 pub mod queue;
 pub mod resolver;
 pub mod routing_table;
@@ -36,6 +37,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    follow::KnownAs,
     handover::{Handover, dialer::Dialer, second_look::SecondLook, tls::Tls},
     message::Message,
     meter::Meter,
@@ -101,6 +103,7 @@ impl Relay {
             relay_name: self.settings.name.clone(),
             largest: self.settings.max_message_size,
             returns: returns.clone(),
+            outbound: self.settings.outbound_addresses.clone(),
         };
         let second_look = SecondLook { pool: self.pool.clone(), recipient: self.settings.probe_recipient.clone() };
         let handover = Arc::new(Handover::new(dialer, self.settings.back_off).looking_again(second_look));
@@ -112,8 +115,7 @@ impl Relay {
         let (received, follow_stop) = (CancellationToken::new(), CancellationToken::new());
         // The follower ends last; if it ends early, nothing may go on under this name or on this store.
         let following = async {
-            let ended =
-                follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
+            let ended = follow::run(self.known_as(), &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
             stop.cancel();
             ended
         };
@@ -137,6 +139,12 @@ impl Relay {
             following, receiving, delivering, sealing, telling, counting, keeping, verifying, tidying, beside
         );
         Ok(followed?)
+    }
+
+    /// As what it signs on.
+    fn known_as(&self) -> KnownAs<'_> {
+        let Settings { name, outbound_addresses, handover, .. } = &self.settings;
+        KnownAs { name, outbound: outbound_addresses, hands_over: *handover }
     }
 
     /// Takes mail in until `stop`, and what is under way then.

@@ -204,7 +204,7 @@ pub enum Check {
 impl Pending {
     /// Whether relays run that were not there when it was asked, or were too late.
     fn has_new_relays(&self) -> bool {
-        self.verification.as_ref().is_some_and(|(_, verification)| verification.silent > 0)
+        self.verification.as_ref().is_some_and(|(_, verification)| !verification.silent.is_empty())
     }
 
     pub fn check(&self) -> Check {

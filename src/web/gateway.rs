@@ -33,6 +33,7 @@ use crate::{
         DomainName, GatewayAddress,
         id::{ChangeId, GatewayId},
     },
+    policy::outbound_address::AddressesToAllow,
     store::{
         self,
         gateway::{GatewayOverview, Removed, Revision},
@@ -74,6 +75,8 @@ pub(super) struct GatewayPage {
     /// What the last verification said.
     check: ShownCheck,
     may_verify: bool,
+    /// What it has to accept.
+    to_allow: AddressesToAllow,
     /// So many are under way that no more can be asked for.
     verifications_under_way: bool,
     /// There is no mail domain to send from.
@@ -190,6 +193,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
     let health = store::gateway_health::of(&mut transaction, organization, Some(id)).await?;
     let checked = store::verification::checked(&mut transaction, organization, Some(id)).await?;
+    let relays = store::relay::outbound_addresses(&mut *transaction).await?;
     drop(transaction);
     let of_account = |account| format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
     let of_domain = |name: &String| {
@@ -208,6 +212,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         state: ShownState::of(health.first(), OffsetDateTime::now_utc()),
         check: ShownCheck::of(checked.first(), slug),
         may_verify: inside.access.role.may_set_account_gateway(),
+        to_allow: AddressesToAllow::of(&relays),
         verifications_under_way: false,
         no_domain: false,
         too_many_tests: false,

@@ -432,7 +432,7 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
 pub fn too_many_verifications() -> StatusLine {
     let line = StatusLine::new("Not yet.");
     StatusLine { is_warning: true, ..line }
-        .words("Several verifications of your organization are under way. Try again in half a minute.")
+        .words("Several verifications of your organization are under way, or were within the last minute. Try again in a minute.")
 }
 
 /// Somebody has changed it again since: the page below is right, the sentence would not be.

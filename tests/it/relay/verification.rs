@@ -108,6 +108,7 @@ async fn verify_trusting(
         relay_name: "one".to_owned(),
         largest: 50 * 1024 * 1024,
         returns: None,
+        outbound: Vec::new(),
     };
     let taken = Taken {
         organization,
