@@ -18,6 +18,7 @@ pub mod limit;
 pub mod limit_trial;
 pub mod outbound_address;
 pub mod pace;
+pub mod present;
 pub mod recent;
 pub mod relay_credential;
 pub mod retry;

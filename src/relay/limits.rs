@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     message::Message,
-    meter::{Judged, Measured},
+    meter::Measured,
     metrics::METRICS,
     queue::{Attempted, Entry},
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
@@ -14,7 +14,7 @@ use crate::{
     mail::{EnhancedStatus, Reply, short_id::ShortId},
     policy::{
         facts::{Found, SenderRoute},
-        limit::{self, Exceeded, Window},
+        limit::{self, Exceeded, Judged, Window},
         waiting::HeldBecause,
     },
 };

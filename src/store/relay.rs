@@ -135,6 +135,20 @@ pub async fn outbound_addresses(db: impl PgExecutor<'_>) -> Result<Vec<OutboundA
     .await
 }
 
+/// The relays at work, by name, and whether each passes messages on while their client waits.
+pub(super) async fn at_work(db: impl PgExecutor<'_>) -> Result<Vec<(String, bool)>> {
+    sqlx::query!(
+        r#"
+        select name, hands_over from relay
+        where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
+        order by name
+        "#,
+    )
+    .map(|row| (row.name, row.hands_over))
+    .fetch_all(db)
+    .await
+}
+
 /// Whether somebody has signed on under the name since then, and speaks for it now.
 pub async fn is_superseded(db: impl PgExecutor<'_>, name: &str, signed_on: SignedOn) -> Result<bool> {
     sqlx::query_scalar!(

@@ -336,6 +336,30 @@ pub async fn forget_across_tenants(
     Ok(minutes.rows_affected() >= most || hours.rows_affected() >= most)
 }
 
+/// What a subject sent, by minute, from `since` on; minutes without mail are not there.
+pub(super) async fn by_minute(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    subject: &Subject,
+    since: OffsetDateTime,
+) -> Result<Vec<(OffsetDateTime, Count)>> {
+    let (kind, subject) = columns(subject);
+    sqlx::query!(
+        r#"
+        select minute, messages, recipients, external from volume_minute
+        where organization_id = $1 and kind = $2 and subject = $3 and minute >= $4
+        order by minute
+        "#,
+        organization as OrganizationId,
+        kind,
+        subject,
+        since,
+    )
+    .map(|row| (row.minute, Count { messages: row.messages, recipients: row.recipients, external: row.external }))
+    .fetch_all(db)
+    .await
+}
+
 /// What a subject sent, by hour, from `since` on; hours without mail are not there.
 pub async fn by_hour(
     db: &mut PgConnection,
