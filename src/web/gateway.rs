@@ -177,6 +177,10 @@ async fn after_change(
     let waiting = store::outbound_queue::count(&mut transaction, organization, &Messages::Matching(only)).await?;
     let line = status::of_gateway(&edit, address, &progress).taking(waiting.messages);
     let line = line.leading_to(status::SINCE, audit_log::entry_link(&inside.access.slug, change));
+    let line = match audit_log::left_in_between(&mut transaction, &inside.access, change).await? {
+        Some(left) => line.leading_to(status::LEFT, left),
+        None => line,
+    };
     let may = inside.access.role.may_set_organization_gateway();
     Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
 }

@@ -33,6 +33,9 @@ struct Head {
     lines: i32,
     keys: usize,
     content: usize,
+    /// A relay of the former version writes none.
+    #[serde(default)]
+    ways: Option<Vec<Uuid>>,
 }
 
 /// The file, and how far it was read.
@@ -69,6 +72,7 @@ impl Journal {
             lines: chunk.lines,
             keys: chunk.keys.len(),
             content: chunk.content.len(),
+            ways: chunk.ways.clone(),
         };
         let mut bytes = serde_json::to_vec(&head)?;
         bytes.push(b'\n');
@@ -138,6 +142,6 @@ fn next(file: &mut impl BufRead) -> Option<(Chunk, u64)> {
     file.read_exact(&mut keys).ok()?;
     file.read_exact(&mut content).ok()?;
     let length = (line.len() + keys.len() + content.len()) as u64;
-    let Head { organization, id, relay, first_at, last_at, lines, .. } = head;
-    Some((Chunk { organization, id, relay, first_at, last_at, lines, keys, content }, length))
+    let Head { organization, id, relay, first_at, last_at, lines, ways, .. } = head;
+    Some((Chunk { organization, id, relay, first_at, last_at, lines, keys, content, ways }, length))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use outgate::{
     mail::{
-        id::{OrganizationId, QueueId, RelayId},
+        id::{GatewayId, OrganizationId, QueueId, RelayId},
         short_id::ShortId,
     },
     policy::routing::Scope,
@@ -19,7 +19,8 @@ use outgate::{
     store::{
         self, OrganizationTransaction,
         message_trace::{
-            Event, Fate, Found, Gap, Position, Sought, Step, Story, Told, upkeep::put_together_across_tenants,
+            ByGateway, Event, Fate, Found, Gap, Position, Sought, Step, Story, Told,
+            upkeep::put_together_across_tenants,
         },
     },
 };
@@ -88,6 +89,10 @@ fn in_short(event: &Event<'_>) -> String {
 
 fn by_sender(sender: &str) -> Sought {
     Sought { sender: Some(sender.to_owned()), ..Sought::default() }
+}
+
+fn by_gateway(gateway: GatewayId) -> Sought {
+    Sought { gateway: Some(ByGateway::OneOf(vec![gateway])), ..Sought::default() }
 }
 
 fn by_recipient(recipient: &str) -> Sought {
@@ -528,6 +533,14 @@ async fn a_search_among_many_messages(db: PgPool) {
         ("a recipient", by_recipient("someone1@domain1.example")),
         ("refused ones of a sender", Sought { step: Some(Step::Refused), ..by_sender("user4711@acme.example") }),
         ("a domain", by_recipient("@domain4711.example")),
+        ("a gateway", by_gateway(gateway)),
+        ("a gateway of nothing", by_gateway(GatewayId::new())),
+        (
+            "a sender by a gateway",
+            Sought { gateway: by_gateway(gateway).gateway, ..by_sender("user4711@acme.example") },
+        ),
+        ("without a gateway", Sought { gateway: Some(ByGateway::Without), ..Sought::default() }),
+        ("a scope that decided about none", Sought { scope: Some(Scope::User), ..Sought::default() }),
     ] {
         let begun = std::time::Instant::now();
         let found = books.search(&sought).await;
