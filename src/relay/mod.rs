@@ -7,6 +7,7 @@ pub mod follow;
 pub mod gateway_health;
 pub mod gateway_probe;
 pub mod handover;
+pub mod journal_file;
 pub mod limits;
 pub mod memory;
 pub mod message;
@@ -129,7 +130,7 @@ impl Relay {
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
-        let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
+        let counting = self.count(known_as.clone(), received.clone());
         let keeping = correspondents::run(&self.meter, &self.pool, received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let asking = self.asking()?;
@@ -139,6 +140,12 @@ impl Relay {
             following, receiving, delivering, sealing, telling, counting, keeping, verifying, tidying, beside
         );
         Ok(followed?)
+    }
+
+    /// Counts what is sent until `received`.
+    async fn count(&self, known_as: watch::Receiver<Option<RelayId>>, received: CancellationToken) {
+        let writer = volume::Writer::of(&self.volume, &self.meter, &self.pool).keeping(&self.settings.spool_dir);
+        volume::run(writer, known_as, received).await;
     }
 
     /// As what it signs on.
