@@ -14,11 +14,11 @@ use outgate::{
     policy::{
         correspondents::{Correspondents, Print, Written},
         facts::Found,
-        limit::{Action, Level, Limit, OrganizationLimits, SetAt, Whose, Window, platform},
+        limit::{Action, Judged, Level, Limit, OrganizationLimits, SetAt, Whose, Window, platform},
         usual::{busy_day, hours, usual},
         volume::{Count, Subject, by_day, hour_of},
     },
-    relay::meter::{Judged, Measured, Meter, News},
+    relay::meter::{Measured, Meter, News},
 };
 use time::{Duration, OffsetDateTime, Weekday, macros::datetime};
 use uuid::Uuid;

@@ -186,6 +186,16 @@ pub struct RelaySettings {
     /// An address outside, which a verification asks gateways to take mail for [default: postmaster at the host name]
     #[arg(long, env = "OUTGATE_PROBE_RECIPIENT", value_name = "ADDRESS")]
     pub probe_recipient: Option<Mailbox>,
+    /// Where the relay's connections are seen to come from, which gateways have to accept: addresses and networks, separated by commas; needed behind address translation (NAT) [default: this machine's own addresses]
+    #[arg(
+        long,
+        env = "OUTGATE_OUTBOUND_ADDRESSES",
+        value_name = "ADDRESSES",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = outbound_addresses
+    )]
+    pub outbound_addresses: Networks,
     /// After how long without mail a gateway is connected to, to know how it does, or never
     #[arg(long, env = "OUTGATE_PROBE_GATEWAYS", value_name = "TIME", default_value = "10m")]
     pub probe_gateways: OrNever,
@@ -360,6 +370,23 @@ impl FromStr for Networks {
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
         items(typed).map(network).collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// What administrators let their gateways accept: nothing that belongs to others as well.
+fn outbound_addresses(typed: &str) -> Result<Networks, String> {
+    let address = |typed: &str| {
+        let network = network(typed)
+            .map_err(|_| format!("“{typed}” is not an address: write 203.0.113.7, or a network as 203.0.113.0/29."))?;
+        let (address, least) = (network.addr(), if network.addr().is_ipv4() { 16 } else { 32 });
+        match network.prefix_len() < least {
+            _ if address.is_unspecified() || address.is_loopback() || address.is_multicast() => {
+                Err(format!("“{typed}” is not an address that a connection comes from: write 203.0.113.7."))
+            }
+            true => Err(format!("“{typed}” is larger than a network of one's own: write 203.0.113.0/29.")),
+            false => Ok(network),
+        }
+    };
+    items(typed).map(address).collect::<Result<_, _>>().map(Networks)
 }
 
 /// A network, or a single address as a network of one.

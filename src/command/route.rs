@@ -11,6 +11,7 @@ use outgate::{
     store,
 };
 use sqlx::PgPool;
+use time::OffsetDateTime;
 
 #[derive(Debug, Subcommand)]
 pub enum Route {
@@ -28,12 +29,14 @@ pub async fn run(command: Route, owner: &PgPool, default: &PlatformDefault) -> a
     if sender.parse::<Mailbox>().is_err() {
         anyhow::bail!("“{sender}” is not a mail address");
     }
-    let facts = store::routing_facts::for_sender_across_tenants(owner, &sender).await?;
-    let explanation = facts.explain(&sender, default);
+    let now = OffsetDateTime::now_utc();
+    let asked = (sender.as_str(), recipient.as_ref());
+    let explained = store::explanation::explain_across_tenants(owner, asked, default, now).await?;
+    let explanation = &explained.explanation;
     println!("{}", explanation.sentence(recipient.as_ref(), Told::Operator));
-    let pending = store::pending_gateway::notes(&mut *owner.acquire().await?, &explanation).await?;
-    for note in explanation.notes(recipient.as_ref()).into_iter().chain(pending) {
-        println!("{note}");
+    let state = explained.gateway.iter().flat_map(|(_, state)| state.in_words(now));
+    for line in explained.notes.iter().chain(&explained.now).cloned().chain(state) {
+        println!("{line}");
     }
     for layer in &explanation.layers {
         println!("  {}", in_words(layer));

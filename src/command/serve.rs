@@ -97,6 +97,7 @@ pub fn relay_settings(platform: &PlatformSettings, settings: &RelaySettings) -> 
         return_address: platform.return_address.clone(),
         webhook_networks: webhook_networks(platform),
         links: platform.public_url.as_ref().map(|url| MessageLinks::to(url.as_str())).unwrap_or_default(),
+        outbound_addresses: settings.outbound_addresses.0.clone(),
         probe_gateways: settings.probe_gateways.0,
         queue_limits: QueueLimits { messages: settings.queue_messages, bytes: settings.queue_bytes },
         message_memory: settings.message_memory.try_into().unwrap_or(usize::MAX),

@@ -57,7 +57,9 @@ pub async fn run(
     let id = match store::verification::ask(&mut transaction, organization, &wanted).await? {
         Asked::Asked(id) => id,
         Asked::NotFound => anyhow::bail!("the organization has no mail domain to send from"),
-        Asked::TooMany => anyhow::bail!("several verifications are under way: try again in half a minute"),
+        Asked::TooMany => anyhow::bail!(
+            "several verifications of the organization are under way, or were within the last minute: try again in a minute"
+        ),
         Asked::TooManyTests => {
             anyhow::bail!("{TESTS_AN_HOUR} test messages were sent within the last hour: try again later")
         }
@@ -72,12 +74,37 @@ pub async fn run(
         print(&found, &mut printed);
         if found.has_ended() {
             anyhow::ensure!(!found.answers.is_empty(), "no relay has answered: is one running?");
-            anyhow::ensure!(found.accepts(), "{} does not accept our mail", address.with_port_in_words());
+            if found.refuses() {
+                print_addresses(&found, owner).await?;
+                anyhow::bail!("{} does not accept our mail", address.with_port_in_words());
+            }
+            anyhow::ensure!(
+                found.accepts(),
+                "it is not known whether {} accepts our mail from every relay: {} has not answered in time",
+                address.with_port_in_words(),
+                found.unanswered().join(", ")
+            );
             println!("{} accepts our mail.", address.with_port_in_words());
             return if send && to.is_none() { wait_for_return(owner, organization, id).await } else { Ok(()) };
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// What the gateway has to accept.
+async fn print_addresses(found: &Verification, owner: &PgPool) -> anyhow::Result<()> {
+    let to_allow = found.to_allow(store::relay::outbound_addresses(owner).await?);
+    if !to_allow.lines.is_empty() {
+        println!("Addresses to allow at the gateway, and the relays that mail comes from there:");
+    }
+    for line in &to_allow.lines {
+        println!("{}\t{}", line.address, line.relays.join(", "));
+    }
+    if !to_allow.unsure.is_empty() {
+        let relays = to_allow.unsure.join(", ");
+        println!("Of its own machine's addresses only: {relays}. Behind NAT set OUTGATE_OUTBOUND_ADDRESSES there.");
+    }
+    Ok(())
 }
 
 /// Until every message has come back, or is not waited for any more; then says what each has shown.

@@ -2,10 +2,11 @@
 //! Text in, rows or mistakes out; what is done with them is the store's.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{self, Read},
 };
 
+use super::words::number;
 use crate::mail::{GatewayAddress, Mailbox};
 
 /// The columns, in the order of an export.
@@ -287,6 +288,52 @@ fn text(cell: &str, what: &str) -> Result<Cell<String>, String> {
         cell => Cell::Set(as_it_was(cell).to_owned()),
     })
 }
+
+/// The accounts that a text names by an address of theirs, each once and `most` at most: as a CSV file does in its column
+/// `user_id`, `address` or `account`, such as an export; or else one per line, or apart as in [`separate`].
+///
+/// # Errors
+/// In which line what is wrong, or that there are too many.
+pub fn named(text: &str, most: usize) -> Result<Vec<Mailbox>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut records =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut first = csv::StringRecord::new();
+    let has_first = records.read_record(&mut first).unwrap_or(false);
+    let is_of_accounts = |name: &str| NAMING.iter().any(|naming| naming.eq_ignore_ascii_case(name));
+    let column = first.iter().position(is_of_accounts).filter(|_| has_first);
+    let (mut addresses, mut met) = (Vec::new(), HashSet::new());
+    let mut add = |line: u64, list: &str| {
+        for part in separate(list) {
+            let address: Mailbox = part.parse().map_err(|mistake| format!("Line {line}: {mistake}"))?;
+            if met.insert(address.clone()) {
+                addresses.push(address);
+            }
+            if addresses.len() > most {
+                return Err(format!("These are too many addresses: at most {}.", number(most as i64)));
+            }
+        }
+        Ok(())
+    };
+    match column {
+        Some(column) => {
+            for record in records.records() {
+                let record = record.map_err(|error| format!("This is not a CSV file: {error}."))?;
+                let line = record.position().map_or(0, csv::Position::line);
+                add(line, record.get(column).unwrap_or_default())?;
+            }
+        }
+        None => {
+            for (line, list) in (1..).zip(text.lines()) {
+                add(line, list)?;
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// The columns that name an account.
+const NAMING: [&str; 3] = ["user_id", "address", "account"];
 
 /// Addresses apart by blanks, line ends, semicolons or commas, none of which counts within quotation marks.
 pub fn separate(list: &str) -> Vec<&str> {

@@ -8,7 +8,7 @@ use mail_parser::{Host, Message, MessageParser, Protocol, Received};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, UtcOffset};
 
-use super::{gateway_network, verification::Outcome};
+use super::{gateway_network, verification::Outcome, words::number};
 use crate::mail::id::TestMessageId;
 
 /// A test message that has come back.
@@ -23,6 +23,17 @@ pub struct Arrival {
     /// Of each mail domain whose mail leaves through the gateway; empty while the DNS is being asked.
     #[serde(default)]
     pub spf: Vec<SpfOf>,
+    /// Of how many more mail domains it was not looked at.
+    #[serde(default)]
+    pub spf_more: i64,
+}
+
+/// What the SPF records of the mail domains say that use a gateway, as it is put into an [`Arrival`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SenderPolicies {
+    pub spf: Vec<SpfOf>,
+    /// Of how many more mail domains it was not looked at.
+    pub spf_more: i64,
 }
 
 /// What one server's `Received` field says (RFC 5321 §4.4). Anybody can write such a field.
@@ -109,7 +120,7 @@ impl Arrival {
             true => fields.get(1).and_then(|field| field.from_ip),
         };
         let hops = fields.into_iter().rev().map(Hop::of).collect();
-        Self { left_from, hops, signature: Some(signature), spf: Vec::new() }
+        Self { left_from, hops, signature: Some(signature), spf: Vec::new(), spf_more: 0 }
     }
 
     /// Of the source of this message, as somebody has found it in their mailbox: a header is enough. Anybody can have
@@ -138,7 +149,8 @@ impl Arrival {
         }
         let relay = parsed.message_id().and_then(|own| own.strip_prefix(&id_in_words)?.strip_prefix('@'));
         let left_from = left_from(&fields, relay, &parsed);
-        Ok(Self { left_from, hops: fields.into_iter().map(Hop::of).collect(), signature: None, spf: Vec::new() })
+        let hops = fields.into_iter().map(Hop::of).collect();
+        Ok(Self { left_from, hops, signature: None, spf: Vec::new(), spf_more: 0 })
     }
 
     /// When the last server took it, by its own clock.
@@ -344,6 +356,11 @@ impl Arrival {
             if let Some(record) = spf.to_publish(left_from) {
                 saw.push(format!("{}. TXT \"{record}\"", spf.domain));
             }
+        }
+        if self.spf_more > 0 {
+            let domains = if self.spf_more == 1 { "mail domain" } else { "mail domains" };
+            let more = number(self.spf_more);
+            saw.push(format!("The records of {more} more {domains} were not looked at: compare them with these."));
         }
         let is_good = self.uncovered().next().is_none();
         let words = "Publish the records that stand here in the DNS: recipients then know that this mail is yours.";

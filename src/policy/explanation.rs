@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use super::{
+    distribution_list::Permitted,
     facts::{Decision, Found, Gateway, RoutingFacts},
     routing::{HeldUntil, NextHop, PlatformDefault, Scope, route},
+    words::number,
 };
 use crate::mail::{GatewayAddress, Mailbox};
 
@@ -186,6 +188,30 @@ impl Explanation {
         }
         notes
     }
+}
+
+/// What becomes of a message to a distribution list; `None`: the recipient is none.
+pub fn of_list(facts: &RoutingFacts, sender: &str, recipient: &Mailbox) -> Option<String> {
+    let list = shown(recipient);
+    Some(match facts.ask_list((sender, false), &recipient.to_string())? {
+        Ok(Permitted { members, to_approve }) => {
+            let becomes = match members {
+                Some(members) => {
+                    let noun = if members.len() == 1 { "recipient" } else { "recipients" };
+                    let members = number(i64::try_from(members.len()).unwrap_or(i64::MAX));
+                    format!("{list} is a distribution list: a message to it goes to {members} {noun} in its place")
+                }
+                None => {
+                    format!("{list} is a distribution list that takes mail of this sender and is expanded elsewhere")
+                }
+            };
+            match to_approve {
+                Some(_) => format!("{becomes}, once an administrator has approved it."),
+                None => format!("{becomes}."),
+            }
+        }
+        Err(refusal) => format!("But a message to {list} is refused: {refusal}."),
+    })
 }
 
 fn shown(mailbox: &Mailbox) -> String {

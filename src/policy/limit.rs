@@ -735,6 +735,51 @@ impl Exceeded {
     }
 }
 
+/// What is to become of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judged {
+    /// It goes its way; limits that only alert may be exceeded.
+    Goes,
+    /// It waits until it is its turn at each of these.
+    Delayed(Vec<Exceeded>),
+    /// It waits for an administrator.
+    Held(Exceeded),
+    /// Its client keeps it.
+    Deferred(Exceeded),
+    Refused(Exceeded),
+    /// The sender is far beyond an hour's limit: it is refused, and what waits is held.
+    Stopped(Exceeded),
+    /// An administrator has blocked the sender.
+    Blocked,
+}
+
+/// What happens where several limits are exceeded: the hardest. `waits_behind` says of a limit that is not whether
+/// somebody waits for it whom this message must not pass.
+pub fn judge(
+    applied: &[Applied],
+    exceeded: &[Exceeded],
+    waits_behind: impl Fn(&Applied) -> Option<Exceeded>,
+) -> Judged {
+    let beyond = || exceeded.iter().filter(|exceeded| exceeded.level > Level::Near);
+    if let Some(hardest) = beyond().max_by_key(|exceeded| (exceeded.level, exceeded.applied.limit.action)) {
+        match (hardest.level, hardest.applied.limit.action) {
+            (Level::Stopped, _) => return Judged::Stopped(hardest.clone()),
+            (_, Action::Refuse) => return Judged::Refused(hardest.clone()),
+            // What is more than the limit by itself would be put off for ever.
+            (_, Action::Defer) if hardest.resumes.is_none() => return Judged::Refused(hardest.clone()),
+            (_, Action::Defer) => return Judged::Deferred(hardest.clone()),
+            (_, Action::Hold) if hardest.is_enough_held() => return Judged::Deferred(hardest.clone()),
+            (_, Action::Hold) => return Judged::Held(hardest.clone()),
+            (_, Action::Delay | Action::Alert) => {}
+        }
+    }
+    let is_beyond = |applied: &&Applied| beyond().any(|exceeded| exceeded.applied == **applied);
+    let behind = applied.iter().filter(|applied| !is_beyond(applied)).filter_map(waits_behind);
+    let delayed = beyond().filter(|exceeded| exceeded.applied.limit.action == Action::Delay).cloned();
+    let delayed: Vec<_> = delayed.chain(behind).collect();
+    if delayed.is_empty() { Judged::Goes } else { Judged::Delayed(delayed) }
+}
+
 /// For how long a sender may be exempt at most: who is so for good has limits without a number.
 const LONGEST_EXEMPTION: Duration = Duration::days(366);
 

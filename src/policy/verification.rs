@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::fault::Stage;
+use super::{fault::Stage, outbound_address::written};
 use crate::mail::{EnhancedStatus, GatewayAddress, Reply};
 
 /// One step towards a message that is accepted.
@@ -23,6 +24,9 @@ pub struct Step {
     /// The certificate is one that “required and verified” would accept, and the record does not ask for it.
     #[serde(default)]
     pub would_verify: bool,
+    /// The address of ours that the connection came from, as this machine knows it.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,8 +57,8 @@ pub struct Probe {
 #[derive(Debug, Clone)]
 pub struct About<'a> {
     pub address: &'a GatewayAddress,
-    /// The address that our connection came from, where there was one.
-    pub from: Option<IpAddr>,
+    /// Where our connection is seen to come from, as far as that is known.
+    pub from: &'a [IpNet],
     /// The relay's name in EHLO.
     pub hostname: &'a str,
     pub probe: &'a Probe,
@@ -292,5 +296,8 @@ fn says_relay_denied(reply: &Reply) -> bool {
 }
 
 fn from(about: &About<'_>) -> String {
-    about.from.map_or_else(|| "this relay".to_owned(), |from| from.to_string())
+    match about.from {
+        [] => "this relay".to_owned(),
+        from => from.iter().map(written).collect::<Vec<_>>().join(" and "),
+    }
 }

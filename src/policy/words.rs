@@ -1,7 +1,7 @@
 //! Words by which the values of a fixed set are kept, typed and put into addresses, and figures as people read them.
 //! For the decisions that have such.
 
-use time::Duration;
+use time::{Duration, OffsetDateTime, UtcOffset, macros::format_description};
 
 /// `1240` → `1,240`.
 pub fn number(count: i64) -> String {
@@ -23,6 +23,23 @@ pub fn took(length: Duration) -> String {
         milliseconds @ 1..1000 => format!("{milliseconds} ms"),
         1000..60_000 => format!("{:.1} s", length.as_seconds_f64()),
         _ => format!("{} min {} s", length.whole_minutes(), length.whole_seconds() % 60),
+    }
+}
+
+/// A moment with its zone, to the minute: `23 November 2026, 14:02 UTC`.
+pub fn moment(moment: OffsetDateTime) -> String {
+    let format = format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
+    moment.to_offset(UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+}
+
+/// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.
+pub fn ago(moment_then: OffsetDateTime, now: OffsetDateTime) -> String {
+    match (now - moment_then).whole_seconds() {
+        ..1 => "just now".to_owned(),
+        seconds @ 1..60 => format!("{seconds} s ago"),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => moment(moment_then),
     }
 }
 

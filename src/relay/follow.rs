@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use sqlx::{
     Acquire, ConnectOptions, PgPool,
     postgres::{PgListener, PgPoolOptions},
@@ -13,10 +14,13 @@ use sqlx::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::routing_table::RoutingTable;
+use super::{outbound_address, routing_table::RoutingTable};
 use crate::{
     mail::id::{RelayId, Revision},
-    store::{self, relay::SignedOn},
+    store::{
+        self,
+        relay::{SetUp, SignedOn},
+    },
 };
 
 /// What `commit_change` notifies.
@@ -81,18 +85,29 @@ impl std::fmt::Display for BrokenOff {
     }
 }
 
+/// As what a relay signs on.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownAs<'a> {
+    pub name: &'a str,
+    /// Where the operator says that its connections are seen to come from; none: from this machine's own addresses.
+    pub outbound: &'a [IpNet],
+    /// It passes messages on while their client waits.
+    pub hands_over: bool,
+}
+
 /// Follows the store until `stop`, then signs off. The id under which the relay signed on goes to
 /// `signed_on`; it stays the same however often the store is lost and found again.
 ///
 /// The pool only says how to connect: a connection of its own listens, asks and holds the name.
 pub async fn run(
-    name: &str,
+    known_as: KnownAs<'_>,
     pool: &PgPool,
     table: &Arc<RoutingTable>,
     signed_on: &watch::Sender<Option<RelayId>>,
     stop: CancellationToken,
 ) -> Result<(), FollowError> {
-    let mut follower = Follower { name, table, signed_on, as_what: None, applied: None };
+    let name = known_as.name;
+    let mut follower = Follower { known_as, table, signed_on, as_what: None, applied: None };
     let mut backoff = BACKOFF[0];
     loop {
         let broken_off = tokio::select! {
@@ -134,7 +149,7 @@ async fn close(pool: PgPool) {
 }
 
 struct Follower<'a> {
-    name: &'a str,
+    known_as: KnownAs<'a>,
     table: &'a RoutingTable,
     signed_on: &'a watch::Sender<Option<RelayId>>,
     /// How it has signed on the last time.
@@ -176,7 +191,7 @@ impl Follower<'_> {
 
     async fn take_name(&self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let give_up = Instant::now() + NAME_WAIT;
-        while !timeout(ANSWER_WAIT, store::relay::try_lock_name(&mut *listener, self.name)).await?? {
+        while !timeout(ANSWER_WAIT, store::relay::try_lock_name(&mut *listener, self.known_as.name)).await?? {
             if Instant::now() > give_up {
                 return Err(self.why_name_taken(listener).await?);
             }
@@ -188,7 +203,8 @@ impl Follower<'_> {
     /// By a connection of this relay that the store has not noticed to be gone, or by another relay.
     async fn why_name_taken(&self, listener: &mut PgListener) -> Result<BrokenOff, BrokenOff> {
         let Some(signed_on) = self.as_what else { return Ok(BrokenOff::NameTaken) };
-        let superseded = timeout(ANSWER_WAIT, store::relay::is_superseded(listener, self.name, signed_on)).await??;
+        let superseded =
+            timeout(ANSWER_WAIT, store::relay::is_superseded(listener, self.known_as.name, signed_on)).await??;
         Ok(if superseded { BrokenOff::Superseded } else { BrokenOff::NameTaken })
     }
 
@@ -197,11 +213,20 @@ impl Follower<'_> {
     async fn sign_on(&mut self, listener: &mut PgListener) -> Result<(), BrokenOff> {
         let id = self.id().unwrap_or_default();
         let applied = self.applied.unwrap_or(Revision(0));
-        let signed_on = timeout(ANSWER_WAIT, store::relay::sign_on(listener, self.name, id, applied)).await??;
+        let signed_on =
+            timeout(ANSWER_WAIT, store::relay::sign_on(&mut *listener, self.known_as.name, id, applied)).await??;
         self.as_what = Some(signed_on);
         let id = signed_on.id;
+        timeout(ANSWER_WAIT, store::relay::tell_set_up(listener, id, &self.set_up())).await??;
         self.signed_on.send_if_modified(|signed_on| signed_on.replace(id) != Some(id));
         Ok(())
+    }
+
+    fn set_up(&self) -> SetUp {
+        let KnownAs { outbound, hands_over, .. } = self.known_as;
+        let outbound_addresses =
+            if outbound.is_empty() { outbound_address::of_this_machine() } else { outbound.to_vec() };
+        SetUp { outbound_addresses, addresses_are_set: !outbound.is_empty(), hands_over }
     }
 
     async fn follow(&mut self, listener: &mut PgListener, stop: &CancellationToken) -> Result<(), BrokenOff> {

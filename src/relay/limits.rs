@@ -5,7 +5,7 @@ use time::{OffsetDateTime, UtcOffset, macros::format_description};
 
 use super::{
     message::Message,
-    meter::{Judged, Measured},
+    meter::Measured,
     metrics::METRICS,
     queue::{Attempted, Entry, Turn},
     transfer::{Answer, Transfer, WaitsFor, Way, not_stored, waits_for},
@@ -14,7 +14,7 @@ use crate::{
     mail::{EnhancedStatus, Reply, short_id::ShortId},
     policy::{
         facts::{Found, SenderRoute},
-        limit::{self, Exceeded, SURPLUS, Window},
+        limit::{self, Exceeded, Judged, SURPLUS, Window},
         waiting::HeldBecause,
     },
 };

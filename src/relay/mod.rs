@@ -7,6 +7,7 @@ pub mod follow;
 pub mod gateway_health;
 pub mod gateway_probe;
 pub mod handover;
+pub mod journal_file;
 pub mod limits;
 pub mod memory;
 pub mod message;
@@ -14,6 +15,7 @@ pub mod message_log;
 pub mod meter;
 pub mod metrics;
 pub mod notification;
+pub mod outbound_address;
 pub mod queue;
 pub mod resolver;
 pub mod routing_table;
@@ -36,6 +38,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    follow::KnownAs,
     handover::{Handover, dialer::Dialer, second_look::SecondLook, tls::Tls},
     message::Message,
     meter::Meter,
@@ -101,6 +104,7 @@ impl Relay {
             relay_name: self.settings.name.clone(),
             largest: self.settings.max_message_size,
             returns: returns.clone(),
+            outbound: self.settings.outbound_addresses.clone(),
         };
         let second_look = SecondLook { pool: self.pool.clone(), recipient: self.settings.probe_recipient.clone() };
         let handover = Arc::new(Handover::new(dialer, self.settings.back_off).looking_again(second_look));
@@ -112,8 +116,7 @@ impl Relay {
         let (received, follow_stop) = (CancellationToken::new(), CancellationToken::new());
         // The follower ends last; if it ends early, nothing may go on under this name or on this store.
         let following = async {
-            let ended =
-                follow::run(&self.settings.name, &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
+            let ended = follow::run(self.known_as(), &self.pool, &self.table, &signed_on, follow_stop.clone()).await;
             stop.cancel();
             ended
         };
@@ -127,7 +130,7 @@ impl Relay {
         };
         let sealing = keys.follow(&self.pool, follow_stop.clone());
         let telling = gateway_health::run(&self.pool, health, known_as.clone(), follow_stop.clone());
-        let counting = volume::run(&self.volume, &self.meter, &self.pool, known_as.clone(), received.clone());
+        let counting = self.count(known_as.clone(), received.clone());
         let keeping = correspondents::run(&self.meter, &self.pool, received.clone());
         let verifying = verifier.run(&self.pool, known_as, follow_stop.clone());
         let asking = self.asking()?;
@@ -137,6 +140,18 @@ impl Relay {
             following, receiving, delivering, sealing, telling, counting, keeping, verifying, tidying, beside
         );
         Ok(followed?)
+    }
+
+    /// Counts what is sent until `received`.
+    async fn count(&self, known_as: watch::Receiver<Option<RelayId>>, received: CancellationToken) {
+        let writer = volume::Writer::of(&self.volume, &self.meter, &self.pool).keeping(&self.settings.spool_dir);
+        volume::run(writer, known_as, received).await;
+    }
+
+    /// As what it signs on.
+    fn known_as(&self) -> KnownAs<'_> {
+        let Settings { name, outbound_addresses, handover, .. } = &self.settings;
+        KnownAs { name, outbound: outbound_addresses, hands_over: *handover }
     }
 
     /// Takes mail in until `stop`, and what is under way then.

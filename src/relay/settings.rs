@@ -60,6 +60,8 @@ pub struct Settings {
     pub stop_within: Duration,
     /// `OUTGATE_PROBE_RECIPIENT`: an outside address that a verification asks gateways to take mail for.
     pub probe_recipient: String,
+    /// `OUTGATE_OUTBOUND_ADDRESSES`: where its connections are seen to come from; none: from this machine's own addresses.
+    pub outbound_addresses: Vec<IpNet>,
     /// `OUTGATE_PROBE_GATEWAYS`: after how long without mail a gateway is connected to; `None`: never.
     pub probe_gateways: Option<Duration>,
     /// `OUTGATE_GATEWAY_AUTHORITIES`: who is trusted besides those that browsers trust, where a certificate is verified.
@@ -102,6 +104,7 @@ impl Settings {
             probe_recipient: format!("postmaster@{hostname}"),
             links: MessageLinks::default(),
             return_address: None,
+            outbound_addresses: Vec::new(),
             probe_gateways: Some(Duration::from_secs(10 * 60)),
             hostname,
             smtp_listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],

@@ -140,9 +140,9 @@ impl Trace {
         lost.into_iter().map(gap).collect()
     }
 
-    fn lose(&self, chunk: &Chunk) {
-        METRICS.trace_lines_lost.add(chunk.lines.unsigned_abs().into());
-        self.lock().lose(chunk.organization, (chunk.first_at, chunk.last_at), chunk.lines.into());
+    fn lose(&self, organization: OrganizationId, times: (OffsetDateTime, OffsetDateTime), lines: i32) {
+        METRICS.trace_lines_lost.add(lines.unsigned_abs().into());
+        self.lock().lose(organization, times, lines.into());
     }
 
     fn lock(&self) -> MutexGuard<'_, Gathered> {
@@ -165,7 +165,10 @@ impl<'a> Writer<'a> {
     /// What a former run of this relay left in the journal comes first. `journal` is its file, which takes so many
     /// bytes at most.
     pub fn new(trace: &'a Trace, pool: &'a PgPool, journal: PathBuf, most_bytes: u64) -> Self {
-        let journal = Journal::new(journal, most_bytes);
+        let mut journal = Journal::new(journal, most_bytes);
+        if let Some(torn) = journal.mend() {
+            trace.lose(torn.organization, (torn.first_at, torn.last_at), torn.lines);
+        }
         Self { trace, pool, pending: Vec::new(), store_answers: !journal.has_lines(), journal }
     }
 
@@ -263,7 +266,7 @@ impl<'a> Writer<'a> {
         for chunk in std::mem::take(&mut self.pending) {
             if let Err(error) = self.journal.add(&chunk) {
                 tracing::error!(%error, lines = chunk.lines, "what happened to messages cannot be kept");
-                self.trace.lose(&chunk);
+                self.trace.lose(chunk.organization, (chunk.first_at, chunk.last_at), chunk.lines);
             }
         }
     }

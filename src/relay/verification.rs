@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use sqlx::PgPool;
 use tokio::{
     sync::{Semaphore, watch},
@@ -37,6 +38,7 @@ use crate::{
         facts::{Gateway, TlsMode},
         fault::Stage,
         gateway_settings::GatewaySettings,
+        outbound_address,
         routing::Scope,
         verification::{self, About, Failing, Outcome, Probe, Step},
     },
@@ -87,6 +89,8 @@ pub struct Verifier {
     pub largest: u64,
     /// Where test messages come back to.
     pub returns: Option<Arc<ReturnTokens>>,
+    /// Where the operator says that connections are seen to come from.
+    pub outbound: Vec<IpNet>,
 }
 
 impl Verifier {
@@ -196,9 +200,10 @@ impl Verifier {
 
     /// Says at the step that failed what to do.
     fn explain(&self, peer: &Peer, probe: &Probe, watched: &Watched, stage: Stage, failing: &Failing) {
+        let from = outbound_address::seen_from(&self.outbound, watched.from());
         let about = About {
             address: &peer.address,
-            from: watched.from(),
+            from: &from,
             hostname: &self.dialer.hostname,
             probe,
             signs_in: peer.record.as_ref().is_some_and(|gateway| gateway.settings.sign_in.is_some()),
@@ -506,7 +511,7 @@ impl Witness for Watched {
         let mut seen = self.lock();
         seen.begun = Some(Instant::now());
         let (outcome, saw) = (Outcome::UnderWay, Vec::new());
-        seen.steps.push(Step { stage, outcome, took: 0, saw, advice: None, would_verify: false });
+        seen.steps.push(Step { stage, outcome, took: 0, saw, advice: None, would_verify: false, from: None });
     }
 
     fn sees(&self, sight: Sight<'_>) {
@@ -532,8 +537,12 @@ impl Witness for Watched {
                     Some("The TLS handshake fails, and mail goes in clear: look into the server's log.".to_owned());
             }
         }
+        let from = seen.from;
         let Some(step) = seen.steps.last_mut() else { return };
         step.saw.extend(saw);
+        if step.stage == Stage::Connect {
+            step.from = from;
+        }
         step.advice = advice.or(step.advice.take());
     }
 }

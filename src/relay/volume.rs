@@ -2,12 +2,14 @@
 //! the store about once a second. Never in the path of mail.
 //!
 //! So what the relays of an installation have counted together is at most two seconds behind while the store answers, and
-//! a relay that is killed forgets its last second or two. While the store is away counts are kept in memory, see
-//! [`MOST_ROWS`].
+//! a relay that is killed forgets its last second or two. While the store is away counts are kept in a file, which is read
+//! first after a restart, and in memory where that is full, see [`MOST_ROWS`].
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
+    io,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::journal::{Batch, Journal};
 use super::{
     meter::{Meter, Reader},
     metrics::METRICS,
@@ -37,6 +40,8 @@ use crate::{
     store::{self, volume::Counted},
 };
 
+mod journal;
+
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
 /// Rows in one transaction.
@@ -50,7 +55,12 @@ const LAST: Duration = Duration::from_secs(3);
 /// How often the oldest counts are looked for.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// How many counts wait in memory at most while the store is away, of accounts and of the rest each; one is for one
+/// The most that the file takes, in bytes: some four hundred thousand counts.
+pub const MOST_JOURNAL: u64 = 64 * 1024 * 1024;
+/// How often it is written while the store is away: a relay that is killed then forgets so much.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// How many counts wait in memory at most while the store is away and the file takes no more, of accounts and of the rest each; one is for one
 /// subject in one minute and takes about a hundred bytes, and what is just being written may be as much again. With a
 /// thousand accounts that send each minute that is an hour and a half. Beyond it nothing is counted for further accounts
 /// while organizations and domains still are: their totals stay right the longest.
@@ -173,20 +183,14 @@ fn add<K: Hash + Eq + Clone>(
 
 /// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what
 /// is left is written once more. Forgets what is too old. Reads in between what others have counted.
-pub async fn run(
-    volume: &Volume,
-    meter: &Meter,
-    pool: &PgPool,
-    id: watch::Receiver<Option<RelayId>>,
-    stop: CancellationToken,
-) {
-    let mut writer = Writer::of(volume, meter, pool);
+pub async fn run(mut writer: Writer<'_>, id: watch::Receiver<Option<RelayId>>, stop: CancellationToken) {
+    let pool = writer.pool;
     let (mut store_answers, mut forgets_at) = (true, Instant::now() + FORGETTING);
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
         let Some(relay) = *id.borrow() else { continue };
         let result = writer.turn(relay).await;
         if let (Err(error), true) = (&result, store_answers) {
-            tracing::warn!(%error, "what is sent is counted in memory until the store answers again");
+            tracing::warn!(%error, "what is sent is counted in a file until the store answers again");
         }
         store_answers = result.is_ok();
         if store_answers && Instant::now() >= forgets_at {
@@ -200,8 +204,11 @@ pub async fn run(
     let Some(relay) = *id.borrow() else { return };
     let result = timeout(LAST, writer.write(relay)).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
     if let Err(error) = result {
-        let messages = writer.left();
-        tracing::error!(%error, messages, "what was sent last could not be counted in the store");
+        writer.keep(relay);
+        match writer.left() {
+            0 => tracing::warn!(%error, "what was sent last is counted in the store after the next start"),
+            messages => tracing::error!(%error, messages, "what was sent last could not be counted in the store"),
+        }
     }
 }
 
@@ -220,12 +227,17 @@ pub struct Writer<'a> {
     pool: &'a PgPool,
     reader: Reader<'a>,
     /// What is on its way, with the id under which the store knows it: it may have it though it did not say so.
-    pending: VecDeque<(Uuid, Vec<Counted>)>,
+    pending: VecDeque<Batch>,
+    /// Where what the store does not take is kept, if anywhere.
+    folder: Option<&'a Path>,
+    journal: Option<Journal>,
+    kept_at: Option<Instant>,
 }
 
 impl<'a> Writer<'a> {
     pub fn of(volume: &'a Volume, meter: &'a Meter, pool: &'a PgPool) -> Self {
-        Self { volume, pool, reader: Reader::of(meter, pool), pending: VecDeque::new() }
+        let reader = Reader::of(meter, pool);
+        Self { volume, pool, reader, pending: VecDeque::new(), folder: None, journal: None, kept_at: None }
     }
 
     /// With another time than [`EVERY`](super::meter::EVERY) between two looks at what others have counted.
@@ -234,8 +246,13 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// Reads what was sent before this relay began and what others have counted, and writes what it has itself, whether
-    /// or not that could be read.
+    /// What the store does not take is kept in a file in this folder.
+    pub fn keeping(self, folder: &'a Path) -> Self {
+        Self { folder: Some(folder), ..self }
+    }
+
+    /// Takes what a former run of this relay has kept to the store, reads what was sent before this one began and what
+    /// others have counted, and writes what it has itself, whether or not that could be read.
     ///
     /// # Errors
     /// If the store does not take it, or does not tell it, in time.
@@ -248,6 +265,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// Likewise.
     pub async fn turn_at(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
+        // Before the past is read: it belongs to it.
+        self.take_up(relay).await?;
         let read = self.read(relay, now).await;
         if read.is_err() && !self.reader.is_loaded() {
             // What is written before the past was read would be read as others'.
@@ -261,26 +280,61 @@ impl<'a> Writer<'a> {
         timeout(READING, reading).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Writes what was left of the last time, then what was gathered since. What cannot be written stays.
+    async fn take_up(&mut self, relay: RelayId) -> store::Result<()> {
+        let Some(folder) = self.folder.filter(|_| self.journal.is_none()) else { return Ok(()) };
+        let mut journal = Journal::new(folder.join(format!("outgate-volume-{relay}.journal")), MOST_JOURNAL);
+        if let Err(error) = journal.mend() {
+            tracing::error!(%error, "what was sent before the last stop is not counted");
+        }
+        if journal.has_batches() {
+            let last = within(store::volume::last_batch_across_tenants(self.pool, relay)).await?;
+            journal.skip_to(last);
+            while let Some(((batch, rows), end)) = journal.next() {
+                self.add(relay, batch, &rows).await?;
+                journal.done(end);
+            }
+            tracing::info!("what was sent before the last stop is counted in the store");
+        }
+        journal.clear();
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    /// Writes what was left of the last time, then what was gathered since. What cannot be written is kept.
     ///
     /// # Errors
     /// If the store does not take it in time.
     pub async fn write(&mut self, relay: RelayId) -> store::Result<()> {
+        let written = self.write_all(relay).await;
+        match written.is_ok() {
+            true => METRICS.volume_written_at.set(OffsetDateTime::now_utc().unix_timestamp()),
+            false if self.kept_at.is_none_or(|kept_at| kept_at.elapsed() >= KEPT) => self.keep(relay),
+            false => {}
+        }
+        written
+    }
+
+    /// What was counted first comes first: a batch is known by being the last one that the store has.
+    async fn write_all(&mut self, relay: RelayId) -> store::Result<()> {
+        while let Some(((batch, rows), end)) = self.journal.as_ref().and_then(Journal::next) {
+            self.add(relay, batch, &rows).await?;
+            self.reader.note_written(&rows);
+            if let Some(journal) = &mut self.journal {
+                journal.done(end);
+            }
+        }
+        if let Some(journal) = self.journal.as_mut().filter(|_| self.kept_at.is_some()) {
+            journal.clear();
+            self.kept_at = None;
+        }
         self.write_pending(relay).await?;
-        let gathered = self.volume.take();
-        self.pending.extend(gathered.chunks(STEP).map(|rows| (Uuid::now_v7(), rows.to_vec())));
-        self.write_pending(relay).await?;
-        METRICS.volume_written_at.set(OffsetDateTime::now_utc().unix_timestamp());
-        Ok(())
+        self.pend();
+        self.write_pending(relay).await
     }
 
     async fn write_pending(&mut self, relay: RelayId) -> store::Result<()> {
         while let Some((batch, rows)) = self.pending.front() {
-            let writing = async {
-                let mut connection = self.pool.acquire().await?;
-                store::volume::add_across_tenants(&mut connection, relay, *batch, rows).await
-            };
-            timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))?;
+            self.add(relay, *batch, rows).await?;
             if let Some((_, rows)) = self.pending.pop_front() {
                 self.reader.note_written(&rows);
             }
@@ -288,9 +342,52 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Puts what was gathered on its way.
+    fn pend(&mut self) {
+        let gathered = self.volume.take();
+        self.pending.extend(gathered.chunks(STEP).map(|rows| (Uuid::now_v7(), rows.to_vec())));
+    }
+
+    async fn add(&self, relay: RelayId, batch: Uuid, rows: &[Counted]) -> store::Result<bool> {
+        within(async {
+            let mut connection = self.pool.acquire().await?;
+            store::volume::add_across_tenants(&mut connection, relay, batch, rows).await
+        })
+        .await
+    }
+
+    /// Keeps what the store did not take, as far as there is room: the rest stays in memory.
+    pub fn keep(&mut self, relay: RelayId) {
+        let Some(mut journal) = self.journal.take() else { return };
+        self.kept_at = Some(Instant::now());
+        let mut kept = keep_all(&mut self.pending, &mut journal);
+        if kept.is_ok() {
+            self.pend();
+            kept = keep_all(&mut self.pending, &mut journal);
+        }
+        if let Err(error) = kept {
+            tracing::error!(%error, %relay, "what is sent is counted in memory only");
+        }
+        self.journal = Some(journal);
+    }
+
     /// How many messages are not written.
     fn left(&mut self) -> i64 {
         let rows = self.pending.iter().flat_map(|(_, rows)| rows.iter().cloned()).chain(self.volume.take());
         rows.filter(|row| row.subject == Subject::Organization).map(|row| row.count.messages).sum()
     }
+}
+
+/// The oldest first; what finds no room stays.
+fn keep_all(pending: &mut VecDeque<Batch>, journal: &mut Journal) -> io::Result<()> {
+    while let Some(batch) = pending.front() {
+        journal.add(batch)?;
+        pending.pop_front();
+    }
+    Ok(())
+}
+
+/// As long as the store may take.
+async fn within<T>(asking: impl Future<Output = store::Result<T>>) -> store::Result<T> {
+    timeout(PATIENCE, asking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

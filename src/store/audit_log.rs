@@ -202,6 +202,7 @@ pub async fn items(db: &mut PgConnection, organization: OrganizationId, change: 
     let ids: Vec<String> = pointed
         .flat_map(|fields| ["outbound_gateway", "pending_gateway"].map(|field| fields.get(field)))
         .filter_map(|id| id.and_then(Value::as_str).map(str::to_owned))
+        .chain(first.iter().filter(|item| item.subject == "gateway").map(|item| item.key.clone()))
         .collect();
     let gateways = sqlx::query!(
         r#"select id::text as "id!", address from gateway where organization_id = $1 and id = any ($2::text[]::uuid[])"#,

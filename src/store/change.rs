@@ -266,6 +266,8 @@ pub struct RecentChange {
     pub action: String,
     /// The gateway address that was set; `None` if it was deleted.
     pub after: Option<String>,
+    /// The one that was set before; `None`: there was none.
+    pub before: Option<String>,
     pub committed_at: OffsetDateTime,
     /// When the change was made that this one takes back.
     pub undone_from: Option<OffsetDateTime>,
@@ -284,7 +286,7 @@ pub async fn recent(
         RecentChange,
         r#"
         select change.id as "id: ChangeId", change.revision as "revision: Revision", audit_entry.action, audit_entry.after,
-               change.committed_at, undone.committed_at as "undone_from?"
+               audit_entry.before, change.committed_at, undone.committed_at as "undone_from?"
         from change
         join audit_entry on audit_entry.organization_id = change.organization_id and audit_entry.change_id = change.id
         left join change undone on undone.organization_id = change.organization_id and undone.id = change.undoes

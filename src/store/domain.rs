@@ -120,6 +120,17 @@ pub struct ListedDomain {
     pub gateway: Option<GatewayAddress>,
 }
 
+/// Whether mail to this domain is mail inside the organization.
+pub(super) async fn is_own(db: &mut PgConnection, organization: OrganizationId, name: &DomainName) -> Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from mail_domain where organization_id = $1 and name = $2) as "is_own!""#,
+        organization as OrganizationId,
+        name.as_str(),
+    )
+    .fetch_one(db)
+    .await
+}
+
 /// The mail domains of the organization, by name.
 pub async fn list(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<ListedDomain>> {
     sqlx::query_as!(

@@ -435,6 +435,24 @@ pub async fn with_address(
     .await
 }
 
+/// Every gateway of the organization that has or had this address.
+pub async fn ever_with_address(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    address: &GatewayAddress,
+) -> Result<Vec<GatewayId>> {
+    sqlx::query_scalar!(
+        r#"
+        select distinct gateway_id as "id: GatewayId" from gateway_revision
+        where organization_id = $1 and address = $2
+        "#,
+        organization as OrganizationId,
+        address as &GatewayAddress,
+    )
+    .fetch_all(db)
+    .await
+}
+
 /// The addresses of the organization's gateways, for the field's suggestions.
 pub async fn known_addresses(db: &mut PgConnection, organization: OrganizationId) -> Result<Vec<GatewayAddress>> {
     sqlx::query_scalar!(

@@ -162,7 +162,7 @@ pub async fn forget_across_tenants(db: impl PgExecutor<'_>, relay: RelayId) -> R
 pub struct Health {
     pub gateway: GatewayId,
     pub last_accepted_at: Option<OffsetDateTime>,
-    /// The latest.
+    /// The latest; while it fails, the latest of a relay that cannot pass mail to it.
     pub last_failed_at: Option<OffsetDateTime>,
     pub last_failure: Option<String>,
     /// A relay that runs cannot pass mail to it.
@@ -187,9 +187,10 @@ pub async fn of(db: &mut PgConnection, organization: OrganizationId, only: Optio
         Health,
         r#"
         select seen.gateway_id as "gateway!: GatewayId", max(seen.last_accepted_at) as last_accepted_at,
-               max(seen.last_failed_at) as last_failed_at,
-               (array_agg(seen.last_failure order by relay.id is null, seen.last_failed_at desc nulls last))[1]
-                   as last_failure,
+               (array_agg(seen.last_failed_at order by relay.id is not null and seen.failing_since is not null desc,
+                                                       seen.last_failed_at desc nulls last))[1] as last_failed_at,
+               (array_agg(seen.last_failure order by relay.id is not null and seen.failing_since is not null desc,
+                                                     seen.last_failed_at desc nulls last))[1] as last_failure,
                min(seen.failing_since) filter (where relay.id is not null) as failing_since,
                min(backup.address) filter (where relay.id is not null) as "backup: GatewayAddress",
                min(seen.certificate_ends_at) filter (where relay.id is not null) as certificate_ends_at,

@@ -9,9 +9,12 @@ use uuid::Uuid;
 
 use self::keys::{Key, canonical};
 use super::Result;
-use crate::mail::{
-    id::{OrganizationId, QueueId, RelayId},
-    short_id::ShortId,
+use crate::{
+    mail::{
+        id::{AccountId, GatewayId, OrganizationId, QueueId, RelayId},
+        short_id::ShortId,
+    },
+    policy::routing::Scope,
 };
 
 pub mod chunk;
@@ -49,12 +52,49 @@ pub struct Sought {
     pub recipient: Option<String>,
     /// Lines of these kinds; none: the first line of every message.
     pub step: Option<Step>,
+    pub gateway: Option<ByGateway>,
+    /// Where the pointer was set that decided; [`Platform`](Scope::Platform): nowhere.
+    pub scope: Option<Scope>,
+    pub account: Option<AccountId>,
     /// From this moment on.
     pub from: Option<OffsetDateTime>,
     /// Before this moment.
     pub to: Option<OffsetDateTime>,
     /// Only what is older than this line: where the page before ended.
     pub before: Option<Position>,
+}
+
+/// Lines are searched for by the gateway that they name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ByGateway {
+    /// They name none.
+    Without,
+    OneOf(Vec<GatewayId>),
+}
+
+impl ByGateway {
+    fn ids(&self) -> Vec<Uuid> {
+        match self {
+            Self::Without => vec![chunk::WITHOUT],
+            Self::OneOf(gateways) => gateways.iter().map(|gateway| gateway.0).collect(),
+        }
+    }
+
+    fn matches(&self, event: &Event<'_>) -> bool {
+        match (self, event.gateway) {
+            (Self::Without, gateway) => gateway.is_none(),
+            (Self::OneOf(sought), Some(gateway)) => sought.contains(&gateway),
+            (Self::OneOf(_), None) => false,
+        }
+    }
+
+    fn may_match(&self, line: &[u8]) -> bool {
+        let has = |gateway: &GatewayId| memchr::memmem::find(line, gateway.to_string().as_bytes()).is_some();
+        match self {
+            Self::Without => true,
+            Self::OneOf(sought) => sought.iter().any(has),
+        }
+    }
 }
 
 /// The place of a line among all, newest first.
@@ -91,7 +131,13 @@ impl Sought {
             is_like(&event.sender, sought) || event.reverse_path.as_deref().is_some_and(|given| is_like(given, sought))
         };
         let is_recipient = |sought: &String| event.recipients.iter().any(|told| is_like(told.address(), sought));
+        // Our own notifications go no tenant's way.
+        let is_tenants = || !event.sender.is_empty();
+        let is_of_scope = |scope: Scope| event.scope.unwrap_or(Scope::Platform) == scope && is_tenants();
         is_step
+            && self.gateway.as_ref().is_none_or(|gateway| gateway.matches(event) && is_tenants())
+            && self.scope.is_none_or(is_of_scope)
+            && self.account.is_none_or(|account| event.account == Some(account))
             && is_in_time
             && is_older
             && self.sender.as_ref().is_none_or(is_sender)
@@ -103,7 +149,11 @@ impl Sought {
         // What stands there in another form is compared when it was read.
         let is_plain = || line.is_ascii() && memchr::memchr(b'\\', line).is_none();
         let may_have = |sought: &Option<String>| sought.as_ref().is_none_or(|sought| has_address(line, sought));
-        (may_have(&self.sender) && may_have(&self.recipient)) || !is_plain()
+        let is_of_account = |account: AccountId| memchr::memmem::find(line, account.to_string().as_bytes()).is_some();
+        self.gateway.as_ref().is_none_or(|gateway| gateway.may_match(line))
+            && self.scope.is_none_or(|scope| may_be_of_scope(line, scope))
+            && self.account.is_none_or(is_of_account)
+            && ((may_have(&self.sender) && may_have(&self.recipient)) || !is_plain())
     }
 
     /// Lines are older than this.
@@ -116,6 +166,15 @@ impl Sought {
 impl Position {
     fn of(event: &Event<'_>) -> Self {
         Self { at: event.at, message: event.message }
+    }
+}
+
+/// As [`Event`] writes it down; a quotation mark in what somebody has said is written otherwise.
+fn may_be_of_scope(line: &[u8], scope: Scope) -> bool {
+    const NAMED: &[u8] = br#""sc":""#;
+    match memchr::memmem::find(line, NAMED) {
+        Some(place) => line[place + NAMED.len()..].starts_with(scope.to_string().as_bytes()),
+        None => scope == Scope::Platform,
     }
 }
 
@@ -220,11 +279,12 @@ pub async fn insert_across_tenants(db: impl PgExecutor<'_>, chunks: &[Chunk]) ->
     }
     sqlx::query!(
         r#"
-        insert into message_trace (organization_id, id, relay_id, first_at, last_at, lines, keys, content)
-        select new.*
+        insert into message_trace (organization_id, id, relay_id, first_at, last_at, lines, keys, content, ways)
+        select new.organization, new.id, new.relay, new.first_at, new.last_at, new.lines, new.keys, new.content,
+               new.ways::uuid[]
         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[],
-                    $7::bytea[], $8::bytea[])
-             as new (organization, id, relay, first_at, last_at, lines, keys, content)
+                    $7::bytea[], $8::bytea[], $9::text[])
+             as new (organization, id, relay, first_at, last_at, lines, keys, content, ways)
         join organization on organization.id = new.organization
         on conflict do nothing
         "#,
@@ -236,10 +296,17 @@ pub async fn insert_across_tenants(db: impl PgExecutor<'_>, chunks: &[Chunk]) ->
         &column(chunks, |chunk| chunk.lines),
         &column(chunks, |chunk| chunk.keys.as_slice()) as &[&[u8]],
         &column(chunks, |chunk| chunk.content.as_slice()) as &[&[u8]],
+        // Arrays in an array have to be of one length.
+        &column(chunks, |chunk| chunk.ways.as_ref().map(|ways| array(ways))) as &[Option<String>],
     )
     .execute(db)
     .await
     .map(drop)
+}
+
+/// As PostgreSQL writes an array.
+fn array(ids: &[Uuid]) -> String {
+    format!("{{{}}}", ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(","))
 }
 
 /// A page of at most `most` lines, newest first.
@@ -296,7 +363,7 @@ async fn passed_over(
     sought: &Sought,
     (below, from): (Uuid, Uuid),
 ) -> Result<Option<Uuid>> {
-    if sought.keys().iter().all(Option::is_none) {
+    if sought.keys().iter().all(Option::is_none) && sought.gateway.is_none() {
         return Ok(None);
     }
     sqlx::query_scalar!(
@@ -338,8 +405,9 @@ async fn chunks_below(
           and ($6::bigint is null or has_trace_key(keys, $6, $7))
           and ($8::bigint is null or has_trace_key(keys, $8, $9))
           and ($10::bigint is null or has_trace_key(keys, $10, $11))
+          and ($12::uuid[] is null or ways is null or ways && $12)
         order by id desc
-        limit $12
+        limit $13
         "#,
         organization as OrganizationId,
         below,
@@ -352,6 +420,7 @@ async fn chunks_below(
         recipient.1,
         step.0,
         step.1,
+        sought.gateway.as_ref().map(ByGateway::ids) as Option<Vec<Uuid>>,
         most,
     )
     .fetch_all(db)

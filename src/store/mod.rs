@@ -15,6 +15,7 @@ pub mod delay_notice;
 pub mod deleted_organization;
 pub mod distribution_list;
 pub mod domain;
+pub mod explanation;
 pub mod gateway;
 pub mod gateway_facts;
 pub mod gateway_health;

@@ -234,7 +234,7 @@ enum Next {
 impl Next {
     fn of(verification: Option<&(VerificationId, Verification)>) -> Self {
         // Relays run that were not there when it was asked, or were too late.
-        let has_new_relays = verification.is_some_and(|(_, verification)| verification.silent > 0);
+        let has_new_relays = verification.is_some_and(|(_, verification)| !verification.silent.is_empty());
         match Check::of(verification) {
             Check::Passed => Self::MakeLive,
             Check::UnderWay if verification.is_none() => Self::Ask,

@@ -1,11 +1,15 @@
 //! Relays: who signed on, what each has confirmed, and the lock that keeps two running relays
 //! from having one name.
 
+use ipnet::IpNet;
 use sqlx::{PgExecutor, PgPool, postgres::PgConnectOptions};
 use time::OffsetDateTime;
 
 use super::{Result, pool};
-use crate::mail::id::{RelayId, Revision};
+use crate::{
+    mail::id::{RelayId, Revision},
+    policy::outbound_address::OutboundAddresses,
+};
 
 /// A relay as pages and `outgate relay list` show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,63 @@ pub async fn sign_on(db: impl PgExecutor<'_>, name: &str, new: RelayId, applied:
         applied as Revision,
     )
     .fetch_one(db)
+    .await
+}
+
+/// What others have to know of how a relay is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetUp {
+    /// Where its connections are seen to come from.
+    pub outbound_addresses: Vec<IpNet>,
+    /// The operator has named them; else they are its machine's own.
+    pub addresses_are_set: bool,
+    /// It passes messages on while their client waits; else all are queued first.
+    pub hands_over: bool,
+}
+
+/// Says how the relay is set up.
+pub async fn tell_set_up(db: impl PgExecutor<'_>, relay: RelayId, set_up: &SetUp) -> Result<()> {
+    sqlx::query!(
+        r#"
+        update relay set outbound_addresses = $2, outbound_addresses_are_set = $3, hands_over = $4 where id = $1
+        "#,
+        relay as RelayId,
+        &set_up.outbound_addresses as &[IpNet],
+        set_up.addresses_are_set,
+        set_up.hands_over,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Where the connections of the relays are seen to come from, by name. One that signed off within a day counts: it was
+/// most likely stopped for an upgrade.
+pub async fn outbound_addresses(db: impl PgExecutor<'_>) -> Result<Vec<OutboundAddresses>> {
+    sqlx::query_as!(
+        OutboundAddresses,
+        r#"
+        select name as relay, outbound_addresses as "addresses: Vec<IpNet>", outbound_addresses_are_set as are_set
+        from relay
+        where signed_off_at is null or signed_off_at > now() - interval '1 day'
+        order by name
+        "#,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// The relays at work, by name, and whether each passes messages on while their client waits.
+pub(super) async fn at_work(db: impl PgExecutor<'_>) -> Result<Vec<(String, bool)>> {
+    sqlx::query!(
+        r#"
+        select name, hands_over from relay
+        where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
+        order by name
+        "#,
+    )
+    .map(|row| (row.name, row.hands_over))
+    .fetch_all(db)
     .await
 }
 

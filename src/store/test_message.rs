@@ -13,7 +13,7 @@ use crate::{
         id::{GatewayId, OrganizationId, TestMessageId, VerificationId},
         return_address::TokenKey,
     },
-    policy::arrival::{Arrival, Progress, SpfOf},
+    policy::arrival::{Arrival, Progress, SenderPolicies},
 };
 
 /// Of how many mail domains the SPF records are looked at.
@@ -123,16 +123,16 @@ pub async fn add_spf_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     id: TestMessageId,
-    spf: &[SpfOf],
+    spf: &SenderPolicies,
 ) -> Result<()> {
     sqlx::query!(
         r#"
-        update test_message set arrival = arrival || jsonb_build_object('spf', $3::jsonb)
+        update test_message set arrival = arrival || $3::jsonb
         where organization_id = $1 and id = $2 and arrival is not null
         "#,
         organization as OrganizationId,
         id as TestMessageId,
-        Json(spf) as Json<&[SpfOf]>,
+        Json(spf) as Json<&SenderPolicies>,
     )
     .execute(db)
     .await
@@ -176,16 +176,16 @@ pub async fn take_pasted_across_tenants(db: &PgPool, most: i64) -> Result<Vec<To
 }
 
 /// Adds what the DNS has said, unless another source was pasted meanwhile.
-pub async fn looked_at_across_tenants(db: &PgPool, looked_at: &ToLookAt, spf: &[SpfOf]) -> Result<()> {
+pub async fn looked_at_across_tenants(db: &PgPool, looked_at: &ToLookAt, spf: &SenderPolicies) -> Result<()> {
     sqlx::query!(
         r#"
-        update test_message set pasted = pasted || jsonb_build_object('spf', $4::jsonb), look_at = null
+        update test_message set pasted = pasted || $4::jsonb, look_at = null
         where organization_id = $1 and id = $2 and pasted ->> 'left_from' is not distinct from $3
         "#,
         looked_at.organization as OrganizationId,
         looked_at.id as TestMessageId,
         looked_at.left_from.map(|ip| ip.to_string()),
-        Json(spf) as Json<&[SpfOf]>,
+        Json(spf) as Json<&SenderPolicies>,
     )
     .execute(db)
     .await
@@ -193,15 +193,15 @@ pub async fn looked_at_across_tenants(db: &PgPool, looked_at: &ToLookAt, spf: &[
 }
 
 /// The mail domains from which mail leaves through a gateway: by their own pointer, by that of all users, or by an
-/// account's, or will by one that is pending. The first fifty by name.
+/// account's, or will by one that is pending. The first fifty by name, and how many more there are.
 pub async fn domains_across_tenants(
     db: impl PgExecutor<'_>,
     organization: OrganizationId,
     gateway: GatewayId,
-) -> Result<Vec<String>> {
-    sqlx::query_scalar!(
+) -> Result<(Vec<String>, i64)> {
+    let domains = sqlx::query!(
         r#"
-        select domain.name from mail_domain domain
+        select domain.name, count(*) over () as "all!" from mail_domain domain
         join organization on organization.id = domain.organization_id
         where domain.organization_id = $1
           and (coalesce(domain.outbound_gateway_id, organization.outbound_gateway_id) = $2
@@ -217,7 +217,11 @@ pub async fn domains_across_tenants(
         MOST_DOMAINS,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    let all = domains.first().map_or(0, |domain| domain.all);
+    let names: Vec<String> = domains.into_iter().map(|domain| domain.name).collect();
+    let more = all.saturating_sub(names.len() as i64);
+    Ok((names, more))
 }
 
 /// A test message as pages and command show it.

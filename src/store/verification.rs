@@ -10,11 +10,17 @@ use crate::{
         GatewayAddress,
         id::{ChangeId, GatewayId, OrganizationId, RelayId, VerificationId},
     },
-    policy::verification::{Destination, Step},
+    policy::{
+        outbound_address::{AddressesToAllow, OutboundAddresses},
+        verification::{Destination, Step},
+    },
 };
 
 /// How many questions of one organization may be unanswered at a time.
 const AT_A_TIME: usize = 5;
+
+/// How many of them in a minute: each has every relay connect to whatever address somebody types.
+const A_MINUTE: i64 = 10;
 
 /// How often an organization may have test messages sent in an hour: by each relay one.
 pub const TESTS_AN_HOUR: i64 = 12;
@@ -76,7 +82,7 @@ pub enum Asked {
     Asked(VerificationId),
     /// There is no such gateway, or no mail domain to send from.
     NotFound,
-    /// Others are under way.
+    /// Others are under way, or were asked within the last minute.
     TooMany,
     /// Of test messages, within the last hour.
     TooManyTests,
@@ -130,7 +136,7 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     if let Some(same) = under_way.iter().find(|asked| asked.is_same) {
         return Ok(Asked::Asked(same.id));
     }
-    if under_way.len() >= AT_A_TIME {
+    if under_way.len() >= AT_A_TIME || of_the_last_minute(db, organization).await? >= A_MINUTE {
         return Ok(Asked::TooMany);
     }
     if wanted.test.is_some() && tests_of_the_last_hour(db, organization).await? >= TESTS_AN_HOUR {
@@ -167,6 +173,18 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     Ok(if asked.rows_affected() == 1 { Asked::Asked(id) } else { Asked::NotFound })
 }
 
+async fn of_the_last_minute(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
+    sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!" from verification
+        where organization_id = $1 and requested_at > now() - interval '1 minute'
+        "#,
+        organization as OrganizationId,
+    )
+    .fetch_one(db)
+    .await
+}
+
 async fn tests_of_the_last_hour(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
     sqlx::query_scalar!(
         r#"
@@ -189,6 +207,9 @@ pub async fn ask_after_change(
     by: &str,
 ) -> Result<()> {
     one_at_a_time(&mut *db, organization).await?;
+    if of_the_last_minute(&mut *db, organization).await? >= A_MINUTE {
+        return Ok(());
+    }
     sqlx::query!(
         r#"
         insert into verification (organization_id, id, gateway_id, revision, address, sender, requested_by)
@@ -320,8 +341,8 @@ pub struct Verification {
     pub test: Option<Destination>,
     /// By the relays' names.
     pub answers: Vec<Answer>,
-    /// Relays that run and have not taken it.
-    pub silent: i64,
+    /// The names of the relays that run and have not taken it.
+    pub silent: Vec<String>,
     /// Nobody waits any more for those that have not answered.
     pub is_over: bool,
 }
@@ -336,12 +357,26 @@ pub struct Answer {
 }
 
 impl Verification {
+    /// What the gateway has to accept of these relays.
+    pub fn to_allow(&self, relays: Vec<OutboundAddresses>) -> AddressesToAllow {
+        AddressesToAllow::as_seen(relays, |name| {
+            let answer = self.answers.iter().find(|answer| answer.relay == name)?;
+            answer.steps.iter().rev().find_map(|step| step.from)
+        })
+    }
+
     /// Whether there is nothing more to come.
     pub fn has_ended(&self) -> bool {
         self.is_over
-            || (self.silent == 0
+            || (self.silent.is_empty()
                 && !self.answers.is_empty()
                 && self.answers.iter().all(|answer| answer.accepts.is_some()))
+    }
+
+    /// The names of the relays that have not said what they found.
+    pub fn unanswered(&self) -> Vec<&str> {
+        let under_way = self.answers.iter().filter(|answer| answer.accepts.is_none()).map(|answer| &answer.relay);
+        self.silent.iter().chain(under_way).map(String::as_str).collect()
     }
 
     /// Whether a relay has found that it does not.
@@ -356,7 +391,9 @@ impl Verification {
 
     /// Whether every relay that runs has found that the gateway accepts.
     pub fn accepts(&self) -> bool {
-        self.silent == 0 && !self.answers.is_empty() && self.answers.iter().all(|answer| answer.accepts == Some(true))
+        self.silent.is_empty()
+            && !self.answers.is_empty()
+            && self.answers.iter().all(|answer| answer.accepts == Some(true))
     }
 }
 
@@ -385,11 +422,12 @@ pub async fn by_id(
         r#"
         select gateway_id as "gateway: GatewayId", revision, address as "address: GatewayAddress", sender, requested_by,
                test_message as "test: Destination", requested_at, requested_at < now() - interval '45 seconds' as "is_over!",
-               (select count(*) from relay
-                where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
-                  and not exists (select from verification_result taken
-                                  where taken.organization_id = $1 and taken.verification_id = $2
-                                    and taken.relay_id = relay.id)) as "silent!"
+               array(select name from relay
+                     where signed_off_at is null and last_seen_at > now() - interval '60 seconds'
+                       and not exists (select from verification_result taken
+                                       where taken.organization_id = $1 and taken.verification_id = $2
+                                         and taken.relay_id = relay.id)
+                     order by name) as "silent!"
         from verification where organization_id = $1 and id = $2
         "#,
         organization as OrganizationId,

@@ -26,7 +26,7 @@ pub struct Counted {
 }
 
 /// The words of a subject in its two columns.
-pub(super) fn columns(subject: &Subject) -> (&'static str, String) {
+pub fn columns(subject: &Subject) -> (&'static str, String) {
     match subject {
         Subject::Organization => ("organization", String::new()),
         Subject::Domain(name) => ("domain", name.to_string()),
@@ -36,7 +36,7 @@ pub(super) fn columns(subject: &Subject) -> (&'static str, String) {
 }
 
 /// The subject that these words stand for.
-pub(super) fn subject_of(kind: &str, subject: &str) -> Result<Subject> {
+pub fn subject_of(kind: &str, subject: &str) -> Result<Subject> {
     let unreadable = |error: String| sqlx::Error::Decode(format!("{kind} {subject}: {error}").into());
     Ok(match kind {
         "account" => Subject::Account(subject.parse().map_err(|error| unreadable(format!("{error}")))?),
@@ -72,6 +72,11 @@ pub async fn add_across_tenants(
     columns.add_to_hours(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(true)
+}
+
+/// The last batch that the store has of a relay.
+pub async fn last_batch_across_tenants(db: impl PgExecutor<'_>, relay: RelayId) -> Result<Option<Uuid>> {
+    sqlx::query_scalar!("select batch from volume_batch where relay_id = $1", relay as RelayId).fetch_optional(db).await
 }
 
 /// The same rows as arrays.
@@ -334,6 +339,30 @@ pub async fn forget_across_tenants(
     .await?;
     let most = FORGOTTEN_AT_ONCE.unsigned_abs();
     Ok(minutes.rows_affected() >= most || hours.rows_affected() >= most)
+}
+
+/// What a subject sent, by minute, from `since` on; minutes without mail are not there.
+pub(super) async fn by_minute(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    subject: &Subject,
+    since: OffsetDateTime,
+) -> Result<Vec<(OffsetDateTime, Count)>> {
+    let (kind, subject) = columns(subject);
+    sqlx::query!(
+        r#"
+        select minute, messages, recipients, external from volume_minute
+        where organization_id = $1 and kind = $2 and subject = $3 and minute >= $4
+        order by minute
+        "#,
+        organization as OrganizationId,
+        kind,
+        subject,
+        since,
+    )
+    .map(|row| (row.minute, Count { messages: row.messages, recipients: row.recipients, external: row.external }))
+    .fetch_all(db)
+    .await
 }
 
 /// What a subject sent, by hour, from `since` on; hours without mail are not there.

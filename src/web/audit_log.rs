@@ -16,19 +16,20 @@ use super::{
     link::Link,
     message_trace, page,
     session::InOrganization,
-    status::{Part, StatusLine},
+    status::{self, Part, StatusLine},
     undo::{self, OfChange},
     wording,
 };
 use crate::{
     mail::{
         Mailbox,
-        id::{ChangeId, Revision},
+        id::{ChangeId, GatewayId, Revision},
     },
     policy::account_file::harmless,
     store::{
         self, OrganizationTransaction,
         audit_log::{Filter, Item, Items, ListedChange, PAGE_SIZE},
+        gateway::PointerScope,
         limit::{ControlItem, LimitItem},
         message_trace::since::{Changed, Gone},
         pending_gateway, pending_record,
@@ -368,6 +369,8 @@ struct AuditEntryPage {
     count: i64,
     /// How mail has gone since, where the change was about one gateway or pointer.
     since: Option<Since>,
+    /// What went by the change that this one took back.
+    left: Option<String>,
     log: String,
 }
 
@@ -417,6 +420,7 @@ async fn show_entry(
     let items = store::audit_log::items(&mut transaction, access.organization(), change, SHOWN_ITEMS).await?;
     let progress = store::change::progress(&mut transaction, entry.revision).await?;
     let since = since(&mut transaction, access, &entry, &items).await?;
+    let left = link_to_left(&mut transaction, access, &entry, &items).await?;
     drop(transaction);
     let is_undone = entry.undone.is_some();
     let may_undo = !is_undone && entry.impossible().is_none() && undo::forbidden(access.role, &entry.extent).is_none();
@@ -425,10 +429,13 @@ async fn show_entry(
     let is_fresh = OffsetDateTime::now_utc() - entry.committed_at < Duration::minutes(10);
     let lead = if entry.action == REDO { "Brought back." } else { "Taken back." };
     let status = (query.done.is_some() && entry.undoes.is_some() && is_fresh && !is_undone).then(|| {
-        StatusLine::new(lead)
-            .words(format!("{} as before.", wording::counted(entry.extent.things, "thing is", "things are")))
-            .live(&progress)
-            .undoable(may_undo, undo::link(slug, change))
+        let things = wording::counted(entry.extent.things, "thing is", "things are");
+        let line = StatusLine::new(lead).words(format!("{things} as before.")).live(&progress);
+        let line = match left.clone() {
+            Some(left) => line.leading_to(status::LEFT, left),
+            None => line,
+        };
+        line.undoable(may_undo, undo::link(slug, change))
     });
     page(&AuditEntryPage {
         console: Console::new(&inside, LABEL),
@@ -440,6 +447,7 @@ async fn show_entry(
         undone: entry.undone.map(|undone| entry_link(slug, undone.change).build()),
         count: items.count,
         since,
+        left: left.map(Link::build),
         things: items.first.iter().map(|item| thing(slug, item, &items)).collect(),
         log: format!("/{slug}/administration/audit-log"),
     })
@@ -452,14 +460,102 @@ async fn since(
     entry: &Entry,
     items: &Items,
 ) -> store::Result<Option<Since>> {
-    // Many at once have no single way that mail went before.
     let mut all = items.first.iter().filter_map(changed);
-    let (Some(changed), None, true) = (all.next(), all.next(), items.count <= SHOWN_ITEMS) else { return Ok(None) };
+    let found = match (all.next(), all.next(), items.count <= SHOWN_ITEMS) {
+        (None, ..) => None,
+        (Some(one), None, true) => Some(one),
+        // Of a selection or a file, which point nobody but accounts somewhere else.
+        (Some(first), second, _) => {
+            let are_accounts = [Some(first), second].into_iter().flatten().chain(all).all(|one| is_of_account(&one));
+            match are_accounts {
+                true => store::message_trace::since::accounts_of(transaction, access.organization(), entry.id).await?,
+                false => None,
+            }
+        }
+    };
+    let Some(changed) = found else { return Ok(None) };
     let (from, now) = (entry.committed_at, OffsetDateTime::now_utc());
     let to = (from + COUNTED).min(now);
+    let trace = link_to_mail(&access.slug, (from, to), &changed, items).build();
     let gone = store::message_trace::since::since(transaction, access.organization(), changed, (from, to)).await?;
-    let trace = message_trace::link_to_time(&access.slug, from, to).build();
     Ok(Some(Since { gone, is_over: now - from >= COUNTED, trace }))
+}
+
+fn is_of_account(changed: &Changed) -> bool {
+    matches!(changed, Changed::OfAccount(..))
+}
+
+/// The mail that a change is about, by either way.
+fn link_to_mail(slug: &str, time: (OffsetDateTime, OffsetDateTime), changed: &Changed, items: &Items) -> Link {
+    let account;
+    let scope = match changed {
+        Changed::OfDomain(name, _) => PointerScope::Domain(name.clone()),
+        Changed::OfAccount(id, _) => {
+            account = *id;
+            PointerScope::Account(account)
+        }
+        Changed::Record(gateway, _) => {
+            return match items.gateways.get(&gateway.to_string()) {
+                Some(address) => message_trace::link_to_gateway(slug, time, address),
+                None => message_trace::link_to_time(slug, time.0, time.1),
+            };
+        }
+        // Who has nothing nearer had a gateway before, or has one now, but not always both.
+        Changed::OfAll(_) | Changed::OfAccounts(_) => return message_trace::link_to_time(slug, time.0, time.1),
+    };
+    message_trace::link_to_way(slug, time, &scope, None)
+}
+
+/// Leads to the mail that went by what a change said until this one took it back; `None`: it took nothing back that
+/// decides where mail goes.
+async fn link_to_left(
+    transaction: &mut OrganizationTransaction,
+    access: &Access,
+    entry: &Entry,
+    items: &Items,
+) -> store::Result<Option<Link>> {
+    let Some(undoes) = entry.undoes else { return Ok(None) };
+    let Some(undone) = store::undo::entry(transaction, access.organization(), undoes).await? else { return Ok(None) };
+    let (slug, time) = (&access.slug, (undone.committed_at, entry.committed_at));
+    let address = |gateway: Option<GatewayId>| items.gateways.get(&gateway?.to_string()).map(String::as_str);
+    let mut all = items.first.iter().filter_map(changed);
+    // What was so until now is what the change had said.
+    Ok(match (all.next(), all.next(), items.count <= SHOWN_ITEMS) {
+        (None, ..) => None,
+        (Some(Changed::OfAll(former)), None, true) => {
+            Some(message_trace::link_to_way(slug, time, &PointerScope::Organization, address(former)))
+        }
+        (Some(Changed::OfDomain(name, former)), None, true) => {
+            Some(message_trace::link_to_way(slug, time, &PointerScope::Domain(name), address(former)))
+        }
+        (Some(Changed::OfAccount(account, former)), None, true) => {
+            Some(message_trace::link_to_way(slug, time, &PointerScope::Account(account), address(former)))
+        }
+        (Some(one @ Changed::Record(..)), None, true) => Some(link_to_mail(slug, time, &one, items)),
+        // A selection or a file that pointed all of them at one gateway.
+        (Some(Changed::OfAccount(_, Some(first))), second, _) => {
+            let alike = |one: &Changed| matches!(one, Changed::OfAccount(_, Some(gateway)) if *gateway == first);
+            let is_one = second.into_iter().chain(all).all(|one| alike(&one)) && items.count <= SHOWN_ITEMS;
+            let link = message_trace::link_to_time(slug, time.0, time.1).with("scope", "user");
+            Some(match address(Some(first)).filter(|_| is_one) {
+                Some(address) => link.with("gateway", address),
+                None => link,
+            })
+        }
+        (Some(_), ..) => Some(message_trace::link_to_time(slug, time.0, time.1)),
+    })
+}
+
+/// The same of a change that is not at hand.
+pub(super) async fn left_in_between(
+    transaction: &mut OrganizationTransaction,
+    access: &Access,
+    change: ChangeId,
+) -> store::Result<Option<Link>> {
+    let organization = access.organization();
+    let Some(entry) = store::undo::entry(transaction, organization, change).await? else { return Ok(None) };
+    let items = store::audit_log::items(transaction, organization, change, SHOWN_ITEMS).await?;
+    link_to_left(transaction, access, &entry, &items).await
 }
 
 /// What of where mail goes was changed, if anything.

@@ -186,7 +186,7 @@ async fn status(
             status::of_domain(&change, domain, default, &progress)
                 .because(Some(because))
                 .taking(messages)
-                .what_left(&access.slug, &change)
+                .what_left(&access.slug, &scope, &change)
                 .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id))
         }
     };

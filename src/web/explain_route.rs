@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     App, Route,
@@ -18,18 +19,15 @@ use super::{
     page,
     route_steps::verdict,
     session::InOrganization,
-    wording::{self, ShownAddress},
+    wording::ShownAddress,
 };
 use crate::{
     mail::{Mailbox, mailbox::MailboxError},
     policy::{
-        distribution_list::Permitted,
-        explanation::{Explanation, Layer, Leads, Told},
-        facts::{Decision, RoutingFacts},
-        routing::{NextHop, Scope},
-        sender::candidates,
+        explanation::{Layer, Leads, Told},
+        routing::Scope,
     },
-    store,
+    store::{self, explanation::Explained},
 };
 
 /// The page's name, in the navigation too.
@@ -58,6 +56,8 @@ struct Answer {
     sentence: String,
     /// Mail of this sender does not leave.
     is_refused: bool,
+    /// What would become of a message now.
+    now: Vec<String>,
     notes: Vec<String>,
     /// What is said of the layer that decides.
     verdict: &'static str,
@@ -95,35 +95,19 @@ async fn show(
     };
     let answer = match (&sender, &recipient) {
         (Ok(_), Ok(recipient)) => {
-            let typed = asked.sender.trim();
+            let (typed, organization) = (asked.sender.trim(), inside.access.organization());
             let mut transaction = app.store.begin(&inside.access).await?;
-            let organization = inside.access.organization();
-            let mut facts = store::routing_facts::for_sender(&mut transaction, organization, typed).await?;
-            if let Some(recipient) = recipient {
-                let spellings = candidates(&recipient.to_string()).iter().map(ToString::to_string).collect::<Vec<_>>();
-                store::routing_facts::load_lists_reached_from(&mut transaction, organization, &spellings, &mut facts)
-                    .await?;
-            }
-            let of_list = recipient.as_ref().and_then(|recipient| of_list(&facts, typed, recipient));
-            let explanation = facts.explain(typed, &app.settings.platform_default);
-            let gateway = match (explanation.leaves(), &explanation.decision) {
-                (true, Decision::Route(found)) => match &found.route.next_hop {
-                    NextHop::Gateway(gateway) => Some(gateway),
-                    NextHop::Platform(_) | NextHop::Nowhere => None,
-                },
-                _ => None,
-            };
-            let pending = store::pending_gateway::notes(&mut transaction, &explanation).await?;
-            let slug = &inside.access.slug;
-            let facts = match gateway {
-                Some(gateway) => gateway_state::facts(&mut transaction, organization, &gateway.address, slug).await?,
+            let (default, now) = (&app.settings.platform_default, OffsetDateTime::now_utc());
+            let about = (typed, recipient.as_ref());
+            let explained = store::explanation::explain(&mut transaction, organization, about, default, now).await?;
+            let facts = match explained.gateway {
+                Some((gateway, _)) => {
+                    Some(gateway_state::of(&mut transaction, organization, gateway, &inside.access.slug).await?)
+                }
                 None => None,
             };
             drop(transaction);
-            let mut answer = answer(&explanation, recipient.as_ref());
-            answer.notes.extend(pending);
-            answer.notes.extend(of_list.filter(|_| explanation.is_taken()));
-            Some(Answer { facts, ..answer })
+            Some(Answer { facts, ..answer(explained, recipient.as_ref()) })
         }
         _ => None,
     };
@@ -137,34 +121,13 @@ async fn show(
     Ok((status, page).into_response())
 }
 
-/// What becomes of a message to a distribution list.
-fn of_list(facts: &RoutingFacts, sender: &str, recipient: &Mailbox) -> Option<String> {
-    let list = wording::user_id(recipient);
-    Some(match facts.ask_list((sender, false), &recipient.to_string())? {
-        Ok(Permitted { members, to_approve }) => {
-            let becomes = match members {
-                Some(members) => {
-                    let members = wording::counted(members.len() as i64, "recipient", "recipients");
-                    format!("{list} is a distribution list: a message to it goes to {members} in its place")
-                }
-                None => {
-                    format!("{list} is a distribution list that takes mail of this sender and is expanded elsewhere")
-                }
-            };
-            match to_approve {
-                Some(_) => format!("{becomes}, once an administrator has approved it."),
-                None => format!("{becomes}."),
-            }
-        }
-        Err(refusal) => format!("But a message to {list} is refused: {refusal}."),
-    })
-}
-
-fn answer(explanation: &Explanation, recipient: Option<&Mailbox>) -> Answer {
+fn answer(explained: Explained, recipient: Option<&Mailbox>) -> Answer {
+    let Explained { explanation, now, notes, .. } = explained;
     Answer {
         sentence: explanation.sentence(recipient, Told::Administrator),
         is_refused: !explanation.leaves(),
-        notes: explanation.notes(recipient),
+        now,
+        notes,
         verdict: verdict(explanation.is_taken()),
         facts: None,
         layers: explanation.layers.iter().map(shown).collect(),

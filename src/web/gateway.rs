@@ -34,6 +34,7 @@ use crate::{
         DomainName, GatewayAddress,
         id::{ChangeId, GatewayId},
     },
+    policy::outbound_address::AddressesToAllow,
     store::{
         self,
         gateway::{GatewayOverview, Removed, Revision},
@@ -79,6 +80,8 @@ pub(super) struct GatewayPage {
     /// What the last verification said.
     check: ShownCheck,
     may_verify: bool,
+    /// What it has to accept.
+    to_allow: AddressesToAllow,
     /// So many are under way that no more can be asked for.
     verifications_under_way: bool,
     /// There is no mail domain to send from.
@@ -190,6 +193,10 @@ async fn after_change(
     let waiting = store::outbound_queue::count(&mut transaction, organization, &Messages::Matching(only)).await?;
     let line = status::of_gateway(&edit, address, &progress).taking(waiting.messages);
     let line = line.leading_to(status::SINCE, audit_log::entry_link(&inside.access.slug, change));
+    let line = match audit_log::left_in_between(&mut transaction, &inside.access, change).await? {
+        Some(left) => line.leading_to(status::LEFT, left),
+        None => line,
+    };
     let may = inside.access.role.may_set_organization_gateway();
     Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
 }
@@ -207,6 +214,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
     let waiting = store::held_mail::waiting_for(&mut transaction, organization, id).await?;
     let health = store::gateway_health::of(&mut transaction, organization, Some(id)).await?;
     let checked = store::verification::checked(&mut transaction, organization, Some(id)).await?;
+    let relays = store::relay::outbound_addresses(&mut *transaction).await?;
     drop(transaction);
     let of_account = |account| format!("/{slug}/web-mail-cloud/mail-account-manager/{account}/outbound-gateway");
     let of_domain = |name: &String| {
@@ -226,6 +234,7 @@ pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> R
         state: ShownState::of(health.first(), OffsetDateTime::now_utc()),
         check: ShownCheck::of(checked.first(), slug),
         may_verify: inside.access.role.may_set_account_gateway(),
+        to_allow: AddressesToAllow::of(&relays),
         verifications_under_way: false,
         no_domain: false,
         too_many_tests: false,

@@ -53,7 +53,9 @@ pub enum GatewayMistake {
     Network(#[from] Refusal),
     #[error("Enter the address that is to be verified.")]
     NothingToVerify,
-    #[error("Several verifications of your organization are under way. Try again in half a minute.")]
+    #[error(
+        "Several verifications of your organization are under way, or were within the last minute. Try again in a minute."
+    )]
     TooManyVerifications,
     #[error("Your organization has no mail domain to verify for. Ask the operator to assign one.")]
     NoDomain,

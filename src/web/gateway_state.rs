@@ -9,7 +9,11 @@ use super::{
     wording::{self, ShownAddress},
 };
 use crate::{
-    mail::{GatewayAddress, id::OrganizationId},
+    mail::{
+        GatewayAddress,
+        id::{GatewayId, OrganizationId},
+    },
+    policy::present::{self, Check},
     store::{self, gateway_facts::GatewayFacts, gateway_health::Health, verification::Checked},
 };
 
@@ -73,6 +77,8 @@ pub struct ShownState {
     pub mail: String,
     /// What the gateway said, or what went wrong before it said anything.
     pub because: Option<String>,
+    /// What is not said by `mail`: while it fails, when it last took mail; else its last failure, with its words.
+    pub other_side: Option<String>,
     /// Where mail goes meanwhile.
     pub backup: Option<ShownAddress>,
     /// What is to be done about its certificate soon.
@@ -90,15 +96,13 @@ impl ShownState {
     /// Of a gateway that was not seen at all since its last change, too.
     pub fn of(health: Option<&Health>, now: OffsetDateTime) -> Self {
         let since = health.and_then(|health| health.failing_since);
-        let mail = match (since, health.and_then(|health| health.last_accepted_at)) {
-            (Some(since), _) => format!("Failing since {}", wording::moment(since)),
-            (None, Some(accepted)) => format!("Last accepted mail {}", wording::ago(accepted, now)),
-            (None, None) => "No mail since its last change".to_owned(),
-        };
+        let other_side = health.and_then(|health| other_side(health, now));
+        let mail = present::mail_in_words(since, health.and_then(|health| health.last_accepted_at), now);
         Self {
             is_failing: since.is_some(),
             is_unknown: since.is_none() && health.and_then(|health| health.last_accepted_at).is_none(),
             mail,
+            other_side,
             figures: health.filter(|_| since.is_none()).and_then(|health| figures(health, now)),
             because: health.and_then(|health| health.last_failure.clone()).filter(|_| since.is_some()),
             backup: health.and_then(|health| health.backup.as_ref()).filter(|_| since.is_some()).map(Into::into),
@@ -114,6 +118,17 @@ impl ShownState {
                 }),
         }
     }
+}
+
+fn other_side(health: &Health, now: OffsetDateTime) -> Option<String> {
+    if health.failing_since.is_some() {
+        return Some(match health.last_accepted_at {
+            Some(accepted) => format!("Last accepted mail {}.", wording::ago(accepted, now)),
+            None => "It has accepted no mail since its last change.".to_owned(),
+        });
+    }
+    let (at, why) = (health.last_failed_at?, health.last_failure.as_deref()?);
+    Some(format!("Last failure {}: {why}", wording::moment(at)))
 }
 
 fn figures(health: &Health, now: OffsetDateTime) -> Option<String> {
@@ -136,10 +151,22 @@ pub async fn facts(
     address: &GatewayAddress,
     slug: &str,
 ) -> store::Result<Option<(ShownState, ShownCheck)>> {
-    let Some(id) = store::gateway::with_address(db, organization, address).await? else { return Ok(None) };
+    match store::gateway::with_address(db, organization, address).await? {
+        Some(id) => of(db, organization, id, slug).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Both facts of a gateway.
+pub async fn of(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    id: GatewayId,
+    slug: &str,
+) -> store::Result<(ShownState, ShownCheck)> {
     let health = store::gateway_health::of(db, organization, Some(id)).await?;
     let checked = store::verification::checked(db, organization, Some(id)).await?;
-    Ok(Some((ShownState::of(health.first(), OffsetDateTime::now_utc()), ShownCheck::of(checked.first(), slug))))
+    Ok((ShownState::of(health.first(), OffsetDateTime::now_utc()), ShownCheck::of(checked.first(), slug)))
 }
 
 /// What the last verification says of a gateway.
@@ -156,21 +183,17 @@ pub struct ShownCheck {
 
 impl ShownCheck {
     pub fn of(checked: Option<&Checked>, slug: &str) -> Self {
-        let Some(checked) = checked else {
-            let words = "Not checked since the last change".to_owned();
-            return Self { words, is_failed: false, is_passed: false, page: None };
-        };
-        let (at, revision) = (wording::moment(checked.at), wording::number(checked.revision));
+        let accepts = checked.and_then(|checked| checked.accepts);
         Self {
-            words: match checked.accepts {
-                Some(true) => format!("Checked {at}, revision {revision}: it accepts our mail"),
-                Some(false) => format!("Checked {at}, revision {revision}: it does not accept our mail"),
-                None if !checked.is_over => "A check is under way".to_owned(),
-                None => format!("Checked {at}, revision {revision}: not every relay has answered"),
-            },
-            is_failed: checked.accepts == Some(false),
-            is_passed: checked.accepts == Some(true),
-            page: Some(verification::link(slug, checked.id).build()),
+            words: present::check_in_words(checked.map(|it| Check {
+                at: it.at,
+                revision: it.revision,
+                accepts: it.accepts,
+                is_over: it.is_over,
+            })),
+            is_failed: accepts == Some(false),
+            is_passed: accepts == Some(true),
+            page: checked.map(|checked| verification::link(slug, checked.id).build()),
         }
     }
 }

@@ -513,10 +513,11 @@ async fn status(app: &App, access: &Access, query: &ListQuery) -> Result<Option<
     let progress = store::change::progress(transaction, change.revision).await?;
     let route = ShownRoute::of(account.gateways, &app.settings.platform_default);
     let undo = query.link_to_undo(&access.slug, change.id);
-    let messages = status::taking_new_way(transaction, &PointerScope::Account(selected), &change).await?;
+    let scope = PointerScope::Account(selected);
+    let messages = status::taking_new_way(transaction, &scope, &change).await?;
     let line = status::of_account(&change, &user_id, own.as_ref(), route, &progress)
         .taking(messages)
-        .what_left(&access.slug, &change)
+        .what_left(&access.slug, &scope, &change)
         .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id));
     Ok(Some(line.undoable(access.role.may_set_account_gateway(), undo)))
 }

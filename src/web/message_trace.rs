@@ -30,9 +30,11 @@ use crate::{
         id::{OrganizationId, QueueId},
         short_id::ShortId,
     },
+    policy::routing::Scope,
     store::{
         self, OrganizationTransaction,
-        message_trace::{Event, Fate, Found, Position, Sought, Step},
+        gateway::PointerScope,
+        message_trace::{ByGateway, Event, Fate, Found, Position, Sought, Step},
     },
 };
 
@@ -60,6 +62,35 @@ pub fn link_to_time(slug: &str, from: OffsetDateTime, to: OffsetDateTime) -> Lin
     link(slug).with("from", &words(from)).with("to", &words(to))
 }
 
+/// Mail that went by what a pointer said in this time: the gateway's address, or that it had none. The pointer of all
+/// users and those of mail domains decide for whoever has nothing nearer.
+pub fn link_to_way(
+    slug: &str,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    scope: &PointerScope,
+    gateway: Option<&str>,
+) -> Link {
+    let of_gateway = |link: Link, scope| match gateway {
+        Some(address) => link.with("gateway", address).with("scope", scope),
+        None => link,
+    };
+    let link = link_to_time(slug, from, to);
+    match scope {
+        PointerScope::Organization if gateway.is_none() => link.with("gateway", WITHOUT),
+        PointerScope::Organization => of_gateway(link, "organization"),
+        PointerScope::Domain(name) => of_gateway(link.with("sender", name.as_str()), "domain"),
+        PointerScope::Account(account) => of_gateway(link, "user").with("account", &account.to_string()),
+    }
+}
+
+/// Mail that went to a gateway in this time.
+pub fn link_to_gateway(slug: &str, (from, to): (OffsetDateTime, OffsetDateTime), address: &str) -> Link {
+    link_to_time(slug, from, to).with("gateway", address)
+}
+
+/// What stands in the field for mail that has no gateway.
+const WITHOUT: &str = "none";
+
 /// What a sender, an address or a domain, has sent from then on.
 pub fn link_to_sender(slug: &str, sender: &str, from: OffsetDateTime) -> Link {
     let minute = format_description!("[year]-[month]-[day]T[hour]:[minute]");
@@ -84,6 +115,14 @@ pub fn words(step: Step) -> &'static str {
     STATES.iter().find(|(one, ..)| *one == step).map(|(.., words)| *words).unwrap_or_default()
 }
 
+/// Where the pointer was set that decided, with its word in the address and its words for people.
+const SCOPES: [(Scope, &str, &str); 4] = [
+    (Scope::User, "user", "the user's own gateway"),
+    (Scope::Domain, "domain", "the mail domain's gateway"),
+    (Scope::Organization, "organization", "the gateway of all users"),
+    (Scope::Platform, "platform", "no gateway"),
+];
+
 fn step(name: &str) -> Option<Step> {
     STATES.iter().find(|(_, one, _)| *one == name).map(|(step, ..)| *step)
 }
@@ -97,6 +136,12 @@ struct Asked {
     state: String,
     from: String,
     to: String,
+    /// An address, or [`WITHOUT`].
+    gateway: String,
+    /// The scope whose pointer decided.
+    scope: String,
+    /// The id of one account, where a page has led here.
+    account: String,
     /// The id of one message, in either form.
     id: String,
     /// Where the page before ended.
@@ -110,6 +155,7 @@ struct Mistakes {
     recipient: Option<String>,
     from: Option<String>,
     to: Option<String>,
+    gateway: Option<String>,
     id: Option<String>,
 }
 
@@ -117,6 +163,7 @@ impl Mistakes {
     /// With the fields' ids, for the top of the page.
     fn list(&self) -> Vec<(&'static str, &String)> {
         let fields = [
+            ("gateway", &self.gateway),
             ("sender", &self.sender),
             ("recipient", &self.recipient),
             ("from", &self.from),
@@ -157,6 +204,40 @@ impl Asked {
             .with("state", self.state.trim())
             .with("from", self.from.trim())
             .with("to", self.to.trim())
+            .with("gateway", self.gateway.trim())
+            .with("scope", self.scope.trim())
+            .with("account", self.account.trim())
+    }
+
+    /// Word, label, and whether it is chosen.
+    fn scopes(&self) -> [(&'static str, &'static str, bool); 4] {
+        SCOPES.map(|(_, name, words)| (name, words, self.scope == name))
+    }
+
+    /// The gateways that have or had the address that was typed.
+    async fn by_gateway(
+        &self,
+        transaction: &mut OrganizationTransaction,
+        organization: OrganizationId,
+        mistakes: &mut Mistakes,
+    ) -> store::Result<Option<ByGateway>> {
+        let address = match self.gateway.trim() {
+            "" => return Ok(None),
+            typed if typed.eq_ignore_ascii_case(WITHOUT) => return Ok(Some(ByGateway::Without)),
+            typed => typed.parse::<GatewayAddress>(),
+        };
+        match address {
+            Err(mistake) => mistakes.gateway = Some(format!("{mistake} Or type none.")),
+            Ok(address) => {
+                let gateways = store::gateway::ever_with_address(transaction, organization, &address).await?;
+                if !gateways.is_empty() {
+                    return Ok(Some(ByGateway::OneOf(gateways)));
+                }
+                let address = address.with_port_in_words();
+                mistakes.gateway = Some(format!("No gateway of your organization has or had the address {address}."));
+            }
+        }
+        Ok(None)
     }
 
     fn sought(&self, mistakes: &mut Mistakes) -> Sought {
@@ -180,6 +261,9 @@ impl Asked {
                 None
             }),
             step: step(self.state.trim()),
+            gateway: None,
+            scope: SCOPES.iter().find(|(_, name, _)| *name == self.scope.trim()).map(|(scope, ..)| *scope),
+            account: self.account.trim().parse().ok(),
             from,
             to,
             before: position(&self.before),
@@ -246,6 +330,10 @@ fn position_in_words(position: Position) -> String {
 struct MessageTrace {
     console: Console,
     asked: Asked,
+    /// The account that it is about, where a page has led here.
+    account: Option<String>,
+    /// Addresses to choose from.
+    gateways: Vec<String>,
     mistakes: Mistakes,
     messages: Vec<ShownMessage>,
     is_filtered: bool,
@@ -342,8 +430,9 @@ async fn show(
 ) -> Result<Response, PageError> {
     let (organization, slug) = (inside.access.organization(), &inside.access.slug);
     let mut mistakes = Mistakes::default();
-    let sought = asked.sought(&mut mistakes);
+    let mut sought = asked.sought(&mut mistakes);
     let mut transaction = app.store.begin(&inside.access).await?;
+    sought.gateway = asked.by_gateway(&mut transaction, organization, &mut mistakes).await?;
     if !asked.id.trim().is_empty() {
         match named(&mut transaction, organization, &asked.id).await? {
             Some(message) => return Ok(see_other(&traced_message::link(slug, message).build())),
@@ -357,11 +446,18 @@ async fn show(
         true => (Found::default(), HashMap::new(), Vec::new()),
         false => search(&mut transaction, organization, &sought).await?,
     };
+    let gateways = store::gateway::known_addresses(&mut transaction, organization).await?;
+    let account = match sought.account {
+        Some(account) => store::account::by_id(&mut transaction, organization, account).await?,
+        None => None,
+    };
     drop(transaction);
     let here = || asked.with(link(slug));
     let next = found.next.map(|next| here().with("before", &position_in_words(next)).build());
     let page = page(&MessageTrace {
         console: Console::new(&inside, LABEL),
+        account: sought.account.map(|id| account.map_or(id.to_string(), |account| wording::user_id(&account.user_id))),
+        gateways: gateways.iter().map(ToString::to_string).collect(),
         mistakes,
         messages: found.events.iter().map(|event| ShownMessage::of(slug, event, &fates)).collect(),
         is_filtered: here().build() != link(slug).build(),

@@ -225,7 +225,7 @@ async fn status(
             status::of_organization(&change, summary, default, &progress)
                 .because(if passed { Some(status::PASSED) } else { after.at_once.as_deref() })
                 .taking(messages)
-                .what_left(&access.slug, &change)
+                .what_left(&access.slug, &scope, &change)
                 .leading_to(status::SINCE, audit_log::entry_link(&access.slug, change.id))
         }
     };

@@ -8,7 +8,7 @@ use std::{
 
 use askama::Template;
 use axum::{
-    extract::State,
+    extract::{Multipart, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     App, Route,
+    account_file::refused,
     console::Console,
     csv_file,
     error::PageError,
@@ -26,13 +27,14 @@ use super::{
     message_trace, page,
     session::InOrganization,
     text_field::{self, TextField},
+    wording,
 };
 use crate::{
     mail::{
         GatewayAddress, Mailbox,
         id::{AccountId, OrganizationId},
     },
-    policy::account_file::{harmless, separate},
+    policy::account_file::{self, harmless},
     store::{
         self, OrganizationTransaction,
         message_trace::report::{self, Report, Ways},
@@ -45,8 +47,10 @@ const CSV_PATH: &str = "/{organization}/web-mail-cloud/message-trace/report.csv"
 
 /// The longest period: reading a day of much mail takes a second.
 const LONGEST: Duration = Duration::days(92);
-/// The most accounts that can be named: they stand in the address.
-const MOST_NAMED: usize = 200;
+/// The most accounts that can be named.
+const MOST_NAMED: usize = 10_000;
+/// The largest file that names them, in bytes.
+const LARGEST_FILE: usize = 2_000_000;
 
 /// Reports that are made at once, for everybody together: each keeps a core busy. Others wait for their turn.
 static MAKING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(1));
@@ -74,7 +78,7 @@ impl Drop for Own {
 const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
 
 pub fn routes() -> Vec<Route> {
-    vec![Route::get(PATH, show), Route::get(CSV_PATH, make)]
+    vec![Route::get(PATH, show), Route::get(CSV_PATH, make), Route::upload(CSV_PATH, make_of_file)]
 }
 
 /// The form.
@@ -93,6 +97,8 @@ struct RouteReport {
     from: TextField,
     to: TextField,
     accounts: TextField,
+    /// What is wrong with the file that was sent.
+    file_mistake: Option<String>,
     mistakes: Vec<(&'static str, String)>,
     /// Another one of the organization is being made.
     is_busy: bool,
@@ -119,10 +125,11 @@ impl RouteReport {
                 ..field(
                     "accounts",
                     "Accounts",
-                    "Their addresses, one per line or apart by commas. Leave empty for all.",
+                    "Their addresses, one per line or apart by commas; at most 10,000. Leave it empty, and choose no file, for all.",
                     form.accounts,
                 )
             },
+            file_mistake: None,
             mistakes: Vec::new(),
             is_busy: false,
         }
@@ -130,6 +137,7 @@ impl RouteReport {
 
     fn answer(mut self, status: StatusCode) -> Result<Response, PageError> {
         self.mistakes = text_field::mistakes(&[&self.gateway, &self.from, &self.to, &self.accounts]);
+        self.mistakes.extend(self.file_mistake.clone().map(|mistake| ("file", mistake)));
         Ok((status, page(&self)?).into_response())
     }
 }
@@ -142,6 +150,17 @@ struct ReportForm {
     from: String,
     to: String,
     accounts: String,
+    /// A file that names the accounts, where one was sent.
+    #[serde(skip)]
+    file: Option<Named>,
+}
+
+/// A file as it came.
+#[derive(Debug, Clone)]
+enum Named {
+    Text(String),
+    TooLarge,
+    NotUtf8,
 }
 
 /// What is asked for.
@@ -170,7 +189,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         gateway: summary.gateway.map(|address| address.to_string()).unwrap_or_default(),
         from: day(today - Duration::days(30)),
         to: day(today),
-        accounts: String::new(),
+        ..ReportForm::default()
     };
     RouteReport::new(&inside, form).answer(StatusCode::OK)
 }
@@ -187,24 +206,64 @@ fn parse(form: &ReportForm, shown: &mut RouteReport) -> Option<Asked> {
             to = Err(format!("A report is of at most {} days: choose an earlier day.", LONGEST.whole_days()));
         }
     }
-    let accounts = accounts(&form.accounts);
+    let accounts = account_file::named(&form.accounts, MOST_NAMED);
+    let of_file = form.file.as_ref().map_or(Ok(Vec::new()), of_file);
     let note = |field: &mut TextField, mistake: Option<&String>| field.mistake = mistake.cloned();
     note(&mut shown.gateway, gateway.as_ref().err());
     note(&mut shown.from, from.as_ref().err());
     note(&mut shown.to, to.as_ref().err());
     note(&mut shown.accounts, accounts.as_ref().err());
-    Some(Asked { gateway: gateway.ok()?, days: (from.ok()?, to.ok()?), accounts: accounts.ok()? })
+    shown.file_mistake = of_file.as_ref().err().cloned();
+    let named = [accounts.ok()?, of_file.ok()?].concat();
+    let accounts = (!named.is_empty()).then_some(named);
+    Some(Asked { gateway: gateway.ok()?, days: (from.ok()?, to.ok()?), accounts })
 }
 
-fn accounts(typed: &str) -> Result<Option<Vec<Mailbox>>, String> {
-    let addresses: Result<Vec<Mailbox>, _> = separate(typed).into_iter().map(str::parse::<Mailbox>).collect();
-    let addresses = addresses.map_err(|mistake| mistake.to_string())?;
-    if addresses.len() > MOST_NAMED {
-        return Err(format!(
-            "These are too many addresses: at most {MOST_NAMED}. Leave the field empty for all, and look them up in the file."
-        ));
+/// The accounts that a file names: nobody gets a report of all for an empty one.
+fn of_file(file: &Named) -> Result<Vec<Mailbox>, String> {
+    match file {
+        Named::TooLarge => Err(format!("The file is larger than {}.", wording::size(LARGEST_FILE as i64))),
+        Named::NotUtf8 => Err("The file is not in UTF-8. Save it as “CSV UTF-8”.".to_owned()),
+        Named::Text(text) => match account_file::named(text, MOST_NAMED)? {
+            named if named.is_empty() => Err("The file has no addresses in it.".to_owned()),
+            named => Ok(named),
+        },
     }
-    Ok((!addresses.is_empty()).then_some(addresses))
+}
+
+/// The same with the accounts in a file.
+async fn make_of_file(state: State<App>, inside: InOrganization, form: Multipart) -> Result<Response, PageError> {
+    make(state, inside, Query(receive(form).await?)).await
+}
+
+async fn receive(mut form: Multipart) -> Result<ReportForm, PageError> {
+    let mut received = ReportForm::default();
+    while let Some(mut field) = form.next_field().await.map_err(refused)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        let mut bytes = Some(Vec::new());
+        while let Some(chunk) = field.chunk().await.map_err(refused)? {
+            bytes = bytes.filter(|read| read.len() + chunk.len() <= LARGEST_FILE);
+            if let Some(read) = &mut bytes {
+                read.extend_from_slice(&chunk);
+            }
+        }
+        let file = match bytes.map(String::from_utf8) {
+            None => Named::TooLarge,
+            Some(Err(_)) => Named::NotUtf8,
+            Some(Ok(text)) => Named::Text(text),
+        };
+        match (name.as_str(), file) {
+            // A browser sends the field without a file, too.
+            ("file", Named::Text(text)) if text.is_empty() => {}
+            ("file", file) => received.file = Some(file),
+            ("gateway", Named::Text(text)) => received.gateway = text,
+            ("from", Named::Text(text)) => received.from = text,
+            ("to", Named::Text(text)) => received.to = text,
+            ("accounts", Named::Text(text)) => received.accounts = text,
+            _ => return Err(PageError::Malformed("a field that the form has not".to_owned())),
+        }
+    }
+    Ok(received)
 }
 
 /// The file.

@@ -45,6 +45,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Leads to a change's entry in the audit log, which counts the mail that it is about.
 pub const SINCE: &str = "How mail goes since then";
 
+/// Leads to the mail that has gone by what a change said before it was taken back.
+pub const LEFT: &str = "What left in between";
+
 /// A piece of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -134,11 +137,12 @@ impl StatusLine {
     }
 
     /// Ends with the way to what left in the time of a change that was taken back.
-    pub(super) fn what_left(self, slug: &str, change: &RecentChange) -> Self {
+    pub(super) fn what_left(self, slug: &str, scope: &PointerScope, change: &RecentChange) -> Self {
         match change.undone_from {
             Some(from) => {
-                let link = message_trace::link_to_time(slug, from, change.committed_at);
-                self.leading_to("What left in between", link)
+                let time = (from, change.committed_at);
+                let link = message_trace::link_to_way(slug, time, scope, change.before.as_deref());
+                self.leading_to(LEFT, link)
             }
             None => self,
         }
@@ -432,7 +436,7 @@ pub fn unchanged_account(user_id: &str, own: Option<&GatewayAddress>) -> StatusL
 pub fn too_many_verifications() -> StatusLine {
     let line = StatusLine::new("Not yet.");
     StatusLine { is_warning: true, ..line }
-        .words("Several verifications of your organization are under way. Try again in half a minute.")
+        .words("Several verifications of your organization are under way, or were within the last minute. Try again in a minute.")
 }
 
 /// Somebody has changed it again since: the page below is right, the sentence would not be.

@@ -36,6 +36,7 @@ use crate::{
         arrival::Finding,
         facts::TlsMode,
         gateway_record::GatewayRecord,
+        outbound_address::AddressesToAllow,
         verification::{self, Destination, Outcome, Step},
     },
     store::{
@@ -125,6 +126,8 @@ struct VerificationPage {
     /// Of the gateway, where it is saved.
     revision: Option<String>,
     relays: Vec<ShownAnswer>,
+    /// What the gateway has to accept.
+    to_allow: AddressesToAllow,
     /// Something may still come: a step, or a test message.
     is_live: bool,
     /// The gateway's page, where it is saved.
@@ -332,6 +335,7 @@ async fn look(
         Some(gateway) => store::gateway_record::wanted(&mut transaction, organization, gateway).await?,
         None => None,
     };
+    let to_allow = asked.to_allow(store::relay::outbound_addresses(&mut *transaction).await?);
     drop(transaction);
     let slug = &inside.access.slug;
     let mut relays: Vec<ShownAnswer> = asked.answers.iter().map(ShownAnswer::from).collect();
@@ -343,6 +347,7 @@ async fn look(
         at: wording::moment(asked.at),
         revision: asked.revision.map(wording::number),
         relays,
+        to_allow,
         is_live: is_awaited || !asked.has_ended(),
         gateway: asked.gateway.map(|id| gateway::link(slug, id).build()),
         list: gateways::link(slug).build(),

@@ -14,7 +14,10 @@ use super::{
     wording::{self, ShownAddress, ShownRoute},
 };
 use crate::{
-    policy::volume::{Period, Subject, Unit},
+    policy::{
+        outbound_address::AddressesToAllow,
+        volume::{Period, Subject, Unit},
+    },
     store::{
         self,
         gateway::PointerScope,
@@ -58,6 +61,8 @@ struct WebMailCloud {
     credentials: i64,
     /// When a credential was used last.
     credential_used: Option<String>,
+    /// What a gateway has to accept.
+    to_allow: AddressesToAllow,
 }
 
 async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response, PageError> {
@@ -78,6 +83,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
     let volume = store::volume::total(&mut transaction, organization, &Subject::Organization, today).await?;
     let has_webhook = store::webhook::of(&mut *transaction, organization).await?.is_some();
     let credentials = store::relay_credential::valid(&mut transaction, organization).await?;
+    let relays = store::relay::outbound_addresses(&mut *transaction).await?;
     drop(transaction);
     page(&WebMailCloud {
         console: Console::new(&inside, "Web Mail Cloud"),
@@ -102,6 +108,7 @@ async fn show(State(app): State<App>, inside: InOrganization) -> Result<Response
         has_webhook,
         credentials: credentials.count,
         credential_used: credentials.last_used_at.map(wording::moment),
+        to_allow: AddressesToAllow::of(&relays),
         summary,
     })
 }

@@ -37,8 +37,7 @@ pub fn size(bytes: impl Borrow<i64>) -> String {
 
 /// A moment with its zone, to the minute: `23 November 2026, 14:02 UTC`.
 pub fn moment(moment: OffsetDateTime) -> String {
-    let format = format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
-    moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| moment.to_string())
+    words::moment(moment)
 }
 
 /// A moment with its zone, to the second: `23 November 2026, 14:02:07 UTC`.
@@ -60,13 +59,7 @@ pub fn took(length: Duration) -> String {
 
 /// How long ago something was, as long as that says more than when: `12 s ago`, `5 min ago`, `3 h ago`; then the moment.
 pub fn ago(moment_then: OffsetDateTime, now: OffsetDateTime) -> String {
-    match (now - moment_then).whole_seconds() {
-        ..1 => "just now".to_owned(),
-        seconds @ 1..60 => format!("{seconds} s ago"),
-        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
-        seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
-        _ => moment(moment_then),
-    }
+    words::ago(moment_then, now)
 }
 
 /// The same as short as a list has room for: the time of today, else the day, of another year with the year.

@@ -43,6 +43,7 @@ fn without_any_setting_everything_listens_on_loopback_only() {
     assert!(all.platform.allowed_gateway_networks.0.is_empty());
     assert_eq!(all.platform.gateway_ports, Ports::default());
     assert!(all.relay.smtps_listen.0.is_empty() && all.relay.proxy_networks.0.is_empty());
+    assert!(all.relay.outbound_addresses.0.is_empty());
     assert!(all.relay.handover);
     assert_eq!(all.relay.handover_wait, Duration::from_secs(20));
     assert_eq!(all.relay.max_staleness, Duration::from_secs(86_400));
@@ -66,6 +67,8 @@ fn lists_are_separated_by_commas_or_blanks_and_may_be_empty() {
         networks("10.1.2.3/8, 2001:db8::7"),
         ["10.0.0.0/8".parse().unwrap(), "2001:db8::7/128".parse().unwrap()]
     );
+    let outbound = with(&["--outbound-addresses", "203.0.113.7 2001:db8::/64"]).unwrap().relay.outbound_addresses.0;
+    assert_eq!(outbound, ["203.0.113.7/32".parse().unwrap(), "2001:db8::/64".parse().unwrap()]);
     let listeners = with(&["--smtp-listen", "127.0.0.1:25,[::1]:25"]).unwrap().relay.smtp_listen.0;
     assert_eq!(listeners, ["127.0.0.1:25".parse().unwrap(), "[::1]:25".parse().unwrap()]);
 }
@@ -138,6 +141,10 @@ fn a_wrong_setting_is_named_in_one_sentence() {
         ("--public-url", "https://outgate.example.com/admin", "is not the URL of a server"),
         ("--public-url", "https://ann@outgate.example.com", "is not the URL of a server"),
         ("--trusted-proxies", "proxy.example.com", "“proxy.example.com” is not a network"),
+        ("--outbound-addresses", "nat.example.com", "“nat.example.com” is not an address"),
+        ("--outbound-addresses", "203.0.113.7,0.0.0.0", "“0.0.0.0” is not an address that a connection comes from"),
+        ("--outbound-addresses", "203.0.0.0/8", "“203.0.0.0/8” is larger than a network of one's own"),
+        ("--outbound-addresses", "::1", "“::1” is not an address that a connection comes from"),
         ("--list-members", "501", "501 is not in 1..=500"),
         ("--smtp-listen", "127.0.0.1:2525,25", "“25” is not an address to listen on"),
         ("--smtp-listen", "", "is not an address to listen on"),

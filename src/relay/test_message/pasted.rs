@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{LOOKING, PATIENCE, spf};
 use crate::{
+    policy::arrival::SenderPolicies,
     relay::resolver::Resolver,
     store::{self, test_message::ToLookAt},
 };
@@ -67,7 +68,7 @@ impl Pasted {
                 (Some(gateway), Some(left_from)) => {
                     spf::of_gateway(&self.db, &self.resolver, (one.organization, gateway), left_from).await?
                 }
-                _ => Vec::new(),
+                _ => SenderPolicies::default(),
             };
             store::test_message::looked_at_across_tenants(&self.db, one, &found).await
         };

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     mail::id::{GatewayId, OrganizationId},
-    policy::arrival::{Spf, SpfOf},
+    policy::arrival::{SenderPolicies, Spf, SpfOf},
     relay::resolver::Resolver,
     store,
 };
@@ -17,15 +17,15 @@ use crate::{
 /// How long the look-ups for one domain may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of each mail domain of the organization whose mail leaves through its gateway, for mail from there.
+/// Of the mail domains of the organization whose mail leaves through its gateway, for mail from there.
 pub async fn of_gateway(
     db: &PgPool,
     resolver: &Resolver,
     (organization, gateway): (OrganizationId, GatewayId),
     left_from: IpAddr,
-) -> store::Result<Vec<SpfOf>> {
-    let domains = store::test_message::domains_across_tenants(db, organization, gateway).await?;
-    Ok(look(resolver, domains, left_from).await)
+) -> store::Result<SenderPolicies> {
+    let (domains, spf_more) = store::test_message::domains_across_tenants(db, organization, gateway).await?;
+    Ok(SenderPolicies { spf: look(resolver, domains, left_from).await, spf_more })
 }
 
 /// Of each domain, for mail from there.

@@ -1,7 +1,7 @@
 //! What there is to say of a gateway's certificate: names, issuer, dates, and what is wrong with it.
 //! Read for people; what verifies certificates is rustls, in `handover::tls`.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use rustls::{CertificateError, ClientConnection, pki_types::CertificateDer};
 use sha2::{Digest, Sha256};
@@ -56,7 +56,11 @@ impl Certificate {
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(printable(name)),
-        GeneralName::IPAddress([a, b, c, d]) => Some(std::net::Ipv4Addr::new(*a, *b, *c, *d).to_string()),
+        // RFC 5280 §4.2.1.6: four octets, or sixteen.
+        GeneralName::IPAddress(octets) => {
+            let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*octets).map(IpAddr::from)).ok().map(|address| address.to_string())
+        }
         _ => None,
     }
 }

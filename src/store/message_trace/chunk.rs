@@ -1,6 +1,8 @@
 //! Lines as they stand in the store: many in one row, compressed, with a filter of what they are found by. A row
 //! for each line with an index for each way to search would cost a message more than its hand-over does.
 
+use std::collections::BTreeSet;
+
 use lz4_flex::block::{compress_prepend_size, decompress_size_prepended};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -31,7 +33,14 @@ pub struct Chunk {
     pub keys: Vec<u8>,
     /// The lines, compressed.
     pub content: Vec<u8>,
+    /// The gateways that its lines name, and [`WITHOUT`] for lines that name none; `None`: too many, or not known.
+    pub ways: Option<Vec<Uuid>>,
 }
+
+/// Stands for a gateway in lines that name none.
+pub const WITHOUT: Uuid = Uuid::nil();
+/// How many gateways are noted of one chunk: its row stays in a page.
+const MOST_WAYS: usize = 48;
 
 /// Lines that are being gathered.
 #[derive(Debug, Default)]
@@ -39,6 +48,8 @@ pub struct Gathering {
     text: Vec<u8>,
     keys: Vec<Key>,
     lines: u32,
+    /// The gateways that they name, and others once there are too many.
+    ways: BTreeSet<Uuid>,
     /// When the first and the last of them were written.
     span: Option<(OffsetDateTime, OffsetDateTime)>,
 }
@@ -66,6 +77,9 @@ impl Gathering {
         self.text.push(b'\n');
         keys::of(event, &mut self.keys);
         self.lines += 1;
+        if self.ways.len() <= MOST_WAYS {
+            self.ways.insert(event.gateway.map_or(WITHOUT, |gateway| gateway.0));
+        }
         let (first, last) = self.span.unwrap_or((event.at, event.at));
         self.span = Some((first.min(event.at), last.max(event.at)));
     }
@@ -97,6 +111,7 @@ impl Gathering {
             lines: self.lines as i32,
             keys: keys::filter(&mut keys),
             content: compress_prepend_size(&self.text),
+            ways: (self.ways.len() <= MOST_WAYS).then(|| self.ways.into_iter().collect()),
         })
     }
 }

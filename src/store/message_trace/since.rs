@@ -1,6 +1,8 @@
 //! How mail has gone since a gateway was changed, for one or for all: by the new way, still by the old one, or not at
 //! all. Read from the trace; the page is `web::audit_log`'s.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -9,7 +11,7 @@ use crate::{
     mail::{
         DomainName,
         envelope::domain_of,
-        id::{AccountId, GatewayId, OrganizationId},
+        id::{AccountId, ChangeId, GatewayId, OrganizationId},
     },
     policy::routing::Scope,
     store::Result,
@@ -25,8 +27,38 @@ pub enum Changed {
     OfAll(Option<GatewayId>),
     OfDomain(DomainName, Option<GatewayId>),
     OfAccount(AccountId, Option<GatewayId>),
+    /// Of many accounts at once, each with its former gateway.
+    OfAccounts(HashMap<AccountId, Option<GatewayId>>),
     /// A gateway's own record, and from which revision on it is so.
     Record(GatewayId, i64),
+}
+
+/// Of how many accounts a change is looked at.
+const MOST_ACCOUNTS: i64 = 100_000;
+
+/// The accounts whose gateway a change has set, each with its former one; `None`: of more than are looked at.
+pub async fn accounts_of(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    change: ChangeId,
+) -> Result<Option<Changed>> {
+    let rows = sqlx::query!(
+        r#"
+        select subject_key::uuid as "account!: AccountId", (before ->> 'outbound_gateway')::uuid as "former: GatewayId"
+        from change_item
+        where organization_id = $1 and change_id = $2 and subject = 'account'
+          and before ? 'outbound_gateway' and after ? 'outbound_gateway'
+          and before -> 'outbound_gateway' is distinct from after -> 'outbound_gateway'
+        limit $3
+        "#,
+        organization as OrganizationId,
+        change as ChangeId,
+        MOST_ACCOUNTS + 1,
+    )
+    .map(|row| (row.account, row.former))
+    .fetch_all(db)
+    .await?;
+    Ok((rows.len() as i64 <= MOST_ACCOUNTS).then(|| Changed::OfAccounts(rows.into_iter().collect())))
 }
 
 /// What messages have done.
@@ -57,6 +89,10 @@ impl Changed {
                 (is_of_domain && event.scope != Some(Scope::User), former)
             }
             Self::OfAccount(account, former) => (event.account == Some(*account), former),
+            Self::OfAccounts(formers) => {
+                let former = event.account.and_then(|account| formers.get(&account))?;
+                return Some(event.gateway == *former);
+            }
             Self::Record(gateway, revision) => {
                 let is_about = event.gateway == Some(*gateway);
                 return is_about.then(|| event.revision.is_some_and(|of| of < *revision));
@@ -66,10 +102,22 @@ impl Changed {
     }
 
     /// What mail went to before.
-    fn former(&self) -> Option<GatewayId> {
+    fn former(&self) -> Vec<GatewayId> {
         match self {
-            Self::OfAll(former) | Self::OfDomain(_, former) | Self::OfAccount(_, former) => *former,
-            Self::Record(gateway, _) => Some(*gateway),
+            Self::OfAll(former) | Self::OfDomain(_, former) | Self::OfAccount(_, former) => Vec::from_iter(*former),
+            Self::OfAccounts(formers) => {
+                let distinct: HashSet<GatewayId> = formers.values().copied().flatten().collect();
+                Vec::from_iter(distinct)
+            }
+            Self::Record(gateway, _) => vec![*gateway],
+        }
+    }
+
+    /// Whose mail alone it is about, where that are many.
+    fn accounts(&self) -> Option<Vec<AccountId>> {
+        match self {
+            Self::OfAccounts(formers) => Some(formers.keys().copied().collect()),
+            _ => None,
         }
     }
 }
@@ -92,9 +140,10 @@ pub async fn since(
     changed: Changed,
     (from, to): (OffsetDateTime, OffsetDateTime),
 ) -> Result<Gone> {
-    let under_way = match changed.former() {
-        Some(former) => being_tried(db, organization, former, from).await?,
-        None => 0,
+    let former = changed.former();
+    let under_way = match former.is_empty() {
+        false => being_tried(db, organization, (&former, changed.accounts().as_deref()), from).await?,
+        true => 0,
     };
     let mut chunks = sqlx::query_scalar!(
         r#"
@@ -131,18 +180,19 @@ pub async fn since(
 async fn being_tried(
     db: &mut PgConnection,
     organization: OrganizationId,
-    former: GatewayId,
+    (former, accounts): (&[GatewayId], Option<&[AccountId]>),
     before: OffsetDateTime,
 ) -> Result<i64> {
     sqlx::query_scalar!(
         r#"
         select count(*) as "count!" from queued_message
-        where organization_id = $1 and waits_for = $2 and lease_token is not null and accepted_at < $3
-          and next_attempt_at > now()
+        where organization_id = $1 and waits_for = any($2) and lease_token is not null and accepted_at < $3
+          and next_attempt_at > now() and ($4::uuid[] is null or sender_account = any($4))
         "#,
         organization as OrganizationId,
-        former as GatewayId,
+        former as &[GatewayId],
         before,
+        accounts as Option<&[AccountId]>,
     )
     .fetch_one(db)
     .await
@@ -188,7 +238,10 @@ mod tests {
         assert_eq!(gone(&of("other.example"), &events), Gone::default());
         let account = AccountId::new();
         let of_account = Event { account: Some(account), ..event(Step::HandedOver, None, None) };
-        assert_eq!(gone(&Changed::OfAccount(account, None), &[of_account]).old_way, 1, "it went without one before");
+        assert_eq!(gone(&Changed::OfAccount(account, None), std::slice::from_ref(&of_account)).old_way, 1);
+        let many = Changed::OfAccounts([(account, former), (AccountId::new(), None)].into());
+        assert_eq!(gone(&many, &[of_account]).new_way, 1, "each account has a former one of its own");
+        assert_eq!(gone(&many, &events), Gone::default(), "of others");
     }
 
     #[test]

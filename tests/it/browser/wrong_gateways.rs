@@ -123,6 +123,9 @@ async fn seen_by(owner: PgPool, admin: Chromium, with_script: bool) {
     admin.click("button", "Sign in").await;
     admin.find("button", "Sign out").await;
     for wrong in &all {
+        // So many are not to be had within a minute.
+        let later = "update verification set requested_at = requested_at - interval '1 minute'";
+        sqlx::query(later).execute(&scene.installation.owner).await.unwrap();
         admin.client.goto(&format!("{}/acme/web-mail-cloud/gateways/{}", world.pages, wrong.gateway)).await.unwrap();
         admin.click("button", "Verify").await;
         until_said(&admin, if wrong.accepts { "It accepts our mail." } else { "It does not accept our mail yet." })

@@ -289,6 +289,7 @@ impl Pending {
             saw: vec![],
             advice: advice.map(str::to_owned),
             would_verify: false,
+            from: None,
         };
         let mut steps = vec![step(Stage::Connect, Outcome::Passed, None)];
         steps.extend((!accepts).then(|| step(Stage::Recipient, Outcome::Failed, Some("It does not relay for us."))));

@@ -108,6 +108,7 @@ async fn verify_trusting(
         relay_name: "one".to_owned(),
         largest: 50 * 1024 * 1024,
         returns: None,
+        outbound: Vec::new(),
     };
     let taken = Taken {
         organization,
@@ -267,6 +268,8 @@ async fn every_wrong_setup_gets_its_sentence() {
         (Certified::by_itself("gateway.example"), plain(), "or this one's fingerprint"),
         (authority.certify("gateway.example"), plain(), "Nobody who is trusted vouches for its certificate"),
         (authority.certify("other.example"), own(), "for another name (other.example)"),
+        (authority.certify("192.0.2.7"), own(), "for another name (192.0.2.7)"),
+        (authority.certify("2001:db8::7"), own(), "for another name (2001:db8::7)"),
         (authority.certify_until("gateway.example", -day), own(), "Its certificate has expired on"),
     ] {
         let gateway = Gateway::start().await;

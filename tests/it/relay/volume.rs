@@ -276,6 +276,56 @@ async fn what_is_counted_while_the_store_is_away_is_written_once_when_it_is_back
 }
 
 #[sqlx::test]
+async fn what_is_counted_while_the_store_is_away_outlives_a_restart_and_counts_once(owner: PgPool) {
+    let mut door = StoreDoor::before(&owner);
+    let gateway = Gateway::start().await;
+    let pool = door.pool_as(store::roles::RELAY);
+    let sending = through(&gateway, Sending::on_pool(owner.clone(), pool.clone(), Options::default()).await).await;
+    let (relay, folder) = (relay(&owner).await, tempfile::tempdir().unwrap());
+    let journal = folder.path().join(format!("outgate-volume-{relay}.journal"));
+    let mut writer = Writer::of(&sending.volume, &sending.meter, &pool).keeping(folder.path());
+    writer.turn(relay).await.unwrap();
+
+    sending.send().await;
+    // The store has it, and its answer got lost.
+    door.next_commit(Fate::AnswerLost);
+    assert!(writer.turn(relay).await.is_err());
+    door.shut().await;
+    sending.send().await;
+    sending.send().await;
+    writer.keep(relay);
+    drop(writer);
+    let kept = std::fs::read(&journal).unwrap();
+    assert_eq!(hours(&owner).await, all_of(sending.account, 1, 1, 1));
+
+    // Killed, and started anew while the store is still away.
+    let after = sending.another_with(sending.options.clone());
+    let mut writer = Writer::of(&after.volume, &after.meter, &pool).keeping(folder.path());
+    assert!(writer.turn(relay).await.is_err());
+    assert!(journal.exists());
+    door.open();
+    writer.turn(relay).await.unwrap();
+    assert_eq!(hours(&owner).await, all_of(sending.account, 3, 3, 3));
+    assert!(!journal.exists());
+
+    // Killed before it could remove the file, and in the middle of a line.
+    std::fs::write(&journal, [&kept[..], b"{\"batch\":"].concat()).unwrap();
+    let mut writer = Writer::of(&after.volume, &after.meter, &pool).keeping(folder.path());
+    writer.turn(relay).await.unwrap();
+    assert_eq!(hours(&owner).await, all_of(sending.account, 3, 3, 3), "nothing counts twice");
+
+    // The same run catches up by itself.
+    door.shut().await;
+    after.send().await;
+    assert!(writer.turn(relay).await.is_err());
+    assert!(journal.exists(), "it is not in memory only");
+    door.open();
+    writer.turn(relay).await.unwrap();
+    assert_eq!(hours(&owner).await, all_of(sending.account, 4, 4, 4));
+    assert!(!journal.exists());
+}
+
+#[sqlx::test]
 async fn while_the_store_is_away_the_counts_of_accounts_are_given_up_first(owner: PgPool) {
     let gateway = Gateway::start().await;
     let sending = Sending::with(owner.clone(), Options { volume_rows: 4, ..Options::default() }).await;

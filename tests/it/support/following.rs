@@ -7,7 +7,7 @@ use outgate::{
     mail::id::{RelayId, Revision},
     policy::routing::PlatformDefault,
     relay::{
-        follow::{self, FollowError},
+        follow::{self, FollowError, KnownAs},
         routing_table::RoutingTable,
     },
     store::change::Progress,
@@ -39,7 +39,9 @@ impl Following {
         let stop = CancellationToken::new();
         let (sender, signed_on) = watch::channel(None);
         let (followed, token) = (Arc::clone(&table), stop.clone());
-        let running = tokio::spawn(async move { follow::run(name, &pool, &followed, &sender, token).await });
+        let running = tokio::spawn(async move {
+            follow::run(KnownAs { name, outbound: &[], hands_over: true }, &pool, &followed, &sender, token).await
+        });
         Self { table, stop, signed_on, running }
     }
 

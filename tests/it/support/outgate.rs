@@ -119,6 +119,14 @@ impl Outgate {
         self.run_with_input(words, "").await
     }
 
+    /// Starts a command whose output is read line by line.
+    pub fn begin(&self, words: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+        let mut command = self.command(words);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    }
+
     pub async fn run_with_input(&self, words: &[&str], input: &str) -> Ended {
         let mut command = self.command(words);
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

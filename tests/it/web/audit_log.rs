@@ -2,13 +2,19 @@
 //! The page of the same name in `src/web`.
 
 use outgate::{
-    mail::id::AccountId,
+    mail::id::{AccountId, QueueId},
     policy::Role,
-    store::{self, gateway::PointerScope},
+    store::{
+        self,
+        gateway::PointerScope,
+        message_trace::{Event, Step},
+    },
 };
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
+use super::{message_trace::write_down, page_of};
 use crate::support::{
     Browser, Gateway, Installation, Page, Pages, SmtpClient, Tenant,
     gateway::{At, HAPPENS_WITHIN},
@@ -225,4 +231,53 @@ async fn a_change_of_where_mail_goes_says_how_mail_has_gone_since(db: PgPool) {
     };
     timeout(HAPPENS_WITHIN, said).await.expect("it counts them within seconds");
     world.stop().await;
+}
+
+#[sqlx::test]
+async fn a_change_of_many_accounts_says_how_the_mail_of_these_has_gone_since(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let mut accounts = Vec::new();
+    for user in ["ann", "bob", "cy"] {
+        accounts.push(installation.account(&acme, &format!("{user}@acme.example"), &[]).await);
+    }
+    installation.set_gateway(&acme, &PointerScope::Account(accounts[0]), "old.example.com").await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let ids: Vec<String> = accounts[..2].iter().map(ToString::to_string).collect();
+    let mut fields: Vec<(&str, &str)> = ids.iter().map(|id| ("selected", id.as_str())).collect();
+    let list = page_of(&acme, "mail-account-manager/selected");
+    fields.extend([("action", "set"), ("confirmed", "2"), ("outbound_gateway", "new.example.com")]);
+    let saved = admin.submit(&list, &fields).await;
+    let (_, change) = saved.path.split_once("change=").expect("a change");
+    let old = installation.gateway_of(&acme, "old.example.com").await;
+    let new = installation.gateway_of(&acme, "new.example.com").await;
+    let entry = format!("{LOG}/{change}");
+    let says = async |words: &str| {
+        let text = admin.get(&entry).await.text();
+        assert!(text.contains(words), "{words} in {text}");
+    };
+    says("By the new way 0 messages Still by the old way 0 messages").await;
+
+    let now = OffsetDateTime::now_utc();
+    let line = |step, account, gateway| Event {
+        sender: "ann@acme.example".into(),
+        account: Some(account),
+        gateway,
+        ..Event::new(step, QueueId::new(), now)
+    };
+    let lines = [
+        line(Step::HandedOver, accounts[0], Some(new)),
+        line(Step::HandedOver, accounts[0], Some(new)),
+        line(Step::Delivered, accounts[1], Some(new)),
+        // Each has a former way of its own: bob had none.
+        line(Step::HandedOver, accounts[0], Some(old)),
+        line(Step::HandedOver, accounts[1], None),
+        line(Step::Refused, accounts[1], Some(new)),
+        // Somebody else's.
+        line(Step::HandedOver, accounts[2], None),
+    ];
+    write_down(&installation, acme.id, &lines).await;
+    says("By the new way 3 messages Still by the old way 2 messages").await;
+    says("Refused or returned 1 message").await;
 }

@@ -1,12 +1,22 @@
 //! Explain Route.
 //! The page of the same name in `src/web`.
 
-use outgate::{policy::Role, store::gateway::PointerScope};
+use outgate::{
+    mail::id::{AccountId, GatewayId, RelayId, Revision},
+    policy::Role,
+    store::{
+        self, OrganizationTransaction,
+        gateway::PointerScope,
+        gateway_health::{Encryption, Seen},
+        relay::SetUp,
+    },
+};
 use reqwest::StatusCode;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
+use time::OffsetDateTime;
 
 use super::page_of;
-use crate::support::{Installation, Pages, outgate::Outgate};
+use crate::support::{Browser, Installation, Pages, Tenant, outgate::Outgate};
 
 #[sqlx::test]
 async fn the_page_says_what_the_command_says_about_every_sender(db: PgPool) {
@@ -86,4 +96,172 @@ async fn what_is_not_a_mail_address_is_said_beside_its_field(db: PgPool) {
         assert_eq!(shown.status, StatusCode::UNPROCESSABLE_ENTITY, "{query}");
         assert_eq!(shown.text().matches(words).count(), 2, "{words} in {}", shown.text());
     }
+}
+
+struct Present {
+    installation: Installation,
+    acme: Tenant,
+    ann: AccountId,
+    gateway: GatewayId,
+    admin: Browser,
+    relays: PgPool,
+    command: Outgate,
+}
+
+impl Present {
+    async fn of(db: PgPool) -> Self {
+        let installation = Installation::on(db);
+        let acme = installation.organization("acme").await;
+        let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+        installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+        let gateway = installation.gateway_of(&acme, "archive.example.com").await;
+        let pages = Pages::of(&installation).await;
+        let admin = pages.signed_in(&installation, &acme, Role::AdminAssistant).await;
+        let (relays, command) = (installation.relay_pool().await, Outgate::on(&installation.owner));
+        let command = command.with("OUTGATE_DEFAULT_ROUTE", "mx");
+        Self { installation, acme, ann, gateway, admin, relays, command }
+    }
+
+    /// As a relay does that starts.
+    async fn sign_on(&self, name: &str, hands_over: bool) -> RelayId {
+        let id = store::relay::sign_on(&self.relays, name, RelayId::new(), Revision(0)).await.unwrap().id;
+        let set_up = SetUp { outbound_addresses: vec![], addresses_are_set: false, hands_over };
+        store::relay::tell_set_up(&self.relays, id, &set_up).await.unwrap();
+        id
+    }
+
+    async fn execute(&self, statement: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&self.installation.owner).await.unwrap();
+    }
+
+    /// What page and command say about mail to `recipient`: the same.
+    async fn says(&self, sender: &str, recipient: &str, words: &str) {
+        let page = format!("explain-route?sender={sender}&recipient={recipient}");
+        let shown = self.admin.get(&page_of(&self.acme, &page)).await.text();
+        assert!(shown.contains(words), "{words} in {shown}");
+        let recipient = (!recipient.is_empty()).then_some(recipient);
+        let said = self.command.succeeds(&[&["route", "explain", sender][..], recipient.as_slice()].concat()).await;
+        assert!(said.contains(words), "{words} in {said}");
+        for line in said.lines().filter(|line| !line.starts_with("  ")) {
+            assert!(shown.contains(line), "{line} in {shown}");
+        }
+    }
+
+    async fn of_ann(&self, words: &str) {
+        self.says("ann@acme.example", "x@elsewhere.example", words).await;
+    }
+}
+
+#[sqlx::test]
+async fn page_and_command_say_how_the_gateway_does_and_whether_a_message_would_go_there_at_once(db: PgPool) {
+    let present = Present::of(db).await;
+    present.of_ann("No relay is at work: a message now would find nobody to take it.").await;
+    present.of_ann("No mail since its last change").await;
+    present.of_ann("Not checked since the last change").await;
+
+    let relay = present.sign_on("one", true).await;
+    present.of_ann("A message now would go to the gateway at once.").await;
+    present.sign_on("two", false).await;
+    let words =
+        "A message now would go to the gateway at once, but from two to the queue first, as the operator has set it.";
+    present.of_ann(words).await;
+    present.sign_on("one", false).await;
+    present.of_ann("A message now would go to the queue first, as the operator has set it, and from there to").await;
+
+    let since = OffsetDateTime::now_utc();
+    let seen = Seen {
+        organization: present.acme.id,
+        gateway: present.gateway,
+        revision: 1,
+        last_accepted_at: None,
+        last_failure: Some((since, "it said: 451 4.3.2 not now".to_owned())),
+        failing_since: Some(since),
+        backup: None,
+        certificate_ends_at: None,
+        last_reached_at: None,
+        throughput: None,
+        encryption: Encryption::default(),
+    };
+    store::gateway_health::record_across_tenants(&present.relays, relay, std::slice::from_ref(&seen)).await.unwrap();
+    present.of_ann("A message now would wait in the queue until the gateway takes mail again.").await;
+    present.of_ann("it said: 451 4.3.2 not now").await;
+    present.of_ann("Failing since ").await;
+    let scope = PointerScope::Domain(present.acme.domain.parse().unwrap());
+    present.installation.set_gateway(&present.acme, &scope, "spare.example.com").await;
+    let spare = present.installation.gateway_of(&present.acme, "spare.example.com").await;
+    let cleared = OrganizationTransaction::begin(&present.installation.owner, present.acme.id).await.unwrap();
+    store::gateway::set(cleared, &scope, None, "operator").await.unwrap();
+    let by_backup = Seen { backup: Some(spare), ..seen };
+    store::gateway_health::record_across_tenants(&present.relays, relay, &[by_backup]).await.unwrap();
+    present.of_ann("A message now would go to the backup spare.example.com port 25.").await;
+
+    present.execute("update organization set outbound_gateway_id = null").await;
+    present.of_ann("A message now would go to the queue, and from there to the recipients' servers.").await;
+}
+
+#[sqlx::test]
+async fn page_and_command_say_what_the_senders_own_sending_does_to_a_message(db: PgPool) {
+    let present = Present::of(db).await;
+    present.sign_on("one", true).await;
+    let ann = present.ann;
+    let limit = |window: &str, most: i64, action: &str| {
+        format!(
+            "delete from sending_limit;
+             insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
+             select id, 'account', '{ann}', 'each', '{window}', 'recipients', {most}, '{action}'
+             from organization where slug = 'acme'"
+        )
+    };
+    present.execute(&limit("hour", 20, "alert")).await;
+    present
+        .execute(&format!(
+            "insert into volume_minute (organization_id, kind, subject, minute, messages, recipients, external)
+             select id, 'account', '{ann}', date_trunc('minute', now()) - interval '5 minutes', 20, 20, 20
+             from organization where slug = 'acme'"
+        ))
+        .await;
+    present.of_ann("A message now would go to the gateway at once.").await;
+    let counted = "21 recipients in an hour, at most 20 are allowed";
+    for (action, words) in [
+        ("delay", "A message now would wait in the queue until about"),
+        ("hold", "A message now would be held until an administrator releases it: "),
+        ("defer", "A message now would stay with its client (451): "),
+        ("refuse", "A message now would be refused: "),
+    ] {
+        present.execute(&limit("hour", 20, action)).await;
+        present.of_ann(words).await;
+        present.of_ann(counted).await;
+    }
+    present.execute(&limit("hour", 3, "refuse")).await;
+    present.of_ann("and beyond 5 times as many nothing is accepted.").await;
+    present.execute(&limit("approval", 50, "hold")).await;
+    present.of_ann("A message to more than 50 recipients waits until an administrator approves it.").await;
+    present.of_ann("A message now would go to the gateway at once.").await;
+
+    present.execute("delete from sending_limit").await;
+    present
+        .execute(&format!(
+            "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+             select id, 'account', '{ann}', 'hour', 'recipients', 20, now(), now() + interval '2 hours'
+             from organization where slug = 'acme'"
+        ))
+        .await;
+    present.of_ann("The sender is slowed down: a message now would wait behind what waits for a limit").await;
+
+    present
+        .execute(&format!(
+            "insert into sender_control (organization_id, account_id, service, blocked)
+             select id, '{ann}', false, true from organization where slug = 'acme'"
+        ))
+        .await;
+    present.of_ann("A message now would be refused: an administrator has blocked this sender.").await;
+    let list = "staff@acme.example";
+    present
+        .execute(
+            "insert into distribution_list (organization_id, id, address, name, may_send, expands)
+             select id, gen_random_uuid(), 'staff@acme.example', 'Staff', 'inside', true
+             from organization where slug = 'acme'",
+        )
+        .await;
+    present.says("bob@acme.example", list, "But a message to staff@acme.example is refused").await;
 }

@@ -365,3 +365,51 @@ async fn that_mail_goes_in_clear_which_was_encrypted_stands_on_the_pages_until_i
     timeout(HAPPENS_WITHIN, is_over).await.unwrap_or_else(|_| panic!("it is encrypted again"));
     world.stop().await;
 }
+
+#[sqlx::test]
+async fn a_gateways_page_says_when_it_last_took_mail_while_it_fails_and_what_its_last_failure_was_while_it_works(
+    db: PgPool,
+) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let relays = installation.relay_pool().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+    let gateway = installation.gateway_of(&acme, "archive.example.com").await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let page = page_of(&acme, &format!("gateways/{gateway}"));
+    let now = OffsetDateTime::now_utc();
+    let ago = |hours| now - time::Duration::hours(hours);
+    let record = async |name: &str, accepted: Option<i64>, failed: (i64, &str), is_failing: bool| {
+        let relay = store::relay::sign_on(&relays, name, RelayId::new(), Revision(0)).await.unwrap().id;
+        let seen = Seen {
+            organization: acme.id,
+            gateway,
+            revision: 1,
+            last_accepted_at: accepted.map(ago),
+            last_failure: Some((ago(failed.0), failed.1.to_owned())),
+            failing_since: is_failing.then(|| ago(failed.0)),
+            backup: None,
+            certificate_ends_at: None,
+            last_reached_at: None,
+            throughput: None,
+            encryption: Encryption::default(),
+        };
+        store::gateway_health::record_across_tenants(&relays, relay, &[seen]).await.unwrap();
+        admin.get(&page).await.text()
+    };
+    let text = record("one", None, (3, "it said: 451 4.3.2 not now"), true).await;
+    assert!(text.contains("it said: 451 4.3.2 not now It has accepted no mail since its last change."), "{text}");
+    let text = record("one", Some(2), (1, "it said: 451 4.3.2 not now"), true).await;
+    assert!(text.contains("it said: 451 4.3.2 not now Last accepted mail 2 h ago."), "{text}");
+    let text = record("one", Some(0), (1, "it said: 451 4.3.2 not now"), false).await;
+    let moment = ago(1).format(time::macros::format_description!("[hour]:[minute] UTC")).unwrap();
+    let words = format!("{moment}: it said: 451 4.3.2 not now");
+    assert!(text.contains("Last failure") && text.contains(&words), "{words} in {text}");
+
+    // Of two relays the time and the words belong together.
+    let text = record("two", Some(0), (5, "it said: 550 5.7.1 go away"), false).await;
+    assert!(text.contains(&words), "the latest: {text}");
+    let text = record("two", Some(0), (5, "it said: 550 5.7.1 go away"), true).await;
+    assert!(text.contains("it said: 550 5.7.1 go away") && !text.contains("not now"), "{text}");
+}

@@ -341,3 +341,91 @@ async fn a_message_that_came_back_leads_to_its_first_pass(db: PgPool) {
     assert!(story.text().contains(&words), "{}", story.text());
     assert!(!story.html.contains(&format!("message-trace/{theirs_id}")));
 }
+
+#[sqlx::test]
+async fn messages_are_found_by_their_gateway_and_by_the_scope_that_decided(db: PgPool) {
+    let Scene { installation, acme, admin, gateway, page, now, .. } = scene(db).await;
+    let scope = PointerScope::Domain(acme.domain.parse().unwrap());
+    installation.set_gateway(&acme, &scope, "archive.example.com").await;
+    let archive = installation.gateway_of(&acme, "archive.example.com").await;
+    let ann = installation.account(&acme, "ann@acme.example", &[]).await;
+    let to = &["bob@elsewhere.example"];
+    let of_all = handed_over(now - Duration::minutes(4), "bea@acme.example", to, gateway);
+    let of_domain = Event {
+        scope: Some(Scope::Domain),
+        ..handed_over(now - Duration::minutes(3), "bea@acme.example", to, gateway)
+    };
+    let of_ann = Event {
+        scope: Some(Scope::User),
+        account: Some(ann),
+        ..handed_over(now - Duration::minutes(2), "ann@acme.example", to, archive)
+    };
+    let without = Event {
+        gateway: None,
+        scope: None,
+        address: Some("mx.elsewhere.example:25".into()),
+        ..handed_over(now - Duration::minutes(1), "bea@acme.example", to, gateway)
+    };
+    // A report of our own goes no tenant's way.
+    let report = Event { sender: "".into(), ..Event { message: QueueId(id_at(now)), ..without.clone() } };
+    write_down(&installation, acme.id, &[of_all, of_domain, of_ann, without, report]).await;
+
+    let found = async |query: &str| {
+        let shown = admin.get(&format!("{page}?{query}")).await;
+        let count = messages(&shown).len();
+        // A relay of the former version does not write down which gateways are in a chunk.
+        sqlx::query("update message_trace set ways = null").execute(&installation.owner).await.unwrap();
+        assert_eq!(messages(&admin.get(&format!("{page}?{query}")).await).len(), count, "{query}");
+        count
+    };
+    for (query, count) in [
+        ("", 5),
+        ("gateway=dlp.example.com%3A587", 2),
+        ("gateway=dlp.example.com%3A587&scope=organization", 1),
+        ("gateway=archive.example.com", 1),
+        ("gateway=archive.example.com&sender=bea%40acme.example", 0),
+        ("gateway=none", 1),
+        ("scope=platform", 1),
+        ("scope=domain", 1),
+        (&format!("account={ann}"), 1),
+    ] {
+        assert_eq!(found(query).await, count, "{query}");
+    }
+    let shown = admin.get(&format!("{page}?account={ann}&gateway=archive.example.com&scope=user")).await;
+    assert!(shown.text().contains("Only of the account ann@acme.example."), "{}", shown.text());
+    let sent = (shown.field("gateway"), shown.field("account"));
+    assert_eq!(sent, ("archive.example.com".to_owned(), ann.to_string()), "what the form sends again");
+    assert!(shown.html.contains(r#"<option value="user" selected>"#), "{}", shown.html);
+    assert!(shown.html.contains(r#"<option value="dlp.example.com:587">"#), "{}", shown.html);
+
+    for (typed, words) in [
+        ("mail_host", "is not a host name"),
+        ("gone.example.com", "No gateway of your organization has or had the address gone.example.com port 25."),
+    ] {
+        let shown = admin.get(&format!("{page}?gateway={typed}")).await;
+        assert_eq!(shown.status, StatusCode::UNPROCESSABLE_ENTITY, "{typed}");
+        assert_eq!(shown.text().matches(words).count(), 2, "{words} in {}", shown.text());
+    }
+    // What it was called before leads to its mail as well.
+    sqlx::query("update gateway_revision set address = 'former.example.com' where gateway_id = $1")
+        .bind(archive.0)
+        .execute(&installation.owner)
+        .await
+        .unwrap();
+    assert_eq!(found("gateway=former.example.com").await, 1);
+}
+
+#[sqlx::test]
+async fn a_chunk_is_passed_over_that_has_nothing_of_the_gateway(db: PgPool) {
+    let Scene { installation, acme, admin, gateway, page, now, .. } = scene(db).await;
+    let sent = handed_over(now, "bea@acme.example", &["bob@elsewhere.example"], gateway);
+    write_down(&installation, acme.id, &[sent]).await;
+    let ways = "select ways from message_trace";
+    let ways: Vec<Uuid> = sqlx::query_scalar(ways).fetch_one(&installation.owner).await.unwrap();
+    assert_eq!(ways, [gateway.0]);
+    let count = async || messages(&admin.get(&format!("{page}?gateway=dlp.example.com%3A587")).await).len();
+    assert_eq!(count().await, 1);
+    // Not read at all, whatever stands in it.
+    sqlx::query("update message_trace set ways = array[gen_random_uuid()]").execute(&installation.owner).await.unwrap();
+    assert_eq!(count().await, 0);
+}

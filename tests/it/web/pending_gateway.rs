@@ -409,7 +409,7 @@ impl Played {
         let taken = store::verification::take_across_tenants(&self.relays, self.relay, "one").await.unwrap();
         let outcome = if accepts { Outcome::Passed } else { Outcome::Failed };
         let advice = (!accepts).then(|| "Let us in.".to_owned());
-        let step = Step { stage: Stage::Mail, outcome, took: 1, saw: vec![], advice, would_verify: false };
+        let step = Step { stage: Stage::Mail, outcome, took: 1, saw: vec![], advice, would_verify: false, from: None };
         for taken in &taken {
             let steps = std::slice::from_ref(&step);
             store::verification::report_across_tenants(&self.relays, self.relay, taken, steps, Some(accepts))

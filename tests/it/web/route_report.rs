@@ -196,3 +196,49 @@ async fn another_organizations_mail_and_accounts_are_in_no_report(db: PgPool) {
     assert!(scene.rows("").await.iter().all(|row| row.ends_with("@acme.example: 0,0,0,0,0")));
     assert_eq!(scene.rows("&accounts=dora@other.example").await, ["(no account) dora@other.example: 0,0,0,0,0"]);
 }
+
+#[sqlx::test]
+async fn the_accounts_of_a_file_are_reported_on_each_in_its_row(db: PgPool) {
+    let scene = scene(db).await;
+    scene.write(&[line(Step::HandedOver, QueueId::new(), scene.at(5), scene.ann, GATEWAY)]).await;
+    let (form, path) = (scene.admin.get(&scene.page).await, format!("{}.csv", scene.page));
+    assert!(form.html.contains(&format!(r#"enctype="multipart/form-data" action="{path}""#)), "{}", form.html);
+    let (from, to) = (scene.day(10), scene.day(0));
+    let fields = |accounts: &'static str| {
+        [("gateway", GATEWAY), ("from", from.as_str()), ("to", to.as_str()), ("accounts", accounts)]
+    };
+    let many: String = (0..2_500).map(|number| format!("user{number}@acme.example,User {number}\n")).collect();
+    let file = format!("\u{feff}user_id,name\nANN@acme.example,Ann\nbob@acme.example,Bob\n\n{many}");
+    let page = scene.admin.upload(&path, file.as_bytes(), &fields("carl@acme.example")).await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.html);
+    let rows: Vec<&str> = page.html.lines().skip(1).collect();
+    assert_eq!(rows.len(), 2_503);
+    let expected = [
+        format!("carl@acme.example,{from},{to},{GATEWAY},0,0,0,0,0"),
+        format!("ann@acme.example,{from},{to},{GATEWAY},1,1,0,0,0"),
+        format!("bob@acme.example,{from},{to},{GATEWAY},0,0,0,0,0"),
+    ];
+    assert_eq!(rows[..3], expected);
+    assert!(rows[3].starts_with("(no account) user0@acme.example,"), "{}", rows[3]);
+
+    // Without a file and a name it is about all.
+    let page = scene.admin.upload(&path, b"", &fields("")).await;
+    assert_eq!((page.status, page.html.lines().count()), (StatusCode::OK, 4), "{}", page.html);
+
+    let too_many: String = (0..10_001).map(|number| format!("user{number}@acme.example\n")).collect();
+    let too_large = vec![b'\n'; 2_000_001];
+    for (file, words) in [
+        (&b"user_id\nann@acme.example\nbob\n"[..], "Line 3: \u{201c}bob\u{201d} is not a mail address."),
+        (b"ann@acme.example\n\nbob@\n", "Line 3: "),
+        (b"user_id\n", "The file has no addresses in it."),
+        (b"\xff\xfe", "The file is not in UTF-8."),
+        (too_many.as_bytes(), "These are too many addresses: at most 10,000."),
+        (&too_large, "The file is larger than 2.0 MB."),
+    ] {
+        let page = scene.admin.upload(&path, file, &fields("carl@acme.example")).await;
+        assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY, "{words}");
+        assert_eq!(page.text().matches(words).count(), 2, "{words} in {}", page.text());
+        assert!(page.html.contains(">\ncarl@acme.example</textarea>"), "{}", page.html);
+        assert_eq!(page.field("from"), from);
+    }
+}

@@ -7,7 +7,7 @@ use outgate::{
     mail::id::{RelayId, TestMessageId},
     policy::{
         Role,
-        arrival::{Spf, SpfOf},
+        arrival::{SenderPolicies, Spf, SpfOf},
     },
     relay::{resolver::Resolver, test_message::Pasted},
     store::{
@@ -331,8 +331,9 @@ async fn of_a_source_that_is_pasted_a_relay_asks_the_dns_what_spf_says(db: PgPoo
     let relays = installation.relay_pool().await;
     let late = store::test_message::take_pasted_across_tenants(&relays, 9).await.unwrap().remove(0);
     admin.submit(&format!("{page}/source"), &[("source", &source.replace("203.0.113.7", "198.51.100.7"))]).await;
-    let spf = SpfOf { domain: "late.example".to_owned(), verdict: Spf::Covers, record: None };
-    store::test_message::looked_at_across_tenants(&relays, &late, &[spf]).await.unwrap();
+    let spf = vec![SpfOf { domain: "late.example".to_owned(), verdict: Spf::Covers, record: None }];
+    let policies = SenderPolicies { spf, spf_more: 0 };
+    store::test_message::looked_at_across_tenants(&relays, &late, &policies).await.unwrap();
     assert!(!admin.get(&shown.path).await.text().contains("late.example"));
     assert_eq!(pasted.step().await.unwrap(), 1, "it is still looked at");
 }
@@ -353,4 +354,35 @@ pub async fn in_mailbox(installation: &Installation, acme: &Tenant, address: &st
     let taken = taken.iter().find(|taken| taken.organization == acme.id && taken.test.is_some()).unwrap();
     store::test_message::note_across_tenants(&relays, taken, id, "one", "ann@acme.example", None).await.unwrap();
     id
+}
+
+#[sqlx::test]
+async fn of_more_domains_than_are_looked_at_it_is_said_how_many_there_are(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "archive.example.com").await;
+    let gateway = installation.gateway_of(&acme, "archive.example.com").await;
+    let more = "insert into mail_domain (organization_id, name)
+                select $1, 'd' || number || '.example' from generate_series(1, 61) as number";
+    sqlx::query(more).bind(acme.id.0).execute(&installation.owner).await.unwrap();
+    let relays = installation.relay_pool().await;
+    let (names, more) = store::test_message::domains_across_tenants(&relays, acme.id, gateway).await.unwrap();
+    assert_eq!((names.len(), more), (50, 12));
+
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let id = in_mailbox(&installation, &acme, "archive.example.com").await;
+    let page = page_of(&acme, &format!("test-messages/{id}"));
+    let source = format!("{}Message-ID: <{id}@relay.test>\r\n\r\n", hops("203.0.113.7"));
+    let shown = admin.submit(&format!("{page}/source"), &[("source", &source)]).await;
+    sqlx::query("update test_message set taken_at = now()").execute(&installation.owner).await.unwrap();
+    let late = store::test_message::take_pasted_across_tenants(&relays, 9).await.unwrap().remove(0);
+    let spf = vec![SpfOf { domain: "acme.example".to_owned(), verdict: Spf::Covers, record: None }];
+    let policies = SenderPolicies { spf, spf_more: more };
+    store::test_message::looked_at_across_tenants(&relays, &late, &policies).await.unwrap();
+    let text = admin.get(&shown.path).await.text();
+    assert!(
+        text.contains("The records of 12 more mail domains were not looked at: compare them with these."),
+        "{text}"
+    );
 }

@@ -51,6 +51,7 @@ async fn a_save_is_taken_back_from_its_status_line_and_so_is_that(db: PgPool) {
     let left = admin.get(&page.link("What left in between")).await;
     assert_eq!(left.status, StatusCode::OK);
     assert!(left.path.contains("/message-trace?from=2"), "{}", left.path);
+    assert!(left.path.ends_with("&gateway=a.example.com&scope=organization"), "{}", left.path);
     assert!(left.text().contains("No message is like that"), "{}", left.text());
 
     let page = admin.submit(&undo(&page), &[]).await;
@@ -223,4 +224,37 @@ async fn a_removed_gateway_is_there_again_and_the_list_says_so(db: PgPool) {
     assert!(page.path.starts_with(&page_of(&acme, "gateways?removed=")), "{}", page.path);
     assert!(page.text().contains("Taken back. The gateway a.example.com port 25 is there again."), "{}", page.text());
     assert_eq!(installation.gateway_of(&acme, "a.example.com").await, unused);
+}
+
+#[sqlx::test]
+async fn after_an_undo_the_mail_is_listed_that_the_change_had_decided_about_and_no_other(db: PgPool) {
+    let Scene { installation, acme, ann, admin, of_all, of_ann, .. } = scene(db).await;
+    let of_domain = page_of(&acme, "domain-manager/acme.example/outbound-gateway");
+    installation.set_gateway(&acme, &PointerScope::Account(ann), "own.example.com").await;
+    installation.set_gateway(&acme, &PointerScope::Organization, "all.example.com").await;
+    for (form, typed, query) in [
+        (&of_ann, "new.example.com", format!("&gateway=new.example.com&scope=user&account={ann}")),
+        (&of_ann, "", format!("&account={ann}")),
+        (&of_domain, "d.example.com:587", "&sender=acme.example&gateway=d.example.com%3A587&scope=domain".to_owned()),
+        (&of_all, "", "&gateway=none".to_owned()),
+    ] {
+        let saved = admin.submit(form, &[(FIELD, typed)]).await;
+        let change = uuid_in(&undo(&saved));
+        let page = admin.submit(&undo(&saved), &[]).await;
+        let link = page.link("What left in between");
+        let (_, rest) = link.split_once("&to=").expect("a time");
+        assert!(rest.ends_with(&query) && rest.len() == "2026-11-30T06%3A00%3A00".len() + query.len(), "{link}");
+        assert_eq!(admin.get(&link).await.status, StatusCode::OK, "{link}");
+
+        // The log's entry of what took it back leads there, too.
+        let entry = admin.get(&format!("/acme/administration/audit-log/{change}")).await;
+        let back = admin.get(&entry.link("See that change")).await;
+        assert_eq!(back.link("What left in between"), link);
+    }
+}
+
+/// The id at the end of a path.
+fn uuid_in(path: &str) -> String {
+    let path = path.split('?').next().unwrap();
+    path.rsplit('/').next().unwrap().to_owned()
 }

@@ -13,6 +13,7 @@ use outgate::{
     store::{
         self, OrganizationTransaction,
         gateway::PointerScope,
+        relay::SetUp,
         verification::{Asked, Wanted},
     },
 };
@@ -25,6 +26,7 @@ use crate::support::{
     Browser, Gateway, Installation, Page, Pages, Tenant,
     browser::{PASSWORD, PASSWORD_HASH},
     gateway::{At, Fault, HAPPENS_WITHIN},
+    outgate::Outgate,
     world::World,
 };
 
@@ -230,7 +232,7 @@ async fn what_cannot_be_saved_cannot_be_verified_either(db: PgPool) {
         let page = admin.submit(&of_all, &[(address.0, &address.1), (verify.0, &verify.1)]).await;
         let expected = if number < 5 { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
         assert_eq!(page.status, expected, "{number}");
-        let form_again = page.text().contains("Several verifications of your organization are under way.");
+        let form_again = page.text().contains("Several verifications of your organization are under way");
         assert_eq!(form_again && page.field("outbound_gateway") == address.1, number == 5, "{}", page.text());
     }
 
@@ -290,6 +292,7 @@ pub async fn with_tls(installation: &Installation, acme: &Tenant) -> Verificatio
         saw: vec![],
         advice: Some("Its certificate is valid".to_owned()),
         would_verify: true,
+        from: None,
     };
     for taken in store::verification::take_across_tenants(&relays, relay, "one").await.unwrap() {
         let steps = std::slice::from_ref(&step);
@@ -426,7 +429,7 @@ async fn without_a_relay_it_is_under_way_and_several_at_a_time_are_enough(db: Pg
     }
     let refused = admin.submit(&forms[5], &[]).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    assert!(refused.text().contains("Several verifications of your organization are under way."));
+    assert!(refused.text().contains("Several verifications of your organization are under way"));
     let last = last.unwrap();
     let theirs = page_of(&other, last.split("web-mail-cloud/").last().unwrap());
     assert_eq!(stranger.get(&theirs).await.status, StatusCode::NOT_FOUND);
@@ -440,13 +443,162 @@ async fn without_a_relay_it_is_under_way_and_several_at_a_time_are_enough(db: Pg
         store::verification::report_across_tenants(&relays, one, &taken, &[], Some(true)).await.unwrap();
     }
     let partly = admin.get(&last).await;
-    assert!(partly.text().contains("Under way.") && partly.text().contains("2 relays have not answered yet."));
+    assert!(partly.text().contains("Under way.") && partly.text().contains("one, two have not answered yet."));
     let later = sqlx::query("update verification set requested_at = now() - interval '46 seconds'");
     later.execute(&installation.owner).await.unwrap();
-    assert!(admin.get(&last).await.text().contains("Not every relay has answered."));
+    assert!(admin.get(&last).await.text().contains("Nothing was heard in time of one, two."));
 
     sqlx::query("delete from verification_result").execute(&installation.owner).await.unwrap();
     let aged = sqlx::query("update verification set requested_at = now() - interval '1 hour'");
     aged.execute(&installation.owner).await.unwrap();
     assert!(admin.get(&last).await.text().contains("No relay has answered."));
+}
+
+/// As a relay that runs elsewhere has signed on.
+async fn sign_on(installation: &Installation, name: &str, address: &str, addresses_are_set: bool) -> RelayId {
+    let relays = installation.relay_pool().await;
+    let id = store::relay::sign_on(&relays, name, RelayId::new(), Revision(0)).await.unwrap().id;
+    let outbound_addresses = vec![format!("{address}/32").parse().unwrap()];
+    let set_up = SetUp { outbound_addresses, addresses_are_set, hands_over: true };
+    store::relay::tell_set_up(&relays, id, &set_up).await.unwrap();
+    id
+}
+
+#[sqlx::test]
+async fn the_addresses_that_a_gateway_has_to_accept_stand_ready_to_be_copied(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let behind_nat = |settings: &mut outgate::relay::Settings| {
+        settings.outbound_addresses = vec!["203.0.113.7/32".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
+    };
+    let world = World::with_settings(&installation, installation.relay_pool().await, behind_nat).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let id = installation.gateway_of(&acme, &gateway.address.to_string()).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let page = page_of(&acme, &format!("gateways/{id}"));
+
+    gateway.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    let found = ended(&admin, admin.submit(&format!("{page}/verify"), &[]).await).await;
+    assert!(found.text().contains("let the server relay for 203.0.113.7 (in Postfix"), "{}", found.text());
+    for shown in [&found, &admin.get(&page).await, &admin.get(&page_of(&acme, "")).await] {
+        assert!(shown.html.contains(">\n203.0.113.7\n2001:db8::/64</textarea>"), "{}", shown.html);
+        assert!(shown.text().contains("203.0.113.7: relay-1 2001:db8::/64: relay-1"), "{}", shown.text());
+        assert!(!shown.text().contains("own machine"), "the operator has said so: {}", shown.text());
+    }
+    sign_on(&installation, "elsewhere", "198.51.100.2", false).await;
+    let shown = admin.get(&page).await;
+    assert!(shown.html.contains(">\n198.51.100.2\n203.0.113.7\n2001:db8::/64</textarea>"), "{}", shown.html);
+    assert!(shown.text().contains("elsewhere knows its own machine's address only"), "{}", shown.text());
+    world.stop().await;
+    let yesterday = "update relay set signed_off_at = now() - interval '25 hours' where name = 'relay-1'";
+    sqlx::query(yesterday).execute(&installation.owner).await.unwrap();
+    let shown = admin.get(&page).await;
+    assert!(shown.html.contains(">\n198.51.100.2</textarea>"), "a relay that is gone: {}", shown.html);
+}
+
+#[sqlx::test]
+async fn where_nobody_has_named_addresses_the_one_counts_that_the_gateway_saw(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let world = World::start(&installation).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let id = installation.gateway_of(&acme, &gateway.address.to_string()).await;
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let asked = admin.submit(&page_of(&acme, &format!("gateways/{id}/verify")), &[]).await;
+    let found = ended(&admin, asked).await;
+    assert!(found.html.contains(">\n127.0.0.1</textarea>"), "{}", found.html);
+    assert!(found.text().contains("relay-1 knows its own machine's address only"), "{}", found.text());
+    world.stop().await;
+}
+
+#[sqlx::test]
+async fn no_more_than_ten_are_asked_for_in_a_minute(db: PgPool) {
+    let installation = Installation::on(db);
+    let (acme, other) = (installation.organization("acme").await, installation.organization("other").await);
+    let pages = Pages::of(&installation).await;
+    let admin = pages.signed_in(&installation, &acme, Role::Administrator).await;
+    let theirs = pages.signed_in(&installation, &other, Role::Administrator).await;
+    let relays = installation.relay_pool().await;
+    let relay = RelayId::new();
+    let ask = async |admin: &Browser, tenant: &Tenant, number: usize| {
+        let address = format!("{number}.example.com");
+        let fields = [("outbound_gateway", address.as_str()), ("verify", "1")];
+        let page = admin.submit(&page_of(tenant, "outbound-mail-gateway"), &fields).await;
+        for taken in store::verification::take_across_tenants(&relays, relay, "one").await.unwrap() {
+            store::verification::report_across_tenants(&relays, relay, &taken, &[], Some(true)).await.unwrap();
+        }
+        page.status
+    };
+    for number in 0..10 {
+        assert_eq!(ask(&admin, &acme, number).await, StatusCode::OK, "{number}");
+    }
+    assert_eq!(ask(&admin, &acme, 10).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(ask(&theirs, &other, 10).await, StatusCode::OK, "an organization's own");
+    // What is saved is verified by itself, and counts as well.
+    admin.submit(&page_of(&acme, "outbound-mail-gateway"), &[("outbound_gateway", "saved.example.com")]).await;
+    let count = "select count(*) from verification where organization_id = $1";
+    let count = sqlx::query_scalar::<_, i64>(count).bind(acme.id.0).fetch_one(&installation.owner).await.unwrap();
+    assert_eq!(count, 10);
+
+    let later = "update verification set requested_at = requested_at - interval '61 seconds'";
+    sqlx::query(later).execute(&installation.owner).await.unwrap();
+    assert_eq!(ask(&admin, &acme, 10).await, StatusCode::OK);
+}
+
+#[sqlx::test]
+async fn the_command_prints_each_step_as_it_ends_and_fails_where_the_gateway_refuses(db: PgPool) {
+    let installation = Installation::on(db);
+    let acme = installation.organization("acme").await;
+    let world = World::start(&installation).await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let outgate = Outgate::on(&installation.owner).with("OUTGATE_ALLOWED_GATEWAY_NETWORKS", "127.0.0.0/8");
+
+    gateway.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    let refused = outgate.run(&["gateway", "verify", "acme"]).await;
+    assert_eq!(refused.status, Some(1), "{refused:?}");
+    let address = gateway.address.to_string().replace(':', " port ");
+    assert_eq!(refused.error, format!("outgate: {address} does not accept our mail\n"));
+    for line in [
+        "relay-1: Sender: ok (",
+        "relay-1: Recipient: FAILED (",
+        "554 5.7.1 Relay access denied",
+        "relay-1:   It does not relay for us: let the server relay for 127.0.0.1",
+        "Addresses to allow at the gateway",
+        "127.0.0.1\trelay-1",
+    ] {
+        assert!(refused.output.contains(line), "{line} in {}", refused.output);
+    }
+
+    gateway.works_again();
+    gateway.fails(At::Rcpt, Fault::Stalls);
+    let (mut child, mut lines) = outgate.begin(&["gateway", "verify", "acme"]);
+    let printed =
+        async { while !lines.next_line().await.unwrap().expect("it goes on").starts_with("relay-1: Sender: ok") {} };
+    timeout(HAPPENS_WITHIN, printed).await.expect("what has ended is printed while the gateway thinks");
+    assert!(child.try_wait().unwrap().is_none(), "it is not over");
+    child.kill().await.unwrap();
+
+    // Of a relay that is silent nothing is known: that is no refusal.
+    gateway.works_again();
+    sqlx::query("delete from verification").execute(&installation.owner).await.unwrap();
+    sign_on(&installation, "silent", "198.51.100.2", false).await;
+    let asked = outgate.run(&["gateway", "verify", "acme"]);
+    let time_passes = async {
+        let accepted = "select exists (select from verification_result where accepts)";
+        while !sqlx::query_scalar::<_, bool>(accepted).fetch_one(&installation.owner).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let later = "update verification set requested_at = requested_at - interval '46 seconds'";
+        sqlx::query(later).execute(&installation.owner).await.unwrap();
+    };
+    let (unknown, ()) = tokio::join!(asked, time_passes);
+    assert_eq!(unknown.status, Some(1), "{unknown:?}");
+    let words = "accepts our mail from every relay: silent has not answered in time";
+    assert!(unknown.error.contains(words) && !unknown.error.contains("does not accept"), "{unknown:?}");
+    world.stop().await;
 }
