@@ -65,7 +65,9 @@ pub fn mail_in_words(
 
 /// What the last verification says of a gateway.
 pub fn check_in_words(check: Option<Check>) -> String {
-    let Some(Check { at, revision, accepts, is_over }) = check else { return "Not checked since the last change".to_owned() };
+    let Some(Check { at, revision, accepts, is_over }) = check else {
+        return "Not checked since the last change".to_owned();
+    };
     let found = match accepts {
         None if !is_over => return "A check is under way".to_owned(),
         None => "not every relay has answered",
