@@ -358,7 +358,9 @@ async fn look_at(store: &WebStore, organization: OrganizationId) -> Result<bool>
         let next = Next::of(pending.verification.as_ref());
         is_under_way |= matches!(next, Next::Ask | Next::Wait);
         match next {
-            Next::MakeLive => drop(has_passed(begin().await?, pending).await?),
+            Next::MakeLive => {
+                has_passed(begin().await?, pending).await?;
+            }
             Next::Ask => {
                 let mut transaction = begin().await?;
                 ask(&mut transaction, pending).await?;
@@ -371,7 +373,9 @@ async fn look_at(store: &WebStore, organization: OrganizationId) -> Result<bool>
         let next = Next::of(pending.verification.as_ref());
         is_under_way |= matches!(next, Next::Ask | Next::Wait);
         match next {
-            Next::MakeLive => drop(pending_record::has_passed(begin().await?, pending).await?),
+            Next::MakeLive => {
+                pending_record::has_passed(begin().await?, pending).await?;
+            }
             Next::Ask => {
                 let mut transaction = begin().await?;
                 pending_record::ask(&mut transaction, pending).await?;
