@@ -75,8 +75,12 @@ fn lists_are_separated_by_commas_or_blanks_and_may_be_empty() {
 
 #[test]
 fn lengths_of_time_have_a_unit_or_are_seconds() {
-    let wait = |typed| with(&["--handover-wait", typed]).unwrap().relay.handover_wait.as_secs();
-    assert_eq!([wait("20"), wait("20s"), wait("1m"), wait("24h"), wait("7d")], [20, 20, 60, 86_400, 604_800]);
+    let staleness = |typed| with(&["--max-staleness", typed]).unwrap().relay.max_staleness.as_secs();
+    assert_eq!(["20", "20s", "1m", "24h", "7d"].map(staleness), [20, 20, 60, 86_400, 604_800]);
+    assert_eq!(with(&["--handover-wait", "35s"]).unwrap().relay.handover_wait.as_secs(), 35);
+    for too_long in [["--handover-wait", "36s"], ["--max-staleness", "3651d"]] {
+        assert!(with(&too_long).is_err(), "{too_long:?}");
+    }
 }
 
 #[test]
