@@ -4,7 +4,8 @@
 use std::{
     io::ErrorKind,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -23,16 +24,34 @@ pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// Those of the statement, or `TimedOut`: whether it was carried out is not known.
 pub async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let late = |_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
-    timeout(ANSWERS_WITHIN, statement).await.unwrap_or_else(late)
+    within(ANSWERS_WITHIN, statement).await
 }
 
-/// Asks a connection that comes back whether all that was begun on it has been answered, and gives it up if not: sqlx
-/// would ask, too, and wait for ever with the connection's place in the pool. Its buffers do not stay as large as
-/// the largest message.
+/// The same for what takes several statements.
+///
+/// # Errors
+/// Likewise.
+pub async fn within<T>(limit: Duration, statements: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let mut statements = pin!(statements);
+    timeout(limit, &mut statements).await.unwrap_or_else(|_| {
+        // Before the connection comes back that nothing was answered on.
+        *DOUBTED_AT.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
+    })
+}
+
+/// When the store last did not answer in time. A std lock: held for a look only.
+static DOUBTED_AT: RwLock<Option<Instant>> = RwLock::new(None);
+/// For so long after that every connection that comes back is in doubt.
+const IN_DOUBT: Duration = Duration::from_secs(300);
+
+/// Asks a connection that comes back while the store is in doubt whether all that was begun on it has been answered, and
+/// gives it up if not: sqlx asks, too, but waits for ever, with the connection's place in the pool.
 pub async fn is_of_use(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    in_time(connection.ping()).await?;
-    connection.shrink_buffers();
+    let doubted_at = *DOUBTED_AT.read().unwrap_or_else(PoisonError::into_inner);
+    if doubted_at.is_some_and(|at| at.elapsed() < IN_DOUBT) {
+        in_time(connection.ping()).await?;
+    }
     Ok(true)
 }
 

@@ -4,7 +4,7 @@
 use std::{io, os::unix::fs::FileExt};
 
 use bytes::Bytes;
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 
 use crate::{
     mail::id::{OrganizationId, QueueId},
@@ -14,6 +14,21 @@ use crate::{
 
 /// What is read of a message at a time, in bytes: a whole number of the pieces that the queue keeps it in.
 const CHUNK: u64 = 32 * store::queue::PIECE as u64;
+
+/// The next pieces. A connection that the pieces of a large message came by does not keep the room for them.
+async fn read_pieces(
+    db: &PgPool,
+    (organization, id): (OrganizationId, QueueId),
+    first: i32,
+    size: u64,
+) -> sqlx::Result<(Vec<u8>, i64)> {
+    let mut connection = db.acquire().await?;
+    let read = store::queue::pieces_across_tenants(&mut *connection, organization, id, first).await;
+    if size > CHUNK {
+        connection.shrink_buffers();
+    }
+    read
+}
 
 /// A message's bytes. Reading begins at the front as often as wanted.
 #[derive(Debug, Clone)]
@@ -112,7 +127,7 @@ impl Reader {
                 .map_err(io::Error::other)??
             }
             Source::Stored { db, organization, id, .. } => {
-                let read = in_time(store::queue::pieces_across_tenants(db, *organization, *id, self.piece)).await;
+                let read = in_time(read_pieces(db, (*organization, *id), self.piece, size)).await;
                 let (content, read) = read.map_err(io::Error::other)?;
                 if content.is_empty() {
                     return Err(io::ErrorKind::UnexpectedEof.into());

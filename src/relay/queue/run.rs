@@ -2,7 +2,6 @@
 //! One loop for each relay, from its start to its stop; tests call the steps instead.
 
 use std::{
-    io::ErrorKind,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -12,7 +11,11 @@ use tokio::time::{Instant as Moment, MissedTickBehavior, interval, sleep, timeou
 use tokio_util::sync::CancellationToken;
 
 use super::{Jump, Queue, lease::renewal_pause};
-use crate::store::{self, pool::in_time, queue::Leased};
+use crate::store::{
+    self,
+    pool::{in_time, within},
+    queue::Leased,
+};
 
 /// The longest sleep: what another relay committed is found without being told.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -138,9 +141,7 @@ impl Queue {
         while !stop.is_cancelled() {
             facts.mark_unchanged();
             let began = Instant::now();
-            let turn = timeout(TURN_WITHIN, self.turn()).await;
-            let turn = turn.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())));
-            let pause = turn.unwrap_or_else(|error| {
+            let pause = within(TURN_WITHIN, self.turn()).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the queue could not be asked");
                 STORE_AWAY
             });
