@@ -4,7 +4,6 @@
 use std::{
     io::ErrorKind,
     ops::{Deref, DerefMut},
-    pin::pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -23,21 +22,27 @@ pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Those of the statement, or `TimedOut`: whether it was carried out is not known.
-pub async fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    within(ANSWERS_WITHIN, statement).await
+pub fn in_time<T>(statement: impl Future<Output = sqlx::Result<T>>) -> impl Future<Output = sqlx::Result<T>> {
+    within(ANSWERS_WITHIN, statement)
 }
 
 /// The same for what takes several statements.
 ///
 /// # Errors
 /// Likewise.
-pub async fn within<T>(limit: Duration, statements: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let mut statements = pin!(statements);
-    timeout(limit, &mut statements).await.unwrap_or_else(|_| {
-        // Before the connection comes back that nothing was answered on.
-        *DOUBTED_AT.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
-    })
+pub fn within<T>(
+    limit: Duration,
+    statements: impl Future<Output = sqlx::Result<T>>,
+) -> impl Future<Output = sqlx::Result<T>> {
+    // Boxed: each caller that only waits for it would be larger by all that it needs.
+    let mut statements = Box::pin(statements);
+    async move {
+        timeout(limit, &mut statements).await.unwrap_or_else(|_| {
+            // Before the connection comes back that nothing was answered on.
+            *DOUBTED_AT.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))
+        })
+    }
 }
 
 /// When the store last did not answer in time. A std lock: held for a look only.

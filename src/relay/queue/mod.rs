@@ -19,6 +19,7 @@ mod verdict;
 
 use std::{
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -333,7 +334,8 @@ impl Queue {
     ) {
         let queue = self.clone();
         self.shared.tasks.spawn(async move {
-            queue.shared.abandoned.run_until_cancelled(queue.work(entry, now)).await;
+            let mut work = pin!(queue.work(entry, now));
+            queue.shared.abandoned.run_until_cancelled(&mut work).await;
             drop((held, permit));
             if queue.shared.wants_places.load(Ordering::SeqCst) {
                 queue.shared.wake.notify_one();
@@ -349,7 +351,8 @@ impl Queue {
         let queue = self.clone();
         let started = Instant::now();
         self.shared.tasks.spawn(async move {
-            let Some(attempted) = queue.shared.abandoned.run_until_cancelled(outcome).await else { return };
+            let mut outcome = pin!(outcome);
+            let Some(attempted) = queue.shared.abandoned.run_until_cancelled(&mut outcome).await else { return };
             queue.record(&entry, &attempted, now + started.elapsed()).await;
             drop(held);
         });
