@@ -103,11 +103,19 @@ impl Failures {
     }
 }
 
-/// An IPv6 client has a network of its own, and can have another address in it for each try (RFC 6177).
+/// What counts as one client. One of IPv6 has a network of its own, and can have another address in it for each try
+/// (RFC 6177).
+pub fn one_client(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+    }
+}
+
 fn who(client: IpAddr, name: &str) -> [String; 2] {
-    let client = match client {
+    let client = match one_client(client) {
         IpAddr::V4(client) => client.to_string(),
-        IpAddr::V6(client) => format!("{}/64", Ipv6Addr::from(u128::from(client) >> 64 << 64)),
+        IpAddr::V6(network) => format!("{network}/64"),
     };
     let hash = Sha256::digest(name);
     let of_name =
@@ -123,6 +131,14 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_host_that_has_a_network_to_itself_is_one_client() {
+        let one = |address: &str| one_client(ip(address));
+        assert_eq!(one("2001:db8:0:1::7"), one("2001:db8:0:1:ffff::9"));
+        assert_ne!(one("2001:db8:0:1::7"), one("2001:db8:0:2::7"));
+        assert_ne!(one("192.0.2.7"), one("192.0.2.8"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::{
     future::Future,
     io,
     mem::MaybeUninit,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
@@ -45,7 +45,7 @@ use super::{
     settings::Settings,
     test_message::{ReturnTokens, Returned},
 };
-use crate::mail::Reply;
+use crate::{mail::Reply, policy::sign_in_limit::one_client};
 
 pub use self::session::{Refused, Terms};
 
@@ -356,14 +356,6 @@ impl Place {
     }
 }
 
-/// What counts as one client: of IPv6 the network that a host has to itself.
-fn one_client(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-    }
-}
-
 impl Connected {
     fn leave(&mut self, client: IpAddr, is_stranger: bool) {
         self.strangers -= usize::from(is_stranger);
@@ -400,17 +392,4 @@ async fn turn_away(mut stream: TcpStream, words: String) {
 fn talks_already(stream: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     SockRef::from(stream).peek(&mut byte).is_ok_and(|read| read > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_that_has_a_network_to_itself_is_one_client() {
-        let one = |address: &str| one_client(address.parse().unwrap());
-        assert_eq!(one("2001:db8:0:1::7"), one("2001:db8:0:1:ffff::9"));
-        assert_ne!(one("2001:db8:0:1::7"), one("2001:db8:0:2::7"));
-        assert_ne!(one("192.0.2.7"), one("192.0.2.8"));
-    }
 }
