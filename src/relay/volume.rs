@@ -16,10 +16,7 @@ use std::{
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,7 +34,7 @@ use crate::{
         facts::Found,
         volume::{Count, HOURS_KEPT, MINUTES_KEPT, Subject, minute_of},
     },
-    store::{self, volume::Counted},
+    store::{self, pool::within, volume::Counted},
 };
 
 mod journal;
@@ -60,10 +57,10 @@ pub const MOST_JOURNAL: u64 = 64 * 1024 * 1024;
 /// How often it is written while the store is away: a relay that is killed then forgets so much.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// How many counts wait in memory at most while the store is away and the file takes no more, of accounts and of the rest each; one is for one
-/// subject in one minute and takes about a hundred bytes, and what is just being written may be as much again. With a
-/// thousand accounts that send each minute that is an hour and a half. Beyond it nothing is counted for further accounts
-/// while organizations and domains still are: their totals stay right the longest.
+/// How many counts wait in memory at most while the store is away and the file takes no more, of accounts and of the rest
+/// each; one is for one subject in one minute and takes about a hundred bytes, and what is just being written may be as much
+/// again. With a thousand accounts that send each minute that is an hour and a half. Beyond it nothing is counted for
+/// further accounts while organizations and domains still are: their totals stay right the longest.
 pub const MOST_ROWS: usize = 100_000;
 
 /// What was counted and is not written yet.
@@ -202,7 +199,7 @@ pub async fn run(mut writer: Writer<'_>, id: watch::Receiver<Option<RelayId>>, s
         }
     }
     let Some(relay) = *id.borrow() else { return };
-    let result = timeout(LAST, writer.write(relay)).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    let result = within(LAST, writer.write(relay)).await;
     if let Err(error) = result {
         writer.keep(relay);
         match writer.left() {
@@ -218,7 +215,7 @@ pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
         let mut connection = pool.acquire().await?;
         store::volume::forget_across_tenants(&mut connection, now - MINUTES_KEPT, now - HOURS_KEPT).await
     };
-    timeout(PATIENCE, forgetting).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+    within(PATIENCE, forgetting).await
 }
 
 /// Takes what was gathered to the store.
@@ -276,8 +273,7 @@ impl<'a> Writer<'a> {
     }
 
     async fn read(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
-        let reading = self.reader.read(relay, now);
-        timeout(READING, reading).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+        within(READING, self.reader.read(relay, now)).await
     }
 
     async fn take_up(&mut self, relay: RelayId) -> store::Result<()> {
@@ -287,7 +283,7 @@ impl<'a> Writer<'a> {
             tracing::error!(%error, "what was sent before the last stop is not counted");
         }
         if journal.has_batches() {
-            let last = within(store::volume::last_batch_across_tenants(self.pool, relay)).await?;
+            let last = within(PATIENCE, store::volume::last_batch_across_tenants(self.pool, relay)).await?;
             journal.skip_to(last);
             while let Some(((batch, rows), end)) = journal.next() {
                 self.add(relay, batch, &rows).await?;
@@ -349,7 +345,7 @@ impl<'a> Writer<'a> {
     }
 
     async fn add(&self, relay: RelayId, batch: Uuid, rows: &[Counted]) -> store::Result<bool> {
-        within(async {
+        within(PATIENCE, async {
             let mut connection = self.pool.acquire().await?;
             store::volume::add_across_tenants(&mut connection, relay, batch, rows).await
         })
@@ -385,9 +381,4 @@ fn keep_all(pending: &mut VecDeque<Batch>, journal: &mut Journal) -> io::Result<
         pending.pop_front();
     }
     Ok(())
-}
-
-/// As long as the store may take.
-async fn within<T>(asking: impl Future<Output = store::Result<T>>) -> store::Result<T> {
-    timeout(PATIENCE, asking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

@@ -61,9 +61,9 @@ impl Queue {
         let mut claimed = due.await?;
         self.ask_again_as_wished(&claimed, now);
         for (key, failing) in self.shared.handover.health().failing_gateways() {
-            let PeerKey::Gateway(organization, gateway, _) = key else { continue };
+            let Some(waiting) = gateway_of(&key) else { continue };
+            let gateway = waiting.1;
             let has_one = claimed.iter().any(|message| message.waits_for == Some(gateway));
-            let waiting = (organization, gateway);
             let is_worth_it = waited_for.contains(&waiting) && failing.may_be_asked(now);
             if is_worth_it && !has_one && claimed.len() < limit {
                 match store::queue::claim_probe_across_tenants(db, relay, waiting, now, until, takes_over).await {
@@ -103,8 +103,8 @@ impl Queue {
     /// Mail does not wait out its pause if what it waits for has changed: its gateway takes mail
     /// again, or its senders have another route now.
     ///
-    /// Returns the failing gateways that are waited for and may be asked. There may be thousands that fail and nobody
-    /// waits for: they are looked up together.
+    /// Returns those of the failing gateways that mail waits for. There may be thousands that none waits for: they are looked
+    /// up together.
     async fn make_due_what_changed(&self, now: OffsetDateTime) -> store::Result<HashSet<(OrganizationId, GatewayId)>> {
         self.make_due_what_recovered(now).await?;
         let health = self.shared.handover.health();

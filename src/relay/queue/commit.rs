@@ -265,7 +265,7 @@ async fn write_together(db: &Quick, batch: &mut Vec<Pending>) -> Result<Vec<Queu
         Vec::new()
     } else if entries.iter().all(|entry| small(entry).is_some()) {
         // A statement is a transaction of its own, and its answer the one to its COMMIT.
-        in_time(write(&mut connection, &entries, &done)).await.map_err(after_commit)?
+        write(&mut connection, &entries, &done).await.map_err(after_commit)?
     } else {
         let mut transaction = in_time(connection.begin()).await?;
         let removed = write(&mut transaction, &entries, &done).await?;

@@ -26,7 +26,8 @@ pub struct Leases {
 #[derive(Debug, Clone, Copy)]
 struct End {
     at: OffsetDateTime,
-    /// How far the time by which that was said is ahead of the clock: none, but where time is passed in.
+    /// How far the time by which that was said is ahead of this machine's clock: as the store's is, and where time is
+    /// passed in.
     ahead: time::Duration,
 }
 

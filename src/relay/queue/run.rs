@@ -78,7 +78,7 @@ impl Queue {
     /// to this relay then is not under way. Returns early at `stop`.
     pub async fn take_up(&self, stop: &CancellationToken) {
         self.shared.clock.look(Instant::now(), OffsetDateTime::now_utc());
-        while self.compare_clocks().await.is_err()
+        while !self.compare_clocks().await
             || !self.release_all().await
             || !self.make_all_due().await
             || !self.make_due_what_is_too_late().await
@@ -126,14 +126,17 @@ impl Queue {
         }
     }
 
-    /// Leases are to end for all relays at the same moment, whatever their clocks say.
-    async fn compare_clocks(&self) -> store::Result<()> {
+    /// Leases are to end for all relays at the same moment, whatever their clocks say. Returns whether the store has told
+    /// the time.
+    async fn compare_clocks(&self) -> bool {
         let before = OffsetDateTime::now_utc();
-        let theirs = in_time(store::relay::clock(&self.shared.db)).await?;
+        let told = in_time(store::relay::clock(&self.shared.db)).await;
+        let told = told.inspect_err(|error| tracing::warn!(%error, "the store could not be asked what time it is"));
+        let Ok(theirs) = told else { return false };
         if let Some(ahead) = self.shared.clock.compare(theirs, (before, OffsetDateTime::now_utc())) {
             tracing::warn!(%ahead, "the store's clock and this machine's differ: keep both by NTP");
         }
-        Ok(())
+        true
     }
 
     async fn deliver(&self, stop: CancellationToken) {
@@ -207,9 +210,7 @@ impl Queue {
             self.shared.handover.pool().sweep(Instant::now(), OffsetDateTime::now_utc()).await;
             self.shared.handover.forget_unused(Instant::now());
             let held = self.shared.leases.all();
-            if let Err(error) = self.compare_clocks().await {
-                tracing::warn!(%error, "the store could not be asked what time it is");
-            }
+            self.compare_clocks().await;
             if let Err(error) = self.renew(&held, OffsetDateTime::now_utc()).await {
                 tracing::warn!(%error, leases = held.len(), "leases could not be renewed");
             }
