@@ -251,19 +251,21 @@ async fn make_live(
     gateway_record::commit(transaction, gateway, ChangeId::new(), &live, record, audit).await.map(Set::Changed)
 }
 
-/// What became of a save after which a record waited.
+/// What became of a change that waited, or by which one was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WentOn {
     /// It waits still.
     Waits,
     /// It went live by this change.
     Live(ChangeId),
-    /// It was given up, or saved anew.
+    /// It was given up since, or saved anew.
     Decided,
+    /// This was the change that gave one up.
+    GivenUp,
 }
 
-/// What became of a save of this gateway's record within the last ten minutes; `None` if that was no save after which it
-/// waited.
+/// What became of a change of this gateway's record within the last ten minutes; `None` if it has nothing to do with
+/// waiting.
 pub async fn went_on(
     db: &mut PgConnection,
     organization: OrganizationId,
@@ -272,7 +274,7 @@ pub async fn went_on(
 ) -> Result<Option<WentOn>> {
     let found = sqlx::query!(
         r#"
-        select gateway.pending_change_id = saved.id as "waits",
+        select audit.action, gateway.pending_change_id = saved.id as "waits",
                (select change.id from change
                 join audit_entry audit on audit.organization_id = $1 and audit.change_id = change.id and audit.action = $5
                 join change_item item on item.organization_id = $1 and item.change_id = change.id
@@ -280,7 +282,8 @@ pub async fn went_on(
                 where change.organization_id = $1 and change.revision > saved.revision
                 order by change.revision limit 1) as "live: ChangeId"
         from change saved
-        join audit_entry audit on audit.organization_id = $1 and audit.change_id = saved.id and audit.action = $4
+        join audit_entry audit on audit.organization_id = $1 and audit.change_id = saved.id
+         and audit.action in ($4, $6)
         join gateway on gateway.organization_id = $1 and gateway.id = $3
         where saved.organization_id = $1 and saved.id = $2 and saved.committed_at > now() - interval '10 minutes'
         "#,
@@ -289,29 +292,14 @@ pub async fn went_on(
         gateway as GatewayId,
         PENDING,
         LIVE,
+        GIVEN_UP,
     )
     .fetch_optional(db)
     .await?;
     Ok(found.map(|found| match (found.live, found.waits) {
+        _ if found.action == GIVEN_UP => WentOn::GivenUp,
         (Some(live), _) => WentOn::Live(live),
         (None, Some(true)) => WentOn::Waits,
         (None, _) => WentOn::Decided,
     }))
-}
-
-/// Whether a change within the last ten minutes was that what was pending is not wanted any more.
-pub async fn is_given_up(db: &mut PgConnection, organization: OrganizationId, change: ChangeId) -> Result<bool> {
-    sqlx::query_scalar!(
-        r#"
-        select exists (select from change
-                       join audit_entry audit on audit.organization_id = $1 and audit.change_id = change.id
-                       where change.organization_id = $1 and change.id = $2 and audit.action = $3
-                         and change.committed_at > now() - interval '10 minutes') as "is_given_up!"
-        "#,
-        organization as OrganizationId,
-        change as ChangeId,
-        GIVEN_UP,
-    )
-    .fetch_one(db)
-    .await
 }

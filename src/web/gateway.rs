@@ -182,10 +182,8 @@ async fn after_change(
         // The page says it by itself, for as long as it is so.
         Some(WentOn::Waits) => return Ok(Some(status::of_pending_record())),
         Some(WentOn::Decided) => return Ok(Some(status::decided_already())),
+        Some(WentOn::GivenUp) => return Ok(Some(status::given_up_record())),
     };
-    if store::pending_record::is_given_up(&mut transaction, organization, change).await? {
-        return Ok(Some(status::given_up_record()));
-    }
     let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;
     let Some(edit) = edit else { return Ok(None) };
     let progress = store::change::progress(&mut transaction, edit.revision).await?;
@@ -199,6 +197,19 @@ async fn after_change(
     };
     let may = inside.access.role.may_set_organization_gateway();
     Ok(Some(line.undoable(may, undo::link(&inside.access.slug, change))))
+}
+
+/// Buttons of other files stand on this page: who comes to where one of them sends its form, after signing in again for
+/// example, is led here.
+pub(super) async fn lead_here(
+    State(app): State<App>,
+    inside: InOrganization,
+    Named(id): Named<GatewayId>,
+) -> Result<Response, PageError> {
+    let mut transaction = app.store.begin(&inside.access).await?;
+    let found = store::gateway::overview(&mut transaction, inside.access.organization(), Some(id)).await?.pop();
+    found.ok_or(PageError::NotFound)?;
+    Ok(see_other(&link(&inside.access.slug, id).build()))
 }
 
 pub(super) async fn look(app: &App, inside: &InOrganization, id: GatewayId) -> Result<GatewayPage, PageError> {

@@ -29,7 +29,7 @@ use crate::{
 const PATH: &str = "/{organization}/web-mail-cloud/gateways/{gateway}/pending-record";
 
 pub fn routes() -> Vec<Route> {
-    vec![Route::get(PATH, show), Route::post(PATH, decide)]
+    vec![Route::get(PATH, gateway::lead_here), Route::post(PATH, decide)]
 }
 
 /// The change as the gateway's page shows it.
@@ -67,18 +67,6 @@ impl ShownPendingRecord {
             action: format!("{}/pending-record", gateway::link(slug, pending.gateway).build()),
         }
     }
-}
-
-/// The buttons stand on the gateway's page.
-async fn show(
-    State(app): State<App>,
-    inside: InOrganization,
-    Named(id): Named<GatewayId>,
-) -> Result<Response, PageError> {
-    let mut transaction = app.store.begin(&inside.access).await?;
-    let found = store::gateway::overview(&mut transaction, inside.access.organization(), Some(id)).await?.pop();
-    found.ok_or(PageError::NotFound)?;
-    Ok(see_other(&gateway::link(&inside.access.slug, id).build()))
 }
 
 #[derive(Deserialize)]

@@ -46,7 +46,7 @@ const LARGEST_FORM: usize = 3 * LARGEST_SOURCE + 1024;
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::get(SEND, send_first),
+        Route::get(SEND, gateway::lead_here),
         Route::post(SEND, send),
         Route::get(PATH, show),
         Route::post(PATH, arrived),
@@ -58,16 +58,6 @@ pub fn routes() -> Vec<Route> {
 /// The page at which somebody says that it has arrived, and shows its source.
 pub fn link(slug: &str, id: TestMessageId) -> Link {
     Link::to(format!("/{slug}/web-mail-cloud/test-messages/{id}"))
-}
-
-/// The button stands on the gateway's page.
-async fn send_first(
-    State(app): State<App>,
-    inside: InOrganization,
-    Named(id): Named<GatewayId>,
-) -> Result<Response, PageError> {
-    let look = gateway::look(&app, &inside, id).await;
-    look.map(|_| see_other(&gateway::link(&inside.access.slug, id).build()))
 }
 
 #[derive(Deserialize)]

@@ -57,7 +57,7 @@ pub fn routes() -> Vec<Route> {
         Route::get(PATH, show),
         Route::get(REQUIRE_TLS, require_tls_first),
         Route::post(REQUIRE_TLS, require_tls),
-        Route::get("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask_first),
+        Route::get("/{organization}/web-mail-cloud/gateways/{gateway}/verify", gateway::lead_here),
         Route::post("/{organization}/web-mail-cloud/gateways/{gateway}/verify", ask),
         Route::get("/{organization}/web-mail-cloud/mail-account-manager/{account}/verify", list_first),
         Route::post("/{organization}/web-mail-cloud/mail-account-manager/{account}/verify", ask_for_account),
@@ -437,18 +437,6 @@ async fn require_tls(
         // Its backups or its password were changed in this very moment.
         Saved::AddressTaken | Saved::NoSuchBackup(_) | Saved::PasswordNeeded => outdated().await,
     }
-}
-
-/// The button stands on the gateway's page.
-async fn ask_first(
-    State(app): State<App>,
-    inside: InOrganization,
-    Named(id): Named<GatewayId>,
-) -> Result<Response, PageError> {
-    let mut transaction = app.store.begin(&inside.access).await?;
-    let found = store::gateway::overview(&mut transaction, inside.access.organization(), Some(id)).await?.pop();
-    found.ok_or(PageError::NotFound)?;
-    Ok(see_other(&gateway::link(&inside.access.slug, id).build()))
 }
 
 /// Nothing is sent: what is verified stands in the path.
