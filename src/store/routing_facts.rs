@@ -153,6 +153,25 @@ impl GatewayRow {
     }
 }
 
+/// Gateways, each with the revision that the rest of the statement calls `used`.
+macro_rules! gateway_rows {
+    ($of:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            GatewayRow,
+            r#"
+            select used.organization_id as "organization: OrganizationId", used.gateway_id as "id: GatewayId",
+                   used.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
+                   used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
+                   used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
+                   used.largest_message, used.backups as "backups: Vec<GatewayId>",
+                   used.returning_mail as "returning: Returning", used.returning_networks,
+                   used.own_domains as "own_domains: OwnDomains"
+            "# + $of
+            $(, $argument)*
+        )
+    };
+}
+
 type Secrets = HashMap<(OrganizationId, GatewayId), SealedSecret>;
 
 /// The passwords that gateways sign in with, of all or of these. Only relays and the owner may read them.
@@ -176,16 +195,8 @@ async fn secrets(db: &mut PgConnection, only: Option<&HashSet<(OrganizationId, G
 
 async fn load_gateways(db: &mut PgConnection, facts: &mut RoutingFacts) -> Result<()> {
     let mut secrets = secrets(&mut *db, None).await?;
-    let mut rows = sqlx::query_as!(
-        GatewayRow,
+    let mut rows = gateway_rows!(
         r#"
-        select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
-               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
-               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
-               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
-               used.largest_message, used.backups as "backups: Vec<GatewayId>",
-               used.returning_mail as "returning: Returning", used.returning_networks,
-               used.own_domains as "own_domains: OwnDomains"
         from gateway
         join gateway_revision used on used.organization_id = gateway.organization_id
                                   and used.gateway_id = gateway.id and used.revision = gateway.revision
@@ -206,16 +217,8 @@ pub async fn gateway_as_of_across_tenants(
     gateway: GatewayId,
     revision: i64,
 ) -> Result<Option<Gateway>> {
-    let row = sqlx::query_as!(
-        GatewayRow,
+    let row = gateway_rows!(
         r#"
-        select used.organization_id as "organization: OrganizationId", used.gateway_id as "id: GatewayId",
-               used.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
-               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
-               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
-               used.largest_message, used.backups as "backups: Vec<GatewayId>",
-               used.returning_mail as "returning: Returning", used.returning_networks,
-               used.own_domains as "own_domains: OwnDomains"
         from gateway_revision used
         where used.organization_id = $1 and used.gateway_id = $2 and used.revision = $3
         "#,
@@ -536,16 +539,8 @@ async fn read_gateways(
         return Ok(Vec::new());
     }
     let (organizations, ids): (Vec<OrganizationId>, Vec<GatewayId>) = touched.gateways.iter().copied().unzip();
-    let found = sqlx::query_as!(
-        GatewayRow,
+    let found = gateway_rows!(
         r#"
-        select gateway.organization_id as "organization: OrganizationId", gateway.id as "id: GatewayId",
-               gateway.revision, used.address as "address: GatewayAddress", used.tls as "tls: TlsMode",
-               used.certificate_name as "certificate_name: DomainName", used.authority, used.fingerprint,
-               used.sign_in_user, used.connections, used.messages_per_connection, used.messages_per_minute,
-               used.largest_message, used.backups as "backups: Vec<GatewayId>",
-               used.returning_mail as "returning: Returning", used.returning_networks,
-               used.own_domains as "own_domains: OwnDomains"
         from unnest($1::uuid[], $2::uuid[]) as touched (organization_id, id)
         join gateway using (organization_id, id)
         join gateway_revision used on used.organization_id = gateway.organization_id

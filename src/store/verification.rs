@@ -88,25 +88,9 @@ pub enum Asked {
     TooManyTests,
 }
 
-/// Asks every relay. Of a gateway that is saved the revision counts that is in use now. What is older than 30 days is
-/// forgotten, but for the last one that counts (see [`checked`]) about a gateway as it is now: pages say what it has found.
+/// Asks every relay. Of a gateway that is saved the revision counts that is in use now, or that is to be.
 pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &Wanted<'_>) -> Result<Asked> {
-    sqlx::query!(
-        r#"
-        delete from verification old
-        where organization_id = $1 and requested_at < now() - interval '30 days'
-          and (gateway_id is null or recipient is not null or test_message is not null
-               or exists (select from verification newer
-                          where newer.organization_id = $1 and newer.gateway_id = old.gateway_id
-                            and newer.revision = old.revision and newer.requested_at > old.requested_at
-                            and newer.recipient is null and newer.test_message is null)
-               or not exists (select from gateway where gateway.organization_id = $1 and gateway.id = old.gateway_id
-                                                    and old.revision in (gateway.revision, gateway.pending_revision)))
-        "#,
-        organization as OrganizationId,
-    )
-    .execute(&mut *db)
-    .await?;
+    forget_old(&mut *db, organization).await?;
     one_at_a_time(db, organization).await?;
     let under_way = sqlx::query!(
         r#"
@@ -171,6 +155,28 @@ pub async fn ask(db: &mut PgConnection, organization: OrganizationId, wanted: &W
     .execute(db)
     .await?;
     Ok(if asked.rows_affected() == 1 { Asked::Asked(id) } else { Asked::NotFound })
+}
+
+/// What is older than 30 days is forgotten, but for the last one that counts (see [`checked`]) about a gateway as it is now
+/// or is to be: pages say what it has found.
+async fn forget_old(db: &mut PgConnection, organization: OrganizationId) -> Result<()> {
+    sqlx::query!(
+        r#"
+        delete from verification old
+        where organization_id = $1 and requested_at < now() - interval '30 days'
+          and (gateway_id is null or recipient is not null or test_message is not null
+               or exists (select from verification newer
+                          where newer.organization_id = $1 and newer.gateway_id = old.gateway_id
+                            and newer.revision = old.revision and newer.requested_at > old.requested_at
+                            and newer.recipient is null and newer.test_message is null)
+               or not exists (select from gateway where gateway.organization_id = $1 and gateway.id = old.gateway_id
+                                                    and old.revision in (gateway.revision, gateway.pending_revision)))
+        "#,
+        organization as OrganizationId,
+    )
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 async fn of_the_last_minute(db: &mut PgConnection, organization: OrganizationId) -> Result<i64> {
