@@ -12,7 +12,7 @@ use outgate::{
     },
 };
 use reqwest::StatusCode;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{PgPool, Postgres, postgres::PgArguments, query::Query};
 use time::OffsetDateTime;
 
 use super::page_of;
@@ -130,8 +130,18 @@ impl Present {
         id
     }
 
-    async fn execute(&self, statement: &str) {
-        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&self.installation.owner).await.unwrap();
+    async fn execute(&self, statement: Query<'static, Postgres, PgArguments>) {
+        statement.execute(&self.installation.owner).await.unwrap();
+    }
+
+    /// Ann's one limit.
+    async fn limit(&self, window: &'static str, most: i64, action: &'static str) {
+        self.execute(sqlx::query("delete from sending_limit")).await;
+        let limit = sqlx::query(
+            "insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
+             values ($1, 'account', $2, 'each', $3, 'recipients', $4, $5)",
+        );
+        self.execute(limit.bind(self.acme.id).bind(self.ann.to_string()).bind(window).bind(most).bind(action)).await;
     }
 
     /// What page and command say about mail to `recipient`: the same.
@@ -195,7 +205,7 @@ async fn page_and_command_say_how_the_gateway_does_and_whether_a_message_would_g
     store::gateway_health::record_across_tenants(&present.relays, relay, &[by_backup]).await.unwrap();
     present.of_ann("A message now would go to the backup spare.example.com port 25.").await;
 
-    present.execute("update organization set outbound_gateway_id = null").await;
+    present.execute(sqlx::query("update organization set outbound_gateway_id = null")).await;
     present.of_ann("A message now would go to the queue, and from there to the recipients' servers.").await;
 }
 
@@ -203,23 +213,13 @@ async fn page_and_command_say_how_the_gateway_does_and_whether_a_message_would_g
 async fn page_and_command_say_what_the_senders_own_sending_does_to_a_message(db: PgPool) {
     let present = Present::of(db).await;
     present.sign_on("one", true).await;
-    let ann = present.ann;
-    let limit = |window: &str, most: i64, action: &str| {
-        format!(
-            "delete from sending_limit;
-             insert into sending_limit (organization_id, kind, subject, whose, time_window, unit, most, action)
-             select id, 'account', '{ann}', 'each', '{window}', 'recipients', {most}, '{action}'
-             from organization where slug = 'acme'"
-        )
-    };
-    present.execute(&limit("hour", 20, "alert")).await;
-    present
-        .execute(&format!(
-            "insert into volume_minute (organization_id, kind, subject, minute, messages, recipients, external)
-             select id, 'account', '{ann}', date_trunc('minute', now()) - interval '5 minutes', 20, 20, 20
-             from organization where slug = 'acme'"
-        ))
-        .await;
+    let (acme, ann) = (present.acme.id, present.ann);
+    present.limit("hour", 20, "alert").await;
+    let counted = sqlx::query(
+        "insert into volume_minute (organization_id, kind, subject, minute, messages, recipients, external)
+         values ($1, 'account', $2, date_trunc('minute', now()) - interval '5 minutes', 20, 20, 20)",
+    );
+    present.execute(counted.bind(acme).bind(ann.to_string())).await;
     present.of_ann("A message now would go to the gateway at once.").await;
     let counted = "21 recipients in an hour, at most 20 are allowed";
     for (action, words) in [
@@ -228,40 +228,34 @@ async fn page_and_command_say_what_the_senders_own_sending_does_to_a_message(db:
         ("defer", "A message now would stay with its client (451): "),
         ("refuse", "A message now would be refused: "),
     ] {
-        present.execute(&limit("hour", 20, action)).await;
+        present.limit("hour", 20, action).await;
         present.of_ann(words).await;
         present.of_ann(counted).await;
     }
-    present.execute(&limit("hour", 3, "refuse")).await;
+    present.limit("hour", 3, "refuse").await;
     present.of_ann("and beyond 5 times as many nothing is accepted.").await;
-    present.execute(&limit("approval", 50, "hold")).await;
+    present.limit("approval", 50, "hold").await;
     present.of_ann("A message to more than 50 recipients waits until an administrator approves it.").await;
     present.of_ann("A message now would go to the gateway at once.").await;
 
-    present.execute("delete from sending_limit").await;
-    present
-        .execute(&format!(
-            "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
-             select id, 'account', '{ann}', 'hour', 'recipients', 20, now(), now() + interval '2 hours'
-             from organization where slug = 'acme'"
-        ))
-        .await;
+    present.execute(sqlx::query("delete from sending_limit")).await;
+    let throttle = sqlx::query(
+        "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
+         values ($1, 'account', $2, 'hour', 'recipients', 20, now(), now() + interval '2 hours')",
+    );
+    present.execute(throttle.bind(acme).bind(ann.to_string())).await;
     present.of_ann("The sender is slowed down: a message now would wait behind what waits for a limit").await;
 
-    present
-        .execute(&format!(
-            "insert into sender_control (organization_id, account_id, service, blocked)
-             select id, '{ann}', false, true from organization where slug = 'acme'"
-        ))
-        .await;
+    let blocked = sqlx::query(
+        "insert into sender_control (organization_id, account_id, service, blocked) values ($1, $2, false, true)",
+    );
+    present.execute(blocked.bind(acme).bind(ann)).await;
     present.of_ann("A message now would be refused: an administrator has blocked this sender.").await;
     let list = "staff@acme.example";
-    present
-        .execute(
-            "insert into distribution_list (organization_id, id, address, name, may_send, expands)
-             select id, gen_random_uuid(), 'staff@acme.example', 'Staff', 'inside', true
-             from organization where slug = 'acme'",
-        )
-        .await;
+    let open_to_insiders = sqlx::query(
+        "insert into distribution_list (organization_id, id, address, name, may_send, expands)
+         values ($1, gen_random_uuid(), $2, 'Staff', 'inside', true)",
+    );
+    present.execute(open_to_insiders.bind(acme).bind(list)).await;
     present.says("bob@acme.example", list, "But a message to staff@acme.example is refused").await;
 }

@@ -3,7 +3,7 @@
 
 use outgate::{mail::id::AccountId, policy::Role};
 use reqwest::StatusCode;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{PgPool, Postgres, postgres::PgArguments, query::Query};
 
 use super::page_of;
 use crate::support::{Browser, Installation, Page, Pages, Queued, Tenant};
@@ -33,31 +33,29 @@ async fn scene(db: PgPool) -> Scene {
     for account in [Some(ann), Some(ann), Some(ann), Some(ben), None, None] {
         scene.installation.queued(&scene.acme, Queued { account, ..Queued::default() }).await;
     }
-    scene.execute("update queued_message set throttled_until = now() + interval '2 hours'").await;
+    scene.execute(sqlx::query("update queued_message set throttled_until = now() + interval '2 hours'")).await;
     for (kind, subject) in [("account", ann.to_string()), ("account", ben.to_string()), ("organization", String::new())]
     {
-        let row = format!(
+        let throttle = sqlx::query(
             "insert into throttle (organization_id, kind, subject, time_window, unit, most, since, turn_at)
-             select id, '{kind}', '{subject}', 'hour', 'external', 1500, now(), now() + interval '2 hours'
-             from organization where slug = 'acme'"
+             values ($1, $2, $3, 'hour', 'external', 1500, now(), now() + interval '2 hours')",
         );
-        scene.execute(&row).await;
+        scene.execute(throttle.bind(scene.acme.id).bind(kind).bind(subject)).await;
     }
     scene
 }
 
 impl Scene {
-    async fn execute(&self, statement: &str) {
-        sqlx::query(AssertSqlSafe(statement)).execute(&self.installation.owner).await.unwrap();
+    async fn execute(&self, statement: Query<'static, Postgres, PgArguments>) {
+        statement.execute(&self.installation.owner).await.unwrap();
     }
 
-    async fn count(&self, what: &str) -> i64 {
-        let counted = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {what}")));
-        counted.fetch_one(&self.installation.owner).await.unwrap()
+    async fn count(&self, statement: &'static str) -> i64 {
+        sqlx::query_scalar(statement).fetch_one(&self.installation.owner).await.unwrap()
     }
 
     async fn waiting(&self) -> i64 {
-        self.count("queued_message where throttled_until is not null").await
+        self.count("select count(*) from queued_message where throttled_until is not null").await
     }
 
     fn tick(&self, account: AccountId) -> String {
@@ -85,10 +83,10 @@ async fn what_waits_of_several_is_sent_after_a_question_with_the_number(db: PgPo
     let done = scene.ask(&scene.admin, "let-go", &both, true).await;
     let said = "Sent now. ann@acme.example, ben@acme.example: 4 messages waited for a limit. They leave at once.";
     assert!(done.text().contains(said), "{}", done.text());
-    assert_eq!((scene.waiting().await, scene.count("throttle").await), (2, 1));
+    assert_eq!((scene.waiting().await, scene.count("select count(*) from throttle").await), (2, 1));
     let again = scene.ask(&scene.admin, "let-go", &both, true).await;
     assert!(again.text().contains("Nothing of what was ticked waits for a limit any more."), "{}", again.text());
-    assert_eq!(scene.count("audit_entry where action = 'limit.let-go'").await, 1);
+    assert_eq!(scene.count("select count(*) from audit_entry where action = 'limit.let-go'").await, 1);
 }
 
 #[sqlx::test]
@@ -102,7 +100,7 @@ async fn what_waits_for_the_organizations_own_limit_is_sent_and_not_what_waits_f
     let done = scene.ask(&scene.admin, "let-go", &all, true).await;
     assert!(done.text().contains("all users: 2 messages waited for a limit"), "{}", done.text());
     assert_eq!(scene.waiting().await, 4);
-    assert_eq!(scene.count("throttle where kind = 'organization'").await, 0);
+    assert_eq!(scene.count("select count(*) from throttle where kind = 'organization'").await, 0);
 }
 
 #[sqlx::test]
@@ -116,7 +114,10 @@ async fn who_is_kept_slowed_down_is_so_with_a_name_and_a_time_and_without_a_ques
     assert!(kept.text().contains(said), "{}", kept.text());
     assert!(kept.text().contains("Kept so by administrator@acme.example, "), "{}", kept.text());
     assert_eq!(kept.html.matches(">Keep throttling</button>").count(), 2, "{}", kept.html);
-    assert_eq!((scene.waiting().await, scene.count("throttle where kept_by is not null").await), (6, 1));
+    assert_eq!(
+        (scene.waiting().await, scene.count("select count(*) from throttle where kept_by is not null").await),
+        (6, 1)
+    );
     let again = scene.ask(&scene.admin, "keep", &[scene.tick(scene.ann)], false).await;
     assert!(again.text().contains("Nothing changed."), "{}", again.text());
     let log = scene.admin.get("/acme/administration/audit-log").await;
@@ -133,15 +134,15 @@ async fn several_are_blocked_as_one_change_that_has_an_undo(db: PgPool) {
     let blocked = scene.ask(&scene.admin, "block", &ticks, true).await;
     let said = "Blocked. New mail of ann@acme.example, ben@acme.example is refused";
     assert!(blocked.text().contains(said), "{}", blocked.text());
-    assert_eq!(scene.count("sender_control where blocked").await, 2);
-    assert_eq!(scene.count("audit_entry where action = 'sender.block'").await, 1);
+    assert_eq!(scene.count("select count(*) from sender_control where blocked").await, 2);
+    assert_eq!(scene.count("select count(*) from audit_entry where action = 'sender.block'").await, 1);
     let again = scene.ask(&scene.admin, "block", &ticks, true).await;
     assert!(again.text().contains("Nothing changed."), "{}", again.text());
 
     let undo = blocked.html.split(r#"action="/acme/web-mail-cloud/undo/"#).nth(1).unwrap().split('"').next().unwrap();
     let undone = scene.admin.submit(&page_of(&scene.acme, &format!("undo/{undo}")), &[]).await;
     assert!(undone.status.is_success(), "{}", undone.text());
-    assert_eq!(scene.count("sender_control where blocked").await, 0);
+    assert_eq!(scene.count("select count(*) from sender_control where blocked").await, 0);
 }
 
 #[sqlx::test]
@@ -157,17 +158,17 @@ async fn who_is_held_for_a_limit_and_who_was_noticed_is_named_with_the_reason(db
     }
     let elsewhere = Queued { state: "held", held_because: Some("gateway-taken-away"), ..Queued::default() };
     scene.installation.queued(&scene.acme, elsewhere).await;
-    let notice = format!(
+    let notice = sqlx::query(
         "insert into limit_notice (organization_id, kind, subject, level, noticed_at, said_at, counted, happens)
-         select id, 'account', '{}', 'stopped', now(), now(), '412 recipients since 14:00 UTC, usually at most 60',
-                'Nothing new is accepted.' from organization where slug = 'acme'",
-        scene.ann
+         values ($1, 'account', $2, 'stopped', now(), now(), '412 recipients since 14:00 UTC, usually at most 60',
+                 'Nothing new is accepted.')",
     );
-    scene.execute(&notice).await;
-    let old = "insert into limit_notice (organization_id, kind, subject, level, noticed_at, said_at, counted)
-               select id, 'organization', '', 'near', now(), now() - interval '25 hours', 'of yesterday'
-               from organization where slug = 'acme'";
-    scene.execute(old).await;
+    scene.execute(notice.bind(scene.acme.id).bind(scene.ann.to_string())).await;
+    let old = sqlx::query(
+        "insert into limit_notice (organization_id, kind, subject, level, noticed_at, said_at, counted)
+         values ($1, 'organization', '', 'near', now(), now() - interval '25 hours', 'of yesterday')",
+    );
+    scene.execute(old.bind(scene.acme.id)).await;
 
     let page = scene.admin.get(&scene.volume).await;
     let text = page.text();
