@@ -62,11 +62,12 @@ impl Queue {
         if timeout_at(grace_ends.max(Moment::now() + LAST_STEP), self.shared.tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.shared.tasks.len(), "attempts did not end in time");
         }
+        // Only these: should another relay have taken over the name, the others are its own. Who is told to go no further
+        // lets go of them.
+        let held = self.shared.leases.all();
         // Whose leases are given back is not sent any more here.
         self.shared.abandoned.cancel();
         let _ = timeout(LAST_STEP, self.shared.handover.pool().close()).await;
-        // Only these: should another relay have taken over the name, the others are its own.
-        let held = self.shared.leases.all();
         let released = store::queue::release_across_tenants(&self.shared.db, &held, OffsetDateTime::now_utc());
         if let Ok(released) = timeout(LAST_STEP, released).await {
             Self::given_back(released);

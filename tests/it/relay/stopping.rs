@@ -55,7 +55,7 @@ async fn queue(owner: &PgPool) -> (i64, i64) {
 async fn a_relay_that_is_told_to_stop_is_gone_in_the_time_that_it_states(owner: PgPool) {
     let gateway = Gateway::start().await;
     let (_installation, _acme) = acme_through(&owner, &gateway).await;
-    let stop_within = |outgate: crate::support::outgate::Outgate| {
+    let stop_within = |outgate: Outgate| {
         outgate.with("OUTGATE_STOP_WITHIN", format!("{}s", STOPS_WITHIN.as_secs())).with("OUTGATE_HANDOVER_WAIT", "1s")
     };
     let relay = RelayProcess::start(&owner, "one", stop_within).await;
@@ -99,11 +99,35 @@ async fn a_relay_that_is_told_to_stop_is_gone_in_the_time_that_it_states(owner: 
 }
 
 #[sqlx::test]
+async fn a_relay_that_stops_gives_back_whatever_is_still_under_way(owner: PgPool) {
+    const MESSAGES: usize = 40;
+    let gateway = Gateway::start().await;
+    let (_installation, _acme) = acme_through(&owner, &gateway).await;
+    let stop_soon = |outgate: Outgate| outgate.with("OUTGATE_STOP_WITHIN", "6s").with("OUTGATE_HANDOVER", "off");
+    let relay = RelayProcess::start(&owner, "one", stop_soon).await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    let mut client = SmtpClient::greeted(relay.submission).await;
+    for _ in 0..MESSAGES {
+        for command in ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@elsewhere.example>", "DATA"] {
+            client.say(command).await;
+        }
+        assert!(client.say("Subject: x\r\n\r\nx\r\n.").await.starts_with("250 2.0.0 queued as "));
+    }
+    // All are leased: those that the gateway has no answer for yet, and those that wait for a connection to it.
+    assert_eq!(queue(&owner).await, (MESSAGES as i64, MESSAGES as i64));
+
+    relay.signal(Signal::SIGTERM);
+    assert!(relay.ended().await.success());
+
+    assert_eq!(queue(&owner).await, (MESSAGES as i64, 0));
+}
+
+#[sqlx::test]
 async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_it(owner: PgPool) {
     let gateway = Gateway::start().await;
     let (_installation, _acme) = acme_through(&owner, &gateway).await;
     let short_lease =
-        |outgate: crate::support::outgate::Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
+        |outgate: Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
     let paused = RelayProcess::start(&owner, "paused", short_lease).await;
     let other = RelayProcess::start(&owner, "other", short_lease).await;
     gateway.fails(At::Dot, Fault::Stalls);
