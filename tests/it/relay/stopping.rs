@@ -126,8 +126,7 @@ async fn a_relay_that_stops_gives_back_whatever_is_still_under_way(owner: PgPool
 async fn a_paused_relay_loses_its_messages_to_another_and_records_nothing_over_it(owner: PgPool) {
     let gateway = Gateway::start().await;
     let (_installation, _acme) = acme_through(&owner, &gateway).await;
-    let short_lease =
-        |outgate: Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
+    let short_lease = |outgate: Outgate| outgate.with("OUTGATE_LEASE", "1s").with("OUTGATE_HANDOVER", "off");
     let paused = RelayProcess::start(&owner, "paused", short_lease).await;
     let other = RelayProcess::start(&owner, "other", short_lease).await;
     gateway.fails(At::Dot, Fault::Stalls);

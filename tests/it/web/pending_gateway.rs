@@ -26,7 +26,7 @@ use crate::support::{
     browser::{PASSWORD, PASSWORD_HASH},
     gateway::{At, Fault, HAPPENS_WITHIN},
     outgate::Outgate,
-    world::World,
+    world::{World, until_live},
 };
 
 const FIELD: &str = "outbound_gateway";
@@ -97,7 +97,9 @@ pub(super) async fn living(db: PgPool) -> Living {
 }
 
 impl Living {
+    /// A message of the account's, by the routes as they stand in the store.
     pub async fn mail(&self, subject: &str) {
+        until_live(&self.installation, self.installation.latest_revision().await).await;
         let mut smtp = SmtpClient::greeted(self.world.submission).await;
         let content = format!("Subject: {subject}\r\n\r\nHello.\r\n");
         let reply = smtp.submit("ann@acme.example", "bob@elsewhere.example", &content).await;
