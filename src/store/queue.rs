@@ -328,9 +328,56 @@ macro_rules! write_and {
     };
 }
 
+/// One new message with its body, which takes a third less of the store than what many come by: most messages come alone.
+async fn write_one(db: impl PgExecutor<'_>, message: &QueuedMessage, pieces: &[Piece<'_>]) -> Result<()> {
+    let (columns, pieces) = (MessageColumns::of(&[message]), PieceColumns::of(pieces));
+    sqlx::query!(
+        r#"
+        with message as (
+            insert into queued_message (organization_id, id, state, sender, reverse_path, recipients, parameters,
+                                        size, waits_for, attempts, last_reply, accepted_at, next_attempt_at,
+                                        expires_at, lease_relay_id, lease_token, sender_account, sender_domain,
+                                        waits_by, held_because, throttled_until)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+        )
+        insert into queued_body (organization_id, message_id, piece, content)
+        select $1, $2, * from unnest($22::integer[], $23::bytea[])
+        "#,
+        columns.organizations[0],
+        columns.ids[0],
+        columns.states[0],
+        columns.senders[0],
+        columns.reverse_paths[0],
+        &columns.recipients[0],
+        &columns.parameters[0],
+        columns.sizes[0],
+        columns.waits_for[0],
+        columns.attempts[0],
+        columns.last_replies[0],
+        columns.accepted_at[0],
+        columns.next_attempt_at[0],
+        columns.expires_at[0],
+        columns.relays[0],
+        columns.tokens[0],
+        columns.accounts[0],
+        columns.domains[0],
+        columns.waits_by[0].as_deref(),
+        columns.held_because[0].as_deref(),
+        columns.throttled_until[0],
+        &pieces.numbers,
+        &pieces.contents as &[&[u8]],
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
 /// Writes what changed. Returns which of the messages that are done with were removed: where the lease
 /// did not hold any more, nothing was.
 pub async fn write_across_tenants(db: impl PgExecutor<'_>, written: &Written<'_>) -> Result<Vec<QueueId>> {
+    if let ([message], true) = (written.messages.as_slice(), written.done.is_empty()) {
+        return write_one(db, message, &written.pieces).await.map(|()| Vec::new());
+    }
     let (messages, pieces) = (MessageColumns::of(&written.messages), PieceColumns::of(&written.pieces));
     if written.done.is_empty() {
         // What a statement has in it is made ready each time, also for nothing.
