@@ -5,8 +5,8 @@ WORKDIR /build
 COPY . .
 # Queries are checked against .sqlx: building needs no database.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
-    SQLX_OFFLINE=true cargo build --release --locked \
-    && cp target/release/outgate /usr/local/bin/outgate
+    SQLX_OFFLINE=true cargo build --profile dist --locked \
+    && cp target/dist/outgate /usr/local/bin/outgate
 
 FROM debian:bookworm-slim
 # In passwd, since other programs look a user up by its number.
