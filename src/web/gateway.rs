@@ -181,7 +181,7 @@ async fn after_change(
         Some(WentOn::Live(live)) => live,
         // The page says it by itself, for as long as it is so.
         Some(WentOn::Waits) => return Ok(Some(status::of_pending_record())),
-        Some(WentOn::Decided) => return Ok(Some(status::decided_already())),
+        Some(WentOn::Superseded) => return Ok(Some(status::superseded_record())),
         Some(WentOn::GivenUp) => return Ok(Some(status::given_up_record())),
     };
     let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;
