@@ -127,6 +127,11 @@ impl GatewayPage {
         self.gateway.is_unused() && self.waiting.messages == 0
     }
 
+    /// Whether the page is to be looked at again soon.
+    fn is_being_checked(&self) -> bool {
+        self.check.is_under_way || self.pending_record.as_ref().is_some_and(|pending| pending.is_under_way)
+    }
+
     fn made(&self, revision: &Revision) -> String {
         wording::moment(revision.created_at)
     }
