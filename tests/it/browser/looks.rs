@@ -909,6 +909,18 @@ async fn a_pending_gateway(photographer: &Photographer) {
     photographer.go(&form).await;
     browser.click("button", "Give it up").await;
     browser.wait_for_text("Given up.").await;
+
+    let acme = photographer.acme().await;
+    let archive = photographer.installation.gateway_of(&acme, "archive.acme.example").await;
+    let refusing = Gateway::start().await;
+    refusing.says(At::Rcpt, "550 5.7.1 We do not know you");
+    photographer.go(&format!("{CLOUD}/gateways/{archive}")).await;
+    browser.fill("Address", &refusing.address.to_string()).await;
+    browser.click("button", "Save").await;
+    browser.wait_for_text("It has not passed its check").await;
+    photographer.look("gateway-pending-record").await;
+    browser.click("button", "Give it up").await;
+    browser.wait_for_text("Given up.").await;
 }
 
 async fn account_id(photographer: &Photographer, user_id: &str) -> String {
