@@ -47,8 +47,12 @@ for (const [part, role] of Object.entries(parts)) {
   }
 }
 
-// A second click on a button does not send a form twice. Coming back to the page allows it again.
+// A second click on a button does not send a form twice. Coming back to the page allows it again, and nobody leaves it for
+// a file that is saved.
 document.addEventListener("submit", (event) => {
+  if (event.submitter?.hasAttribute("data-downloads")) {
+    return;
+  }
   if (event.target.dataset.sent) {
     event.preventDefault();
   } else if (event.target.method === "post") {

@@ -137,7 +137,8 @@ pub async fn run(command: Accounts, owner: &PgPool, allowed: &AllowedNetworks) -
         Accounts::Add { slug, user_id, name, aliases, outbound_gateway } => {
             let name = account_file::name(&name).map_err(anyhow::Error::msg)?;
             let transaction = super::begin(owner, &slug).await?;
-            add(transaction, NewAccount { user_id, name, aliases }, outbound_gateway, allowed).await
+            let change = add(transaction, NewAccount { user_id, name, aliases }, outbound_gateway, allowed).await?;
+            super::verify_after(owner, &slug, change).await
         }
         Accounts::Rename { slug, old, new } => {
             let (transaction, account) = of_account(owner, &slug, &old).await?;
@@ -167,7 +168,7 @@ async fn add(
     account: NewAccount,
     outbound_gateway: Option<GatewayAddress>,
     allowed: &AllowedNetworks,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ChangeId> {
     if let Some(address) = &outbound_gateway {
         let allowed = super::allowed_within(&mut transaction, allowed).await?;
         gateway_network::check_address(address, &allowed)?;
@@ -175,7 +176,7 @@ async fn add(
     let (change, gateway) = (ChangeId::new(), outbound_gateway.as_ref());
     let (_, committed) = store::account::add_as(transaction, change, &account, gateway, super::OPERATOR).await?;
     println!("{} is added. Revision {}.", account.user_id, committed.revision);
-    Ok(())
+    Ok(committed.id)
 }
 
 /// The account that has an address, as User ID or further address.

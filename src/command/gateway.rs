@@ -191,9 +191,20 @@ pub async fn run(command: Gateway, owner: &PgPool, allowed: &AllowedNetworks) ->
     let mut transaction = super::begin(owner, &slug).await?;
     let scope = scope(&mut transaction, &slug, &whose).await?;
     let set = store::gateway::set_choosing(transaction, &scope, address.as_ref(), waiting, super::OPERATOR).await?;
-    say_what_is_live(&slug, &whose, address.as_ref(), &set)?;
+    live_at_once(owner, &slug, &whose, address.as_ref(), &set).await
+}
+
+/// Says what is live, and has it verified.
+async fn live_at_once(
+    owner: &PgPool,
+    slug: &str,
+    whose: &Whose,
+    address: Option<&GatewayAddress>,
+    set: &Set,
+) -> anyhow::Result<()> {
+    say_what_is_live(slug, whose, address, set)?;
     match set {
-        Set::Changed(committed) => super::verify_after(owner, &slug, committed.id).await,
+        Set::Changed(committed) => super::verify_after(owner, slug, committed.id).await,
         Set::NotFound | Set::Unchanged => Ok(()),
     }
 }
@@ -219,7 +230,7 @@ async fn set_when_verified(owner: &PgPool, slug: &str, whose: &Whose, address: &
     let mut transaction = super::begin(owner, slug).await?;
     let scope = scope(&mut transaction, slug, whose).await?;
     match store::pending_gateway::set(transaction, &scope, Some(address), super::OPERATOR).await? {
-        Saved::AtOnce(set, _) => say_what_is_live(slug, whose, Some(address), &set),
+        Saved::AtOnce(set, _) => live_at_once(owner, slug, whose, Some(address), &set).await,
         Saved::Already => {
             println!("Nothing changed: it goes live when it has passed its verification.");
             Ok(())

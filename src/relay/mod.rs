@@ -99,6 +99,7 @@ impl Relay {
         let returns = self.settings.return_address.clone().map(|address| Arc::new(ReturnTokens::of(address)));
         let verifier = Verifier {
             dialer: Dialer { limits: verification::LIMITS, ..self.dialer(&keys, dialer.listeners.clone())? },
+            patience: verification::PATIENCE,
             table: self.table(),
             recipient: self.settings.probe_recipient.clone(),
             relay_name: self.settings.name.clone(),

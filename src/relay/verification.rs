@@ -33,7 +33,10 @@ use super::{
     test_message::{self, Prepared, ReturnTokens},
 };
 use crate::{
-    mail::id::{GatewayId, OrganizationId, RelayId},
+    mail::{
+        Reply,
+        id::{GatewayId, OrganizationId, RelayId},
+    },
     policy::{
         facts::{Gateway, TlsMode},
         fault::Stage,
@@ -52,12 +55,15 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How often it is told how far a verification is.
 const TOLD: Duration = Duration::from_millis(300);
 /// After so long it is known whether the gateway accepts, whatever the server does.
-const PATIENCE: Duration = Duration::from_secs(23);
+pub const PATIENCE: Duration = Duration::from_secs(23);
 /// How long what could be better is looked for after that, on connections of its own.
 const LOOKING_FURTHER: Duration = Duration::from_secs(5);
-/// Verifications at a time, and of one organization: none waits for another's gateways that hang.
+// Pages promise an answer in half a minute.
+const _: () = assert!(EVERY.as_secs() + PATIENCE.as_secs() + LOOKING_FURTHER.as_secs() < 30);
+/// Verifications at a time, and of one organization, as many as it may ask for: none waits for its own, nor for another's
+/// gateways that hang.
 const AT_A_TIME: usize = 32;
-const OF_ORGANIZATION: usize = 4;
+const OF_ORGANIZATION: usize = store::verification::AT_A_TIME;
 /// How long the store may take.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Shorter than those of mail: somebody is waiting.
@@ -81,6 +87,8 @@ const TLS_AT_ONCE: Duration = Duration::from_secs(5);
 pub struct Verifier {
     /// With [`LIMITS`].
     pub dialer: Dialer,
+    /// [`PATIENCE`].
+    pub patience: Duration,
     pub table: Arc<RoutingTable>,
     /// An outside address, for whom nobody names one.
     pub recipient: String,
@@ -169,7 +177,7 @@ impl Verifier {
         watched: &Watched,
     ) -> bool {
         watched.begins(Stage::LookUp);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         let Some(peer) = self.peer(taken, pending).await else {
             watched.advises("This relay does not know the gateway yet: try again in a moment.".to_owned());
             watched.ends(Outcome::Failed);
@@ -211,6 +219,9 @@ impl Verifier {
         };
         if watched.stage() != stage {
             watched.begins(stage);
+        }
+        if let Failing::Said(reply) = failing {
+            watched.said(reply);
         }
         watched.advises(verification::advice(stage, failing, &about));
         watched.ends(Outcome::Failed);
@@ -438,6 +449,11 @@ fn sentence(words: &str) -> String {
     format!("{first}{}{}", characters.as_str(), if words.ends_with('.') { "" } else { "." })
 }
 
+/// As much of it as is shown.
+fn shown(reply: &Reply) -> String {
+    reply.to_string().chars().take(SHOWN).collect()
+}
+
 /// The steps of a verification that is under way.
 #[derive(Debug, Default)]
 pub struct Watched(Mutex<Seen>);
@@ -467,6 +483,16 @@ impl Watched {
 
     fn from(&self) -> Option<IpAddr> {
         self.lock().from
+    }
+
+    /// The words by which a step failed, which its witness may have heard before.
+    fn said(&self, reply: &Reply) {
+        if let Some(step) = self.lock().steps.last_mut() {
+            let shown = shown(reply);
+            if step.saw.last() != Some(&shown) {
+                step.saw.push(shown);
+            }
+        }
     }
 
     fn advises(&self, advice: String) {
@@ -527,7 +553,7 @@ impl Witness for Watched {
                     None => address.to_string(),
                 });
             }
-            Sight::Reply(reply) => saw.push(reply.to_string().chars().take(SHOWN).collect()),
+            Sight::Reply(reply) => saw.push(shown(reply)),
             Sight::Encrypted(connection) => {
                 seen.is_encrypted = true;
                 saw = certificate::seen(connection);

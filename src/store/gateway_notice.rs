@@ -422,6 +422,30 @@ async fn note_not_passed(
     .await
 }
 
+/// Forgets trouble that administrators know of and that has ended without anybody seeing the gateway take mail, as where it
+/// was put aside: relays that run since before `lasting` have not seen it fail since. The next is told again.
+pub async fn forget_ended_across_tenants(db: impl PgExecutor<'_>, lasting: OffsetDateTime) -> Result<u64> {
+    let forgotten = sqlx::query!(
+        r#"
+        delete from gateway_notice told
+        using gateway
+        where gateway.organization_id = told.organization_id and gateway.id = told.gateway_id and told.noticed_at <= $1
+          and exists (select from relay where relay.signed_off_at is null and relay.started_at <= $1
+                                          and relay.last_seen_at > now() - interval '60 seconds')
+          and not exists (select from gateway_health seen
+                          join relay on relay.id = seen.relay_id and relay.signed_off_at is null
+                                    and relay.last_seen_at > now() - interval '60 seconds'
+                          where seen.organization_id = told.organization_id and seen.gateway_id = told.gateway_id
+                            and seen.revision = gateway.revision
+                            and (seen.failing_since is not null or seen.last_failed_at > $1))
+        "#,
+        lasting,
+    )
+    .execute(db)
+    .await?;
+    Ok(forgotten.rows_affected())
+}
+
 /// Whom to tell: the active Administrators of the organization.
 pub async fn administrators_across_tenants(
     db: impl PgExecutor<'_>,

@@ -258,33 +258,39 @@ pub enum WentOn {
     Waits,
     /// It went live by this change.
     Live(ChangeId),
-    /// It was given up since, or saved anew.
-    Decided,
-    /// This was the change that gave one up.
+    /// The record was saved anew since.
+    Superseded,
+    /// It was given up, or it is the change that gave one up.
     GivenUp,
 }
 
 /// What became of a change of this gateway's record within the last ten minutes; `None` if it has nothing to do with
-/// waiting.
+/// waiting. The next decision about the record is what counts: a later one is about what was saved later.
 pub async fn went_on(
     db: &mut PgConnection,
     organization: OrganizationId,
     saved: ChangeId,
     gateway: GatewayId,
 ) -> Result<Option<WentOn>> {
+    // Until it is decided about the record in use keeps its address, which each of these changes names; but who gives one
+    // up is said to come from what it was to be.
     let found = sqlx::query!(
         r#"
         select audit.action, gateway.pending_change_id = saved.id as "waits",
-               (select change.id from change
-                join audit_entry audit on audit.organization_id = $1 and audit.change_id = change.id and audit.action = $5
-                join change_item item on item.organization_id = $1 and item.change_id = change.id
-                                     and item.subject = 'gateway' and item.subject_key = $3::uuid::text
-                where change.organization_id = $1 and change.revision > saved.revision
-                order by change.revision limit 1) as "live: ChangeId"
+               next.id as "next?: ChangeId", next.action as "next_action?"
         from change saved
         join audit_entry audit on audit.organization_id = $1 and audit.change_id = saved.id
-         and audit.action in ($4, $6)
+         and audit.action in ($4, $7)
         join gateway on gateway.organization_id = $1 and gateway.id = $3
+        left join lateral (
+            select change.id, decision.action
+            from change
+            join audit_entry decision on decision.organization_id = $1 and decision.change_id = change.id
+             and (decision.action in ($4, $5, $6) and decision.subject = audit.subject
+                  or decision.action = $7 and decision.subject in (
+                      select address from gateway_revision where organization_id = $1 and gateway_id = $3))
+            where change.organization_id = $1 and change.revision > saved.revision
+            order by change.revision limit 1) next on true
         where saved.organization_id = $1 and saved.id = $2 and saved.committed_at > now() - interval '10 minutes'
         "#,
         organization as OrganizationId,
@@ -292,14 +298,16 @@ pub async fn went_on(
         gateway as GatewayId,
         PENDING,
         LIVE,
+        USED_ANYWAY,
         GIVEN_UP,
     )
     .fetch_optional(db)
     .await?;
-    Ok(found.map(|found| match (found.live, found.waits) {
-        _ if found.action == GIVEN_UP => WentOn::GivenUp,
-        (Some(live), _) => WentOn::Live(live),
-        (None, Some(true)) => WentOn::Waits,
-        (None, _) => WentOn::Decided,
+    Ok(found.map(|found| match (found.next, found.next_action.as_deref()) {
+        _ if found.waits == Some(true) => WentOn::Waits,
+        (_, None) if found.action == GIVEN_UP => WentOn::GivenUp,
+        (Some(live), Some(LIVE | USED_ANYWAY)) => WentOn::Live(live),
+        (_, Some(GIVEN_UP)) => WentOn::GivenUp,
+        _ => WentOn::Superseded,
     }))
 }

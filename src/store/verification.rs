@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How many questions of one organization may be unanswered at a time.
-const AT_A_TIME: usize = 5;
+pub const AT_A_TIME: usize = 5;
 
 /// How many of them in a minute: each has every relay connect to whatever address somebody types.
 const A_MINUTE: i64 = 10;

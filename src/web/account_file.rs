@@ -386,7 +386,7 @@ async fn import_staged(
     let transaction = app.store.begin(access).await?;
     match account_import::apply(transaction, id, consent, &access.email, report).await? {
         Applied::Done(_, committed) => {
-            verification::begin_after(app, access, committed.id);
+            verification::begin_after(app, access, committed.id).await;
             status::wait_until_live(app, access, committed.revision).await;
             Ok(after(&access.slug, committed.id))
         }

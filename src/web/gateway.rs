@@ -127,6 +127,11 @@ impl GatewayPage {
         self.gateway.is_unused() && self.waiting.messages == 0
     }
 
+    /// Whether the page is to be looked at again soon.
+    fn is_being_checked(&self) -> bool {
+        self.check.is_under_way || self.pending_record.as_ref().is_some_and(|pending| pending.is_under_way)
+    }
+
     fn made(&self, revision: &Revision) -> String {
         wording::moment(revision.created_at)
     }
@@ -181,7 +186,7 @@ async fn after_change(
         Some(WentOn::Live(live)) => live,
         // The page says it by itself, for as long as it is so.
         Some(WentOn::Waits) => return Ok(Some(status::of_pending_record())),
-        Some(WentOn::Decided) => return Ok(Some(status::decided_already())),
+        Some(WentOn::Superseded) => return Ok(Some(status::superseded_record())),
         Some(WentOn::GivenUp) => return Ok(Some(status::given_up_record())),
     };
     let edit = store::gateway_record::recent_edit(&mut transaction, organization, change, gateway).await?;

@@ -156,7 +156,7 @@ pub async fn point(
         Saved::AtOnce(Set::NotFound, _) => return Err(PageError::NotFound),
         Saved::AtOnce(Set::Unchanged, _) => back.with("unchanged", "1"),
         Saved::AtOnce(Set::Changed(committed), because) => {
-            verification::begin_after(app, access, committed.id);
+            verification::begin_after(app, access, committed.id).await;
             status::wait_until_live(app, access, committed.revision).await;
             let back = back.with("change", &committed.id.to_string());
             match status::at_once(because) {

@@ -397,7 +397,7 @@ async fn save(
             return Ok(see_other(&here.with("change", &change.to_string()).build()));
         }
         Saved::Changed(committed) => {
-            verification::begin_after(&app, &inside.access, committed.id);
+            verification::begin_after(&app, &inside.access, committed.id).await;
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             return Ok(see_other(&here.with("change", &committed.id.to_string()).build()));
         }

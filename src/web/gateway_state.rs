@@ -177,6 +177,8 @@ pub struct ShownCheck {
     /// Whether it was found that the gateway does not accept.
     pub is_failed: bool,
     pub is_passed: bool,
+    /// Something may still come.
+    pub is_under_way: bool,
     /// The page of what was found.
     pub page: Option<String>,
 }
@@ -193,6 +195,7 @@ impl ShownCheck {
             })),
             is_failed: accepts == Some(false),
             is_passed: accepts == Some(true),
+            is_under_way: checked.is_some_and(|checked| accepts.is_none() && !checked.is_over),
             page: checked.map(|checked| verification::link(slug, checked.id).build()),
         }
     }

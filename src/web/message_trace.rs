@@ -27,7 +27,7 @@ use super::{
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{OrganizationId, QueueId},
+        id::{AccountId, OrganizationId, QueueId},
         short_id::ShortId,
     },
     policy::routing::Scope,
@@ -86,6 +86,11 @@ pub fn link_to_way(
 /// Mail that went to a gateway in this time.
 pub fn link_to_gateway(slug: &str, (from, to): (OffsetDateTime, OffsetDateTime), address: &str) -> Link {
     link_to_time(slug, from, to).with("gateway", address)
+}
+
+/// What an account has sent in this time.
+pub fn link_to_account(slug: &str, time: (OffsetDateTime, OffsetDateTime), account: AccountId) -> Link {
+    link_to_time(slug, time.0, time.1).with("account", &account.to_string())
 }
 
 /// What stands in the field for mail that has no gateway.

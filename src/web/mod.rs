@@ -53,6 +53,7 @@ pub mod relay_credential;
 pub mod relay_credentials;
 pub mod route_report;
 pub mod route_steps;
+mod route_totals;
 pub mod selected_accounts;
 pub mod selected_messages;
 pub mod selected_senders;

@@ -22,6 +22,7 @@ use super::{
     session::InOrganization,
     status,
     text_field::{self, TextField},
+    verification,
 };
 use crate::{
     mail::{GatewayAddress, Mailbox, id::ChangeId},
@@ -142,6 +143,9 @@ async fn save(
                 }
             }
         };
+    if gateway.is_some() {
+        verification::begin_after(&app, &inside.access, change).await;
+    }
     status::wait_until_live(&app, &inside.access, revision).await;
     Ok(see_other(&query.link_to_account(&inside.access.slug, id).with("change", &change.to_string()).build()))
 }

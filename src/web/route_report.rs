@@ -1,5 +1,6 @@
 //! Route Report: what an auditor asks. Of each account's messages in a period: how many left through a gateway, how
-//! many elsewhere, how many not at all. A form, and the answer as a file; opened from `message_trace`.
+//! many elsewhere, how many not at all. A form, and the answer on its page (`route_totals`) or as a file; opened from
+//! `message_trace`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,6 +26,7 @@ use super::{
     form::Query,
     link::Link,
     message_trace, page,
+    route_totals::Totals,
     session::InOrganization,
     text_field::{self, TextField},
     wording,
@@ -45,6 +47,8 @@ use crate::{
 const PATH: &str = "/{organization}/web-mail-cloud/message-trace/report";
 const CSV_PATH: &str = "/{organization}/web-mail-cloud/message-trace/report.csv";
 
+/// How long a page waits for its answer. A file takes as long as it takes.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// The longest period: reading a day of much mail takes a second.
 const LONGEST: Duration = Duration::days(92);
 /// The most accounts that can be named.
@@ -78,7 +82,12 @@ impl Drop for Own {
 const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
 
 pub fn routes() -> Vec<Route> {
-    vec![Route::get(PATH, show), Route::get(CSV_PATH, make), Route::upload(CSV_PATH, make_of_file)]
+    vec![
+        Route::get(PATH, show),
+        Route::upload(PATH, answer),
+        Route::get(CSV_PATH, make),
+        Route::upload(CSV_PATH, make_of_file),
+    ]
 }
 
 /// The form.
@@ -91,6 +100,8 @@ pub fn link(slug: &str) -> Link {
 struct RouteReport {
     console: Console,
     trace: String,
+    /// The page's own address.
+    here: String,
     /// Where the file is.
     file: String,
     gateway: TextField,
@@ -102,6 +113,9 @@ struct RouteReport {
     mistakes: Vec<(&'static str, String)>,
     /// Another one of the organization is being made.
     is_busy: bool,
+    /// It takes longer than a page waits.
+    takes_long: bool,
+    totals: Option<Totals>,
 }
 
 impl RouteReport {
@@ -111,6 +125,7 @@ impl RouteReport {
         Self {
             console: Console::new(inside, message_trace::LABEL),
             trace: message_trace::link(&inside.access.slug).build(),
+            here: link(&inside.access.slug).build(),
             file: link(&inside.access.slug).build() + ".csv",
             gateway: field(
                 "gateway",
@@ -132,6 +147,8 @@ impl RouteReport {
             file_mistake: None,
             mistakes: Vec::new(),
             is_busy: false,
+            takes_long: false,
+            totals: None,
         }
     }
 
@@ -165,16 +182,16 @@ enum Named {
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-struct Asked {
-    gateway: GatewayAddress,
+pub struct Asked {
+    pub gateway: GatewayAddress,
     /// The first and the last day.
-    days: (Date, Date),
+    pub days: (Date, Date),
     /// `None`: all.
-    accounts: Option<Vec<Mailbox>>,
+    pub accounts: Option<Vec<Mailbox>>,
 }
 
 impl Asked {
-    fn period(&self) -> (OffsetDateTime, OffsetDateTime) {
+    pub fn period(&self) -> (OffsetDateTime, OffsetDateTime) {
         (self.days.0.midnight().assume_utc(), self.days.1.midnight().assume_utc() + Duration::DAY)
     }
 }
@@ -228,6 +245,35 @@ fn of_file(file: &Named) -> Result<Vec<Mailbox>, String> {
             named if named.is_empty() => Err("The file has no addresses in it.".to_owned()),
             named => Ok(named),
         },
+    }
+}
+
+/// The answer on the page.
+async fn answer(State(app): State<App>, inside: InOrganization, form: Multipart) -> Result<Response, PageError> {
+    let form = receive(form).await?;
+    let mut shown = RouteReport::new(&inside, form.clone());
+    let Some(asked) = parse(&form, &mut shown) else { return shown.answer(StatusCode::UNPROCESSABLE_ENTITY) };
+    // A browser does not send a file twice by itself: whom it names goes with the file that is made of the same report.
+    if let (Some(_), Some(named)) = (&form.file, &asked.accounts) {
+        shown.accounts.typed = named.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    }
+    let Some(own) = Own::of(inside.access.organization()) else {
+        shown.is_busy = true;
+        return shown.answer(StatusCode::TOO_MANY_REQUESTS);
+    };
+    let making = async {
+        let (mut transaction, ways) = read(&app, &inside.access, &asked, own).await?;
+        Totals::of(&mut transaction, &inside.access, &asked, ways).await
+    };
+    match tokio::time::timeout(PATIENCE, making).await {
+        Ok(totals) => {
+            shown.totals = Some(totals?);
+            shown.answer(StatusCode::OK)
+        }
+        Err(_) => {
+            shown.takes_long = true;
+            shown.answer(StatusCode::SERVICE_UNAVAILABLE)
+        }
     }
 }
 
@@ -293,7 +339,24 @@ struct Making {
     step: At,
 }
 
-type WaysOf = HashMap<Option<AccountId>, Ways>;
+/// By account; `None`: senders that no account had.
+pub type WaysOf = HashMap<Option<AccountId>, Ways>;
+
+/// What became of whose messages.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// An account of today.
+    pub account: Option<AccountId>,
+    /// A User ID, the address that the account was named by, or words in brackets.
+    pub whose: String,
+    pub ways: Ways,
+}
+
+impl Line {
+    fn of_nobody(whose: String, ways: Ways) -> Self {
+        Self { account: None, whose, ways }
+    }
+}
 
 enum At {
     Beginning(Own),
@@ -306,16 +369,12 @@ impl Making {
         let organization = self.access.organization();
         match self.step {
             At::Beginning(own) => {
-                let turn = MAKING.acquire().await?;
-                let mut transaction = self.app.store.begin(&self.access).await?;
-                let mut report = Report::new(organization, self.asked.period(), &self.asked.gateway);
-                report.read(&mut transaction).await?;
-                drop((turn, own));
-                let (ways, header) = (report.finish(), header_row()?);
+                let (mut transaction, ways) = read(&self.app, &self.access, &self.asked, own).await?;
+                let header = header_row()?;
                 if let Some(named) = &self.asked.accounts {
-                    let mut rows = of_named(&mut transaction, organization, named, &ways).await?;
-                    rows.extend(lost(&mut transaction, organization, &self.asked).await?);
-                    return Ok(([header, self.asked.rows(&rows)?].concat(), None));
+                    let mut lines = of_named(&mut transaction, organization, named, &ways).await?;
+                    lines.extend(lost(&mut transaction, organization, &self.asked).await?);
+                    return Ok(([header, self.asked.rows(&lines)?].concat(), None));
                 }
                 self.step = At::Accounts(ways, String::new());
                 Ok((header, Some(self)))
@@ -323,16 +382,21 @@ impl Making {
             At::Accounts(mut ways, after) => {
                 let mut transaction = self.app.store.begin(&self.access).await?;
                 let accounts = report::accounts_after(&mut transaction, organization, &after).await?;
-                let mut rows: Vec<(String, Ways)> = accounts
+                let mut lines: Vec<Line> = accounts
                     .iter()
-                    .map(|(id, user_id)| (user_id.to_string(), ways.remove(&Some(*id)).unwrap_or_default()))
+                    .map(|(id, user_id)| Line {
+                        account: Some(*id),
+                        whose: user_id.to_string(),
+                        ways: ways.remove(&Some(*id)).unwrap_or_default(),
+                    })
                     .collect();
                 let last = accounts.last().filter(|_| accounts.len() as i64 == report::ACCOUNTS);
                 let last = last.map(|(_, user_id)| user_id.to_string());
                 if last.is_none() {
-                    rows.extend(without_account(&mut transaction, organization, &self.asked, ways.drain()).await?);
+                    lines.extend(without_account(ways.drain()));
+                    lines.extend(lost(&mut transaction, organization, &self.asked).await?);
                 }
-                let piece = self.asked.rows(&rows)?;
+                let piece = self.asked.rows(&lines)?;
                 let next = last.map(|after| Self { step: At::Accounts(ways, after), ..self });
                 Ok((piece, next))
             }
@@ -340,57 +404,66 @@ impl Making {
     }
 }
 
+/// Reads the trace, when it is its turn.
+async fn read(
+    app: &App,
+    access: &Access,
+    asked: &Asked,
+    own: Own,
+) -> anyhow::Result<(OrganizationTransaction, WaysOf)> {
+    let turn = MAKING.acquire().await?;
+    let mut transaction = app.store.begin(access).await?;
+    let mut report = Report::new(access.organization(), asked.period(), &asked.gateway);
+    report.read(&mut transaction).await?;
+    drop((turn, own));
+    Ok((transaction, report.finish()))
+}
+
 /// Each of the accounts that were named, under the address that it was named by.
-async fn of_named(
+pub async fn of_named(
     transaction: &mut OrganizationTransaction,
     organization: OrganizationId,
     named: &[Mailbox],
     ways: &WaysOf,
-) -> anyhow::Result<Vec<(String, Ways)>> {
+) -> anyhow::Result<Vec<Line>> {
     let addresses: Vec<String> = named.iter().map(ToString::to_string).collect();
     let found = report::accounts_of(transaction, organization, &addresses).await?;
     let found: HashMap<String, AccountId> = found.into_iter().collect();
-    let mut rows = Vec::with_capacity(named.len());
+    let mut lines = Vec::with_capacity(named.len());
     let mut seen = HashSet::new();
-    for address in addresses {
-        if !seen.insert(address.clone()) {
+    for whose in addresses {
+        if !seen.insert(whose.clone()) {
             continue;
         }
-        match found.get(&address) {
-            Some(account) => rows.push((address, ways.get(&Some(*account)).copied().unwrap_or_default())),
-            None => rows.push((format!("(no account) {address}"), Ways::default())),
-        }
+        lines.push(match found.get(&whose).copied() {
+            Some(id) => Line { account: Some(id), whose, ways: ways.get(&Some(id)).copied().unwrap_or_default() },
+            None => Line::of_nobody(format!("(no account) {whose}"), Ways::default()),
+        });
     }
-    Ok(rows)
+    Ok(lines)
 }
 
-/// What no account of today has sent, and what was lost.
-async fn without_account(
-    transaction: &mut OrganizationTransaction,
-    organization: OrganizationId,
-    asked: &Asked,
-    left: impl Iterator<Item = (Option<AccountId>, Ways)>,
-) -> anyhow::Result<Vec<(String, Ways)>> {
-    let mut rows: Vec<(String, Ways)> = left
+/// What no account of today has sent.
+pub fn without_account(left: impl Iterator<Item = (Option<AccountId>, Ways)>) -> Vec<Line> {
+    let mut lines: Vec<Line> = left
         .map(|(account, ways)| match account {
-            Some(account) => (format!("(deleted account) {account}"), ways),
-            None => ("(senders without an account)".to_owned(), ways),
+            Some(account) => Line::of_nobody(format!("(deleted account) {account}"), ways),
+            None => Line::of_nobody("(senders without an account)".to_owned(), ways),
         })
         .collect();
-    rows.sort_by(|(one, _), (other, _)| one.cmp(other));
-    rows.extend(lost(transaction, organization, asked).await?);
-    Ok(rows)
+    lines.sort_by(|one, other| one.whose.cmp(&other.whose));
+    lines
 }
 
 /// What is not written down at all, whoever has sent it.
-async fn lost(
+pub async fn lost(
     transaction: &mut OrganizationTransaction,
     organization: OrganizationId,
     asked: &Asked,
-) -> anyhow::Result<Option<(String, Ways)>> {
+) -> anyhow::Result<Option<Line>> {
     let lost = store::message_trace::lost(transaction, organization, asked.period()).await?;
     let words = "(lines that were lost while the store was away)".to_owned();
-    Ok((lost > 0).then_some((words, Ways { unknown: lost, ..Ways::default() })))
+    Ok((lost > 0).then_some(Line::of_nobody(words, Ways { unknown: lost, ..Ways::default() })))
 }
 
 fn header_row() -> anyhow::Result<Vec<u8>> {
@@ -410,14 +483,14 @@ fn header_row() -> anyhow::Result<Vec<u8>> {
 }
 
 impl Asked {
-    fn rows(&self, rows: &[(String, Ways)]) -> anyhow::Result<Vec<u8>> {
+    fn rows(&self, lines: &[Line]) -> anyhow::Result<Vec<u8>> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let (first, last, gateway) = (self.days.0.format(DAY)?, self.days.1.format(DAY)?, self.gateway.to_string());
-        for (account, ways) in rows {
+        for Line { whose, ways, .. } in lines {
             let [messages, through, elsewhere, not_left, unknown] =
                 [ways.messages(), ways.through, ways.elsewhere, ways.not_left, ways.unknown]
                     .map(|count| count.to_string());
-            let account = harmless(account);
+            let account = harmless(whose);
             writer.write_record([
                 &account, &first, &last, &gateway, &messages, &through, &elsewhere, &not_left, &unknown,
             ])?;

@@ -288,7 +288,7 @@ async fn work(
         Set::Unchanged => Ok(back.with("unchanged", "1")),
         Set::Before => Ok(back.with("change", &order.change.to_string())),
         Set::Changed(committed) => {
-            verification::begin_after(app, access, committed.id);
+            verification::begin_after(app, access, committed.id).await;
             status::wait_until_live(app, access, committed.revision).await;
             Ok(back.with("change", &committed.id.to_string()))
         }

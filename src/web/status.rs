@@ -742,7 +742,7 @@ pub fn of_webhook(done: &str, url: &str) -> Option<StatusLine> {
 pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress: &Progress) -> StatusLine {
     let line = StatusLine::new(lead(&edit.action));
     if edit.is_superseded {
-        return line.words("It was changed again since: this page shows what applies now.");
+        return changed_again(line);
     }
     line.words("Mail for ")
         .address(address)
@@ -754,6 +754,15 @@ pub fn of_gateway(edit: &RecentEditOfGateway, address: &GatewayAddress, progress
 pub fn of_pending_record() -> StatusLine {
     StatusLine::new("Saved.")
         .words("It goes live when the gateway has passed its check; until then mail goes as before.")
+}
+
+/// After a save of a record that was saved anew before it was live.
+pub fn superseded_record() -> StatusLine {
+    changed_again(StatusLine::new("Saved."))
+}
+
+fn changed_again(line: StatusLine) -> StatusLine {
+    line.words("It was changed again since: this page shows what applies now.")
 }
 
 /// After a change of a record was given up before it was live.

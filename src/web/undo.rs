@@ -201,7 +201,7 @@ async fn take_back(
         Undo::Already(undone) => refused(entry, already(&inside.access.slug, &undone)),
         Undo::InTheWay(obstacles) => refused(entry, in_the_way(&obstacles)),
         Undo::Done(committed) => {
-            verification::begin_after(&app, &inside.access, committed.id);
+            verification::begin_after(&app, &inside.access, committed.id).await;
             status::wait_until_live(&app, &inside.access, committed.revision).await;
             Ok(see_other(&way_back(&app, &inside.access, &entry.extent, &query, committed.id).await?.build()))
         }

@@ -86,10 +86,14 @@ const ALL: &str = "all";
 /// What the list of accounts is told where so many are under way that no more can be asked for.
 pub const TOO_MANY: &str = "verifications";
 
-/// Begins to verify what a change has set or changed, unless that was verified already. Who saved does not wait for it.
-pub fn begin_after(app: &App, access: &Access, change: ChangeId) {
+/// How long a save waits until it is asked whether the gateway accepts.
+const A_MOMENT: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Begins to verify what a change has set or changed, unless that was verified already. Who saved waits for a moment, so
+/// that the page that comes next knows of it, and not for longer.
+pub async fn begin_after(app: &App, access: &Access, change: ChangeId) {
     let (app, access) = (app.clone(), access.clone());
-    tokio::spawn(async move {
+    let asking = tokio::spawn(async move {
         let asked = async {
             let mut transaction = app.store.begin(&access).await?;
             let organization = access.organization();
@@ -101,6 +105,8 @@ pub fn begin_after(app: &App, access: &Access, change: ChangeId) {
         }
         app.going_live.ring();
     });
+    // Dropped, a task goes on.
+    let _ = tokio::time::timeout(A_MOMENT, asking).await;
 }
 
 /// Has a gateway verified once more that has to pass before it goes live.
@@ -426,7 +432,7 @@ async fn require_tls(
     let edit = Edit { change, record: &record, password: None, at_once: true, actor: email };
     match store::gateway_record::save(transaction, gateway, &edit).await? {
         Saved::Changed(committed) => {
-            begin_after(&app, access, committed.id);
+            begin_after(&app, access, committed.id).await;
             status::wait_until_live(&app, access, committed.revision).await;
             Ok(see_other(&here.with("change", &committed.id.to_string()).build()))
         }

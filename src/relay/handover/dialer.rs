@@ -131,7 +131,8 @@ impl Dialer {
                 Ok(mut connection) => {
                     if let Some(credential) = &credential {
                         witness.begins(Stage::SignIn);
-                        credential.sign_in(&mut connection, peer.tls).await?;
+                        let reply = credential.sign_in(&mut connection, peer.tls).await?;
+                        witness.sees(Sight::Reply(&reply));
                     }
                     self.known.remember(peer, Last { ip: address.ip(), at: Instant::now() });
                     return Ok(connection);

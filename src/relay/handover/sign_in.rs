@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{
     connection::Connection,
     reply_reader::SignInMethods,
-    trouble::{Answer, Failure, Trouble},
+    trouble::{Failure, Trouble},
 };
 use crate::{
     mail::Reply,
@@ -39,8 +39,8 @@ impl<'a> Credential<'a> {
         Ok(Some(Self { user: &sign_in.user, password }))
     }
 
-    /// Signs in. PLAIN (RFC 4616) where it is offered, else LOGIN.
-    pub async fn sign_in(&self, connection: &mut Connection, tls: TlsMode) -> Result<(), Failure> {
+    /// Signs in. PLAIN (RFC 4616) where it is offered, else LOGIN. Returns what the server says to that.
+    pub async fn sign_in(&self, connection: &mut Connection, tls: TlsMode) -> Result<Reply, Failure> {
         // Nobody else may ever be asked to take it: not in clear, and not by whoever answers.
         if tls != TlsMode::Verified || !connection.is_encrypted() {
             return Err(trouble(Trouble::TlsNotOffered));
@@ -51,7 +51,8 @@ impl<'a> Credential<'a> {
             (false, true) => self.login(connection).await?,
             (false, false) => return Err(trouble(Trouble::SignInNotOffered)),
         };
-        if reply.code == 235 { Ok(()) } else { Err(self.refused(reply)) }
+        let reply = self.without_secrets(reply);
+        if reply.code == 235 { Ok(reply) } else { Err(Failure::reply(Stage::SignIn, reply)) }
     }
 
     async fn plain(&self, connection: &mut Connection) -> Result<Reply, Failure> {
@@ -76,13 +77,13 @@ impl<'a> Credential<'a> {
     }
 
     /// What the server says goes into logs and pages: a server that repeats the password does not bring it there.
-    fn refused(&self, mut reply: Reply) -> Failure {
+    fn without_secrets(&self, mut reply: Reply) -> Reply {
         let plain = Zeroizing::new(format!("\0{}\0{}", self.user, self.password.reveal()));
         let plain = Zeroizing::new(BASE64_STANDARD.encode(plain.as_bytes()));
         let password = Zeroizing::new(BASE64_STANDARD.encode(self.password.reveal()));
         let secrets = [self.password.reveal(), password.trim_end_matches('='), plain.trim_end_matches('=')];
         reply.lines.retain(|line| !secrets.iter().any(|secret| line.contains(secret)));
-        Failure { stage: Stage::SignIn, answer: Answer::Reply(reply) }
+        reply
     }
 }
 

@@ -31,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// passed.
 const LASTS: time::Duration = time::Duration::minutes(1);
 
+/// So long after trouble was seen last it has ended, also where nobody saw the gateway take mail: one that is in use is
+/// probed more often.
+const ENDED: time::Duration = time::Duration::hours(1);
+
 impl Queue {
     /// Until `stop`.
     pub(super) async fn keep_telling_of_gateways(&self, stop: CancellationToken) {
@@ -67,6 +71,7 @@ impl Queue {
             transaction.commit().await?;
             messages += entries.len();
         }
+        store::gateway_notice::forget_ended_across_tenants(db, now - ENDED).await?;
         if messages > 0 {
             self.shared.wake.notify_one();
         }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Event, SLACK, SPAN, Step, chunk, first_id};
+use super::{Event, SLACK, SPAN, Step, chunk, end_of, first_id};
 use crate::{
     mail::{
         GatewayAddress, Mailbox,
@@ -35,6 +35,17 @@ pub struct Ways {
     pub not_left: i64,
     /// How it ended is not written down.
     pub unknown: i64,
+}
+
+impl std::iter::Sum for Ways {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            through: sum.through + one.through,
+            elsewhere: sum.elsewhere + one.elsewhere,
+            not_left: sum.not_left + one.not_left,
+            unknown: sum.unknown + one.unknown,
+        })
+    }
 }
 
 impl Ways {
@@ -230,4 +241,32 @@ pub async fn accounts_of(
     .map(|row| (row.address, row.account))
     .fetch_all(db)
     .await
+}
+
+/// The User IDs of these accounts; those that are deleted are left out.
+pub async fn names_of(
+    db: &mut PgConnection,
+    organization: OrganizationId,
+    accounts: &[AccountId],
+) -> Result<Vec<(AccountId, Mailbox)>> {
+    sqlx::query!(
+        r#"select id as "id: AccountId", user_id as "user_id: Mailbox" from mail_account
+           where organization_id = $1 and id = any($2)"#,
+        organization as OrganizationId,
+        accounts as &[AccountId],
+    )
+    .map(|row| (row.id, row.user_id))
+    .fetch_all(db)
+    .await
+}
+
+/// When the first was written down of what is not forgotten yet; `None`: nothing is.
+pub async fn begins(db: &mut PgConnection, organization: OrganizationId) -> Result<Option<OffsetDateTime>> {
+    let first = sqlx::query_scalar!(
+        "select id from message_trace where organization_id = $1 order by id limit 1",
+        organization as OrganizationId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(first.map(end_of))
 }

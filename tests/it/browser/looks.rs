@@ -666,6 +666,25 @@ async fn traced_messages(photographer: &Photographer) {
         photographer.go(path).await;
         photographer.look(state).await;
     }
+    a_report(photographer, &format!("{page}/report")).await;
+}
+
+/// The answer on the page, also after its file was made.
+async fn a_report(photographer: &Photographer, page: &str) {
+    let browser = &photographer.browser;
+    photographer.go(page).await;
+    browser.fill("Gateway", "dlp-eu.acme.example:587").await;
+    browser.click("button", "Make the file (CSV)").await;
+    // One is made at a time.
+    loop {
+        browser.click("button", "Show the report").await;
+        browser.find("button", "Show the report").await;
+        if !browser.text().await.contains("Another report of your organization is being made") {
+            break;
+        }
+    }
+    browser.wait_for_text("Accounts that sent nothing stand in the file only.").await;
+    photographer.look("route-report-shown").await;
 }
 
 /// Two groups of held mail, mail that waits, and the choice that mail must leave through a gateway.
@@ -888,6 +907,18 @@ async fn a_pending_gateway(photographer: &Photographer) {
     photographer.go(CLOUD).await;
     photographer.look("web-mail-cloud-refused").await;
     photographer.go(&form).await;
+    browser.click("button", "Give it up").await;
+    browser.wait_for_text("Given up.").await;
+
+    let acme = photographer.acme().await;
+    let archive = photographer.installation.gateway_of(&acme, "archive.acme.example").await;
+    let refusing = Gateway::start().await;
+    refusing.says(At::Rcpt, "550 5.7.1 We do not know you");
+    photographer.go(&format!("{CLOUD}/gateways/{archive}")).await;
+    browser.fill("Address", &refusing.address.to_string()).await;
+    browser.click("button", "Save").await;
+    browser.wait_for_text("It has not passed its check").await;
+    photographer.look("gateway-pending-record").await;
     browser.click("button", "Give it up").await;
     browser.wait_for_text("Given up.").await;
 }

@@ -49,6 +49,8 @@ async fn without_script_a_wrong_postfix_exim_or_other_gateway_gets_the_same_sent
 
 /// The password of the gateway's record.
 const WRONG: &str = "wrong";
+/// What the gateway says to it.
+const REFUSED: &str = "535 5.7.8 Authentication credentials invalid";
 
 struct Scene {
     installation: Installation,
@@ -138,6 +140,9 @@ async fn seen_by(owner: PgPool, admin: Chromium, with_script: bool) {
         let said = sentences.iter().filter(|said| said.contains(wrong.sentence)).count();
         assert_eq!(said, 1, "{}: {sentences:?}", wrong.called);
         assert!(wrong.accepts || sentences.len() == 1, "{}: {sentences:?}", wrong.called);
+        if wrong.called == "wrong-password" {
+            assert!(admin.text().await.contains(REFUSED), "what the server said stands beside it");
+        }
         picture(&admin, wrong.called, with_script).await;
     }
     assert!(behind.so_far().is_empty(), "nothing is sent");
@@ -298,7 +303,7 @@ async fn all_wrong(scene: &Scene, [unencrypted, stranger, small]: [String; 3]) -
     let certified = authority.certify("gateway.example");
     gateway.offers("AUTH PLAIN");
     gateway.behave(|behaviour| behaviour.tls = Some(certified.acceptor()));
-    gateway.says(At::SignIn, "535 5.7.8 Authentication credentials invalid");
+    gateway.says(At::SignIn, REFUSED);
     let signing_in =
         |record: GatewayRecord| GatewayRecord { sign_in_user: Some("acme".to_owned()), ..trusting(record) };
     let id = scene.gateway(&gateway.address.to_string(), signing_in).await;

@@ -110,12 +110,21 @@ async fn in_an_outage_each_administrator_gets_one_message_and_one_when_it_is_ove
 
     see(Some(now + Duration::minutes(10)), None).await;
     assert_eq!(tell(12).await, 1, "the next outage is another one");
+    // It is put aside, so that nobody sees it take mail.
+    see(None, None).await;
+    assert_eq!((tell(60).await, tell(80).await), (0, 0));
+    see(Some(now + Duration::minutes(90)), None).await;
+    assert_eq!((tell(92).await, tell(200).await), (1, 0), "that it is out of order when it is used again is told");
     let told: Vec<(String, String)> = sqlx::query_as("select kind, body from webhook_notice order by id")
         .fetch_all(&installation.owner)
         .await
         .unwrap();
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ["gateway.failing", "gateway.well", "gateway.failing"], "and the webhook as often");
+    assert_eq!(
+        kinds,
+        ["gateway.failing", "gateway.well", "gateway.failing", "gateway.failing"],
+        "and the webhook as often"
+    );
     assert!(told[0].1.contains("does not take mail: gateway said: 554 5.7.1 go away. Mail for it waits"), "{told:?}");
 }
 

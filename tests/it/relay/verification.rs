@@ -103,6 +103,8 @@ async fn verify_trusting(
     };
     let verifier = Verifier {
         dialer,
+        // As many times as long as one answer may take as in production.
+        patience: limits.command * 2,
         table: Arc::new(RoutingTable::new(facts, PlatformDefault::Mx)),
         recipient: "postmaster@relay.example".to_owned(),
         relay_name: "one".to_owned(),
@@ -244,7 +246,9 @@ async fn every_wrong_setup_gets_its_sentence() {
     ] {
         let gateway = Gateway::start().await;
         gateway.says(at, line);
-        check(&verify(gateway.address, when, plain()).await, stage, words);
+        let found = verify(gateway.address, when, plain()).await;
+        check(&found, stage, words);
+        assert_eq!(found.all().matches(line).count(), 1, "what it said, once: {}", found.all());
     }
     for (at, fault, stage, words) in [
         (At::Greeting, Fault::Closes, Greeting, "let it accept connections from 127.0.0.1"),
@@ -340,6 +344,25 @@ pub async fn tls_at_once() -> SocketAddr {
         }
     });
     address
+}
+
+#[tokio::test]
+async fn a_server_that_takes_its_time_at_every_step_is_not_waited_for_at_each() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let nearly = Duration::from_millis(800);
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for answer in ["220 tarpit", "250 tarpit", "250 2.1.0 ok", "250 2.1.5 ok"] {
+            tokio::time::sleep(nearly).await;
+            let _ = stream.write_all(format!("{answer}\r\n").as_bytes()).await;
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    let begun = std::time::Instant::now();
+    let found = verify(address, TlsMode::WhenOffered, GatewaySettings::default()).await;
+    let took = begun.elapsed();
+    assert!(found.last().1.contains("It stopped answering") && took < nearly * 3, "{took:?} {}", found.all());
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ async fn scene(db: PgPool) -> Scene {
 }
 
 /// Sends the preview's form as it is shown, with the number that it may ask for.
-async fn confirm(admin: &Browser, preview: &Page, removals: Option<&str>) -> Page {
+pub async fn confirm(admin: &Browser, preview: &Page, removals: Option<&str>) -> Page {
     let path = preview.path.split('?').next().unwrap();
     let counts = ["added", "changed", "removed"].map(|name| (name, preview.field(name)));
     let mut fields: Vec<(&str, &str)> = counts.iter().map(|(name, count)| (*name, count.as_str())).collect();

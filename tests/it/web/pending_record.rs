@@ -159,6 +159,37 @@ async fn a_change_that_is_refused_is_checked_again_used_anyway_or_given_up(db: P
 }
 
 #[sqlx::test]
+async fn the_page_of_an_earlier_save_says_what_became_of_that_one(db: PgPool) {
+    let living = living(db).await;
+    let admin = &living.admin;
+    let (old, bad, good) = (living.that_works().await, Gateway::start().await, Gateway::start().await);
+    bad.says(At::Rcpt, "554 5.7.1 Relay access denied");
+    let page = page_of_gateway(&living, &old).await;
+    let given_up = save(admin, &page, &[("address", &bad.address.to_string())]).await;
+    decide(admin, &page, "give-up").await;
+    let superseded = save(admin, &page, &[("address", &bad.address.to_string())]).await;
+    let live = save(admin, &page, &[("address", &good.address.to_string())]).await;
+    until(admin, &live.path, &format!("Saved. Mail for {} leaves by revision", shown(&good))).await;
+    for (save, words) in [
+        (&given_up, "Given up. The record says what is live."),
+        (&superseded, "Saved. It was changed again since: this page shows what applies now."),
+    ] {
+        let text = admin.get(&save.path).await.text();
+        assert!(text.contains(words) && !text.contains("Saved. Mail for"), "{words} in {text}");
+    }
+
+    living.mail("it works").await;
+    good.received(1).await;
+    until(admin, &page, "Last accepted mail").await;
+    let used = save(admin, &page, &[("address", &bad.address.to_string())]).await;
+    assert!(used.text().contains("A change is not live yet"), "{}", used.text());
+    decide(admin, &page, "use").await;
+    let text = admin.get(&used.path).await.text();
+    assert!(text.contains(&format!("Saved. Mail for {} leaves by revision", shown(&bad))), "{text}");
+    living.world.stop().await;
+}
+
+#[sqlx::test]
 async fn what_changes_nothing_at_the_gateway_or_is_of_one_that_fails_is_live_at_once(db: PgPool) {
     let living = living(db).await;
     let Living { acme, admin, .. } = &living;

@@ -1,4 +1,4 @@
-//! Route Report: the file that says of each account's messages how many left through a gateway.
+//! Route Report: the page and the file that say of each account's messages how many left through a gateway.
 //! The page of `route_report` in `src/web`; what it reads is written as relays write it.
 
 use outgate::{
@@ -64,6 +64,13 @@ impl Scene {
         assert_eq!(lines.next(), Some(header));
         let asked = format!(",{from},{to},{GATEWAY},");
         lines.map(|line| line.replace(&asked, ": ")).collect()
+    }
+
+    /// What the page shows for these accounts, typed and in a file, and this many days up to today.
+    async fn shown(&self, accounts: &str, file: &[u8]) -> Page {
+        let (from, to) = (self.day(10), self.day(0));
+        let fields = [("gateway", GATEWAY), ("from", from.as_str()), ("to", to.as_str()), ("accounts", accounts)];
+        self.admin.upload(&self.page, file, &fields).await
     }
 
     fn at(&self, hours_ago: i64) -> OffsetDateTime {
@@ -195,6 +202,109 @@ async fn another_organizations_mail_and_accounts_are_in_no_report(db: PgPool) {
     write_down(&scene.installation, other.id, &[handed_over]).await;
     assert!(scene.rows("").await.iter().all(|row| row.ends_with("@acme.example: 0,0,0,0,0")));
     assert_eq!(scene.rows("&accounts=dora@other.example").await, ["(no account) dora@other.example: 0,0,0,0,0"]);
+    let page = scene.shown("", b"").await;
+    assert!(page.text().contains("No messages in this time.") && !page.text().contains("dora"), "{}", page.text());
+    let page = scene.shown("dora@other.example", b"").await;
+    assert_eq!(of_accounts(&page), ["(no account) dora@other.example 0 0 0 0"]);
+}
+
+/// The rows by account on the page.
+fn of_accounts(page: &Page) -> Vec<String> {
+    let (_, table) = page.html.split_once("By account").unwrap_or_else(|| panic!("no accounts: {}", page.html));
+    Page { html: table.to_owned(), headers: page.headers.clone(), path: page.path.clone(), ..*page }.rows()
+}
+
+#[sqlx::test]
+async fn the_page_shows_what_became_of_all_messages_and_of_each_account(db: PgPool) {
+    let scene = scene(db).await;
+    let (ann, bob, gone, new) = (scene.ann, scene.bob, AccountId::new(), QueueId::new);
+    let form = scene.admin.get(&scene.page).await;
+    let action = format!(r#"method="post" enctype="multipart/form-data" action="{}""#, scene.page);
+    assert!(form.html.contains(&action) && !form.html.contains("By account"), "{}", form.html);
+    let page = scene.shown("", b"").await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.html);
+    assert!(page.text().contains("No messages in this time."), "{}", page.text());
+
+    let through = |account| line(Step::HandedOver, new(), scene.at(30), account, GATEWAY);
+    scene.write(&[through(ann), through(ann), through(ann), line(Step::Refused, new(), scene.at(20), ann, "")]).await;
+    let page = scene.shown("", b"").await;
+    assert!(page.text().contains("4 messages. Everything that left went through it."), "{}", page.text());
+    assert_eq!(of_accounts(&page), ["ann@acme.example 3 0 1 0"]);
+    scene.write(&[line(Step::Queued, new(), scene.at(18), bob, GATEWAY)]).await;
+    let page = scene.shown("", b"").await;
+    let words = "5 messages. None is known to have left elsewhere; of 1 it is not known.";
+    assert!(page.text().contains(words), "{}", page.text());
+
+    scene
+        .write(&[
+            line(Step::HandedOver, new(), scene.at(14), gone, ELSEWHERE),
+            line(Step::HandedOver, new(), scene.at(14), bob, ELSEWHERE),
+            line(Step::HandedOver, new(), scene.at(14), bob, ELSEWHERE),
+            Event { account: None, ..through(ann) },
+        ])
+        .await;
+    let page = scene.shown("", b"").await;
+    assert!(page.text().contains("9 messages. 3 messages left elsewhere."), "{}", page.text());
+    assert_eq!(
+        page.rows(),
+        [
+            "Through it to every recipient who got it 4",
+            "Elsewhere at least for some recipient 3",
+            "Not left it waits, was refused, returned or deleted 1",
+            "Unknown what became of it is not written down 1",
+        ]
+    );
+    let rows = [
+        "bob@acme.example 0 2 0 1".to_owned(),
+        format!("(deleted account) {gone} 0 1 0 0"),
+        "ann@acme.example 3 0 1 0".to_owned(),
+        "(senders without an account) 1 0 0 0".to_owned(),
+    ];
+    assert_eq!(of_accounts(&page), rows);
+    assert_eq!((page.field("gateway"), page.field("from")), (GATEWAY.to_owned(), scene.day(10)));
+    let found = scene.admin.get(&page.link("bob@acme.example")).await;
+    assert!(found.text().contains("Only of the account bob@acme.example"), "{}", found.text());
+
+    // An account that is named by two of its addresses counts once, and those of a file stand in the form afterwards.
+    let page = scene.shown("ann@acme.example", b"user_id\na@acme.example\ncarl@acme.example\n").await;
+    assert!(page.text().contains("4 messages. Everything that left went through it."), "{}", page.text());
+    let rows = ["a@acme.example 3 0 1 0", "ann@acme.example 3 0 1 0", "carl@acme.example 0 0 0 0"];
+    assert_eq!(of_accounts(&page), rows);
+    let field = ">\nann@acme.example\na@acme.example\ncarl@acme.example</textarea>";
+    assert!(page.html.contains(field), "{}", page.html);
+    let page = scene.shown("nobody", b"").await;
+    assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(page.text().contains("“nobody”") && !page.html.contains("By account"), "{}", page.text());
+}
+
+#[sqlx::test]
+async fn of_many_accounts_the_page_shows_the_first_fifty_and_all_in_the_totals(db: PgPool) {
+    let scene = scene(db).await;
+    let mut events = Vec::new();
+    for number in 0..55 {
+        let account = scene.installation.account(&scene.acme, &format!("user{number:02}@acme.example"), &[]).await;
+        let address = if number == 54 { ELSEWHERE } else { GATEWAY };
+        events.push(line(Step::HandedOver, QueueId::new(), scene.at(5), account, address));
+    }
+    scene.write(&events).await;
+    let gap = Gap {
+        organization: scene.acme.id,
+        id: Uuid::now_v7(),
+        relay: RelayId::new(),
+        first_at: scene.at(9),
+        last_at: scene.at(8),
+        lines: 7,
+    };
+    store::message_trace::insert_gaps_across_tenants(&scene.installation.owner, &[gap]).await.unwrap();
+    let page = scene.shown("", b"").await;
+    let begins = format!("Nothing is written down of your organization's mail before {}.", scene.at(5).date());
+    assert!(page.text().contains(&begins), "{}", page.text());
+    let rows = of_accounts(&page);
+    assert_eq!((rows.len(), rows[0].as_str()), (51, "user54@acme.example 0 1 0 0"));
+    assert_eq!(rows[50], "(lines that were lost while the store was away) 0 0 0 7");
+    assert!(page.text().contains("62 messages. 1 message left elsewhere."), "{}", page.text());
+    let words = "Most elsewhere first; 5 others stand in the file. Accounts that sent nothing stand in the file only.";
+    assert!(page.text().contains(words), "{}", page.text());
 }
 
 #[sqlx::test]
@@ -202,7 +312,7 @@ async fn the_accounts_of_a_file_are_reported_on_each_in_its_row(db: PgPool) {
     let scene = scene(db).await;
     scene.write(&[line(Step::HandedOver, QueueId::new(), scene.at(5), scene.ann, GATEWAY)]).await;
     let (form, path) = (scene.admin.get(&scene.page).await, format!("{}.csv", scene.page));
-    assert!(form.html.contains(&format!(r#"enctype="multipart/form-data" action="{path}""#)), "{}", form.html);
+    assert!(form.html.contains(&format!(r#"formaction="{path}""#)), "{}", form.html);
     let (from, to) = (scene.day(10), scene.day(0));
     let fields = |accounts: &'static str| {
         [("gateway", GATEWAY), ("from", from.as_str()), ("to", to.as_str()), ("accounts", accounts)]
