@@ -380,7 +380,8 @@ impl Relay {
             let known = &self.by_hour[Self::place(&subject)];
             let counts: Vec<_> = hours(now).filter_map(|hour| Some((hour, *known.get(&hour)?))).collect();
             let first = known.keys().next().copied();
-            self.meter.note_usual(organization, subject, usual(&counts, first, now), now);
+            let usual = usual(&subject, &counts, first, now);
+            self.meter.note_usual(organization, subject, usual, now);
         }
         for (organization, subject) in self.meter.wanted_days() {
             let known = &self.by_hour[Self::place(&subject)];
@@ -418,6 +419,8 @@ impl Relay {
 struct Outcome {
     /// The notices that somebody is beyond a limit: whose, by the limit's window, and when.
     alarms: Vec<(Subject, Window, OffsetDateTime)>,
+    /// How many there were that somebody is near one.
+    near: usize,
     /// Of the incident: when it was noticed first, after how many recipients, and by which limit.
     noticed: Option<(OffsetDateTime, i64, String)>,
     /// How many recipients of the incident went their way at once, of how many.
@@ -452,7 +455,9 @@ fn replay(ordinary: &[Sent], incident: Option<&Incident>, compares_with_usual: b
             so_far += sent.recipients;
             outcome.went += if went { sent.recipients } else { 0 };
         }
-        for news in news.into_iter().filter(|news| news.exceeded.level > Level::Near) {
+        let (near, beyond): (Vec<_>, Vec<_>) = news.into_iter().partition(|news| news.exceeded.level == Level::Near);
+        outcome.near += near.len();
+        for news in beyond {
             let applied = &news.exceeded.applied;
             let is_about = subjects.contains(&applied.subject) || applied.subject == Subject::Organization;
             if incident.is_some_and(|incident| sent.at >= incident.begins) && is_about && outcome.noticed.is_none() {
@@ -519,12 +524,14 @@ fn world(seed: u64) {
         }
         let a_week = |many: usize| many as f64 / JUDGED as f64 * 1000.0 / PEOPLE as f64;
         println!(
-            "{name}, nothing planted: {matters} matters of {} senders in {} notices ({by_window:?}): {:.2} and {:.2} per \
-             1,000 accounts and week",
+            "{name}, nothing planted: {matters} matters of {} senders in {} notices ({by_window:?}), {} that somebody is near \
+             a limit: {:.2}, {:.2} and {:.2} per 1,000 accounts and week",
             last.len(),
             outcome.alarms.len(),
+            outcome.near,
             a_week(matters),
             a_week(outcome.alarms.len()),
+            a_week(outcome.near),
         );
     }
 }

@@ -13,7 +13,7 @@ use super::{
     facts::Found,
     recent::Recent,
     routing::Scope,
-    usual::{FACTOR, FACTOR_OF_ALL, MOST_RAISED, RAISED},
+    usual::{FACTOR, FACTOR_OF_ALL, MOST_RAISED, RAISED, RAISED_FIRST_TIME},
     volume::{Count, Subject, Unit},
     words::{number, words},
 };
@@ -29,6 +29,12 @@ pub const STOP: i64 = 5;
 /// How much of one sender may wait for a limit, or be held for it: what the limit lets leave in this time.
 pub const SURPLUS: Duration = Duration::DAY;
 
+/// For how long mail has to wait, or more to be sent than is usual, before administrators are told of mail that is delayed
+/// for that: most of those who are a little beyond it are only busy, and their mail is gone before anybody could look.
+pub const TOLD_AFTER: Duration = Duration::minutes(10);
+/// Of so many beyond it they are told at once.
+pub const TOLD_BEYOND: i64 = 100;
+
 /// The most that can be set.
 pub const MOST: u32 = 100_000_000;
 
@@ -37,7 +43,7 @@ pub const MOST: u32 = 100_000_000;
 pub enum Window {
     Minute,
     Hour,
-    /// An hour too, compared with what is usual at that time of the week: the limit is [some times](Kind::factor) that,
+    /// An hour too, compared with what is usual at that time: the limit is [some times](Kind::factor) that,
     /// and never below the figure that is set, or [a part of it](quiet) where nothing is usual.
     Usual,
     Day,
@@ -410,12 +416,14 @@ impl Raised {
 }
 
 /// What a limit allows an account that sends so much on its busy days, where that is known: a figure of the platform is
-/// raised to [`RAISED`] times that, and to [`MOST_RAISED`] times itself at most. One that somebody has set is not.
+/// raised to [`RAISED`] times that ([`RAISED_FIRST_TIME`] of strangers), and to [`MOST_RAISED`] times itself at most. One
+/// that somebody has set is not.
 fn raised(kind: Kind, most: u32, set_by: Scope, busy_day: Option<i64>) -> (u32, Option<Raised>) {
     let Some(busy_day) = busy_day.filter(|_| kind.can_be_raised() && set_by == Scope::Platform) else {
         return (most, None);
     };
-    let wanted = u32::try_from(busy_day.saturating_mul(RAISED.into())).unwrap_or(MOST);
+    let times = if kind.window == Window::FirstTime { RAISED_FIRST_TIME } else { RAISED };
+    let wanted = u32::try_from(busy_day.saturating_mul(times.into())).unwrap_or(MOST);
     match wanted.min(most.saturating_mul(MOST_RAISED)) {
         higher if higher > most => (higher, Some(Raised { from: most, busy_day })),
         _ => (most, None),
@@ -670,16 +678,26 @@ fn level(kind: Kind, limit: i64, counted: i64) -> Option<Level> {
 }
 
 impl Exceeded {
-    /// Whether administrators are told of it as of a limit: not of who waits a minute or two, for that they could do
-    /// nothing about it, and of what waits for their approval they are told otherwise.
-    pub fn is_told(&self) -> bool {
+    /// Whether administrators are told of it as of a limit: not of who waits a few minutes, for that they could do
+    /// nothing about it, and of what waits for their approval they are told otherwise. `since` is when more than is
+    /// usual began to be sent without a break.
+    pub fn is_told(&self, since: OffsetDateTime, now: OffsetDateTime) -> bool {
         let Applied { kind, limit, set_by, .. } = &self.applied;
         let goes_by_itself = limit.action == Action::Delay || *set_by == Scope::Platform;
         match kind.window {
             Window::Minute => !goes_by_itself,
+            Window::Usual if limit.action == Action::Delay => {
+                let beyond = self.counted - i64::from(self.most);
+                beyond >= TOLD_BEYOND || self.waits(beyond) >= TOLD_AFTER || now - since >= TOLD_AFTER
+            }
             Window::Approval => false,
             _ => true,
         }
+    }
+
+    /// How long it takes at the pace of the limit until so many are gone.
+    fn waits(&self, beyond: i64) -> Duration {
+        self.applied.kind.window.length() * (beyond as f64 / f64::from(self.most.max(1)))
     }
 
     /// Whether so much of one sender is held already that more stays with its client: as much as the limit lets leave in
@@ -693,7 +711,7 @@ impl Exceeded {
 
     /// How long the surplus takes at the pace of the limit.
     pub fn takes(&self) -> Duration {
-        self.applied.kind.window.length() * (self.surplus as f64 / f64::from(self.most.max(1)))
+        self.waits(self.surplus)
     }
 
     /// What was counted, and what is allowed: 612 external recipients in an hour, at most 500 are allowed; 1,850

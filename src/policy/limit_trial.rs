@@ -7,8 +7,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     correspondents::Correspondents,
-    limit::{Action, Kind, Window, quiet, unusual_beyond},
-    usual::{WEEKS, usual},
+    limit::{Action, Kind, Whose, Window, quiet, unusual_beyond},
+    usual::{WEEKS, usual_of_many, usual_of_one},
     volume::{Count, MINUTES_KEPT, start_of},
 };
 
@@ -55,7 +55,10 @@ impl Sent {
     /// How many were allowed at that time, if anything was limited.
     fn allowed(&self, kind: Kind, most: u32, at: OffsetDateTime) -> Option<i64> {
         let allowed = match kind.window {
-            Window::Usual => unusual_beyond(kind, most, usual(&self.counts, self.first, at)?.get(kind.unit)),
+            Window::Usual => {
+                let usual = if kind.whose == Whose::Total { usual_of_many } else { usual_of_one };
+                unusual_beyond(kind, most, usual(&self.counts, self.first, at)?.get(kind.unit))
+            }
             _ => most,
         };
         Some(allowed.into())
@@ -150,7 +153,6 @@ mod tests {
         mail::id::AccountId,
         policy::{
             correspondents::{Print, Written},
-            limit::Whose,
             volume::Unit,
         },
     };
@@ -220,6 +222,19 @@ mod tests {
         let new = Sent { first: Some(START - Duration::days(3)), counts };
         assert_eq!(trial(limit, (100, Action::Delay), &new, START).times, 0);
         assert_eq!(counts_since(Window::Usual, START), since(Window::Usual, START) - Duration::hours(4 * week + 1));
+    }
+
+    #[test]
+    fn a_busy_day_at_that_time_is_usual_of_each_and_not_of_all_together() {
+        let each = kind(Window::Usual, Unit::Recipients);
+        let week = 7 * 24;
+        // 30 each Monday at nine and 300 each Tuesday, then 250 on a Monday.
+        let mondays = (-4..=-1).map(|weeks| sent(weeks * week, 30));
+        let mut counts: Vec<_> = mondays.chain((-4..=-1).map(|weeks| sent(weeks * week + 24, 300))).collect();
+        counts.sort_by_key(|(at, _)| *at);
+        counts.push(sent(0, 250));
+        assert_eq!(tried(each, 40, counts.clone()), Trial::default());
+        assert!(tried(Kind { whose: Whose::Total, ..each }, 40, counts).messages > 0);
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! What somebody usually sends within an hour at this time of the week, found from the hours that are kept of the last
-//! four weeks. Limits of [`Window::Usual`](super::limit::Window::Usual) go by it, pages show it.
+//! What somebody usually sends within an hour at this time, found from the hours that are kept of the last four weeks. Limits of [`Window::Usual`](super::limit::Window::Usual) go by it, pages show it.
 
 use time::{Duration, OffsetDateTime};
 
-use super::volume::{Count, Unit, hour_of, start_of};
+use super::volume::{Count, Subject, Unit, hour_of, start_of};
 
 /// How many weeks are looked back at.
 pub const WEEKS: u8 = 4;
@@ -13,31 +12,89 @@ pub const HISTORY: Duration = Duration::weeks(2);
 pub const FACTOR: u32 = 4;
 /// And of many together, who are never all busy at once.
 pub const FACTOR_OF_ALL: u32 = 2;
-/// The platform's figure of a day is raised, for one account, to so many times what it sends on its busy days.
-pub const RAISED: u32 = 2;
-/// And to so many times itself at most.
+/// The platform's figure of a day is raised, for one account, to as many times what it sends on its busy days as is
+/// usual in an hour.
+pub const RAISED: u32 = FACTOR;
+/// That of those who are written to for the first time less: nothing else tells so surely who has taken an account over.
+pub const RAISED_FIRST_TIME: u32 = 2;
+/// And each to so many times itself at most.
 pub const MOST_RAISED: u32 = 3;
 
-/// The hours that say what is usual at `now`: of each of the last weeks the same one, and those beside it, since a
+/// How many days are looked back at.
+const DAYS: usize = WEEKS as usize * 7;
+
+/// The hours that say what is usual at `now`: of each of the last days the same one, and those beside it, since a
 /// meeting that moves makes nobody suspicious, nor does the change to summer time.
 pub fn hours(now: OffsetDateTime) -> impl Iterator<Item = OffsetDateTime> {
-    weeks(now).flat_map(|hour| [hour - Duration::HOUR, hour, hour + Duration::HOUR])
-}
-
-/// The same hour of the last weeks, the latest first.
-fn weeks(now: OffsetDateTime) -> impl Iterator<Item = OffsetDateTime> {
     let hour = hour_of(now);
-    (1..=i64::from(WEEKS)).map(move |week| hour - Duration::weeks(week))
+    let days = (1..=DAYS as i64).map(move |day| hour - Duration::days(day));
+    days.flat_map(|hour| [hour - Duration::HOUR, hour, hour + Duration::HOUR])
 }
 
-/// What is usually sent within an hour at `now` at most, in each unit: of the last four weeks the second highest, so that
-/// one week that was not as usual counts for nothing; the highest while fewer weeks are known. `counts` are those of
-/// [`hours`], in any order and others among them; `first` is the hour of the first mail that is known of. `None` before
-/// [`HISTORY`] is known.
-pub fn usual(counts: &[(OffsetDateTime, Count)], first: Option<OffsetDateTime>, now: OffsetDateTime) -> Option<Count> {
+/// What somebody usually sends within an hour at `now` at most, in each unit. `counts` are those of [`hours`], in any
+/// order and others among them; `first` is the hour of the first mail that is known of. `None` before [`HISTORY`] is
+/// known.
+pub fn usual(
+    subject: &Subject,
+    counts: &[(OffsetDateTime, Count)],
+    first: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Option<Count> {
+    if subject.is_many() { usual_of_many(counts, first, now) } else { usual_of_one(counts, first, now) }
+}
+
+/// [`usual`] of many together: of that hour of the last four weeks the second highest, so that one week that was not as
+/// usual counts for nothing; the highest while fewer weeks are known.
+pub fn usual_of_many(
+    counts: &[(OffsetDateTime, Count)],
+    first: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Option<Count> {
+    let weeks = weeks_known(first, now)?;
+    let days = by_day_ago(counts, now);
+    Some(of_weeks((1..=weeks).map(|week| days[week * 7 - 1]).collect()))
+}
+
+/// [`usual`] of one sender. At an hour of the week at which it usually sends anything, that is what it sends at that time
+/// on the busiest day of a week, of four weeks the second highest likewise: a Tuesday's hour alone says too little of a
+/// person, who may be busy on any day. At other hours it is nothing: who has taken an account over does it by night.
+pub fn usual_of_one(
+    counts: &[(OffsetDateTime, Count)],
+    first: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Option<Count> {
+    let weeks = weeks_known(first, now)?;
+    let days = by_day_ago(counts, now);
+    let of_hour = of_weeks((1..=weeks).map(|week| days[week * 7 - 1]).collect());
+    let of_any_day =
+        of_weeks(days.chunks(7).take(weeks).map(|week| week.iter().copied().fold(Count::default(), most)).collect());
+    let unless_none = |unit| if of_hour.get(unit) > 0 { of_any_day.get(unit) } else { 0 };
+    Some(Count {
+        messages: unless_none(Unit::Messages),
+        recipients: unless_none(Unit::Recipients),
+        external: unless_none(Unit::External),
+    })
+}
+
+/// Of how many of the last weeks this hour is known; `None` before [`HISTORY`] is.
+fn weeks_known(first: Option<OffsetDateTime>, now: OffsetDateTime) -> Option<usize> {
     let first = first.filter(|first| *first <= now - HISTORY)?;
-    let known = weeks(now).filter(|hour| *hour + Duration::HOUR >= first);
-    Some(of_weeks(known.map(|hour| busiest(counts, hour)).collect()))
+    let weeks = (1..=i64::from(WEEKS)).map(|week| hour_of(now) - Duration::weeks(week));
+    Some(weeks.take_while(|hour| *hour + Duration::HOUR >= first).count())
+}
+
+/// The most of this hour and of those beside it, on each of the last days, yesterday first.
+fn by_day_ago(counts: &[(OffsetDateTime, Count)], now: OffsetDateTime) -> [Count; DAYS] {
+    let mut days = [Count::default(); DAYS];
+    for (at, count) in counts {
+        // From one hour after it on, so that it begins a day.
+        let ago = (hour_of(now) + Duration::HOUR - *at).whole_hours();
+        let day = usize::try_from(ago / 24 - 1).ok().and_then(|day| days.get_mut(day));
+        if let (Some(day), 0..=2) = (day, ago.rem_euclid(24)) {
+            *day = most(*day, *count);
+        }
+    }
+    days
 }
 
 /// What is usually sent on such a day of the week at most, found likewise from the same day of the four weeks before it.
@@ -103,14 +160,13 @@ fn of_weeks(weeks: Vec<Count>) -> Count {
     }
 }
 
-/// The most of that hour and those beside it.
-fn busiest(counts: &[(OffsetDateTime, Count)], hour: OffsetDateTime) -> Count {
-    let near = counts.iter().filter(|(at, _)| (*at - hour).abs() <= Duration::HOUR);
-    near.fold(Count::default(), |most, (_, count)| Count {
-        messages: most.messages.max(count.messages),
-        recipients: most.recipients.max(count.recipients),
-        external: most.external.max(count.external),
-    })
+/// The most of both, in each unit.
+fn most(one: Count, other: Count) -> Count {
+    Count {
+        messages: one.messages.max(other.messages),
+        recipients: one.recipients.max(other.recipients),
+        external: one.external.max(other.external),
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +174,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+    use crate::mail::id::AccountId;
 
     /// A Monday.
     const NOW: OffsetDateTime = datetime!(2026-11-30 14:25 UTC);
@@ -127,27 +184,52 @@ mod tests {
         (at, Count { messages: 1, recipients, external: recipients / 2 })
     }
 
+    /// Of all of an organization together.
     fn usual_of(counts: &[(OffsetDateTime, Count)]) -> Option<i64> {
         let first = counts.iter().map(|(at, _)| *at).min();
-        usual(counts, first, NOW).map(|usual| usual.recipients)
+        usual(&Subject::Organization, counts, first, NOW).map(|usual| usual.recipients)
+    }
+
+    /// Of one account.
+    fn usual_of_ann(counts: &[(OffsetDateTime, Count)]) -> Option<i64> {
+        let (ann, first) = (Subject::Account(AccountId::new()), counts.iter().map(|(at, _)| *at).min());
+        usual(&ann, counts, first, NOW).map(|usual| usual.recipients)
     }
 
     #[test]
     fn one_week_that_was_not_as_usual_counts_for_nothing() {
         let weeks = [sent(4, 0, 40), sent(3, 0, 60), sent(2, 0, 5000), sent(2, 1, 900), sent(1, 0, 30)];
-        assert_eq!(usual_of(&weeks), Some(60));
-        let usual = usual(&weeks, Some(weeks[0].0), NOW).unwrap();
+        assert_eq!((usual_of(&weeks), usual_of_ann(&weeks)), (Some(60), Some(60)));
+        let usual = usual(&Subject::Organization, &weeks, Some(weeks[0].0), NOW).unwrap();
         assert_eq!(usual, Count { messages: 1, recipients: 60, external: 30 }, "each unit for itself");
     }
 
     #[test]
-    fn the_same_hour_of_the_week_counts_and_those_beside_it_and_no_others() {
+    fn of_many_the_same_hour_of_the_week_counts_and_those_beside_it_and_no_others() {
         let beside = [sent(4, 1, 40), sent(3, -1, 60), sent(2, 0, 10), sent(1, 0, 10)];
         assert_eq!(usual_of(&beside), Some(40));
         let elsewhere = [sent(4, 2, 40), sent(3, -2, 60), sent(2, 24, 90), sent(1, -24, 90), sent(0, -1, 90)];
         assert_eq!(usual_of(&elsewhere), Some(0));
-        assert!(hours(NOW).all(|hour| beside.iter().any(|(at, _)| (hour - *at).abs() <= Duration::HOUR * 2)));
-        assert_eq!(hours(NOW).count(), 12);
+        let asked: Vec<_> = hours(NOW).collect();
+        assert!(beside.iter().all(|(at, _)| asked.contains(at)));
+        assert_eq!(asked.len(), 28 * 3);
+    }
+
+    #[test]
+    fn of_one_sender_that_time_counts_on_every_day_where_it_sends_at_that_hour_of_the_week() {
+        // A Monday's hour, and more on other days at that time, of which one week was not as usual.
+        let monday = [sent(4, 0, 5), sent(3, 0, 5), sent(2, 0, 5), sent(1, 0, 5)];
+        let others = [sent(4, 24, 60), sent(3, 49, 80), sent(2, 71, 5000), sent(0, -24, 70)];
+        let all = [monday, others].concat();
+        assert_eq!((usual_of_ann(&all), usual_of(&all)), (Some(80), Some(5)));
+        assert_eq!(usual_of_ann(&others), Some(0), "never on a Monday");
+        let at_other_times = [sent(4, 26, 60), sent(3, 46, 60), sent(2, 12, 60), sent(1, -3, 60), sent(0, -2, 60)];
+        assert_eq!(usual_of_ann(&[&monday[..], &at_other_times[..]].concat()), Some(5));
+        // Who has sent to few within the organization alone has sent nothing outside.
+        let inside = Count { messages: 1, recipients: 9, external: 0 };
+        let counts = [(monday[0].0, inside), (monday[1].0, inside), others[0], others[1]];
+        let ann = usual_of_one(&counts, Some(monday[0].0), NOW).unwrap();
+        assert_eq!((ann.recipients, ann.external), (60, 0));
     }
 
     #[test]
@@ -188,6 +270,7 @@ mod tests {
         assert_eq!(usual_of(&[sent(3, 0, 40), sent(2, 0, 70), sent(1, 0, 30)]), Some(70));
         // Who sent something years ago is known for long.
         let long_ago = Some(NOW - Duration::days(400));
-        assert_eq!(usual(&[], long_ago, NOW), Some(Count::default()));
+        assert_eq!(usual_of_many(&[], long_ago, NOW), Some(Count::default()));
+        assert_eq!(usual_of_one(&[], long_ago, NOW), Some(Count::default()));
     }
 }

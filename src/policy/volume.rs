@@ -106,6 +106,13 @@ pub enum Subject {
     NoAccount(DomainName),
 }
 
+impl Subject {
+    /// Whether it is many senders, who are counted for themselves besides.
+    pub fn is_many(&self) -> bool {
+        matches!(self, Self::Organization | Self::Domain(_))
+    }
+}
+
 /// A stretch of time that is shown, in equal steps. Times are UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Period {

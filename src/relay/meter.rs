@@ -127,6 +127,8 @@ struct OfOrganization {
     /// What administrators are to be told, and when something was put there last.
     news: Vec<News>,
     noted: HashMap<(Subject, Level), OffsetDateTime>,
+    /// Who sends more than is usual: since when without a break, and when last.
+    unusual: HashMap<(Subject, Kind), (OffsetDateTime, OffsetDateTime)>,
 }
 
 /// An account that writes to many.
@@ -196,6 +198,7 @@ impl Meter {
         let judged = judge(&applied, &exceeded, |applied| view.waits_behind(applied, message.count));
         let wanted = view.wanted.into_inner();
         known.want(wanted, &sender.sender);
+        known.note_unusual(&applied, &exceeded, now);
         for exceeded in exceeded {
             known.note(exceeded, sender.organization, &sender.sender, now);
         }
@@ -416,6 +419,7 @@ impl Meter {
             known.wanted_correspondents.retain(|account, _| accounts.contains_key(account));
             known.stopped.retain(|_, (at, _)| now - *at < time::Duration::MINUTE);
             known.noted.retain(|_, at| now - *at < time::Duration::HOUR);
+            known.unusual.retain(|_, (_, last)| now - *last < time::Duration::HOUR);
         }
         known.organizations.retain(|_, known| known.users > 0 || !known.all.is_over(now) || !known.news.is_empty());
         known.followed = known.organizations.values().map(|known| known.recipients_followed).sum();
@@ -566,9 +570,26 @@ impl OfOrganization {
         }
     }
 
+    /// Notes whether what is unusual is exceeded with a message that was judged by these limits, or not any more.
+    fn note_unusual(&mut self, applied: &[Applied], exceeded: &[Exceeded], now: OffsetDateTime) {
+        for applied in applied.iter().filter(|applied| applied.kind.window == Window::Usual) {
+            let is_beyond = exceeded.iter().any(|exceeded| exceeded.applied == *applied);
+            if is_beyond {
+                let (since, last) = self.unusual.entry((applied.subject.clone(), applied.kind)).or_insert((now, now));
+                // Who was silent for longer than is counted begins anew.
+                *since = if now - *last > applied.kind.window.length() { now } else { *since };
+                *last = now;
+            } else if !self.unusual.is_empty() {
+                self.unusual.remove(&(applied.subject.clone(), applied.kind));
+            }
+        }
+    }
+
     /// Notes what administrators are to be told, once an hour.
     fn note(&mut self, exceeded: Exceeded, organization: OrganizationId, sender: &Mailbox, now: OffsetDateTime) {
-        if !exceeded.is_told() {
+        let key = (exceeded.applied.subject.clone(), exceeded.applied.kind);
+        let since = self.unusual.get(&key).map_or(now, |(since, _)| *since);
+        if !exceeded.is_told(since, now) {
             return;
         }
         let key = (exceeded.applied.subject.clone(), exceeded.level);
@@ -681,7 +702,7 @@ impl<'a> Reader<'a> {
         for wanted in self.meter.wanted().chunks(USUAL_AT_ONCE) {
             let found = store::volume::hours_across_tenants(self.pool, wanted, &hours).await?;
             for ((organization, subject), (first, counts)) in wanted.iter().zip(found) {
-                self.meter.note_usual(*organization, subject.clone(), usual(&counts, first, now), now);
+                self.meter.note_usual(*organization, subject.clone(), usual(subject, &counts, first, now), now);
             }
         }
         for wanted in self.meter.wanted_days().chunks(USUAL_AT_ONCE) {

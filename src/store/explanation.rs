@@ -177,7 +177,7 @@ impl Sent {
             match window {
                 Window::Usual if !sent.usual.contains_key(subject) => {
                     let found = volume::hours_across_tenants(&mut *db, &of, &hours).await?.pop();
-                    let usual = found.and_then(|(first, counts)| usual(&counts, first, now));
+                    let usual = found.and_then(|(first, counts)| usual(subject, &counts, first, now));
                     sent.usual.extend(usual.map(|usual| (subject.clone(), usual)));
                 }
                 Window::Day if !sent.busy_days.contains_key(subject) => {

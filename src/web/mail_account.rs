@@ -255,8 +255,8 @@ async fn volume(
         first_time: known.busy_day(known_from, now),
     };
     let holding = limit_table::holding(limits, account, domain, busy_day, now);
-    let charted =
-        (!hours.is_empty()).then(|| Charted::of(&hours, first, &holding, (Unit::Recipients, Period::Today), now));
+    let shown = (Unit::Recipients, Period::Today);
+    let charted = (!hours.is_empty()).then(|| Charted::of(&subject, (&hours, first), &holding, shown, now));
     let words = [
         outbound_volume::all_in_words(&total(today)),
         usual_day.unwrap_or_else(|| "not known yet".to_owned()),

@@ -358,7 +358,7 @@ async fn show(
     };
     let busy_day = BusyDay { count, ..BusyDay::default() };
     let holding: Vec<_> = holding.into_iter().map(|holding| holding.raised_by(busy_day)).collect();
-    let charted = Charted::of(&hours, first, &holding, (unit, period), now);
+    let charted = Charted::of(&subject, (&hours, first), &holding, (unit, period), now);
     let (senders, domains) = match &of {
         None => top(&mut transaction, organization, since, &query, slug).await?,
         Some(_) => (Vec::new(), Vec::new()),

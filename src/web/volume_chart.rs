@@ -7,7 +7,7 @@ use super::{outbound_volume::in_words, wording};
 use crate::policy::{
     limit::{Holding, Window, unusual_beyond},
     usual::{WEEKS, usual, usual_on},
-    volume::{Count, Period, Unit, hour_of, scale},
+    volume::{Count, Period, Subject, Unit, hour_of, scale},
 };
 
 /// In the chart's own units: as many across as it is wide, a thousand from the top down.
@@ -48,17 +48,17 @@ impl Charted {
         Duration::weeks(WEEKS.into()) + Duration::HOUR
     }
 
-    /// Of what was counted by hour; `first` is the hour of the first mail that is known of, `holding` the limits that
+    /// Of what this subject has sent by hour; `first` is the hour of the first mail that is known of, `holding` the limits that
     /// hold for whose mail it is.
     pub fn of(
-        hours: &[(OffsetDateTime, Count)],
-        first: Option<OffsetDateTime>,
+        subject: &Subject,
+        (hours, first): (&[(OffsetDateTime, Count)], Option<OffsetDateTime>),
         holding: &[Holding],
         (unit, period): (Unit, Period),
         now: OffsetDateTime,
     ) -> Self {
         let usual = |at: OffsetDateTime| match period {
-            Period::Today => usual(hours, first, at),
+            Period::Today => usual(subject, hours, first, at),
             Period::FourWeeks => usual_on(hours, first, at),
         };
         let steps = period.by_step(now, hours.iter().copied());

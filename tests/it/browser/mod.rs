@@ -7,5 +7,6 @@ mod looks;
 mod markup;
 mod one_of_many;
 mod scriptless;
+mod slowed_down;
 mod verification;
 mod wrong_gateways;

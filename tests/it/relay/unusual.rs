@@ -124,6 +124,116 @@ async fn what_was_sent_at_other_hours_of_the_week_is_not_usual_at_this_one(owner
 }
 
 #[sqlx::test]
+async fn what_a_sender_sends_at_this_time_on_its_busiest_day_is_usual_on_the_others_too(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let mut sending = through(&gateway, owner).await;
+    let ann = Subject::Account(sending.account);
+    sent_each_week(&sending, &ann, 1..=4, 10).await;
+    let now = sending.now;
+    sending.now = now + Duration::DAY * 2;
+    sent_each_week(&sending, &ann, 1..=4, 20).await;
+    sending.now = now;
+    assert_eq!(send_to(&sending, 20).await, TAKEN);
+    look_up(&sending).await;
+    assert_eq!(send_to(&sending, 60).await, TAKEN);
+    let reply = send_to(&sending, 1).await;
+    assert!(reply.contains("; 81 recipients since "), "{reply}");
+    assert!(reply.contains(", usually at most 20 in an hour at this time; it leaves at "), "{reply}");
+}
+
+/// Ann usually sends twenty at this hour, has sent as many as are not unusual, and there is somebody to be told.
+async fn at_the_limit(gateway: &Gateway, owner: PgPool) -> Sending {
+    let sending = through(gateway, owner.clone()).await;
+    let (admin, role) = ("admin@acme.example".parse().unwrap(), Role::Administrator);
+    store::administrator::create(&owner, &admin, "not a hash", sending.organization, role).await.unwrap();
+    sent_each_week(&sending, &Subject::Account(sending.account), 1..=4, 20).await;
+    assert_eq!(send_to(&sending, 20).await, TAKEN);
+    look_up(&sending).await;
+    assert_eq!(send_to(&sending, 60).await, TAKEN);
+    sending
+}
+
+async fn notices(sending: &Sending) -> usize {
+    sending.queue.tell_of_limits(&sending.meter, sending.now).await.unwrap()
+}
+
+#[sqlx::test]
+async fn administrators_are_told_of_unusual_mail_once_it_waits_for_ten_minutes(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = at_the_limit(&gateway, owner).await;
+    // At the pace of eighty an hour it is gone in nine minutes and three quarters.
+    assert!(send_to(&sending, 13).await.starts_with("250 2.0.0 queued as "));
+    assert_eq!(notices(&sending).await, 0);
+    assert!(send_to(&sending, 1).await.starts_with("250 2.0.0 queued as "));
+    assert_eq!(notices(&sending).await, 1);
+    let told = told(&sending).await.remove(0).replace("=\r\n", "");
+    assert!(told.contains("Subject: ann@acme.example sends much more than usual"), "{told}");
+    assert!(told.contains("94 recipients since "), "{told}");
+}
+
+#[sqlx::test]
+async fn who_sends_a_little_more_than_is_usual_for_ten_minutes_is_told_of(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let mut sending = at_the_limit(&gateway, owner).await;
+    let begun = sending.now;
+    for minute in [0, 3, 6, 9] {
+        sending.now = begun + Duration::minutes(minute);
+        assert!(send_to(&sending, 1).await.starts_with("250 2.0.0 queued as "));
+        assert_eq!(notices(&sending).await, 0, "{minute}");
+    }
+    sending.now = begun + Duration::minutes(10);
+    assert!(send_to(&sending, 1).await.starts_with("250 2.0.0 queued as "));
+    assert_eq!(notices(&sending).await, 1);
+}
+
+#[sqlx::test]
+async fn a_hundred_recipients_beyond_what_is_usual_are_told_of_at_once(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = at_the_limit(&gateway, owner).await;
+    sending.set_limits(|limits| {
+        let (limit, unlimited) =
+            (Limit { most: Some(1000), action: Action::Delay }, Limit { most: None, action: Action::Alert });
+        let set = limits.set.entry(SetAt::Organization).or_default();
+        set.extend(outgate::policy::limit::platform(Whose::Each, 1).map(|(kind, _)| (kind, unlimited)));
+        set.insert(UNUSUAL, limit);
+    });
+    assert_eq!(send_to(&sending, 920).await, TAKEN);
+    assert!(send_to(&sending, 99).await.starts_with("250 2.0.0 queued as "));
+    assert_eq!(notices(&sending).await, 0);
+    assert!(send_to(&sending, 1).await.starts_with("250 2.0.0 queued as "));
+    assert_eq!(notices(&sending).await, 1);
+}
+
+#[sqlx::test]
+async fn whose_unusual_mail_was_over_begins_anew(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let mut sending = at_the_limit(&gateway, owner).await;
+    let (begun, ann) = (sending.now, Subject::Account(sending.account));
+    assert!(send_to(&sending, 1).await.starts_with("250 2.0.0 queued as "));
+    sending.now = begun + Duration::HOUR;
+    sent_each_week(&sending, &ann, 1..=4, 20).await;
+    // By then the first eighty do not count any more, and what comes after is not unusual but at last.
+    sending.now = begun + Duration::minutes(66);
+    send_to(&sending, 20).await;
+    look_up(&sending).await;
+    send_to(&sending, 60).await;
+    send_to(&sending, 5).await;
+    assert_eq!(notices(&sending).await, 0);
+}
+
+#[sqlx::test]
+async fn of_unusual_mail_that_does_not_wait_administrators_are_told_at_once(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = at_the_limit(&gateway, owner).await;
+    sending.set_limits(|limits| {
+        let limit = Limit { most: Some(30), action: Action::Alert };
+        limits.set.entry(SetAt::Organization).or_default().insert(UNUSUAL, limit);
+    });
+    assert_eq!(send_to(&sending, 1).await, TAKEN);
+    assert_eq!(notices(&sending).await, 1);
+}
+
+#[sqlx::test]
 async fn administrators_are_told_that_all_together_send_much_more_than_usual_and_nobody_waits(owner: PgPool) {
     let gateway = Gateway::start().await;
     let sending = through(&gateway, owner.clone()).await;
@@ -175,7 +285,7 @@ async fn writer(sending: &Sending) -> (Writer<'_>, RelayId) {
 async fn the_platforms_figure_of_a_day_is_raised_for_who_usually_sends_as_much(owner: PgPool) {
     let gateway = Gateway::start().await;
     let sending = by_the_day(&gateway, owner).await;
-    sent_each_week(&sending, &Subject::Account(sending.account), 1..=3, 900).await;
+    sent_each_week(&sending, &Subject::Account(sending.account), 1..=3, 450).await;
     sent_each_week(&sending, &Subject::Account(sending.account), [4], 90_000).await;
     let (mut writer, id) = writer(&sending).await;
     for _ in 0..3 {
@@ -183,7 +293,7 @@ async fn the_platforms_figure_of_a_day_is_raised_for_who_usually_sends_as_much(o
         writer.turn(id).await.unwrap();
     }
     let reply = send_to(&sending, 1).await;
-    let words = "1801 recipients in a day, at most 1800 are allowed: it usually sends up to 900 a day";
+    let words = "1801 recipients in a day, at most 1800 are allowed: it usually sends up to 450 a day";
     assert!(reply.contains(words), "{reply}");
 }
 
@@ -193,7 +303,7 @@ async fn a_figure_is_not_raised_for_who_has_sent_as_much_in_two_weeks_of_four(ow
     let sending = by_the_day(&gateway, owner).await;
     let ann = Subject::Account(sending.account);
     sent_each_week(&sending, &ann, [1, 2], 5000).await;
-    sent_each_week(&sending, &ann, [3, 4], 300).await;
+    sent_each_week(&sending, &ann, [3, 4], 250).await;
     let (mut writer, id) = writer(&sending).await;
     for _ in 0..2 {
         assert_eq!(send_to(&sending, 500).await, TAKEN);

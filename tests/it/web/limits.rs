@@ -411,20 +411,20 @@ async fn a_figure_of_the_platform_that_is_raised_for_an_account_says_why_whereve
     let scene = scene(db).await;
     scene.execute("update organization set limits_act_from = now()").await;
     for weeks in 1..=4 {
-        scene.sent(scene.ann, Duration::weeks(weeks), (900, 900, 900)).await;
+        scene.sent(scene.ann, Duration::weeks(weeks), (450, 450, 450)).await;
     }
-    let why = "raised from 1,000: it usually sends up to 900 a day";
+    let why = "raised from 1,000: it usually sends up to 450 a day";
     let own = section(&scene.page(&scene.of_ann).await, "This account");
     assert!(own.contains(&format!("1,800 recipients in a day held the platform {why}")), "{own}");
     let text = scene.text(&page_of(&scene.acme, &format!("mail-account-manager/{}", scene.ann))).await;
     assert!(text.contains(&format!("1,800 recipients in a day, beyond it held (the platform, {why})")), "{text}");
     let chart = format!("outbound-volume?account={}&unit=recipients&period=four-weeks", scene.ann);
     let text = scene.text(&page_of(&scene.acme, &chart)).await;
-    let line = "1,800 recipients in a day, set by platform, raised: it usually sends up to 900 a day";
+    let line = "1,800 recipients in a day, set by platform, raised: it usually sends up to 450 a day";
     assert!(text.contains(line), "{text}");
     let outgate = Outgate::on(&scene.installation.owner);
     let shown = outgate.succeeds(&["limit", "show", "acme", "--user", "ann@acme.example"]).await;
-    let line = "at most 1,800 recipients in a day, beyond it hold, set by platform, raised from 1000: it usually sends up to 900";
+    let line = "at most 1,800 recipients in a day, beyond it hold, set by platform, raised from 1000: it usually sends up to 450";
     assert!(shown.contains(line), "{shown}");
     // Ben sends little, and nobody's figures change for the organization.
     for of in [&scene.of_all, &page_of(&scene.acme, &format!("mail-account-manager/{}/limits", scene.ben))] {
