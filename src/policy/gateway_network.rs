@@ -116,6 +116,9 @@ pub enum Refusal {
     Metadata(IpAddr),
     #[error("{0} is not the address of a single server.")]
     NotAServer(IpAddr),
+    /// Where to is not said: our own network may know names that nobody outside is to learn about.
+    #[error("The name leads to where no gateway may be. Enter another, or ask the operator to allow your network.")]
+    OfName,
 }
 
 /// Services of cloud platforms that hand out credentials or configuration to whoever asks from inside.

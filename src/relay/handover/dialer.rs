@@ -202,7 +202,12 @@ impl Dialer {
             }
         }
         if let (true, Some(refusal)) = (addresses.is_empty(), refusal) {
-            return Err(refusal);
+            return Err(match (peer.address.host(), &refusal.answer) {
+                (GatewayHost::Name(_), Answer::Trouble(Trouble::Forbidden(_))) => {
+                    Failure::trouble(Stage::Connect, Trouble::Forbidden(gateway_network::Refusal::OfName))
+                }
+                _ => refusal,
+            });
         }
         if let Some(last) = self.known.last(peer) {
             // Stable: the others stay in their order.

@@ -19,6 +19,7 @@ use crate::support::{
 };
 
 const REFUSED: &str = "127.0.0.1 is an address of this machine itself";
+const NAME_REFUSED: &str = "The name leads to where no gateway may be.";
 
 /// Where the operator has opened a network to all, in which nobody is.
 fn options() -> Options {
@@ -126,7 +127,7 @@ async fn an_inbound_host_may_be_there_and_what_others_or_the_dns_name_may_not(db
     send(&sending, "olga@other.example", "ova@other.example").await;
     send(&sending, "ann@acme.example", "x@inside.example").await;
     let waiting = reasons(&sending).await;
-    assert!(waiting.len() == 2 && waiting.iter().all(|reason| reason.contains(REFUSED)), "{waiting:?}");
+    assert!(waiting.len() == 2 && waiting.iter().all(|reason| reason.contains(NAME_REFUSED)), "{waiting:?}");
     assert_eq!((inbound.so_far().len(), inbound.connections()), (1, 1));
 
     set_networks(&sending, own, None, &[]);
