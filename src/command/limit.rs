@@ -28,11 +28,11 @@ pub enum Limit {
         place: Place,
         #[command(flatten)]
         whose: WhoseMail,
-        /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that time:
-        /// four times that is allowed (twice for --total), and always as many as the limit says (two fifths at an hour of
-        /// the week at which nothing is usual). first-time: a day, in which only those count whom the account has not written to in 90
-        /// days (--external). message: one message, refused beyond it; approval: one message, held beyond it until an
-        /// administrator releases it
+        /// The time in which is counted; it always ends now. usual: an hour, compared with what is usual at that
+        /// time: four times that is allowed (twice for --total), and always as many as the limit says (two fifths
+        /// at an hour of the week at which nothing is usual). first-time: a day, in which only those count whom the
+        /// account has not written to in 90 days (--external). message: one message, refused beyond it; approval:
+        /// one message, held beyond it until an administrator releases it
         #[arg(long, value_parser = window())]
         window: Window,
         #[command(flatten)]

@@ -1,4 +1,5 @@
-//! What somebody usually sends within an hour at this time, found from the hours that are kept of the last four weeks. Limits of [`Window::Usual`](super::limit::Window::Usual) go by it, pages show it.
+//! What somebody usually sends within an hour at this time, found from the hours that are kept of the last four weeks.
+//! Limits of [`Window::Usual`](super::limit::Window::Usual) go by it, pages show it.
 
 use time::{Duration, OffsetDateTime};
 
@@ -51,8 +52,7 @@ pub fn usual_of_many(
     now: OffsetDateTime,
 ) -> Option<Count> {
     let weeks = weeks_known(first, now)?;
-    let days = by_day_ago(counts, now);
-    Some(of_weeks((1..=weeks).map(|week| days[week * 7 - 1]).collect()))
+    Some(of_this_day(&by_day_ago(counts, now), weeks))
 }
 
 /// [`usual`] of one sender. At an hour of the week at which it usually sends anything, that is what it sends at that time
@@ -65,7 +65,7 @@ pub fn usual_of_one(
 ) -> Option<Count> {
     let weeks = weeks_known(first, now)?;
     let days = by_day_ago(counts, now);
-    let of_hour = of_weeks((1..=weeks).map(|week| days[week * 7 - 1]).collect());
+    let of_hour = of_this_day(&days, weeks);
     let of_any_day =
         of_weeks(days.chunks(7).take(weeks).map(|week| week.iter().copied().fold(Count::default(), most)).collect());
     let unless_none = |unit| if of_hour.get(unit) > 0 { of_any_day.get(unit) } else { 0 };
@@ -95,6 +95,11 @@ fn by_day_ago(counts: &[(OffsetDateTime, Count)], now: OffsetDateTime) -> [Count
         }
     }
     days
+}
+
+/// Of so many of the last weeks, on the day of the week that it is now.
+fn of_this_day(days: &[Count; DAYS], weeks: usize) -> Count {
+    of_weeks(days.iter().skip(6).step_by(7).take(weeks).copied().collect())
 }
 
 /// What is usually sent on such a day of the week at most, found likewise from the same day of the four weeks before it.

@@ -48,8 +48,8 @@ impl Charted {
         Duration::weeks(WEEKS.into()) + Duration::HOUR
     }
 
-    /// Of what this subject has sent by hour; `first` is the hour of the first mail that is known of, `holding` the limits that
-    /// hold for whose mail it is.
+    /// Of what this subject has sent by hour; `first` is the hour of the first mail that is known of, `holding` the limits
+    /// that hold for whose mail it is.
     pub fn of(
         subject: &Subject,
         (hours, first): (&[(OffsetDateTime, Count)], Option<OffsetDateTime>),

@@ -3,9 +3,12 @@
 use outgate::{policy::Role, store::gateway::PointerScope};
 use sqlx::PgPool;
 
-use crate::support::{Installation, chromium::Chromium, world::World};
-
-const PASSWORD: &str = "correct horse battery";
+use crate::support::{
+    Installation,
+    browser::{PASSWORD, PASSWORD_HASH},
+    chromium::Chromium,
+    world::World,
+};
 
 #[sqlx::test]
 async fn who_is_slowed_down_is_found_understood_and_released_by_who_has_only_the_pages(owner: PgPool) {
@@ -22,8 +25,7 @@ async fn walk(owner: PgPool, admin: Chromium) {
     let acme = installation.organization("acme").await;
     installation.account(&acme, "ann@acme.example", &[]).await;
     installation.account(&acme, "bob@acme.example", &[]).await;
-    let hash = outgate::web::password::hash(PASSWORD).unwrap();
-    installation.administrator(&acme, "admin@acme.example", &hash, Role::Administrator).await;
+    installation.administrator(&acme, "admin@acme.example", &PASSWORD_HASH, Role::Administrator).await;
     let world = World::start(&installation).await;
     // What administrators are told leaves another way.
     let gateway = world.gateway().await;

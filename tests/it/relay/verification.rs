@@ -1,7 +1,15 @@
 //! Verification: what a relay finds out about a gateway, set up right and in every wrong way, and what it says to do.
 //! `relay::verification`, without the store.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use outgate::{
     mail::id::{GatewayId, OrganizationId, VerificationId},
@@ -350,19 +358,22 @@ pub async fn tls_at_once() -> SocketAddr {
 async fn a_server_that_takes_its_time_at_every_step_is_not_waited_for_at_each() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let nearly = Duration::from_millis(800);
+    let (answered, answers) =
+        (Arc::new(AtomicUsize::new(0)), ["220 tarpit", "250 tarpit", "250 2.1.0 ok", "250 2.1.5 ok"]);
+    let answering = Arc::clone(&answered);
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        for answer in ["220 tarpit", "250 tarpit", "250 2.1.0 ok", "250 2.1.5 ok"] {
-            tokio::time::sleep(nearly).await;
+        for answer in answers {
+            // Nearly as long as one answer may take.
+            tokio::time::sleep(Duration::from_millis(800)).await;
+            answering.fetch_add(1, Ordering::SeqCst);
             let _ = stream.write_all(format!("{answer}\r\n").as_bytes()).await;
             let _ = stream.read(&mut [0; 1024]).await;
         }
     });
-    let begun = std::time::Instant::now();
     let found = verify(address, TlsMode::WhenOffered, GatewaySettings::default()).await;
-    let took = begun.elapsed();
-    assert!(found.last().1.contains("It stopped answering") && took < nearly * 3, "{took:?} {}", found.all());
+    let heard = answered.load(Ordering::SeqCst);
+    assert!(found.last().1.contains("It stopped answering") && heard < answers.len(), "{heard} {}", found.all());
 }
 
 #[tokio::test]

@@ -73,6 +73,19 @@ impl Scene {
         self.admin.upload(&self.page, file, &fields).await
     }
 
+    /// A relay had no room for them while the store was away.
+    async fn loses_seven_lines(&self) {
+        let gap = Gap {
+            organization: self.acme.id,
+            id: Uuid::now_v7(),
+            relay: RelayId::new(),
+            first_at: self.at(9),
+            last_at: self.at(8),
+            lines: 7,
+        };
+        store::message_trace::insert_gaps_across_tenants(&self.installation.owner, &[gap]).await.unwrap();
+    }
+
     fn at(&self, hours_ago: i64) -> OffsetDateTime {
         self.now - Duration::hours(hours_ago)
     }
@@ -136,15 +149,7 @@ async fn every_account_has_its_messages_by_where_they_left(db: PgPool) {
             "(senders without an account): 1,1,0,0,0",
         ]
     );
-    let gap = Gap {
-        organization: scene.acme.id,
-        id: Uuid::now_v7(),
-        relay: RelayId::new(),
-        first_at: scene.at(9),
-        last_at: scene.at(8),
-        lines: 7,
-    };
-    store::message_trace::insert_gaps_across_tenants(&scene.installation.owner, &[gap]).await.unwrap();
+    scene.loses_seven_lines().await;
     let last = scene.rows("").await.pop().unwrap();
     assert_eq!(last, "(lines that were lost while the store was away): 7,0,0,0,7");
     let named = scene.rows("&accounts=a@acme.example,+bob@acme.example%0D%0Anobody@acme.example").await;
@@ -287,15 +292,7 @@ async fn of_many_accounts_the_page_shows_the_first_fifty_and_all_in_the_totals(d
         events.push(line(Step::HandedOver, QueueId::new(), scene.at(5), account, address));
     }
     scene.write(&events).await;
-    let gap = Gap {
-        organization: scene.acme.id,
-        id: Uuid::now_v7(),
-        relay: RelayId::new(),
-        first_at: scene.at(9),
-        last_at: scene.at(8),
-        lines: 7,
-    };
-    store::message_trace::insert_gaps_across_tenants(&scene.installation.owner, &[gap]).await.unwrap();
+    scene.loses_seven_lines().await;
     let page = scene.shown("", b"").await;
     let begins = format!("Nothing is written down of your organization's mail before {}.", scene.at(5).date());
     assert!(page.text().contains(&begins), "{}", page.text());
