@@ -287,8 +287,9 @@ pub fn platform(whose: Whose, accounts: u64) -> impl Iterator<Item = (Kind, Limi
         Whose::Total => &[],
     };
     let day = Kind { whose, window: Window::Day, unit: Unit::External };
-    let totals = [TOTAL, (day, of_accounts(accounts))].into_iter().filter(move |_| whose == Whose::Total);
-    let figures = fixed.iter().copied().chain(totals);
+    // Asked for every message: the power is taken where it is needed only.
+    let totals = (whose == Whose::Total).then(|| [TOTAL, (day, of_accounts(accounts))]);
+    let figures = fixed.iter().copied().chain(totals.into_iter().flatten());
     figures.map(|(kind, most)| (kind, Limit { most: Some(most), action: kind.default_action() }))
 }
 

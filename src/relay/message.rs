@@ -6,7 +6,7 @@ use std::{fs::File, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::memory::InFlight;
+use super::{memory::InFlight, routing_table::Decided};
 use crate::mail::{Envelope, id::QueueId};
 
 /// A message that was read whole. Nothing has been promised for it yet.
@@ -17,6 +17,8 @@ pub struct Message {
     pub envelope: Envelope,
     /// The address that decides the route: the reverse-path, or what the header says where that is null.
     pub sender: String,
+    /// Where its mail goes, as far as that was decided already.
+    pub decided: Decided,
     /// By it parts of one message are known that a client or server has split; only of what goes to
     /// [many](crate::policy::limit::PART).
     pub message_id: Option<String>,

@@ -630,6 +630,8 @@ pub struct Reader<'a> {
     /// What is known of others' in the last minutes.
     others: HashMap<Key, Count>,
     is_loaded: bool,
+    /// Whether no other relay was heard of when that was looked at last.
+    is_alone: bool,
     /// When others' counts were read last.
     read_at: Option<OffsetDateTime>,
     /// From when on they are read again, and until when that is so: after the store was away.
@@ -648,6 +650,7 @@ impl<'a> Reader<'a> {
             written: HashMap::new(),
             others: HashMap::new(),
             is_loaded: false,
+            is_alone: false,
             read_at: None,
             catching_up: None,
             pause: EVERY,
@@ -659,6 +662,11 @@ impl<'a> Reader<'a> {
     /// Whether it knows of what was sent before it began.
     pub(super) fn is_loaded(&self) -> bool {
         self.is_loaded
+    }
+
+    /// Whether there is no other relay that would have to know what this one counts.
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// Notes what has just been written for this relay.
@@ -685,7 +693,8 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let since = self.since(now);
-        if self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await? {
+        self.is_alone = self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
+        if self.is_alone {
             (self.next, self.read_at) = (begun + self.pause, Some(now));
             return Ok(());
         }

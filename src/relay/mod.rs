@@ -145,7 +145,8 @@ impl Relay {
 
     /// Counts what is sent until `received`.
     async fn count(&self, known_as: watch::Receiver<Option<RelayId>>, received: CancellationToken) {
-        let writer = volume::Writer::of(&self.volume, &self.meter, &self.pool).keeping(&self.settings.spool_dir);
+        let writer = volume::Writer::of(&self.volume, &self.meter, &self.pool);
+        let writer = writer.letting_wait().keeping(&self.settings.spool_dir);
         volume::run(writer, known_as, received).await;
     }
 

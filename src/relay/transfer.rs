@@ -161,7 +161,10 @@ impl Transfer {
 
     /// In whose volume the message counts if it is accepted. What is handed back to us has counted already.
     fn counts_for(&self, message: &Message) -> Option<Found> {
-        let sender = self.table.find(&message.sender)?;
+        let sender = match self.table.decide_again(&message.sender, &message.decided) {
+            Decision::Route(SenderRoute { organization, sender, account, .. }) => Found { organization, sender, account },
+            _ => self.table.find(&message.sender)?,
+        };
         self.handed_back(message, sender.organization).is_none().then_some(sender)
     }
 
@@ -253,7 +256,7 @@ impl Transfer {
 
     pub(super) fn way(&self, message: &Message) -> Way {
         let refused = |text| Way::Refused(Reply::new(550, EnhancedStatus(5, 7, 1), text));
-        let mut whose = match self.table.decide(&message.sender) {
+        let mut whose = match self.table.decide_again(&message.sender, &message.decided) {
             Decision::Route(route) => route,
             // The client was told at MAIL; these have changed since then.
             Decision::UnknownDomain => return refused("the sender's domain is not one that this relay sends for"),

@@ -2,8 +2,10 @@
 //! the store about once a second. Never in the path of mail.
 //!
 //! So what the relays of an installation have counted together is at most two seconds behind while the store answers, and
-//! a relay that is killed forgets its last second or two. While the store is away counts are kept in a file, which is read
-//! first after a restart, and in memory where that is full, see [`MOST_ROWS`].
+//! a relay that is killed forgets its last second or two. A relay that is alone has nobody to share with: it writes down
+//! an account that sends to few once the minute is over, which is one row for all of it, and a kill forgets that minute
+//! of it. While the store is away counts are kept in a file, which is read first after a restart, and in memory where that
+//! is full, see [`MOST_ROWS`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,8 +43,12 @@ mod journal;
 
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
+/// An account that sends to so many recipients within a minute is written down at once, whoever else is there.
+const MANY: i64 = 20;
 /// Rows in one transaction.
 const STEP: usize = 2000;
+/// Rows of accounts whose minute is over that are written at a time, so that it takes a part of the time only.
+const OVER_AT_ONCE: usize = 4 * STEP;
 /// How long the store may take for one.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to tell what others have counted; a whole day of it when a relay starts.
@@ -87,7 +93,32 @@ struct OfMinute {
     all: Count,
     domains: HashMap<DomainName, Count>,
     accounts: HashMap<AccountId, Count>,
+    /// Those of them that send to many.
+    busy: Vec<AccountId>,
     no_account: HashMap<DomainName, Count>,
+}
+
+impl OfMinute {
+    /// What is counted of everybody but accounts.
+    fn take_others(&mut self) -> impl Iterator<Item = (Subject, Count)> + use<> {
+        let all = std::mem::take(&mut self.all);
+        let domains = std::mem::take(&mut self.domains).into_iter().map(|(name, count)| (Subject::Domain(name), count));
+        let no_account = std::mem::take(&mut self.no_account).into_iter();
+        let no_account = no_account.map(|(domain, count)| (Subject::NoAccount(domain), count));
+        (all != Count::default()).then_some((Subject::Organization, all)).into_iter().chain(domains).chain(no_account)
+    }
+
+    /// Accounts, so many at most.
+    fn take_accounts(&mut self, most: usize) -> Vec<(Subject, Count)> {
+        let accounts = self.accounts.extract_if(|_, _| true).take(most);
+        accounts.map(|(account, count)| (Subject::Account(account), count)).collect()
+    }
+
+    /// Accounts that send to many.
+    fn take_busy(&mut self) -> Vec<(Subject, Count)> {
+        let accounts = self.busy.drain(..).filter_map(|account| self.accounts.remove_entry(&account));
+        accounts.map(|(account, count)| (Subject::Account(account), count)).collect()
+    }
 }
 
 impl Default for Volume {
@@ -113,23 +144,54 @@ impl Volume {
         }
     }
 
-    /// What was gathered, in the order of the store's keys; from here on it begins anew.
+    /// What was gathered; from here on it begins anew.
     fn take(&self) -> Vec<Counted> {
-        let gathered = std::mem::take(&mut *self.gathered());
-        let mut rows = Vec::with_capacity(gathered.of_accounts + gathered.of_others);
-        for ((organization, minute), of_minute) in gathered.minutes {
-            let OfMinute { all, domains, accounts, no_account } = of_minute;
-            let subjects = std::iter::once((Subject::Organization, all))
-                .chain(domains.into_iter().map(|(name, count)| (Subject::Domain(name), count)))
-                .chain(accounts.into_iter().map(|(account, count)| (Subject::Account(account), count)))
-                .chain(no_account.into_iter().map(|(domain, count)| (Subject::NoAccount(domain), count)));
-            rows.extend(subjects.map(|(subject, count)| Counted { organization, subject, minute, count }));
+        std::mem::take(&mut *self.gathered()).into_rows()
+    }
+
+    /// The same without those accounts that have sent to few in this minute, which begins at `minute`: they are taken
+    /// when it is over, some at a time, or when they become too many.
+    fn take_due(&self, minute: OffsetDateTime) -> Vec<Counted> {
+        let mut gathered = self.gathered();
+        match gathered.of_accounts < self.most / 2 {
+            true => gathered.take_due(minute),
+            false => {
+                let gathered = std::mem::take(&mut *gathered);
+                gathered.into_rows()
+            }
         }
-        rows
     }
 }
 
 impl Gathered {
+    fn into_rows(self) -> Vec<Counted> {
+        let mut rows = Vec::with_capacity(self.of_accounts + self.of_others);
+        for ((organization, minute), mut of_minute) in self.minutes {
+            let subjects = of_minute.take_others().chain(of_minute.take_accounts(usize::MAX));
+            rows.extend(subjects.map(|(subject, count)| Counted { organization, subject, minute, count }));
+        }
+        rows
+    }
+
+    fn take_due(&mut self, this_minute: OffsetDateTime) -> Vec<Counted> {
+        let (mut rows, mut room) = (Vec::new(), OVER_AT_ONCE);
+        for ((organization, minute), of_minute) in &mut self.minutes {
+            let (organization, minute) = (*organization, *minute);
+            let accounts = match minute < this_minute {
+                true => of_minute.take_accounts(room),
+                false => of_minute.take_busy(),
+            };
+            room = room.saturating_sub(accounts.len());
+            let subjects = of_minute.take_others().chain(accounts);
+            rows.extend(subjects.map(|(subject, count)| Counted { organization, subject, minute, count }));
+        }
+        self.minutes.retain(|_, of_minute| !of_minute.accounts.is_empty());
+        self.of_accounts = self.minutes.values().map(|of_minute| of_minute.accounts.len()).sum();
+        self.of_others = self.minutes.len();
+        self.is_full = false;
+        rows
+    }
+
     /// Returns whether there was room to count it for everybody that it counts for.
     fn add(&mut self, sender: &Found, minute: OffsetDateTime, count: Count, most: usize) -> bool {
         let key = (sender.organization, minute);
@@ -143,11 +205,16 @@ impl Gathered {
         of_minute.all += count;
         let (accounts, others) = ((&mut self.of_accounts, most), (&mut self.of_others, most));
         let domain = sender.sender.domain();
-        let has_room = match sender.account {
+        let total = match sender.account {
             Some(account) => add(&mut of_minute.accounts, &account, count, accounts),
             None => add(&mut of_minute.no_account, domain, count, accounts),
         };
-        if add(&mut of_minute.domains, domain, count, others) && has_room { true } else { self.full() }
+        let has_become_busy = total.is_some_and(|Count { recipients, .. }| {
+            recipients >= MANY && recipients - count.recipients < MANY // it is noted once
+        });
+        of_minute.busy.extend(sender.account.filter(|_| has_become_busy));
+        let of_domain = add(&mut of_minute.domains, domain, count, others);
+        if total.is_some() && of_domain.is_some() { true } else { self.full() }
     }
 
     /// Says so once until it is written down.
@@ -159,23 +226,23 @@ impl Gathered {
     }
 }
 
-/// Adds to a row, which is made if there is room for one more; returns whether it was.
+/// Adds to a row, which is made if there is room for one more; returns what it comes to, `None` if there was no room.
 fn add<K: Hash + Eq + Clone>(
     rows: &mut HashMap<K, Count>,
     key: &K,
     count: Count,
     (there, most): (&mut usize, usize),
-) -> bool {
+) -> Option<Count> {
     if let Some(total) = rows.get_mut(key) {
         *total += count;
-        return true;
+        return Some(*total);
     }
     if *there >= most {
-        return false;
+        return None;
     }
     *there += 1;
     rows.insert(key.clone(), count);
-    true
+    Some(count)
 }
 
 /// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what
@@ -223,6 +290,8 @@ pub struct Writer<'a> {
     volume: &'a Volume,
     pool: &'a PgPool,
     reader: Reader<'a>,
+    /// Whether accounts that send to few may wait for the end of their minute while no other relay is there.
+    lets_wait: bool,
     /// What is on its way, with the id under which the store knows it: it may have it though it did not say so.
     pending: VecDeque<Batch>,
     /// Where what the store does not take is kept, if anywhere.
@@ -234,7 +303,13 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub fn of(volume: &'a Volume, meter: &'a Meter, pool: &'a PgPool) -> Self {
         let reader = Reader::of(meter, pool);
-        Self { volume, pool, reader, pending: VecDeque::new(), folder: None, journal: None, kept_at: None }
+        let (pending, lets_wait) = (VecDeque::new(), false);
+        Self { volume, pool, reader, lets_wait, pending, folder: None, journal: None, kept_at: None }
+    }
+
+    /// Accounts that send to few are written once their minute is over, while no other relay is there.
+    pub fn letting_wait(self) -> Self {
+        Self { lets_wait: true, ..self }
     }
 
     /// With another time than [`EVERY`](super::meter::EVERY) between two looks at what others have counted.
@@ -269,7 +344,8 @@ impl<'a> Writer<'a> {
             // What is written before the past was read would be read as others'.
             return read;
         }
-        self.write(relay).await.and(read)
+        let waits_in = (self.lets_wait && self.reader.is_alone()).then(|| minute_of(now));
+        self.write_but(relay, waits_in).await.and(read)
     }
 
     async fn read(&mut self, relay: RelayId, now: OffsetDateTime) -> store::Result<()> {
@@ -301,7 +377,12 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If the store does not take it in time.
     pub async fn write(&mut self, relay: RelayId) -> store::Result<()> {
-        let written = self.write_all(relay).await;
+        self.write_but(relay, None).await
+    }
+
+    /// The same without what may wait in this minute.
+    async fn write_but(&mut self, relay: RelayId, waits_in: Option<OffsetDateTime>) -> store::Result<()> {
+        let written = self.write_all(relay, waits_in).await;
         match written.is_ok() {
             true => METRICS.volume_written_at.set(OffsetDateTime::now_utc().unix_timestamp()),
             false if self.kept_at.is_none_or(|kept_at| kept_at.elapsed() >= KEPT) => self.keep(relay),
@@ -311,7 +392,7 @@ impl<'a> Writer<'a> {
     }
 
     /// What was counted first comes first: a batch is known by being the last one that the store has.
-    async fn write_all(&mut self, relay: RelayId) -> store::Result<()> {
+    async fn write_all(&mut self, relay: RelayId, waits_in: Option<OffsetDateTime>) -> store::Result<()> {
         while let Some(((batch, rows), end)) = self.journal.as_ref().and_then(Journal::next) {
             self.add(relay, batch, &rows).await?;
             self.reader.note_written(&rows);
@@ -324,7 +405,7 @@ impl<'a> Writer<'a> {
             self.kept_at = None;
         }
         self.write_pending(relay).await?;
-        self.pend();
+        self.pend(waits_in);
         self.write_pending(relay).await
     }
 
@@ -338,10 +419,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Puts what was gathered on its way.
-    fn pend(&mut self) {
-        let gathered = self.volume.take();
-        self.pending.extend(gathered.chunks(STEP).map(|rows| (Uuid::now_v7(), rows.to_vec())));
+    /// Puts what was gathered on its way, but for what may wait in this minute.
+    fn pend(&mut self, waits_in: Option<OffsetDateTime>) {
+        let mut gathered = waits_in.map_or_else(|| self.volume.take(), |minute| self.volume.take_due(minute)).into_iter();
+        while gathered.len() > 0 {
+            self.pending.push_back((Uuid::now_v7(), gathered.by_ref().take(STEP).collect()));
+        }
     }
 
     async fn add(&self, relay: RelayId, batch: Uuid, rows: &[Counted]) -> store::Result<bool> {
@@ -358,7 +441,7 @@ impl<'a> Writer<'a> {
         self.kept_at = Some(Instant::now());
         let mut kept = keep_all(&mut self.pending, &mut journal);
         if kept.is_ok() {
-            self.pend();
+            self.pend(None);
             kept = keep_all(&mut self.pending, &mut journal);
         }
         if let Err(error) = kept {

@@ -258,6 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             id,
             envelope: submitted.envelope,
             sender: submitted.sender,
+            decided: submitted.decided,
             message_id: submitted.message_id,
             content,
             accepted_at: OffsetDateTime::now_utc(),

@@ -428,19 +428,20 @@ pub(super) fn unknown_sender(sender: &str) -> Reply {
 
 /// Why mail of a sender is not accepted; `None` if it has a route.
 pub(super) fn refusal(decision: &Decision, sender: &str) -> Option<Reply> {
-    let mailbox = sender.parse::<Mailbox>().ok();
-    let domain = mailbox.as_ref().map_or("", |mailbox| mailbox.domain().as_str());
+    let mailbox = || sender.parse::<Mailbox>().ok();
+    let domain = || mailbox().map(|mailbox| mailbox.domain().to_string()).unwrap_or_default();
     let text = match decision {
         Decision::Route(_) => return None,
         Decision::UnknownDomain => format!(
-            "No organization here has the mail domain {domain}; correct the sender, or ask the operator to add the domain"
+            "No organization here has the mail domain {}; correct the sender, or ask the operator to add the domain",
+            domain()
         ),
         Decision::OrganizationSuspended => {
-            format!("The organization that has the mail domain {domain} is suspended; ask the operator")
+            format!("The organization that has the mail domain {} is suspended; ask the operator", domain())
         }
         Decision::AccountSuspended => format!(
             "The mail account {} is suspended; ask an administrator of its organization",
-            shown(&mailbox.as_ref().map(ToString::to_string).unwrap_or_default())
+            shown(&mailbox().map(|mailbox| mailbox.to_string()).unwrap_or_default())
         ),
     };
     Some(reply(550, (5, 7, 1), text))

@@ -40,7 +40,7 @@ use crate::{
         memory::{BUFFER, Growing, InFlight, Memory, Supply},
         message::Client,
         metrics::{METRICS, RefusedFor},
-        routing_table::{Knowledge, RoutingTable},
+        routing_table::{Decided, Knowledge, RoutingTable},
         test_message::{self, Recipient, ReturnTokens, Returned},
     },
 };
@@ -122,6 +122,7 @@ pub struct Submitted {
     pub envelope: Envelope,
     /// The address that decides the route.
     pub sender: String,
+    pub decided: Decided,
     /// As in [`Message`](crate::relay::message::Message).
     pub message_id: Option<String>,
     /// What was not spooled: all of a small message, our `Received` field included.
@@ -145,6 +146,8 @@ pub struct Session {
     failed_sign_ins: u32,
     hello: Option<Hello>,
     state: State,
+    /// Where mail of the sender goes that was named last.
+    decided: Decided,
     line: LineReader,
     output: Vec<u8>,
     mistakes: u32,
@@ -244,6 +247,7 @@ impl Session {
             failed_sign_ins: 0,
             hello: None,
             state: State::Waiting,
+            decided: Decided::default(),
             line: LineReader::default(),
             output: Vec::new(),
             mistakes: 0,
@@ -861,7 +865,9 @@ impl Session {
             Ok((sender, message_id, client)) => {
                 let Receiving { id, envelope, reader, content: rest, in_flight, .. } = receiving;
                 let has_dots = reader.has_dots();
-                let submitted = Submitted { id, envelope, sender, message_id, rest, has_dots, in_flight, client };
+                let decided = std::mem::take(&mut self.decided);
+                let submitted =
+                    Submitted { id, envelope, sender, decided, message_id, rest, has_dots, in_flight, client };
                 Some(Action::Accept(Box::new(submitted)))
             }
             Err((why, refusal)) => {
@@ -985,7 +991,7 @@ impl Session {
     /// Why nobody may send with this reverse-path.
     fn refuse_reverse_path(&self, reverse_path: &str) -> Option<Reply> {
         let table = &self.terms.table;
-        match table.decide(reverse_path) {
+        match table.decide_again(reverse_path, &self.decided) {
             Decision::Route(route) if route.account.is_none() && table.refuses_unknown(reverse_path) => {
                 Some(replies::unknown_sender(reverse_path))
             }

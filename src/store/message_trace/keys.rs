@@ -1,6 +1,8 @@
 //! What a chunk of lines is found by, without looking into it: a Bloom filter of senders, recipients, messages and
 //! kinds of lines. It may say yes where the answer is no, one time in a hundred, and never the other way round.
 
+use std::borrow::Cow;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::event::{Event, Step};
@@ -52,12 +54,16 @@ impl Key {
 }
 
 /// An address as it is searched for: small letters, the domain in ASCII.
-pub fn canonical(address: &str) -> String {
+pub fn canonical(address: &str) -> Cow<'_, str> {
     if address.is_ascii() && !address.contains('"') {
-        return address.to_ascii_lowercase();
+        // Most are written so.
+        return match address.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(address.to_ascii_lowercase()),
+            false => Cow::Borrowed(address),
+        };
     }
     let mailbox = address.parse().map(|mailbox: Mailbox| mailbox.to_string());
-    mailbox.map_or_else(|_| address.to_lowercase(), |mailbox| mailbox.to_lowercase())
+    Cow::Owned(mailbox.map_or_else(|_| address.to_lowercase(), |mailbox| mailbox.to_lowercase()))
 }
 
 /// Adds the keys of one line.

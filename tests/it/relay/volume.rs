@@ -19,7 +19,7 @@ use outgate::{
     store::{self, gateway::PointerScope, volume::Counted},
 };
 use sqlx::PgPool;
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
 use crate::support::{
@@ -239,6 +239,50 @@ async fn several_relays_that_write_at_the_same_time_add_up(owner: PgPool) {
     let rows = hours(&owner).await;
     assert_eq!(rows.len(), 42);
     assert!(rows.iter().all(|row| (row.2, row.3, row.4) == (100, 200, 100)), "{rows:?}");
+}
+
+#[sqlx::test]
+async fn an_account_that_sends_to_few_is_written_down_when_its_minute_is_over_and_at_once_beside_another_relay(
+    owner: PgPool,
+) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, Sending::on(owner.clone()).await).await;
+    let start = datetime!(2026-11-30 09:00 UTC);
+    let own = relay(&owner).await;
+    let writer = Writer::of(&sending.volume, &sending.meter, &sending.db);
+    let mut writer = writer.looking_each(std::time::Duration::ZERO).letting_wait();
+    let many: Vec<String> = (0..20).map(|number| format!("reader{number}@elsewhere.example")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let send = async |to: &[&str], second: i64| {
+        let accepted_at = start + Duration::seconds(second);
+        let reply = sending.transfer.accept(Message { accepted_at, ..sending.message(to) }).await;
+        assert!(reply.is_positive(), "{reply}");
+    };
+    let mut turn = async |second: i64| {
+        writer.turn_at(own, start + Duration::seconds(second)).await.unwrap();
+        let recipients = "select coalesce(sum(recipients), 0)::bigint from volume_hour where kind = $1";
+        let counted = async |kind: &str| sqlx::query_scalar(recipients).bind(kind).fetch_one(&owner).await.unwrap();
+        let counted: (i64, i64, i64) =
+            (counted("organization").await, counted("domain").await, counted("account").await);
+        counted
+    };
+    turn(0).await;
+    turn(1).await;
+
+    send(&["bob@elsewhere.example", "cy@elsewhere.example"], 2).await;
+    assert_eq!(turn(3).await, (2, 2, 0));
+    send(&many, 4).await;
+    assert_eq!(turn(5).await, (22, 22, 22), "who sends to many does not wait");
+    send(&["bob@elsewhere.example"], 58).await;
+    assert_eq!(turn(59).await, (23, 23, 22));
+    send(&["bob@elsewhere.example"], 61).await;
+    assert_eq!(turn(62).await, (24, 24, 23), "of the minute that is over");
+    relay(&owner).await;
+    assert_eq!(turn(63).await, (24, 24, 24), "another relay has to know it now");
+    send(&["bob@elsewhere.example"], 64).await;
+    assert_eq!(turn(65).await, (25, 25, 25));
+    let minutes = "select array_agg(recipients order by minute) from volume_minute where kind = 'account'";
+    assert_eq!(sqlx::query_scalar::<_, Vec<i64>>(minutes).fetch_one(&owner).await.unwrap(), [23, 2]);
 }
 
 #[sqlx::test]
