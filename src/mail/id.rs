@@ -1,7 +1,13 @@
 //! Identifiers of the things that facts are about. UUIDs of version 7: sortable, and telling one
 //! tenant nothing about how many things the others have.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
+
+/// A map of what is looked up for each message. Its keys are ids and names that stand in the store: nobody outside can
+/// choose many of them, so that they need no hash that withstands that.
+pub type QuickMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 macro_rules! id {
     ($($(#[$meta:meta])* $name:ident)+) => {$(

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{BuildHasher, Hash},
     net::IpAddr,
     sync::Arc,
 };
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     mail::{
         DomainName, GatewayAddress, Mailbox,
-        id::{AccountId, CredentialId, GatewayId, ListId, OrganizationId},
+        id::{AccountId, CredentialId, GatewayId, ListId, OrganizationId, QuickMap},
     },
     secret::Context,
 };
@@ -104,20 +105,20 @@ pub struct AccountFacts {
 /// All facts. Each setter replaces what was known of one thing; `None` forgets it.
 #[derive(Debug, Clone, Default)]
 pub struct RoutingFacts {
-    organizations: HashMap<OrganizationId, OrganizationFacts>,
-    domains: HashMap<DomainName, DomainFacts>,
-    gateways: HashMap<GatewayId, Arc<Gateway>>,
+    organizations: QuickMap<OrganizationId, OrganizationFacts>,
+    domains: QuickMap<DomainName, DomainFacts>,
+    gateways: QuickMap<GatewayId, Arc<Gateway>>,
     /// Only those that hand mail back to us: few do.
-    handing_back: HashMap<OrganizationId, Vec<Arc<Gateway>>>,
+    handing_back: QuickMap<OrganizationId, Vec<Arc<Gateway>>>,
     /// Canonical address to account. A domain has one organization, so an address has one account.
     addresses: AddressMap,
     /// Only accounts with a gateway of their own or that are suspended: most have neither.
-    accounts: HashMap<AccountId, AccountFacts>,
+    accounts: QuickMap<AccountId, AccountFacts>,
     credentials: HashMap<CredentialId, Arc<RelayCredential>>,
     /// User name to credential.
     credential_names: HashMap<Box<str>, CredentialId>,
     lists: Lists,
-    limits: HashMap<OrganizationId, Arc<OrganizationLimits>>,
+    limits: QuickMap<OrganizationId, Arc<OrganizationLimits>>,
 }
 
 /// What becomes of mail with a given reverse-path.
@@ -419,7 +420,7 @@ impl RoutingFacts {
     }
 }
 
-fn replace<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) {
+fn replace<K: Hash + Eq, V, S: BuildHasher>(map: &mut HashMap<K, V, S>, key: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(key, value),
         None => map.remove(&key),

@@ -1,5 +1,5 @@
 //! Knows to whom accounts write, beside the mail: gathered in memory, written down within a minute, and at once of those
-//! whom a limit is asked for. So the path of mail looks nothing up, and a million accounts that write to few need no
+//! whom a limit is asked for, as long as another relay may ask, too. So the path of mail looks nothing up, and a million accounts that write to few need no
 //! memory.
 //!
 //! What is not written down yet is forgotten when a relay is killed: whom an account wrote to in that minute is new once
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use crate::{
-    mail::id::{AccountId, OrganizationId},
+    mail::id::{AccountId, OrganizationId, QuickMap},
     policy::correspondents::Written,
     store::{self, correspondents::New},
 };
@@ -51,11 +51,11 @@ type Account = (OrganizationId, AccountId);
 #[derive(Debug, Default)]
 pub struct Gathered {
     /// A std lock: held for adding some numbers only, never across an await.
-    accounts: Mutex<HashMap<Account, Vec<Written>>>,
+    accounts: Mutex<QuickMap<Account, Vec<Written>>>,
 }
 
 impl Gathered {
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Account, Vec<Written>>> {
+    fn accounts(&self) -> MutexGuard<'_, QuickMap<Account, Vec<Written>>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,7 +91,7 @@ impl Gathered {
         of.into_iter().filter_map(|account| accounts.remove_entry(&account)).collect()
     }
 
-    fn take_all(&self) -> HashMap<Account, Vec<Written>> {
+    fn take_all(&self) -> QuickMap<Account, Vec<Written>> {
         std::mem::take(&mut *self.accounts())
     }
 
@@ -137,8 +137,7 @@ pub async fn run(meter: &Meter, pool: &PgPool, stop: CancellationToken) {
 
 /// Forgets what is too old at `now`. Returns whether more may be left.
 pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
-    let forgetting = store::correspondents::forget_across_tenants(pool, now);
-    timeout(PATIENCE, forgetting).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+    in_time(store::correspondents::forget_across_tenants(pool, now)).await
 }
 
 /// Takes what was gathered to the store, and what the store knows to the meter.
@@ -162,7 +161,9 @@ impl<'a> Keeper<'a> {
     /// If the store does not answer in time: then it is tried again the next time.
     pub async fn turn(&mut self, now: OffsetDateTime) -> store::Result<()> {
         let wanted = self.meter.wanted_correspondents();
-        let soon: HashSet<Account> = wanted.iter().copied().chain(self.meter.followed()).collect();
+        // A relay that is alone knows itself what those have written who are known.
+        let followed = if self.meter.is_alone() { Vec::new() } else { self.meter.followed() };
+        let soon: HashSet<Account> = wanted.iter().copied().chain(followed).collect();
         self.meter.written.put_back(soon.iter().filter_map(|account| self.pending.remove_entry(account)));
         let mut new = self.meter.written.take(soon);
         let known: HashSet<Account> = new.iter().map(|(account, _)| *account).collect();
@@ -198,13 +199,27 @@ impl<'a> Keeper<'a> {
     }
 
     async fn write_pending(&mut self, steps: usize, now: OffsetDateTime) -> store::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let followed: HashSet<Account> = self.meter.followed().into_iter().collect();
         for _ in 0..steps {
             let some: Vec<Account> = self.pending.keys().take(STEP).copied().collect();
             if some.is_empty() {
                 break;
             }
             let some: Vec<New> = some.into_iter().filter_map(|account| self.pending.remove_entry(&account)).collect();
-            self.write(some, now).await?;
+            let (known, others): (Vec<New>, Vec<New>) =
+                some.into_iter().partition(|(account, _)| followed.contains(account));
+            if !known.is_empty()
+                && let Err(error) = self.write(known, now).await
+            {
+                self.meter.written.put_back(others);
+                return Err(error);
+            }
+            if !others.is_empty() {
+                self.note(others, now).await?;
+            }
         }
         Ok(())
     }
@@ -215,7 +230,7 @@ impl<'a> Keeper<'a> {
             let mut connection = self.pool.acquire().await?;
             store::correspondents::add_across_tenants(&mut connection, &some, now).await
         };
-        match timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
+        match in_time(writing).await {
             Ok(known) => {
                 for ((account, _), (correspondents, from)) in some.iter().zip(known) {
                     self.meter.note_correspondents(*account, &correspondents, from, now);
@@ -228,4 +243,17 @@ impl<'a> Keeper<'a> {
             }
         }
     }
+
+    /// Writes some of whom nobody asks. What cannot be written is gathered again.
+    async fn note(&self, some: Vec<New>, now: OffsetDateTime) -> store::Result<()> {
+        let writing = async {
+            let mut connection = self.pool.acquire().await?;
+            store::correspondents::note_across_tenants(&mut connection, &some, now).await
+        };
+        in_time(writing).await.inspect_err(|_| self.meter.written.put_back(some))
+    }
+}
+
+async fn in_time<T>(writing: impl Future<Output = store::Result<T>>) -> store::Result<T> {
+    timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
 }

@@ -9,7 +9,10 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use super::correspondents::Gathered;
 use crate::{
     mail::{
         DomainName, Mailbox,
-        id::{AccountId, OrganizationId, RelayId},
+        id::{AccountId, OrganizationId, QuickMap, RelayId},
     },
     policy::{
         correspondents::{Correspondents, Print, Written},
@@ -63,6 +66,9 @@ pub struct Meter {
     /// A std lock: held for adding up some numbers, never across an await.
     known: Mutex<Known>,
     part_keys: PartKeys,
+    /// Whether no other relay was heard of when that was looked at last: then nobody has to know at once what this one
+    /// counts.
+    is_alone: AtomicBool,
     /// To whom everybody has written since that was written down.
     pub(super) written: Gathered,
 }
@@ -90,7 +96,7 @@ impl PartKeys {
 
 #[derive(Debug, Default)]
 struct Known {
-    organizations: HashMap<OrganizationId, OfOrganization>,
+    organizations: QuickMap<OrganizationId, OfOrganization>,
     /// How many recipients are followed, about.
     followed: usize,
 }
@@ -101,21 +107,21 @@ struct OfOrganization {
     /// How many accounts it has.
     users: u64,
     all: Recent,
-    domains: HashMap<DomainName, Recent>,
-    accounts: HashMap<AccountId, Recent>,
-    no_account: HashMap<DomainName, Recent>,
+    domains: QuickMap<DomainName, Recent>,
+    accounts: QuickMap<AccountId, Recent>,
+    no_account: QuickMap<DomainName, Recent>,
     /// The last turn that was given to whom a limit slows down, and what that was beyond: who comes before that turn
     /// waits behind it.
     turns: HashMap<(Subject, Kind), (OffsetDateTime, Exceeded)>,
     /// What somebody usually sends at which hour, `None` where nothing is usual yet; only of those who send much.
-    usual: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
+    usual: QuickMap<Subject, (OffsetDateTime, Option<Count>)>,
     /// Of whom it has to be found out.
     wanted: HashSet<Subject>,
     /// The same of what somebody sends on busy days, and of which day that is known.
-    busy_days: HashMap<Subject, (OffsetDateTime, Option<Count>)>,
+    busy_days: QuickMap<Subject, (OffsetDateTime, Option<Count>)>,
     wanted_days: HashSet<Subject>,
     /// To whom those have written who write to many.
-    followed: HashMap<AccountId, Followed>,
+    followed: QuickMap<AccountId, Followed>,
     /// How many recipients that is, about.
     recipients_followed: usize,
     /// Of whom it has to be found out, and for which limit and whose mail.
@@ -126,9 +132,9 @@ struct OfOrganization {
     stopped: HashMap<Subject, (OffsetDateTime, String)>,
     /// What administrators are to be told, and when something was put there last.
     news: Vec<News>,
-    noted: HashMap<(Subject, Level), OffsetDateTime>,
+    noted: QuickMap<(Subject, Level), OffsetDateTime>,
     /// Who sends more than is usual: since when without a break, and when last.
-    unusual: HashMap<(Subject, Kind), (OffsetDateTime, OffsetDateTime)>,
+    unusual: QuickMap<(Subject, Kind), (OffsetDateTime, OffsetDateTime)>,
 }
 
 /// An account that writes to many.
@@ -173,6 +179,11 @@ pub struct News {
 }
 
 impl Meter {
+    /// Whether there is no other relay that would have to know what this one counts.
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,7 +204,10 @@ impl Meter {
         let known = known.organizations.entry(sender.organization).or_default();
         let applied = limits.applied(sender, known.users, now);
         let earlier = part.map_or_else(Count::default, |part| known.earlier_parts(part, now));
-        let view = View { known: &*known, outside: message.outside, now, wanted: RefCell::default() };
+        let subject = sender.subject();
+        let of_sender = known.recent(&subject);
+        let view =
+            View { known: &*known, sender: (&subject, of_sender), outside: message.outside, now, wanted: RefCell::default() };
         let exceeded = limit::exceeded(&applied, &view, (message.count, earlier), now);
         let judged = judge(&applied, &exceeded, |applied| view.waits_behind(applied, message.count));
         let wanted = view.wanted.into_inner();
@@ -436,6 +450,8 @@ enum Wanted {
 /// What is known of an organization's senders while one message is judged.
 struct View<'a> {
     known: &'a OfOrganization,
+    /// Whom most limits are about, and what it has sent.
+    sender: (&'a Subject, Option<&'a Recent>),
     outside: &'a [Print],
     now: OffsetDateTime,
     wanted: RefCell<Vec<Wanted>>,
@@ -443,7 +459,8 @@ struct View<'a> {
 
 impl limit::Known for View<'_> {
     fn recent(&self, subject: &Subject) -> Option<&Recent> {
-        self.known.recent(subject)
+        let (sender, of_sender) = self.sender;
+        if subject == sender { of_sender } else { self.known.recent(subject) }
     }
 
     /// Where it is not known for this hour, what was usual an hour ago still is.
@@ -495,7 +512,7 @@ impl View<'_> {
         }
         let before = match window {
             Window::FirstTime => limit::Known::first_time(self, applied)?.known.first_within_day(self.now),
-            _ => self.known.recent(&applied.subject).map_or(0, |recent| recent.within(window, unit, self.now)),
+            _ => limit::Known::recent(self, &applied.subject).map_or(0, |recent| recent.within(window, unit, self.now)),
         };
         Some(Exceeded {
             applied: applied.clone(),
@@ -612,7 +629,7 @@ impl OfOrganization {
 }
 
 /// Copies the name for what is not there yet only: this is done for every message.
-fn add(map: &mut HashMap<DomainName, Recent>, name: &DomainName, at: OffsetDateTime, count: Count) {
+fn add(map: &mut QuickMap<DomainName, Recent>, name: &DomainName, at: OffsetDateTime, count: Count) {
     match map.get_mut(name) {
         Some(recent) => recent.add(at, count),
         None => map.entry(name.clone()).or_default().add(at, count),
@@ -630,8 +647,6 @@ pub struct Reader<'a> {
     /// What is known of others' in the last minutes.
     others: HashMap<Key, Count>,
     is_loaded: bool,
-    /// Whether no other relay was heard of when that was looked at last.
-    is_alone: bool,
     /// When others' counts were read last.
     read_at: Option<OffsetDateTime>,
     /// From when on they are read again, and until when that is so: after the store was away.
@@ -650,7 +665,6 @@ impl<'a> Reader<'a> {
             written: HashMap::new(),
             others: HashMap::new(),
             is_loaded: false,
-            is_alone: false,
             read_at: None,
             catching_up: None,
             pause: EVERY,
@@ -662,11 +676,6 @@ impl<'a> Reader<'a> {
     /// Whether it knows of what was sent before it began.
     pub(super) fn is_loaded(&self) -> bool {
         self.is_loaded
-    }
-
-    /// Whether there is no other relay that would have to know what this one counts.
-    pub(super) fn is_alone(&self) -> bool {
-        self.is_alone
     }
 
     /// Notes what has just been written for this relay.
@@ -693,8 +702,9 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let since = self.since(now);
-        self.is_alone = self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
-        if self.is_alone {
+        let is_alone = self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
+        self.meter.is_alone.store(is_alone, Ordering::Relaxed);
+        if is_alone {
             (self.next, self.read_at) = (begun + self.pause, Some(now));
             return Ok(());
         }

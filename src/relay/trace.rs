@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::journal::Journal;
 use super::metrics::METRICS;
 use crate::{
-    mail::id::{OrganizationId, RelayId},
+    mail::id::{OrganizationId, QuickMap, RelayId},
     store::{
         self,
         message_trace::{Chunk, Event, Gap, Gathering},
@@ -53,7 +53,7 @@ pub struct Trace {
 
 #[derive(Debug, Default)]
 struct Gathered {
-    open: HashMap<OrganizationId, Gathering>,
+    open: QuickMap<OrganizationId, Gathering>,
     full: Vec<(OrganizationId, Gathering)>,
     /// Of all of them, in bytes.
     size: usize,

@@ -8,7 +8,7 @@
 //! is full, see [`MOST_ROWS`].
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     hash::Hash,
     io,
     path::Path,
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     mail::{
         DomainName,
-        id::{AccountId, OrganizationId, RelayId},
+        id::{AccountId, OrganizationId, QuickMap, RelayId},
     },
     policy::{
         facts::Found,
@@ -44,7 +44,7 @@ mod journal;
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
 /// An account that sends to so many recipients within a minute is written down at once, whoever else is there.
-const MANY: i64 = 20;
+const MANY: i64 = 100;
 /// Rows in one transaction.
 const STEP: usize = 2000;
 /// Rows of accounts whose minute is over that are written at a time, so that it takes a part of the time only.
@@ -79,7 +79,7 @@ pub struct Volume {
 
 #[derive(Debug, Default)]
 struct Gathered {
-    minutes: HashMap<(OrganizationId, OffsetDateTime), OfMinute>,
+    minutes: QuickMap<(OrganizationId, OffsetDateTime), OfMinute>,
     /// How many rows of accounts and of everything else there are.
     of_accounts: usize,
     of_others: usize,
@@ -91,11 +91,11 @@ struct Gathered {
 #[derive(Debug, Default)]
 struct OfMinute {
     all: Count,
-    domains: HashMap<DomainName, Count>,
-    accounts: HashMap<AccountId, Count>,
+    domains: QuickMap<DomainName, Count>,
+    accounts: QuickMap<AccountId, Count>,
     /// Those of them that send to many.
     busy: Vec<AccountId>,
-    no_account: HashMap<DomainName, Count>,
+    no_account: QuickMap<DomainName, Count>,
 }
 
 impl OfMinute {
@@ -228,7 +228,7 @@ impl Gathered {
 
 /// Adds to a row, which is made if there is room for one more; returns what it comes to, `None` if there was no room.
 fn add<K: Hash + Eq + Clone>(
-    rows: &mut HashMap<K, Count>,
+    rows: &mut QuickMap<K, Count>,
     key: &K,
     count: Count,
     (there, most): (&mut usize, usize),
@@ -288,6 +288,7 @@ pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
 /// Takes what was gathered to the store.
 pub struct Writer<'a> {
     volume: &'a Volume,
+    meter: &'a Meter,
     pool: &'a PgPool,
     reader: Reader<'a>,
     /// Whether accounts that send to few may wait for the end of their minute while no other relay is there.
@@ -304,7 +305,7 @@ impl<'a> Writer<'a> {
     pub fn of(volume: &'a Volume, meter: &'a Meter, pool: &'a PgPool) -> Self {
         let reader = Reader::of(meter, pool);
         let (pending, lets_wait) = (VecDeque::new(), false);
-        Self { volume, pool, reader, lets_wait, pending, folder: None, journal: None, kept_at: None }
+        Self { volume, meter, pool, reader, lets_wait, pending, folder: None, journal: None, kept_at: None }
     }
 
     /// Accounts that send to few are written once their minute is over, while no other relay is there.
@@ -344,7 +345,7 @@ impl<'a> Writer<'a> {
             // What is written before the past was read would be read as others'.
             return read;
         }
-        let waits_in = (self.lets_wait && self.reader.is_alone()).then(|| minute_of(now));
+        let waits_in = (self.lets_wait && self.meter.is_alone()).then(|| minute_of(now));
         self.write_but(relay, waits_in).await.and(read)
     }
 

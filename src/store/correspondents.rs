@@ -1,6 +1,8 @@
 //! To whom accounts have written of late: added by relays, read by them and by pages. What it means is
 //! `policy::correspondents`'s, when it is written `relay::correspondents`'s.
 
+use std::collections::HashSet;
+
 use sqlx::{Connection, PgConnection, PgExecutor};
 use time::{Date, Duration, OffsetDateTime, macros::date};
 use uuid::Uuid;
@@ -24,38 +26,124 @@ pub type Known = (Correspondents, OffsetDateTime);
 /// Adds to whom these have written, and says to whom they have altogether, by all relays; in their order. The same may be
 /// added twice. Of most nothing new is said, and nothing is written.
 pub async fn add_across_tenants(db: &mut PgConnection, new: &[New], now: OffsetDateTime) -> Result<Vec<Known>> {
-    let mut all = known(&mut *db, new).await?;
-    let mut changed = Vec::new();
-    for ((correspondents, _), (account, written)) in all.iter_mut().zip(new) {
-        correspondents.forget(now);
-        if correspondents.write(written.iter().copied()) {
-            changed.push((*account, written.clone()));
+    let (mut all, from): (Vec<_>, Vec<_>) = noted_from(&mut *db, new).await?.into_iter().unzip();
+    add(db, new, &mut all, now).await?;
+    Ok(all.into_iter().map(Option::unwrap_or_default).zip(from).collect())
+}
+
+/// The same where nobody asks to whom they have written altogether.
+pub async fn note_across_tenants(db: &mut PgConnection, new: &[New], now: OffsetDateTime) -> Result<()> {
+    let mut all = noted(&mut *db, new).await?;
+    add(db, new, &mut all, now).await
+}
+
+/// Adds to what is known of these, in the store and in `all`, which is as the store had it.
+async fn add(
+    db: &mut PgConnection,
+    new: &[New],
+    all: &mut [Option<Correspondents>],
+    now: OffsetDateTime,
+) -> Result<()> {
+    let (mut first, mut more) = (Vec::new(), Vec::new());
+    for (place, (known, (_, written))) in all.iter_mut().zip(new).enumerate() {
+        let changed = if known.is_some() { &mut more } else { &mut first };
+        let known = known.get_or_insert_default();
+        known.forget(now);
+        if known.write(written.iter().copied()) {
+            changed.push(place);
         }
-    }
-    if changed.is_empty() {
-        return Ok(all);
     }
     // In the order of the keys, so that relays wait for one another and never both.
-    changed.sort_by_key(|(account, _)| *account);
-    let written = write(db, &changed, now).await?;
-    for ((correspondents, _), (account, _)) in all.iter_mut().zip(new) {
-        if let Ok(place) = changed.binary_search_by_key(account, |(account, _)| *account) {
-            correspondents.clone_from(&written[place]);
+    first.sort_by_key(|place| new[*place].0);
+    if !first.is_empty() {
+        let inserted = insert(&mut *db, new, all, &first).await?;
+        // Another relay has just written of the others.
+        more.extend(first.into_iter().filter(|place| !inserted.contains(&new[*place].0)));
+    }
+    more.sort_by_key(|place| new[*place].0);
+    if !more.is_empty() {
+        let changed: Vec<New> = more.iter().map(|place| new[*place].clone()).collect();
+        for (place, known) in more.into_iter().zip(update(db, &changed, now).await?) {
+            all[place] = Some(known);
         }
     }
-    Ok(all)
+    Ok(())
+}
+
+/// Writes of accounts of which nothing was known. Returns those that there was nothing of still.
+async fn insert(
+    db: &mut PgConnection,
+    new: &[New],
+    all: &[Option<Correspondents>],
+    first: &[usize],
+) -> Result<HashSet<(OrganizationId, AccountId)>> {
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) =
+        first.iter().map(|place| new[*place].0).map(|(organization, account)| (organization.0, account.0)).unzip();
+    let (bytes, days) = stored(first.iter().filter_map(|place| all[*place].as_ref()));
+    let rows = sqlx::query!(
+        r#"
+        insert into correspondents (organization_id, account_id, known, written_on)
+        select asked.organization_id, asked.account_id, asked.known, asked.written_on
+        from unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::date[])
+             as asked (organization_id, account_id, known, written_on)
+        join organization on organization.id = asked.organization_id
+        order by 1, 2
+        on conflict do nothing
+        returning organization_id as "organization: OrganizationId", account_id as "account: AccountId"
+        "#,
+        &organizations,
+        &ids,
+        &bytes,
+        &days,
+    );
+    rows.map(|row| (row.organization, row.account)).fetch_all(db).await.map(HashSet::from_iter)
+}
+
+/// As they stand in the store: what is known, and on which day anybody was written to last.
+fn stored<'a>(known: impl Iterator<Item = &'a Correspondents>) -> (Vec<Vec<u8>>, Vec<Date>) {
+    known.map(|known| (known.to_bytes(), day(known.last_day()))).unzip()
 }
 
 fn columns(accounts: &[New]) -> (Vec<Uuid>, Vec<Uuid>) {
     accounts.iter().map(|((organization, account), _)| (organization.0, account.0)).unzip()
 }
 
-fn decoded(known: Option<&[u8]>) -> Result<Correspondents> {
-    Correspondents::from_bytes(known.unwrap_or_default()).map_err(|error| sqlx::Error::Decode(error.into()))
+fn decoded(known: &[u8]) -> Result<Correspondents> {
+    Correspondents::from_bytes(known).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// To whom these have written, in their order.
+async fn noted(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<Option<Correspondents>>> {
+    let (organizations, ids) = columns(accounts);
+    let rows = sqlx::query!(
+        r#"
+        select asked.position as "position!", found.known
+        from unnest($1::uuid[], $2::uuid[]) with ordinality as asked (organization_id, account_id, position)
+        join correspondents found
+            on found.organization_id = asked.organization_id and found.account_id = asked.account_id
+        "#,
+        &organizations,
+        &ids,
+    );
+    let mut known = vec![None; accounts.len()];
+    for row in rows.fetch_all(db).await? {
+        if let Some(place) = usize::try_from(row.position - 1).ok().and_then(|place| known.get_mut(place)) {
+            *place = Some(decoded(&row.known)?);
+        }
+    }
+    Ok(known)
 }
 
 /// To whom these have written, and from when on that is known, in their order.
 pub(super) async fn known(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<Known>> {
+    let found = noted_from(db, accounts).await?.into_iter();
+    Ok(found.map(|(known, from)| (known.unwrap_or_default(), from)).collect())
+}
+
+async fn noted_from(
+    db: &mut PgConnection,
+    accounts: &[New],
+) -> Result<Vec<(Option<Correspondents>, OffsetDateTime)>> {
     let (organizations, ids) = columns(accounts);
     let rows = sqlx::query!(
         r#"
@@ -73,33 +161,19 @@ pub(super) async fn known(db: &mut PgConnection, accounts: &[New]) -> Result<Vec
         sqlx::postgres::types::PgInterval { months: 0, days: HISTORY.whole_days() as i32, microseconds: 0 },
     );
     // Of an organization that is gone nothing is known.
-    let mut known = vec![(Correspondents::default(), OffsetDateTime::UNIX_EPOCH); accounts.len()];
+    let mut known = vec![(None, OffsetDateTime::UNIX_EPOCH); accounts.len()];
     for row in rows.fetch_all(db).await? {
         if let Some(place) = usize::try_from(row.position - 1).ok().and_then(|place| known.get_mut(place)) {
-            *place = (decoded(row.known.as_deref())?, row.known_from);
+            *place = (row.known.as_deref().map(decoded).transpose()?, row.known_from);
         }
     }
     Ok(known)
 }
 
 /// Adds to what stands there now, which another relay may have added to; forgets what is too old of them.
-async fn write(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> Result<Vec<Correspondents>> {
+async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> Result<Vec<Correspondents>> {
     let (organizations, ids) = columns(changed);
     let mut transaction = db.begin().await?;
-    sqlx::query!(
-        r#"
-        insert into correspondents (organization_id, account_id)
-        select asked.organization_id, asked.account_id
-        from unnest($1::uuid[], $2::uuid[]) as asked (organization_id, account_id)
-        join organization on organization.id = asked.organization_id
-        order by 1, 2
-        on conflict do nothing
-        "#,
-        &organizations,
-        &ids,
-    )
-    .execute(&mut *transaction)
-    .await?;
     let rows = sqlx::query!(
         r#"
         select organization_id as "organization: OrganizationId", account_id as "account: AccountId", known
@@ -114,15 +188,14 @@ async fn write(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> R
     for row in rows.fetch_all(&mut *transaction).await? {
         let account = (row.organization, row.account);
         if let Ok(place) = changed.binary_search_by_key(&account, |(account, _)| *account) {
-            known[place] = decoded(Some(&row.known))?;
+            known[place] = decoded(&row.known)?;
         }
     }
     for (known, (_, written)) in known.iter_mut().zip(changed) {
         known.forget(now);
         known.write(written.iter().copied());
     }
-    let bytes: Vec<Vec<u8>> = known.iter().map(Correspondents::to_bytes).collect();
-    let days: Vec<Date> = known.iter().map(|known| day(known.last_day())).collect();
+    let (bytes, days) = stored(known.iter());
     sqlx::query!(
         r#"
         update correspondents set known = new.known, written_on = new.written_on

@@ -14,7 +14,7 @@ use super::peer::{Peer, PeerKey};
 use crate::{
     mail::{
         GatewayAddress,
-        id::{GatewayId, OrganizationId},
+        id::{GatewayId, OrganizationId, QuickMap},
     },
     policy::{
         fault::Stage,
@@ -31,7 +31,7 @@ pub struct Health {
     began: Instant,
     back_off: BackOff,
     /// A std lock: held for look-ups only, never across an await.
-    peers: Mutex<HashMap<PeerKey, State>>,
+    peers: Mutex<QuickMap<PeerKey, State>>,
     recovered: Mutex<Vec<(OrganizationId, GatewayId)>>,
     /// Something was added to `recovered`.
     recovery: Notify,
@@ -175,7 +175,7 @@ impl Health {
         Self { began: Instant::now(), back_off, peers, recovered, recovery }
     }
 
-    fn peers(&self) -> MutexGuard<'_, HashMap<PeerKey, State>> {
+    fn peers(&self) -> MutexGuard<'_, QuickMap<PeerKey, State>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

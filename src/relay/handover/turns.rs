@@ -2,14 +2,16 @@
 //! senders. Between whoever waits and the connections that `pool` gives out in the order of their coming.
 
 use std::{
-    collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{mail::id::OrganizationId, store::queue::Sender};
+use crate::{
+    mail::id::{OrganizationId, QuickMap},
+    store::queue::Sender,
+};
 
 /// How many of one sender stand in front, with all others' first ones. One would be fairest, and would leave
 /// connections unused for the moment in which the next comes forward.
@@ -42,7 +44,7 @@ impl Turns {
 
 /// Those lines that somebody stands in. A std lock: held for a look-up.
 #[derive(Debug)]
-struct Lines<K>(Mutex<HashMap<K, Arc<Semaphore>>>);
+struct Lines<K>(Mutex<QuickMap<K, Arc<Semaphore>>>);
 
 impl<K> Default for Lines<K> {
     fn default() -> Self {
@@ -60,7 +62,7 @@ struct Place<'a, K: Hash + Eq + Copy> {
 }
 
 impl<K: Hash + Eq + Copy> Lines<K> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Semaphore>>> {
+    fn lock(&self) -> MutexGuard<'_, QuickMap<K, Arc<Semaphore>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
