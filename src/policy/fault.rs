@@ -86,6 +86,18 @@ pub fn takes_no_more_recipients(reply: &Reply) -> bool {
     }
 }
 
+/// Whether a server that puts one message after the other off with this may do so whatever they are, and takes none. What
+/// is said of a mailbox, of content or of policy (RFC 3463 §3: 1, 2, 6 and 7) is about the message; so may be what is said
+/// of a recipient without such a code, as servers do that want to be asked twice.
+pub fn may_be_about_itself(stage: Stage, reply: Option<&Reply>) -> bool {
+    let Some(reply) = reply else { return true };
+    match reply.enhanced {
+        Some(EnhancedStatus(_, 3 | 4, _)) => true,
+        Some(EnhancedStatus(_, subject, _)) => stage != Stage::Recipient && matches!(subject, 0 | 5),
+        None => stage != Stage::Recipient,
+    }
+}
+
 /// A refusal of size (RFC 1870 §6.1) or of content (RFC 3463 §3.7).
 fn is_about_the_message(reply: &Reply) -> bool {
     match reply.enhanced {

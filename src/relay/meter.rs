@@ -702,9 +702,9 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let since = self.since(now);
-        let is_alone = self.is_loaded && !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
+        let is_alone = !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
         self.meter.is_alone.store(is_alone, Ordering::Relaxed);
-        if is_alone {
+        if is_alone && self.is_loaded {
             (self.next, self.read_at) = (begun + self.pause, Some(now));
             return Ok(());
         }

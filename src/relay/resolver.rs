@@ -108,7 +108,8 @@ impl Resolver {
             Self::Fixed(names) => names.addresses.get(host).cloned().unwrap_or_default(),
             Self::Dns(dns) => match dns.lookup_ip(absolute(host)).await {
                 Ok(found) => found.iter().collect(),
-                Err(error) if is_definite(&error) => Vec::new(),
+                // Of two look-ups that fail only the one for IPv4 is told: the other one may just not have been answered.
+                Err(error) if is_definite(&error) => ipv6_addresses(dns, host).await?,
                 Err(error) => return Err(LookUpError::Unavailable(host.to_owned(), error.to_string())),
             },
         };
@@ -142,6 +143,18 @@ impl Resolver {
         found.truncate(MAX_EXCHANGES);
         let exchange = |(preference, host)| Exchange { preference, host };
         Ok(Exchanges::Hosts(found.into_iter().map(exchange).collect()))
+    }
+}
+
+async fn ipv6_addresses(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, LookUpError> {
+    let address = |data: &RData| match data {
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    };
+    match dns.ipv6_lookup(absolute(host)).await {
+        Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| address(&record.data)).collect()),
+        Err(error) if is_definite(&error) => Ok(Vec::new()),
+        Err(error) => Err(LookUpError::Unavailable(host.to_owned(), error.to_string())),
     }
 }
 

@@ -46,6 +46,8 @@ struct State {
     /// When it accepted a verification's recipient though it had refused another.
     vouched_at: Option<Instant>,
     failing: Option<Failing>,
+    /// What it has put off since it took a message last.
+    put_off: Option<PutOff>,
     last_failure: Option<(OffsetDateTime, String)>,
     /// When it was last reached without mail.
     reached_at: Option<Instant>,
@@ -115,6 +117,19 @@ impl State {
     }
 }
 
+/// Attempts that were put off in a row.
+#[derive(Debug, Clone, Copy)]
+struct PutOff {
+    since: OffsetDateTime,
+    last: OffsetDateTime,
+    times: u32,
+}
+
+/// Who puts off so many in a row, for so long, does so whatever the message is.
+const PUT_OFF_IN_A_ROW: u32 = 10;
+const PUT_OFF_FOR: time::Duration = time::Duration::MINUTE;
+/// After a longer pause a row begins anew: one message alone that is tried again and again makes none.
+const PUT_OFF_PAUSE: time::Duration = time::Duration::minutes(10);
 /// After so long without traffic a gateway is not shown any more.
 const QUIET: Duration = Duration::from_secs(60 * 60);
 /// For so long a gateway is not asked again whether it takes our mail.
@@ -240,6 +255,7 @@ impl Health {
         };
         state.accepted_at = Some(Instant::now());
         state.refuses_us = false;
+        state.put_off = None;
         state.touched_at = state.accepted_at;
         state.count(peer, |counted| {
             counted.traffic.accepted += 1;
@@ -248,6 +264,24 @@ impl Health {
         if state.failing.is_some() {
             self.recover(peer, state);
         }
+    }
+
+    /// It has put a message off, or broken off inside of it. Returns how often in a row if that is no longer about any
+    /// message: it takes none, and is failing.
+    pub fn put_off(&self, peer: &Peer, now: OffsetDateTime) -> Option<u32> {
+        if peer.is_recipients_server() {
+            return None;
+        }
+        let mut peers = self.peers();
+        let state = peers.entry(peer.key.clone()).or_default();
+        let row = state.put_off.filter(|row| (now - row.last).abs() < PUT_OFF_PAUSE);
+        let PutOff { since, times, .. } = row.unwrap_or(PutOff { since: now, last: now, times: 0 });
+        let row = PutOff { since, last: now, times: times.saturating_add(1) };
+        state.put_off = Some(row);
+        // The one that asks for all others has heard what they would.
+        let is_failing_so = state.failing.as_ref().is_some_and(|failing| !failing.is_out_of_reach());
+        let is_each = row.times >= PUT_OFF_IN_A_ROW && now - since >= PUT_OFF_FOR;
+        (is_failing_so || is_each).then_some(row.times)
     }
 
     /// A connection was made to it, with a certificate that is valid as long as this.

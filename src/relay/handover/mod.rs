@@ -41,7 +41,7 @@ use crate::{
     mail::Reply,
     policy::{
         connections::asks_for_fewer,
-        fault::{self, Fault, Stage, fault, takes_no_more_recipients},
+        fault::{self, Fault, Stage, fault, may_be_about_itself, takes_no_more_recipients},
         retry::BackOff,
     },
 };
@@ -465,6 +465,7 @@ impl Handover {
         if answers.iter().any(|reply| asks_for_fewer(Stage::Recipient, reply)) {
             transaction.slot.pushed_back();
         }
+        let put_off = answers.first().cloned();
         transaction.recipients = answers.into_iter().map(answer).collect();
         if transaction.recipients.contains(&RecipientAnswer::Accepted) {
             return Begun::Open(Box::new(transaction));
@@ -472,14 +473,13 @@ impl Handover {
         let through = transaction.through();
         transaction.slot.keep(transaction.connection);
         let refused = transaction.recipients.iter().any(|answer| matches!(answer, RecipientAnswer::Refused(_)));
-        match against_us {
-            Some(reply) if !refused => {
-                let failure = Failure::reply(Stage::Recipient, reply);
-                let failed = self.failed(&transaction.peer, failure, now);
-                Begun::Failed(Failed { through: Some(through), ..failed })
+        if let Some(reply) = against_us.or(put_off).filter(|_| !refused) {
+            let failed = self.failed(&transaction.peer, Failure::reply(Stage::Recipient, reply), now);
+            if failed.fault == Fault::Gateway {
+                return Begun::Failed(Failed { through: Some(through), ..failed });
             }
-            _ => Begun::Answered(transaction.peer, through, transaction.recipients),
         }
+        Begun::Answered(transaction.peer, through, transaction.recipients)
     }
 
     /// A gateway that has taken mail and now refuses every recipient as a server does that does not know us: perhaps it
@@ -608,6 +608,7 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
     let Failure { stage, answer } = failure;
     let side = side(peer, health);
     let is_ours = matches!(answer, Answer::Ours(_));
+    let says_nothing = is_ours || matches!(&answer, Answer::Trouble(trouble) if trouble.is_ours());
     let (fault, reply, reason) = match answer {
         Answer::Reply(reply) => {
             (fault(stage, Some(&reply), side), Some(reply.clone()), format!("{peer} said: {reply}"))
@@ -620,6 +621,12 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
             (fault(stage, None, side), None, reason)
         }
         Answer::Trouble(trouble) => (fault(stage, None, side), None, format!("{peer}: {trouble}")),
+    };
+    // What every message hears is about none of them.
+    let is_put_off = fault == Fault::Transient && !says_nothing && may_be_about_itself(stage, reply.as_ref());
+    let (fault, reason) = match is_put_off.then(|| health.put_off(peer, now)).flatten() {
+        Some(times) => (Fault::Gateway, format!("{reason}; it puts everything off, {times} times in a row")),
+        None => (fault, reason),
     };
     let until = (fault == Fault::Gateway).then(|| health.failed(peer, stage, &reason, now));
     Failed { peer: peer.clone(), through: None, fault, stage, reply, is_ours, reason, until }

@@ -270,7 +270,10 @@ impl Session {
     pub fn encrypted(&mut self) {
         self.encrypted = true;
         self.hello = None;
-        self.state = State::Waiting;
+        // A client that was turned away before it could be told stays so (421 where TLS comes first).
+        if !matches!(self.state, State::Closed) {
+            self.state = State::Waiting;
+        }
         self.line = LineReader::default();
     }
 

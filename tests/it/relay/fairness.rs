@@ -7,16 +7,17 @@ use outgate::{
     mail::id::{AccountId, GatewayId},
     policy::facts::{DomainFacts, Gateway as GatewayFacts, TlsMode},
     relay::message::Message,
-    store,
+    store::{self, gateway::PointerScope},
 };
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Gateway, Sending,
+    Gateway, Installation, Sending, SmtpClient,
     gateway::{At, Fault},
     sending::{Options, names},
+    world::World,
 };
 
 /// Gives the mail domain fast.acme.example a gateway of its own.
@@ -38,6 +39,28 @@ fn point_domain(sending: &Sending, gateway: &Gateway) {
             Some(DomainFacts { organization, gateway, awaits_gateway: false, inbound_host: None }),
         );
     });
+}
+
+#[sqlx::test]
+async fn a_client_in_the_middle_of_a_message_holds_no_connection_to_its_gateway(owner: PgPool) {
+    let installation = Installation::on(owner);
+    let acme = installation.organization("acme").await;
+    let gateway = Gateway::start().await;
+    installation.set_gateway(&acme, &PointerScope::Organization, &gateway.address.to_string()).await;
+    let world = World::start(&installation).await;
+    let mut slow = SmtpClient::greeted(world.submission).await;
+    for command in ["EHLO slow.example", "MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA"] {
+        assert!(slow.say(command).await.starts_with(['2', '3']));
+    }
+    slow.send(b"Subject: half\r\n\r\nHalf of it").await;
+    let mut quick = SmtpClient::greeted(world.submission).await;
+    assert_eq!(gateway.connections(), 0);
+    assert!(quick.submit("ann@acme.example", "bob@far.example", "x").await.starts_with("250 "));
+    assert_eq!(gateway.connections(), 1, "the one that is used again");
+    slow.send(b"\r\n.\r\n").await;
+    assert!(slow.reply().await.starts_with("250 "));
+    assert_eq!((gateway.received(2).await.len(), gateway.connections()), (2, 1));
+    world.stop().await;
 }
 
 #[sqlx::test]

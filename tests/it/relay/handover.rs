@@ -270,6 +270,11 @@ async fn content_that_the_gateway_cannot_take_is_refused_and_never_converted(db:
     let about = format!("gateway {}: it does not take", gateway.address);
     assert!(reply.to_string().starts_with(&format!("554 5.6.7 {about} internationalized mail")), "{reply}");
 
+    let mut addressed = sending.message(&["böb@elsewhere.example"]);
+    addressed.envelope.parameters.smtputf8 = true;
+    let reply = sending.transfer.accept(addressed).await;
+    assert!(reply.to_string().starts_with(&format!("554 5.6.7 {about} internationalized mail")), "{reply}");
+
     let eight_bit = sending.message_with(&["bob@elsewhere.example"], "Subject: hello\r\n\r\nGrüße.\r\n");
     let reply = sending.transfer.accept(eight_bit).await;
     assert!(reply.to_string().starts_with(&format!("554 5.6.3 {about} 8-bit content")), "{reply}");

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 
+use hickory_resolver::proto::{op::ResponseCode, rr::RecordType};
 use outgate::relay::resolver::{Exchanges, FixedNames, Resolver};
 use sqlx::PgPool;
 
 use crate::support::{
     Gateway, Sending,
-    dns::Dns,
+    dns::{Dns, DnsFault},
     gateway::{At, Fault},
     sending::{Options, names},
 };
@@ -98,6 +99,21 @@ async fn mail_that_waits_for_a_server_goes_through_a_gateway_that_is_set_meanwhi
     sending.set_gateway(Some(&gateway.address.to_string()));
     sending.step_after(5).await;
     assert_eq!(gateway.received(1).await.len(), 1);
+}
+
+#[sqlx::test]
+async fn a_look_up_that_was_not_answered_is_no_domain_that_does_not_exist(db: PgPool) {
+    let dns = Dns::start(&[("six.example", "AAAA ::1")]).await;
+    let options = Options { dns: Some(dns.address), ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    for kind in [RecordType::AAAA, RecordType::A, RecordType::MX] {
+        dns.fails(Some(DnsFault::SaysOf(kind, ResponseCode::ServFail)));
+        sending.transfer.accept(sending.message(&["a@six.example"])).await;
+    }
+    sending.queue.settled().await;
+    let waiting = sending.waiting().await;
+    assert_eq!(waiting.len(), 3, "{waiting:?}");
+    assert!(waiting.iter().all(|row| row.state == "waiting"), "{waiting:?}");
 }
 
 #[sqlx::test]

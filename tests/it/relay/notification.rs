@@ -12,6 +12,7 @@ use sqlx::PgPool;
 use crate::support::{
     Gateway, Sending,
     gateway::{At, Received},
+    log::Log,
     sending::Options,
 };
 
@@ -184,6 +185,7 @@ async fn notifications_go_to_the_inbound_host_of_the_senders_domain(db: PgPool) 
 
 #[sqlx::test]
 async fn a_notification_that_nobody_takes_or_that_comes_back_to_us_ends_there(db: PgPool) {
+    let log = Log::capture();
     let addresses = crate::support::sending::names(&[("acme.example", "127.0.0.1")], &[]);
     let mx = Gateway::start().await;
     let options = Options { mx_port: mx.address.port(), names: addresses, ..Options::default() };
@@ -201,6 +203,9 @@ async fn a_notification_that_nobody_takes_or_that_comes_back_to_us_ends_there(db
         assert!(sending.waiting().await.is_empty(), "{answer}: {:?}", sending.waiting().await);
         assert!(mx.connections() <= before + 1 && mx.so_far().is_empty());
     }
+    let said = log.with("a message without a sender was given up");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said.iter().all(|line| line.contains(&format!("organization={}", sending.organization))), "{said:?}");
 }
 
 #[sqlx::test]

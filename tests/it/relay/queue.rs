@@ -72,6 +72,104 @@ async fn one_message_asks_a_failing_gateway_for_all_that_wait(db: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_gateway_that_puts_everything_off_is_failing_and_one_message_asks_it_for_all(db: PgPool) {
+    let sending = Sending::on(db).await;
+    for (at, said) in [(At::Mail, "451 4.3.2 the archive is full"), (At::Dot, "452 4.3.1 no room"), (At::Rcpt, "451 4.3.5 no")] {
+        let gateway = Gateway::start().await;
+        gateway.says(at, said);
+        sending.set_gateway(Some(&gateway.address.to_string()));
+        let health = sending.handover.health();
+        let failing = || {
+            let of = |reason: String| reason.starts_with(&format!("gateway {} ", gateway.address)).then_some(reason);
+            health.failing_gateways().into_iter().find_map(|(_, failing)| of(failing.reason))
+        };
+        for _ in 0..12 {
+            assert_eq!(sending.send().await.code, 250);
+        }
+        assert_eq!(failing(), None, "a moment says little");
+        sending.step_after(3).await;
+        let reason = failing().unwrap();
+        assert!(reason.contains(said) && reason.contains("; it puts everything off, 1"), "{reason}");
+
+        let attempts = async || sending.waiting().await.iter().map(|row| row.attempts).sum::<i32>();
+        let charged = attempts().await;
+        for minutes in [10, 20, 60, 120] {
+            sending.step_after(minutes).await;
+        }
+        assert_eq!(attempts().await, charged, "no message is to blame");
+        gateway.works_again();
+        sending.step_after(200).await;
+        sending.step_after(201).await;
+        assert_eq!(gateway.received(12).await.len(), 12, "{said}");
+        assert_eq!(failing(), None);
+    }
+}
+
+#[sqlx::test]
+async fn what_is_put_off_for_itself_holds_up_no_other_mail_however_often(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.answers_recipient("bob@elsewhere.example", "450 4.2.2 his mailbox is full");
+    gateway.answers_recipient("cy@elsewhere.example", "451 4.7.1 greylisted");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    for to in ["bob@elsewhere.example", "cy@elsewhere.example"].repeat(10) {
+        sending.transfer.accept(sending.message(&[to])).await;
+    }
+    for minutes in [2, 5, 12] {
+        sending.step_after(minutes).await;
+    }
+    assert!(sending.handover.health().failing_gateways().is_empty());
+    let reply = sending.transfer.accept(sending.message(&["dora@elsewhere.example"])).await;
+    assert_eq!(reply.to_string(), "250 2.0.0 kept as 4711");
+}
+
+#[sqlx::test]
+async fn one_message_that_breaks_its_gateway_is_no_failing_gateway(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Closes);
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    sending.send().await;
+    for minutes in [2, 5, 10, 20, 40, 80, 150, 220, 300, 370, 440, 510, 580] {
+        sending.step_after(minutes).await;
+    }
+    assert!(sending.waiting().await[0].attempts > 10);
+    assert!(sending.handover.health().failing_gateways().is_empty());
+}
+
+#[sqlx::test]
+async fn the_lease_of_a_message_is_renewed_as_long_as_its_attempt_takes(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.fails(At::Dot, Fault::Stalls);
+    let options = Options { lease: Duration::from_millis(400), handover: false, ..Options::default() };
+    let sending = Sending::with(db, options).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    let (one, other) = (sending.queue.clone(), sending.another().queue);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { tokio::join!(one.run(stop.clone()), other.run(stop)) }
+    });
+    assert_eq!(sending.send().await.code, 250);
+    gateway.stalled(1).await;
+    let ends = async || -> time::OffsetDateTime {
+        let ends = "select next_attempt_at from queued_message where lease_token is not null";
+        sqlx::query_scalar(ends).fetch_one(&sending.owner).await.unwrap()
+    };
+    let first = ends().await;
+    // Three times as long as the lease was.
+    let renewed = async { while ends().await < first + time::Duration::milliseconds(1200) {} };
+    timeout(HAPPENS_WITHIN, renewed).await.expect("the lease is renewed");
+    gateway.works_again();
+    gateway.go_on();
+    let is_done = async { while !sending.waiting().await.is_empty() {} };
+    timeout(HAPPENS_WITHIN, is_done).await.expect("it is recorded");
+    assert_eq!(gateway.received(1).await.len(), 1, "nobody else has sent it meanwhile");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[sqlx::test]
 async fn new_mail_is_handed_over_again_once_the_gateway_works(db: PgPool) {
     let gateway = Gateway::start().await;
     gateway.fails(At::Greeting, Fault::Closes);

@@ -97,6 +97,29 @@ async fn a_credential_counts_as_soon_as_its_change_is_live(owner: PgPool) {
 }
 
 #[sqlx::test]
+async fn a_dot_between_bare_line_feeds_that_are_made_whole_ends_no_message_at_the_gateway(owner: PgPool) {
+    let certificate = Certificate::new();
+    let (installation, acme, gateway, world) = scene(owner, &certificate).await;
+    let limits = Limits { allow_bare_line_feeds: true, ..Limits::default() };
+    let (_, user_name, secret) = installation.credential(&acme, limits).await;
+    until_live(&installation, installation.latest_revision().await).await;
+    let mut client = SmtpClient::encrypted(world.submission, &certificate.client()).await;
+    assert_eq!(client.sign_in(&user_name, &secret).await, "235 2.7.0 Signed in\r\n");
+    for command in ["MAIL FROM:<ann@acme.example>", "RCPT TO:<bob@far.example>", "DATA"] {
+        assert!(client.say(command).await.starts_with(['2', '3']));
+    }
+    client.send(b"Subject: x\n\nfirst\n.\nMAIL FROM:<eve@acme.example>\n..\nlast\r\n.\r\n").await;
+    assert!(client.reply().await.starts_with("250 "));
+    assert!(client.say("NOOP").await.starts_with("250 "));
+    let received = gateway.received(1).await;
+    let content = String::from_utf8_lossy(&received[0].content);
+    let sent = "Subject: x\r\n\r\nfirst\r\n.\r\nMAIL FROM:<eve@acme.example>\r\n..\r\nlast\r\n";
+    assert!(content.ends_with(sent), "{content:?}");
+    assert!(received.len() == 1 && received[0].reverse_path == "ann@acme.example", "{received:?}");
+    world.stop().await;
+}
+
+#[sqlx::test]
 async fn one_signs_in_and_sends_while_the_store_is_away(owner: PgPool) {
     let certificate = Certificate::new();
     let installation = Installation::on(owner.clone());

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outgate::{
-    policy::{facts::RoutingFacts, sign_in_limit::MOST_OF_NAME},
+    policy::{facts::RoutingFacts, routing::PlatformDefault, sign_in_limit::MOST_OF_NAME},
     relay::{routing_table::RoutingTable, settings::Settings},
 };
 use tokio::io::AsyncReadExt;
@@ -47,6 +47,19 @@ async fn mail_is_submitted_by_who_signs_in_over_tls_however_it_begins() {
     let accepted = reception.accepted();
     assert_eq!([&accepted[0].content[..], &accepted[1].content], [b"one\r\n", b"two\r\n"]);
     assert!(accepted.iter().all(|message| message.received.contains(" with ESMTPSA id ")), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_serve_yet_says_so_behind_the_handshake_and_closes() {
+    let certificate = Certificate::new();
+    let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(3600)));
+    let tls = Some(certificate.server());
+    let reception = Reception::with(table, |settings| settings.tls = tls, || async { queued() }).await;
+    let connection = SmtpClient::connect(reception.encrypted.unwrap()).await;
+    let mut client = connection.encrypt(&certificate.client()).await.unwrap();
+    let said = client.reply().await;
+    assert!(said.starts_with("421 4.3.2 "), "{said}");
+    assert_eq!(client.reply().await, "", "it does not wait for anything more");
 }
 
 #[tokio::test]

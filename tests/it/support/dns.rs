@@ -17,6 +17,8 @@ use tokio::{net::UdpSocket, task::JoinHandle};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsFault {
     Says(ResponseCode),
+    /// It says so where it is asked for this.
+    SaysOf(RecordType, ResponseCode),
     Silent,
     Garbage,
     /// It says that the answer is too long for a datagram, and takes no connections.
@@ -98,7 +100,10 @@ impl Shared {
             Some(DnsFault::Garbage) => return Some(b"garbage".to_vec()),
             Some(DnsFault::TooLong) => response.metadata.truncation = true,
             Some(DnsFault::Says(code)) => response.metadata.response_code = code,
-            Some(DnsFault::Slow) | None => self.add_records(&mut response, &name, query.query_type()),
+            Some(DnsFault::SaysOf(kind, code)) if kind == query.query_type() => {
+                response.metadata.response_code = code;
+            }
+            Some(DnsFault::Slow | DnsFault::SaysOf(..)) | None => self.add_records(&mut response, &name, query.query_type()),
         }
         response.to_vec().ok()
     }
