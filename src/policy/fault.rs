@@ -56,7 +56,7 @@ pub enum Fault {
 pub fn fault(stage: Stage, reply: Option<&Reply>, peer: Peer) -> Fault {
     let gateway = matches!(peer, Peer::Gateway { .. });
     let Some(reply) = reply else {
-        // Whoever breaks off inside a message may do so because of that message: others are not held up by it.
+        // Whoever breaks off inside a message may do so because of that message: it holds up no others by itself.
         return if gateway && stage < Stage::Content { Fault::Gateway } else { Fault::Transient };
     };
     // RFC 5321 §3.8: 421 closes the channel, whatever was asked.
@@ -87,14 +87,15 @@ pub fn takes_no_more_recipients(reply: &Reply) -> bool {
 }
 
 /// Whether a server that puts one message after the other off with this may do so whatever they are, and takes none. What
-/// is said of a mailbox, of content or of policy (RFC 3463 §3: 1, 2, 6 and 7) is about the message; so may be what is said
-/// of a recipient without such a code, as servers do that want to be asked twice.
+/// is said of a mailbox, of content or of policy (RFC 3463 §3: 1, 2, 6 and 7), of size (RFC 1870 §6.1) or of what the
+/// message needs is about the message; so may be what is said of a recipient but of the server itself, as servers do that
+/// want to be asked twice or look at where it leads.
 pub fn may_be_about_itself(stage: Stage, reply: Option<&Reply>) -> bool {
     let Some(reply) = reply else { return true };
     match reply.enhanced {
-        Some(EnhancedStatus(_, 3 | 4, _)) => true,
-        Some(EnhancedStatus(_, subject, _)) => stage != Stage::Recipient && matches!(subject, 0 | 5),
-        None => stage != Stage::Recipient,
+        Some(EnhancedStatus(_, 3, detail)) => !matches!(detail, 3 | 4),
+        Some(EnhancedStatus(_, subject, _)) => stage != Stage::Recipient && matches!(subject, 0 | 4 | 5),
+        None => stage != Stage::Recipient && reply.code != 452,
     }
 }
 

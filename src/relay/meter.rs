@@ -206,8 +206,13 @@ impl Meter {
         let earlier = part.map_or_else(Count::default, |part| known.earlier_parts(part, now));
         let subject = sender.subject();
         let of_sender = known.recent(&subject);
-        let view =
-            View { known: &*known, sender: (&subject, of_sender), outside: message.outside, now, wanted: RefCell::default() };
+        let view = View {
+            known: &*known,
+            sender: (&subject, of_sender),
+            outside: message.outside,
+            now,
+            wanted: RefCell::default(),
+        };
         let exceeded = limit::exceeded(&applied, &view, (message.count, earlier), now);
         let judged = judge(&applied, &exceeded, |applied| view.waits_behind(applied, message.count));
         let wanted = view.wanted.into_inner();
@@ -228,8 +233,14 @@ impl Meter {
 
     /// Notes to whom a message went that was accepted.
     pub fn note_written(&self, sender: &Found, outside: &[Print], at: OffsetDateTime) {
-        if let Some(account) = sender.account {
-            self.written.add((sender.organization, account), outside.iter().map(|print| Written::new(*print, at)));
+        let Some(account) = sender.account.filter(|_| !outside.is_empty()) else { return };
+        let written = || outside.iter().map(|print| Written::new(*print, at));
+        self.written.add((sender.organization, account), written());
+        // It may be followed since the message was judged; what is known already is not noted twice.
+        if let Some(known) = self.known().organizations.get_mut(&sender.organization)
+            && let Some(followed) = known.followed.get_mut(&account)
+        {
+            followed.known.write(written());
         }
     }
 
@@ -705,6 +716,7 @@ impl<'a> Reader<'a> {
         let is_alone = !store::relay::are_others_heard_across_tenants(self.pool, relay).await?;
         self.meter.is_alone.store(is_alone, Ordering::Relaxed);
         if is_alone && self.is_loaded {
+            self.forget_before(minute_of(now - LATE));
             (self.next, self.read_at) = (begun + self.pause, Some(now));
             return Ok(());
         }
@@ -746,11 +758,15 @@ impl<'a> Reader<'a> {
         self.catching_up.map_or(minute_of(now - LATE), |(from, _)| from)
     }
 
+    fn forget_before(&mut self, recent: OffsetDateTime) {
+        self.written.retain(|(_, _, minute), _| *minute >= recent);
+        self.others.retain(|(_, _, minute), _| *minute >= recent);
+    }
+
     async fn read_since(&mut self, since: OffsetDateTime, now: OffsetDateTime) -> store::Result<()> {
         // Of a day that is read once nothing has to be known the next time but the last minutes.
         let recent = if self.is_loaded { since } else { minute_of(now - LATE) };
-        self.written.retain(|(_, _, minute), _| *minute >= recent);
-        self.others.retain(|(_, _, minute), _| *minute >= recent);
+        self.forget_before(recent);
         let (meter, written, others) = (self.meter, &self.written, &mut self.others);
         store::volume::for_each_minute_across_tenants(self.pool, since, |counted| {
             let key = (counted.organization, counted.subject.clone(), counted.minute);

@@ -162,7 +162,9 @@ impl Transfer {
     /// In whose volume the message counts if it is accepted. What is handed back to us has counted already.
     fn counts_for(&self, message: &Message) -> Option<Found> {
         let sender = match self.table.decide_again(&message.sender, &message.decided) {
-            Decision::Route(SenderRoute { organization, sender, account, .. }) => Found { organization, sender, account },
+            Decision::Route(SenderRoute { organization, sender, account, .. }) => {
+                Found { organization, sender, account }
+            }
             _ => self.table.find(&message.sender)?,
         };
         self.handed_back(message, sender.organization).is_none().then_some(sender)

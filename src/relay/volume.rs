@@ -147,20 +147,19 @@ impl Volume {
 
     /// What was gathered; from here on it begins anew.
     fn take(&self) -> Vec<Counted> {
-        std::mem::take(&mut *self.gathered()).into_rows()
+        let gathered = std::mem::take(&mut *self.gathered());
+        gathered.into_rows()
     }
 
     /// The same without those accounts that have sent to few in this minute, which begins at `minute`: they are taken
     /// when it is over, some at a time, or when they become too many.
     fn take_due(&self, minute: OffsetDateTime) -> Vec<Counted> {
         let mut gathered = self.gathered();
-        match gathered.of_accounts < self.most / 2 {
-            true => gathered.take_due(minute),
-            false => {
-                let gathered = std::mem::take(&mut *gathered);
-                gathered.into_rows()
-            }
+        if gathered.of_accounts < self.most / 2 {
+            return gathered.take_due(minute);
         }
+        drop(gathered);
+        self.take()
     }
 }
 
@@ -178,7 +177,8 @@ impl Gathered {
         let (mut rows, mut room) = (Vec::new(), OVER_AT_ONCE);
         for ((organization, minute), of_minute) in &mut self.minutes {
             let (organization, minute) = (*organization, *minute);
-            let accounts = match minute < this_minute {
+            // A clock that was set back has left minutes that are to come.
+            let accounts = match minute != this_minute {
                 true => of_minute.take_accounts(room),
                 false => of_minute.take_busy(),
             };
@@ -423,7 +423,8 @@ impl<'a> Writer<'a> {
 
     /// Puts what was gathered on its way, but for what may wait in this minute.
     fn pend(&mut self, waits_in: Option<OffsetDateTime>) {
-        let mut gathered = waits_in.map_or_else(|| self.volume.take(), |minute| self.volume.take_due(minute)).into_iter();
+        let mut gathered =
+            waits_in.map_or_else(|| self.volume.take(), |minute| self.volume.take_due(minute)).into_iter();
         while gathered.len() > 0 {
             self.pending.push_back((Uuid::now_v7(), gathered.by_ref().take(STEP).collect()));
         }

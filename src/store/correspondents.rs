@@ -61,11 +61,20 @@ async fn add(
         more.extend(first.into_iter().filter(|place| !inserted.contains(&new[*place].0)));
     }
     more.sort_by_key(|place| new[*place].0);
-    if !more.is_empty() {
-        let changed: Vec<New> = more.iter().map(|place| new[*place].clone()).collect();
-        for (place, known) in more.into_iter().zip(update(db, &changed, now).await?) {
-            all[place] = Some(known);
+    if more.is_empty() {
+        return Ok(());
+    }
+    let changed: Vec<New> = more.iter().map(|place| new[*place].clone()).collect();
+    let mut forgotten = Vec::new();
+    for (place, known) in more.into_iter().zip(update(db, &changed, now).await?) {
+        match known {
+            Some(known) => all[place] = Some(known),
+            // Since it was looked at.
+            None => forgotten.push(place),
         }
+    }
+    if !forgotten.is_empty() {
+        insert(db, new, all, &forgotten).await?;
     }
     Ok(())
 }
@@ -140,10 +149,7 @@ pub(super) async fn known(db: &mut PgConnection, accounts: &[New]) -> Result<Vec
     Ok(found.map(|(known, from)| (known.unwrap_or_default(), from)).collect())
 }
 
-async fn noted_from(
-    db: &mut PgConnection,
-    accounts: &[New],
-) -> Result<Vec<(Option<Correspondents>, OffsetDateTime)>> {
+async fn noted_from(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<(Option<Correspondents>, OffsetDateTime)>> {
     let (organizations, ids) = columns(accounts);
     let rows = sqlx::query!(
         r#"
@@ -170,8 +176,9 @@ async fn noted_from(
     Ok(known)
 }
 
-/// Adds to what stands there now, which another relay may have added to; forgets what is too old of them.
-async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> Result<Vec<Correspondents>> {
+/// Adds to what stands there now, which another relay may have added to; forgets what is too old of them. `None` of whom
+/// nothing stands there.
+async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> Result<Vec<Option<Correspondents>>> {
     let (organizations, ids) = columns(changed);
     let mut transaction = db.begin().await?;
     let rows = sqlx::query!(
@@ -184,18 +191,24 @@ async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> 
         &organizations,
         &ids,
     );
-    let mut known = vec![Correspondents::default(); changed.len()];
+    let mut known = vec![None; changed.len()];
     for row in rows.fetch_all(&mut *transaction).await? {
         let account = (row.organization, row.account);
         if let Ok(place) = changed.binary_search_by_key(&account, |(account, _)| *account) {
-            known[place] = decoded(&row.known)?;
+            known[place] = Some(decoded(&row.known)?);
         }
     }
     for (known, (_, written)) in known.iter_mut().zip(changed) {
-        known.forget(now);
-        known.write(written.iter().copied());
+        if let Some(known) = known {
+            known.forget(now);
+            known.write(written.iter().copied());
+        }
     }
-    let (bytes, days) = stored(known.iter());
+    let there = known.iter().zip(changed).filter_map(|(known, (account, _))| Some((*account, known.as_ref()?)));
+    let (ids, there): (Vec<_>, Vec<_>) = there.unzip();
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) =
+        ids.into_iter().map(|(organization, account)| (organization.0, account.0)).unzip();
+    let (bytes, days) = stored(there.into_iter());
     sqlx::query!(
         r#"
         update correspondents set known = new.known, written_on = new.written_on

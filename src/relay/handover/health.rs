@@ -46,7 +46,7 @@ struct State {
     /// When it accepted a verification's recipient though it had refused another.
     vouched_at: Option<Instant>,
     failing: Option<Failing>,
-    /// What it has put off since it took a message last.
+    /// What it has put off since it decided about a message last.
     put_off: Option<PutOff>,
     last_failure: Option<(OffsetDateTime, String)>,
     /// When it was last reached without mail.
@@ -117,19 +117,16 @@ impl State {
     }
 }
 
-/// Attempts that were put off in a row.
+/// Messages that were put off in a row.
 #[derive(Debug, Clone, Copy)]
 struct PutOff {
     since: OffsetDateTime,
-    last: OffsetDateTime,
-    times: u32,
+    messages: u32,
 }
 
-/// Who puts off so many in a row, for so long, does so whatever the message is.
+/// Who puts off so many messages in a row, for so long, does so whatever they are.
 const PUT_OFF_IN_A_ROW: u32 = 10;
 const PUT_OFF_FOR: time::Duration = time::Duration::MINUTE;
-/// After a longer pause a row begins anew: one message alone that is tried again and again makes none.
-const PUT_OFF_PAUSE: time::Duration = time::Duration::minutes(10);
 /// After so long without traffic a gateway is not shown any more.
 const QUIET: Duration = Duration::from_secs(60 * 60);
 /// For so long a gateway is not asked again whether it takes our mail.
@@ -266,22 +263,31 @@ impl Health {
         }
     }
 
-    /// It has put a message off, or broken off inside of it. Returns how often in a row if that is no longer about any
-    /// message: it takes none, and is failing.
-    pub fn put_off(&self, peer: &Peer, now: OffsetDateTime) -> Option<u32> {
-        if peer.is_recipients_server() {
-            return None;
-        }
+    /// It has put a message off, or broken off inside of it. Returns how many in a row if that is no longer about any of
+    /// them, as it takes none and is failing; none where it was failing before. Each message counts once, the first time
+    /// that it is tried: however often one is tried again, it makes no row.
+    pub fn put_off(&self, peer: &Peer, is_first: bool, now: OffsetDateTime) -> Option<u32> {
+        // Whom organizations share, one of them could have taken for failing.
+        let PeerKey::Gateway(..) = peer.key else { return None };
         let mut peers = self.peers();
         let state = peers.entry(peer.key.clone()).or_default();
-        let row = state.put_off.filter(|row| (now - row.last).abs() < PUT_OFF_PAUSE);
-        let PutOff { since, times, .. } = row.unwrap_or(PutOff { since: now, last: now, times: 0 });
-        let row = PutOff { since, last: now, times: times.saturating_add(1) };
+        let mut row = state.put_off.unwrap_or(PutOff { since: now, messages: 0 });
+        row.messages = row.messages.saturating_add(is_first.into());
+        row.since = row.since.min(now);
         state.put_off = Some(row);
+        let PutOff { since, messages } = row;
+        if messages >= PUT_OFF_IN_A_ROW && now - since >= PUT_OFF_FOR {
+            return Some(messages);
+        }
         // The one that asks for all others has heard what they would.
-        let is_failing_so = state.failing.as_ref().is_some_and(|failing| !failing.is_out_of_reach());
-        let is_each = row.times >= PUT_OFF_IN_A_ROW && now - since >= PUT_OFF_FOR;
-        (is_failing_so || is_each).then_some(row.times)
+        state.failing.as_ref().is_some_and(|failing| !failing.is_out_of_reach()).then_some(0)
+    }
+
+    /// It has refused a message or a recipient for good: it looks at each.
+    pub fn decides(&self, peer: &Peer) {
+        if let Some(state) = self.peers().get_mut(&peer.key) {
+            state.put_off = None;
+        }
     }
 
     /// A connection was made to it, with a certificate that is valid as long as this.

@@ -140,6 +140,8 @@ pub struct Transaction {
     /// When its bytes began to be sent.
     sending_since: Instant,
     clock: Clock,
+    /// Nobody has tried the message before.
+    is_first: bool,
 }
 
 /// What time it is, for something that began at a time that was passed in: attempts take minutes, and what is found out at
@@ -231,7 +233,7 @@ impl Handover {
             (Err(_), Progress::Asking) => Stage::Mail,
         };
         let failure = Failure::trouble(stage, Trouble::TimedOut(patience));
-        Begun::Failed(self.failed(asked.peer(), failure, clock.now()))
+        Begun::Failed(failed(&self.health, asked.peer(), (failure, request.is_first()), clock.now()))
     }
 
     async fn ask<R>(
@@ -286,7 +288,8 @@ impl Handover {
                     if failure.asks_for_fewer() {
                         slot.pushed_back();
                     }
-                    let failed = self.failed(asked.peer(), failure, clock.now()).on(&connection);
+                    let failed = failed(&self.health, asked.peer(), (failure, request.is_first()), clock.now());
+                    let failed = failed.on(&connection);
                     if let Some(begun) = self.unless_a_backup(asked, failed, clock.now()) {
                         return begun;
                     }
@@ -296,7 +299,10 @@ impl Handover {
                         self.health.stands_in(&asked.first, asked.peer());
                     }
                     let (peer, health) = (asked.peer().clone(), self.health.clone());
-                    let transaction = Transaction::begun(peer, (connection, slot), (health, leave), clock);
+                    let transaction = Transaction {
+                        is_first: request.is_first(),
+                        ..Transaction::begun(peer, (connection, slot), (health, leave), clock)
+                    };
                     return self.answered(transaction, answers, clock.now()).await;
                 }
             }
@@ -409,7 +415,7 @@ impl Handover {
                     slot.keep(connection);
                     health.reached(&peer);
                 }
-                Err(failure) => drop(failed(&health, &peer, failure, now + started.elapsed())),
+                Err(failure) => drop(failed(&health, &peer, (failure, false), now + started.elapsed())),
             }
             drop(leave);
         });
@@ -473,8 +479,12 @@ impl Handover {
         let through = transaction.through();
         transaction.slot.keep(transaction.connection);
         let refused = transaction.recipients.iter().any(|answer| matches!(answer, RecipientAnswer::Refused(_)));
+        if refused {
+            self.health.decides(&transaction.peer);
+        }
         if let Some(reply) = against_us.or(put_off).filter(|_| !refused) {
-            let failed = self.failed(&transaction.peer, Failure::reply(Stage::Recipient, reply), now);
+            let failure = Failure::reply(Stage::Recipient, reply);
+            let failed = failed(&self.health, &transaction.peer, (failure, transaction.is_first), now);
             if failed.fault == Fault::Gateway {
                 return Begun::Failed(Failed { through: Some(through), ..failed });
             }
@@ -500,7 +510,7 @@ impl Handover {
     }
 
     fn failed(&self, peer: &Peer, failure: Failure, now: OffsetDateTime) -> Failed {
-        failed(&self.health, peer, failure, now)
+        failed(&self.health, peer, (failure, false), now)
     }
 }
 
@@ -540,7 +550,7 @@ impl Transaction {
         clock: Clock,
     ) -> Self {
         let (recipients, sending_since) = (Vec::new(), Instant::now());
-        Self { peer, recipients, connection, slot, health, leave, sending_since, clock }
+        Self { peer, recipients, connection, slot, health, leave, sending_since, clock, is_first: false }
     }
 
     /// Sends the message; [`answer`](Self::answer) follows.
@@ -576,7 +586,7 @@ impl Transaction {
     }
 
     fn failed(&self, failure: Failure) -> Failed {
-        failed(&self.health, &self.peer, failure, self.clock.now()).on(&self.connection)
+        failed(&self.health, &self.peer, (failure, self.is_first), self.clock.now()).on(&self.connection)
     }
 
     /// Which server it is with.
@@ -604,7 +614,8 @@ fn side(peer: &Peer, health: &Health) -> fault::Peer {
     }
 }
 
-fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -> Failed {
+/// `is_first`: nobody has tried the message before.
+fn failed(health: &Health, peer: &Peer, (failure, is_first): (Failure, bool), now: OffsetDateTime) -> Failed {
     let Failure { stage, answer } = failure;
     let side = side(peer, health);
     let is_ours = matches!(answer, Answer::Ours(_));
@@ -622,10 +633,14 @@ fn failed(health: &Health, peer: &Peer, failure: Failure, now: OffsetDateTime) -
         }
         Answer::Trouble(trouble) => (fault(stage, None, side), None, format!("{peer}: {trouble}")),
     };
+    if matches!(fault, Fault::Message | Fault::Recipient) && !is_ours {
+        health.decides(peer);
+    }
     // What every message hears is about none of them.
     let is_put_off = fault == Fault::Transient && !says_nothing && may_be_about_itself(stage, reply.as_ref());
-    let (fault, reason) = match is_put_off.then(|| health.put_off(peer, now)).flatten() {
-        Some(times) => (Fault::Gateway, format!("{reason}; it puts everything off, {times} times in a row")),
+    let (fault, reason) = match is_put_off.then(|| health.put_off(peer, is_first, now)).flatten() {
+        Some(0) => (Fault::Gateway, reason),
+        Some(messages) => (Fault::Gateway, format!("{reason}; it puts everything off, {messages} messages in a row")),
         None => (fault, reason),
     };
     let until = (fault == Fault::Gateway).then(|| health.failed(peer, stage, &reason, now));

@@ -3,6 +3,7 @@
 //! Between the hand-over, which borrows from it, and the dialer, which it asks for new ones.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,7 +20,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    mail::id::{GatewayId, OrganizationId, QuickMap},
+    mail::id::{GatewayId, OrganizationId},
     policy::{
         connections::Window,
         pace::{Pace, Turn},
@@ -33,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Pool {
     /// A std lock: held for look-ups only, never across an await.
-    peers: Mutex<QuickMap<PeerKey, Arc<PeerPool>>>,
+    peers: Mutex<HashMap<PeerKey, Arc<PeerPool>>>,
 }
 
 #[derive(Debug)]

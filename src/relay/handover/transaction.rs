@@ -41,6 +41,13 @@ pub struct Request<'a> {
     pub sender: Option<Sender>,
 }
 
+impl Request<'_> {
+    /// Nobody has tried the message before.
+    pub fn is_first(&self) -> bool {
+        matches!(self.turn, Turn::New)
+    }
+}
+
 impl Connection {
     /// Asks for the recipients, and if any is accepted for the message. `Ok` holds the answer to each
     /// RCPT; if one of them is positive, the server waits for [`send`](Self::send).

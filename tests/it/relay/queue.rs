@@ -74,7 +74,9 @@ async fn one_message_asks_a_failing_gateway_for_all_that_wait(db: PgPool) {
 #[sqlx::test]
 async fn a_gateway_that_puts_everything_off_is_failing_and_one_message_asks_it_for_all(db: PgPool) {
     let sending = Sending::on(db).await;
-    for (at, said) in [(At::Mail, "451 4.3.2 the archive is full"), (At::Dot, "452 4.3.1 no room"), (At::Rcpt, "451 4.3.5 no")] {
+    for (at, said) in
+        [(At::Mail, "451 4.3.2 the archive is full"), (At::Dot, "452 4.3.1 no room"), (At::Rcpt, "451 4.3.5 no")]
+    {
         let gateway = Gateway::start().await;
         gateway.says(at, said);
         sending.set_gateway(Some(&gateway.address.to_string()));
@@ -106,6 +108,25 @@ async fn a_gateway_that_puts_everything_off_is_failing_and_one_message_asks_it_f
 }
 
 #[sqlx::test]
+async fn a_gateway_that_refuses_some_for_good_is_not_failing_though_it_puts_all_others_off(db: PgPool) {
+    let gateway = Gateway::start().await;
+    gateway.says(At::Dot, "451 4.3.0 the scanner is busy");
+    gateway.answers_recipient("nobody@elsewhere.example", "550 5.1.1 no such user");
+    let sending = Sending::on(db).await;
+    sending.set_gateway(Some(&gateway.address.to_string()));
+    for to in
+        ["bob@elsewhere.example"; 9].iter().chain(&["nobody@elsewhere.example"]).chain(&["bob@elsewhere.example"; 9])
+    {
+        sending.transfer.accept(sending.message(&[to])).await;
+    }
+    sending.step_after(3).await;
+    assert!(sending.handover.health().failing_gateways().is_empty());
+    sending.send().await;
+    sending.step_after(10).await;
+    assert_eq!(sending.handover.health().failing_gateways().len(), 1, "ten since then");
+}
+
+#[sqlx::test]
 async fn what_is_put_off_for_itself_holds_up_no_other_mail_however_often(db: PgPool) {
     let gateway = Gateway::start().await;
     gateway.answers_recipient("bob@elsewhere.example", "450 4.2.2 his mailbox is full");
@@ -124,12 +145,14 @@ async fn what_is_put_off_for_itself_holds_up_no_other_mail_however_often(db: PgP
 }
 
 #[sqlx::test]
-async fn one_message_that_breaks_its_gateway_is_no_failing_gateway(db: PgPool) {
+async fn a_few_messages_that_break_their_gateway_are_no_failing_gateway(db: PgPool) {
     let gateway = Gateway::start().await;
     gateway.fails(At::Dot, Fault::Closes);
     let sending = Sending::on(db).await;
     sending.set_gateway(Some(&gateway.address.to_string()));
-    sending.send().await;
+    for _ in 0..3 {
+        sending.send().await;
+    }
     for minutes in [2, 5, 10, 20, 40, 80, 150, 220, 300, 370, 440, 510, 580] {
         sending.step_after(minutes).await;
     }

@@ -103,7 +103,9 @@ impl Shared {
             Some(DnsFault::SaysOf(kind, code)) if kind == query.query_type() => {
                 response.metadata.response_code = code;
             }
-            Some(DnsFault::Slow | DnsFault::SaysOf(..)) | None => self.add_records(&mut response, &name, query.query_type()),
+            Some(DnsFault::Slow | DnsFault::SaysOf(..)) | None => {
+                self.add_records(&mut response, &name, query.query_type())
+            }
         }
         response.to_vec().ok()
     }
