@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::{
     address_map::AddressMap,
     distribution_list::{DistributionList, Lists},
-    gateway_settings::{GatewaySettings, secret_context},
+    gateway_settings::{GatewaySettings, Returning, secret_context},
     limit::{OrganizationLimits, SenderControl},
     relay_credential::{Limits, RelayCredential},
     routing::{HeldUntil, PlatformDefault, Route, SenderGateways, route},
@@ -190,6 +190,14 @@ impl RoutingFacts {
             gateway.settings.returning_networks.iter().any(|network| network.contains(&client))
         };
         self.handing_back.get(&organization)?.iter().find(is_there)
+    }
+
+    /// Whether any organization's gateway hands mail back from this address, for us to deliver.
+    pub fn anybodys_hands_back(&self, client: IpAddr) -> bool {
+        self.handing_back.keys().any(|organization| {
+            self.hands_back(*organization, client)
+                .is_some_and(|gateway| gateway.settings.returning == Returning::Onward)
+        })
     }
 
     /// Every gateway that somebody points at, of organizations that may send, each once.

@@ -203,6 +203,11 @@ impl RoutingTable {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).inbound(domain)
     }
 
+    /// See [`RoutingFacts::anybodys_hands_back`].
+    pub fn anybodys_hands_back(&self, client: IpAddr) -> bool {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).anybodys_hands_back(client)
+    }
+
     /// The gateway of an organization that hands mail back from this address.
     pub fn hands_back(&self, organization: OrganizationId, client: IpAddr) -> Option<Arc<Gateway>> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).hands_back(organization, client).cloned()

@@ -655,12 +655,16 @@ impl Session {
         None
     }
 
-    /// Whether it is the sender's gateway that hands mail back: known by its address, and by TLS that it is really there.
+    /// Whether it is the sender's gateway that hands mail back: known by its address, and by TLS that it is really there. Of
+    /// whose mail has no sender is known later whose it is: until then it may be anybody's gateway.
     fn hands_back(&self, sender: &str) -> bool {
         if !self.named || !self.encrypted {
             return false;
         }
         let table = &self.terms.table;
+        if sender.is_empty() {
+            return table.anybodys_hands_back(self.client);
+        }
         let gateway = table.find(sender).and_then(|found| table.hands_back(found.organization, self.client));
         gateway.is_some_and(|gateway| gateway.settings.returning == Returning::Onward)
     }
@@ -1009,7 +1013,12 @@ impl Session {
             let credential = self.credential(signed_in).ok_or_else(replies::credential_revoked_since)?;
             return self.sender_of_null_of(&credential, candidates);
         }
+        let is_trusted = self.named && self.terms.trusts(self.client);
         for candidate in candidates {
+            // Who is known as a gateway alone hands back mail of its own organization.
+            if !is_trusted && !self.hands_back(candidate) {
+                continue;
+            }
             match self.terms.table.decide(candidate) {
                 Decision::UnknownDomain => {}
                 decision => {

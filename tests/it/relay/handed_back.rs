@@ -112,8 +112,8 @@ async fn mail_from_elsewhere_or_from_somebody_unproven_is_routed_as_ever(db: PgP
     assert_eq!(smarthost.connections(), 0);
 }
 
-/// Somebody at an address who says EHLO, encrypts if wanted, and begins a message of a sender's.
-fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &str) -> String {
+/// Somebody at an address who says EHLO and encrypts if wanted. The screen is acme's.
+fn desk_of(returning: Returning, client: &str, encrypts: bool) -> Desk {
     let (organization, gateway) = (OrganizationId::new(), GatewayId::new());
     let mut facts = RoutingFacts::default();
     let returning_networks = vec!["192.0.2.0/29".parse().unwrap()];
@@ -139,7 +139,12 @@ fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &st
         desk.feed(b"STARTTLS\r\n");
         desk.feed(b"EHLO screen.elsewhere.example\r\n");
     }
-    desk.feed(format!("MAIL FROM:<{sender}>\r\n").as_bytes())
+    desk
+}
+
+/// What is said to who begins a message of a sender's.
+fn reply_to_mail(returning: Returning, client: &str, encrypts: bool, sender: &str) -> String {
+    desk_of(returning, client, encrypts).feed(format!("MAIL FROM:<{sender}>\r\n").as_bytes())
 }
 
 #[test]
@@ -153,11 +158,32 @@ fn a_screen_may_hand_mail_of_its_organization_back_over_tls_and_nothing_else() {
         (Returning::Onward, "192.0.2.8", true, "ann@acme.example"),
         (Returning::Onward, SCREEN, true, "bea@other.example"),
         (Returning::Onward, SCREEN, true, "x@unknown.example"),
-        (Returning::Onward, SCREEN, true, ""),
+        // Of mail without a sender its header says whose it is.
+        (Returning::Refuse, SCREEN, true, ""),
+        (Returning::Onward, SCREEN, false, ""),
+        (Returning::Onward, "192.0.2.8", true, ""),
     ] {
         let reply = reply_to_mail(returning, client, encrypts, sender);
         assert!(reply.starts_with("550 5.7.1 ") || reply.starts_with("530 "), "{client} {encrypts} {sender}: {reply}");
     }
+}
+
+#[test]
+fn a_screen_may_hand_mail_without_a_sender_back_that_is_its_organizations_by_the_header() {
+    let mut desk = desk_of(Returning::Onward, SCREEN, true);
+    for (from, expected) in [
+        ("ann@acme.example", "250 "),
+        ("bea@other.example", "550 5.7.1 A message without a sender needs one From address"),
+        ("x@unknown.example", "550 5.7.1 "),
+    ] {
+        assert!(desk.feed(b"MAIL FROM:<>\r\n").starts_with("250 "));
+        assert!(desk.feed(b"RCPT TO:<bob@elsewhere.example>\r\n").starts_with("250 "));
+        assert!(desk.feed(b"DATA\r\n").starts_with("354 "));
+        let reply = desk.feed(format!("From: {from}\r\nSubject: away\r\n\r\nI am away.\r\n.\r\n").as_bytes());
+        assert!(reply.starts_with(expected), "{from}: {reply}");
+    }
+    let accepted: Vec<&str> = desk.accepted.iter().map(|message| message.sender.as_str()).collect();
+    assert_eq!(accepted, ["ann@acme.example"]);
 }
 
 #[test]
