@@ -1,6 +1,6 @@
 //! Knows to whom accounts write, beside the mail: gathered in memory, written down within a minute, and at once of those
-//! whom a limit is asked for, as long as another relay may ask, too. So the path of mail looks nothing up, and a million accounts that write to few need no
-//! memory.
+//! whom a limit is asked for, as long as another relay may ask, too. So the path of mail looks nothing up, and a million
+//! accounts that write to few need no memory.
 //!
 //! What is not written down yet is forgotten when a relay is killed: whom an account wrote to in that minute is new once
 //! more. What other relays have written is known when this one writes the next of the same account.
@@ -13,14 +13,14 @@ use std::{
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use crate::{
     mail::id::{AccountId, OrganizationId, QuickMap},
     policy::correspondents::Written,
-    store::{self, correspondents::New},
+    store::{self, correspondents::New, pool::within},
 };
 
 /// How often it is looked whom a limit is asked for.
@@ -129,15 +129,14 @@ pub async fn run(meter: &Meter, pool: &PgPool, stop: CancellationToken) {
             forgets_at = Instant::now() + if is_more { EVERY } else { FORGETTING };
         }
     }
-    let result = timeout(LAST, keeper.write_all(OffsetDateTime::now_utc())).await;
-    if let Err(error) = result.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
+    if let Err(error) = within(LAST, keeper.write_all(OffsetDateTime::now_utc())).await {
         tracing::error!(%error, "to whom accounts wrote last could not be written down");
     }
 }
 
 /// Forgets what is too old at `now`. Returns whether more may be left.
 pub async fn forget(pool: &PgPool, now: OffsetDateTime) -> store::Result<bool> {
-    in_time(store::correspondents::forget_across_tenants(pool, now)).await
+    within(PATIENCE, store::correspondents::forget_across_tenants(pool, now)).await
 }
 
 /// Takes what was gathered to the store, and what the store knows to the meter.
@@ -230,7 +229,7 @@ impl<'a> Keeper<'a> {
             let mut connection = self.pool.acquire().await?;
             store::correspondents::add_across_tenants(&mut connection, &some, now).await
         };
-        match in_time(writing).await {
+        match within(PATIENCE, writing).await {
             Ok(known) => {
                 for ((account, _), (correspondents, from)) in some.iter().zip(known) {
                     self.meter.note_correspondents(*account, &correspondents, from, now);
@@ -250,10 +249,6 @@ impl<'a> Keeper<'a> {
             let mut connection = self.pool.acquire().await?;
             store::correspondents::note_across_tenants(&mut connection, &some, now).await
         };
-        in_time(writing).await.inspect_err(|_| self.meter.written.put_back(some))
+        within(PATIENCE, writing).await.inspect_err(|_| self.meter.written.put_back(some))
     }
-}
-
-async fn in_time<T>(writing: impl Future<Output = store::Result<T>>) -> store::Result<T> {
-    timeout(PATIENCE, writing).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
 }
