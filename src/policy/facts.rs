@@ -193,7 +193,7 @@ impl RoutingFacts {
     }
 
     /// Whether any organization's gateway hands mail back from this address, for us to deliver.
-    pub fn anybodys_hands_back(&self, client: IpAddr) -> bool {
+    pub fn any_hands_back(&self, client: IpAddr) -> bool {
         self.handing_back.keys().any(|organization| {
             self.hands_back(*organization, client)
                 .is_some_and(|gateway| gateway.settings.returning == Returning::Onward)

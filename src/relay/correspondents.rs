@@ -153,8 +153,8 @@ impl<'a> Keeper<'a> {
         Self { meter, pool, pending: HashMap::new(), all_at: Instant::now() + ALL }
     }
 
-    /// Looks up whom a limit is asked for, and writes down what those have written who are known to write to many; of
-    /// all others some, once a minute.
+    /// Looks up whom a limit is asked for, and writes down what those have written who are known to write to many, where
+    /// another relay may ask; of all others some, once a minute.
     ///
     /// # Errors
     /// If the store does not answer in time: then it is tried again the next time.

@@ -10,6 +10,7 @@ use std::{
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
+    lookup::Lookup,
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::{op::ResponseCode, rr::RData},
 };
@@ -95,22 +96,18 @@ impl Resolver {
     /// The TXT records of a name, the strings of each put together (RFC 7208 §3.3).
     pub async fn texts(&self, name: &str) -> Result<Vec<String>, LookUpError> {
         let Self::Dns(dns) = self else { return Ok(Vec::new()) };
-        match dns.txt_lookup(absolute(name)).await {
-            Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| text(&record.data)).collect()),
-            Err(error) if is_definite(&error) => Ok(Vec::new()),
-            Err(error) => Err(LookUpError::Unavailable(name.to_owned(), error.to_string())),
-        }
+        let found = found(dns.txt_lookup(absolute(name)).await, name)?;
+        Ok(found.iter().flat_map(Lookup::answers).filter_map(|record| text(&record.data)).collect())
     }
 
     /// All addresses of a host, IPv4 first.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookUpError> {
         let mut addresses: Vec<IpAddr> = match self {
             Self::Fixed(names) => names.addresses.get(host).cloned().unwrap_or_default(),
-            Self::Dns(dns) => match dns.lookup_ip(absolute(host)).await {
-                Ok(found) => found.iter().collect(),
+            Self::Dns(dns) => match found(dns.lookup_ip(absolute(host)).await, host)? {
+                Some(found) => found.iter().collect(),
                 // Of two look-ups that fail only the one for IPv4 is told: the other one may just not have been answered.
-                Err(error) if is_definite(&error) => ipv6_addresses(dns, host).await?,
-                Err(error) => return Err(LookUpError::Unavailable(host.to_owned(), error.to_string())),
+                None => ipv6_addresses(dns, host).await?,
             },
         };
         addresses.sort_by_key(IpAddr::is_ipv6);
@@ -123,11 +120,10 @@ impl Resolver {
     pub async fn exchanges(&self, domain: &str) -> Result<Exchanges, LookUpError> {
         let mut found = match self {
             Self::Fixed(names) => names.exchanges.get(domain).cloned().unwrap_or_default(),
-            Self::Dns(dns) => match dns.mx_lookup(absolute(domain)).await {
-                Ok(lookup) => lookup.answers().iter().filter_map(|record| exchange(&record.data)).collect(),
-                Err(error) if is_definite(&error) => Vec::new(),
-                Err(error) => return Err(LookUpError::Unavailable(domain.to_owned(), error.to_string())),
-            },
+            Self::Dns(dns) => {
+                let found = found(dns.mx_lookup(absolute(domain)).await, domain)?;
+                found.iter().flat_map(Lookup::answers).filter_map(|record| exchange(&record.data)).collect()
+            }
         };
         if found.is_empty() {
             return Ok(Exchanges::Hosts(vec![Exchange { preference: 0, host: domain.to_owned() }]));
@@ -151,10 +147,16 @@ async fn ipv6_addresses(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, 
         RData::AAAA(address) => Some(IpAddr::V6(address.0)),
         _ => None,
     };
-    match dns.ipv6_lookup(absolute(host)).await {
-        Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| address(&record.data)).collect()),
-        Err(error) if is_definite(&error) => Ok(Vec::new()),
-        Err(error) => Err(LookUpError::Unavailable(host.to_owned(), error.to_string())),
+    let found = found(dns.ipv6_lookup(absolute(host)).await, host)?;
+    Ok(found.iter().flat_map(Lookup::answers).filter_map(|record| address(&record.data)).collect())
+}
+
+/// What the DNS says of a name; `None`: for sure that there is nothing.
+fn found<T>(said: Result<T, NetError>, name: &str) -> Result<Option<T>, LookUpError> {
+    match said {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_definite(&error) => Ok(None),
+        Err(error) => Err(LookUpError::Unavailable(name.to_owned(), error.to_string())),
     }
 }
 

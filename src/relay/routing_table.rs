@@ -203,9 +203,9 @@ impl RoutingTable {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).inbound(domain)
     }
 
-    /// See [`RoutingFacts::anybodys_hands_back`].
-    pub fn anybodys_hands_back(&self, client: IpAddr) -> bool {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner).anybodys_hands_back(client)
+    /// See [`RoutingFacts::any_hands_back`].
+    pub fn any_hands_back(&self, client: IpAddr) -> bool {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).any_hands_back(client)
     }
 
     /// The gateway of an organization that hands mail back from this address.

@@ -86,8 +86,7 @@ async fn insert(
     all: &[Option<Correspondents>],
     first: &[usize],
 ) -> Result<HashSet<(OrganizationId, AccountId)>> {
-    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) =
-        first.iter().map(|place| new[*place].0).map(|(organization, account)| (organization.0, account.0)).unzip();
+    let (organizations, ids) = columns(first.iter().map(|place| new[*place].0));
     let (bytes, days) = stored(first.iter().filter_map(|place| all[*place].as_ref()));
     let rows = sqlx::query!(
         r#"
@@ -113,8 +112,8 @@ fn stored<'a>(known: impl Iterator<Item = &'a Correspondents>) -> (Vec<Vec<u8>>,
     known.map(|known| (known.to_bytes(), day(known.last_day()))).unzip()
 }
 
-fn columns(accounts: &[New]) -> (Vec<Uuid>, Vec<Uuid>) {
-    accounts.iter().map(|((organization, account), _)| (organization.0, account.0)).unzip()
+fn columns(accounts: impl Iterator<Item = (OrganizationId, AccountId)>) -> (Vec<Uuid>, Vec<Uuid>) {
+    accounts.map(|(organization, account)| (organization.0, account.0)).unzip()
 }
 
 fn decoded(known: &[u8]) -> Result<Correspondents> {
@@ -123,7 +122,7 @@ fn decoded(known: &[u8]) -> Result<Correspondents> {
 
 /// To whom these have written, in their order.
 async fn noted(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<Option<Correspondents>>> {
-    let (organizations, ids) = columns(accounts);
+    let (organizations, ids) = columns(accounts.iter().map(|(account, _)| *account));
     let rows = sqlx::query!(
         r#"
         select asked.position as "position!", found.known
@@ -150,7 +149,7 @@ pub(super) async fn known(db: &mut PgConnection, accounts: &[New]) -> Result<Vec
 }
 
 async fn noted_from(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<(Option<Correspondents>, OffsetDateTime)>> {
-    let (organizations, ids) = columns(accounts);
+    let (organizations, ids) = columns(accounts.iter().map(|(account, _)| *account));
     let rows = sqlx::query!(
         r#"
         select asked.position as "position!", found.known as "known?",
@@ -179,7 +178,7 @@ async fn noted_from(db: &mut PgConnection, accounts: &[New]) -> Result<Vec<(Opti
 /// Adds to what stands there now, which another relay may have added to; forgets what is too old of them. `None` of whom
 /// nothing stands there.
 async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> Result<Vec<Option<Correspondents>>> {
-    let (organizations, ids) = columns(changed);
+    let (organizations, ids) = columns(changed.iter().map(|(account, _)| *account));
     let mut transaction = db.begin().await?;
     let rows = sqlx::query!(
         r#"
@@ -204,11 +203,9 @@ async fn update(db: &mut PgConnection, changed: &[New], now: OffsetDateTime) -> 
             known.write(written.iter().copied());
         }
     }
-    let there = known.iter().zip(changed).filter_map(|(known, (account, _))| Some((*account, known.as_ref()?)));
-    let (ids, there): (Vec<_>, Vec<_>) = there.unzip();
-    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) =
-        ids.into_iter().map(|(organization, account)| (organization.0, account.0)).unzip();
-    let (bytes, days) = stored(there.into_iter());
+    let there = changed.iter().zip(&known).filter(|(_, known)| known.is_some());
+    let (organizations, ids) = columns(there.map(|((account, _), _)| *account));
+    let (bytes, days) = stored(known.iter().flatten());
     sqlx::query!(
         r#"
         update correspondents set known = new.known, written_on = new.written_on

@@ -299,10 +299,8 @@ impl Handover {
                         self.health.stands_in(&asked.first, asked.peer());
                     }
                     let (peer, health) = (asked.peer().clone(), self.health.clone());
-                    let transaction = Transaction {
-                        is_first: request.is_first(),
-                        ..Transaction::begun(peer, (connection, slot), (health, leave), clock)
-                    };
+                    let is_first = request.is_first();
+                    let transaction = Transaction::begun(peer, (connection, slot), (health, leave), clock, is_first);
                     return self.answered(transaction, answers, clock.now()).await;
                 }
             }
@@ -548,9 +546,10 @@ impl Transaction {
         (connection, slot): (Connection, Slot),
         (health, leave): (Arc<Health>, Leave),
         clock: Clock,
+        is_first: bool,
     ) -> Self {
         let (recipients, sending_since) = (Vec::new(), Instant::now());
-        Self { peer, recipients, connection, slot, health, leave, sending_since, clock, is_first: false }
+        Self { peer, recipients, connection, slot, health, leave, sending_since, clock, is_first }
     }
 
     /// Sends the message; [`answer`](Self::answer) follows.

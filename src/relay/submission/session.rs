@@ -122,6 +122,7 @@ pub struct Submitted {
     pub envelope: Envelope,
     /// The address that decides the route.
     pub sender: String,
+    /// Where its mail goes, as far as that was decided at MAIL.
     pub decided: Decided,
     /// As in [`Message`](crate::relay::message::Message).
     pub message_id: Option<String>,
@@ -663,7 +664,7 @@ impl Session {
         }
         let table = &self.terms.table;
         if sender.is_empty() {
-            return table.anybodys_hands_back(self.client);
+            return table.any_hands_back(self.client);
         }
         let gateway = table.find(sender).and_then(|found| table.hands_back(found.organization, self.client));
         gateway.is_some_and(|gateway| gateway.settings.returning == Returning::Onward)
