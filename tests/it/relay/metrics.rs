@@ -12,7 +12,7 @@ use tokio::{net::TcpSocket, time::timeout};
 
 use crate::support::{
     Gateway, Sending, SmtpClient,
-    gateway::{At, Fault},
+    gateway::At,
     outgate::{Machine, file_with, unused_address},
 };
 
@@ -37,7 +37,8 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
     let (gateway, dead) = (Gateway::start().await, unused_address());
     let mut machine = Machine::new(unused_address());
     let listen = unused_address();
-    machine.outgate = machine.outgate.clone().with("OUTGATE_METRICS_LISTEN", listen);
+    machine.outgate =
+        machine.outgate.clone().with("OUTGATE_METRICS_LISTEN", listen).with("OUTGATE_GATEWAY_RETRY_FIRST", "1s");
     let running = machine.up().await;
     let (_folder, accounts) = file_with(&format!(
         "user_id,name,outbound_gateway\nann@acme.example,Ann,{}\nben@acme.example,Ben,{dead}\ncy@acme.example,Cy,{}\n",
@@ -62,8 +63,8 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
 
     let shown = async { while numbers(&url).await["outgate_queue_messages{state=\"waiting\"}"] < 1.0 {} };
     timeout(SHOWN_WITHIN, shown).await.expect("the queue is looked at");
-    let numbers = numbers(&url).await;
-    let named = |name: &str| numbers.get(&format!("outgate_{name}")).copied();
+    let read = numbers(&url).await;
+    let named = |name: &str| read.get(&format!("outgate_{name}")).copied();
     assert_eq!(named("messages_handed_over_total"), Some(2.0));
     assert_eq!(named("messages_queued_total"), Some(1.0));
     assert_eq!(named("messages_accepted_total"), Some(3.0));
@@ -75,23 +76,35 @@ async fn prometheus_reads_what_became_of_mail_and_which_gateways_had_traffic() {
         (Some(2.0), Some(2.0))
     );
     assert_eq!((named("commit_seconds_count"), named("delivery_seconds_count")), (Some(1.0), Some(0.0)));
-    assert!(named("facts_age_seconds").is_some_and(|age| age < 60.0), "{numbers:?}");
-    assert!(named("queue_bytes").is_some_and(|bytes| bytes > 0.0), "{numbers:?}");
+    assert!(named("facts_age_seconds").is_some_and(|age| age < 60.0), "{read:?}");
+    assert_eq!((named("messages_delivered_total"), named("messages_returned_total")), (Some(0.0), Some(0.0)));
+    assert!(named("queue_oldest_seconds").is_some_and(|age| (0.0..60.0).contains(&age)), "{read:?}");
+    assert!(named("queue_bytes").is_some_and(|bytes| bytes > 0.0), "{read:?}");
     assert_eq!(named("volume_not_counted_total"), Some(0.0));
-    assert!(named("volume_flush_age_seconds").is_some_and(|age| age < 30.0), "{numbers:?}");
+    assert!(named("volume_flush_age_seconds").is_some_and(|age| age < 30.0), "{read:?}");
     // Cy's gateway has had no traffic.
     let of_gateway = |name: &str, address: String| {
         let start = format!("outgate_gateway_{name}{{");
         let end = format!("address=\"{address}\"}}");
-        numbers.iter().find(|(key, _)| key.starts_with(&start) && key.ends_with(&end)).map(|(_, value)| *value)
+        read.iter().find(|(key, _)| key.starts_with(&start) && key.ends_with(&end)).map(|(_, value)| *value)
     };
     assert_eq!(of_gateway("messages_total", gateway.address.to_string()), Some(2.0));
     assert_eq!(of_gateway("failing", gateway.address.to_string()), Some(0.0));
     assert_eq!(of_gateway("failing", dead.to_string()), Some(1.0));
-    assert_eq!(numbers.keys().filter(|key| key.starts_with("outgate_gateway_failing{")).count(), 2);
+    assert_eq!(read.keys().filter(|key| key.starts_with("outgate_gateway_failing{")).count(), 2);
 
     assert_eq!(reqwest::get(format!("http://{listen}/")).await.unwrap().status(), 404);
-    gateway.fails(At::Greeting, Fault::Closes);
+
+    // What waits leaves once Ben's gateway is there, and is counted apart from what was handed over.
+    let back = Gateway::start_on(dead).await;
+    let left = async { while numbers(&url).await["outgate_queue_messages{state=\"waiting\"}"] > 0.0 {} };
+    timeout(SHOWN_WITHIN, left).await.expect("it leaves");
+    assert_eq!(back.received(1).await.len(), 1);
+    let read = numbers(&url).await;
+    assert_eq!(read["outgate_messages_delivered_total"], 1.0);
+    assert_eq!(read["outgate_delivery_seconds_count"], 1.0);
+    assert!(read["outgate_delivery_seconds_sum"] > 0.0, "{read:?}");
+    assert_eq!((read["outgate_queue_oldest_seconds"], read["outgate_queue_bytes"]), (0.0, 0.0));
     running.stop().await;
 }
 

@@ -230,3 +230,15 @@ async fn a_server_that_offers_tls_gets_mail_encrypted(db: PgPool) {
     sending.transfer.accept(sending.message(&["a@one.example"])).await;
     assert!(server.received(1).await[0].encrypted);
 }
+
+#[sqlx::test]
+async fn a_server_whose_tls_fails_gets_mail_in_clear_where_nobody_asked_for_tls(db: PgPool) {
+    let (server, sending) = with_server(db, &[("one.example", "127.0.0.1")], &[]).await;
+    server.offers_tls();
+    server.says(At::StartTls, "454 4.7.0 not now");
+    sending.transfer.accept(sending.message(&["a@one.example"])).await;
+    let received = server.received(1).await.remove(0);
+    sending.queue.settled().await;
+    assert_eq!((received.encrypted, server.connections()), (false, 2), "over a second connection");
+    assert!(sending.waiting().await.is_empty());
+}

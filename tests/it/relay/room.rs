@@ -1,11 +1,18 @@
 //! What one organization, one client or a flood of messages may take of what all share, and what is said when there is
 //! no more: memory, room in the queue, room on disk, file descriptors.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs::Permissions,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use outgate::{relay::settings::QueueLimits, store::gateway::PointerScope};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::support::{
@@ -193,6 +200,66 @@ async fn while_a_mounted_disk_is_full_mail_is_put_off_at_its_first_command_and_t
     until(&mut client, "452 4.3.1 There is no room for the message now, try again later\r\n").await;
     std::fs::remove_file(filler).unwrap();
     until(&mut client, "250 2.1.0 Sender accepted\r\n").await;
+}
+
+/// Puts the content of waiting mail onto a disk of its own, as PostgreSQL knows one, and back.
+struct StoreOn<'a> {
+    owner: &'a PgPool,
+    name: String,
+}
+
+impl<'a> StoreOn<'a> {
+    async fn disk(owner: &'a PgPool, disk: &Disk) -> Self {
+        let name: String = sqlx::query_scalar("select current_database()::text").fetch_one(owner).await.unwrap();
+        let data: String = sqlx::query_scalar("show data_directory").fetch_one(owner).await.unwrap();
+        let (folder, whose) = (disk.path().join("store"), std::fs::metadata(data).unwrap());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(disk.path(), Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&folder, Some(whose.uid()), Some(whose.gid())).unwrap();
+        let store = Self { owner, name };
+        store.tell(format!("create tablespace \"{}\" location '{}'", store.name, folder.display())).await;
+        store.tell(format!("alter table queued_body set tablespace \"{}\"", store.name)).await;
+        store
+    }
+
+    async fn tell(&self, statement: String) {
+        sqlx::query(AssertSqlSafe(statement)).execute(self.owner).await.unwrap();
+    }
+
+    async fn back(self) {
+        self.tell("alter table queued_body set tablespace pg_default".to_owned()).await;
+        self.tell(format!("drop tablespace \"{}\"", self.name)).await;
+    }
+}
+
+#[sqlx::test]
+async fn while_a_mounted_disk_of_the_store_is_full_no_mail_is_promised_and_later_it_is_again(owner: PgPool) {
+    let disk = Disk::of("3m");
+    let sending = Sending::on(owner.clone()).await;
+    sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
+    let store = StoreOn::disk(&owner, &disk).await;
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![0; 2 * 1024 * 1024]).unwrap();
+    let large = || sending.message_with(&["bob@elsewhere.example"], "0123456789abcdef\r\n".repeat(5_000));
+
+    let mut taken = 0;
+    let refused = loop {
+        let reply = sending.transfer.accept(large()).await;
+        if reply.code != 250 {
+            break reply.to_string();
+        }
+        taken += 1;
+        assert!(taken < 20, "a megabyte has no room for twenty messages of 90 kB");
+    };
+    assert!(taken > 0 && refused.starts_with("451 4.3.0 "), "{taken}, then {refused}");
+    // The connections to the store go on, and nothing of it is there.
+    assert_eq!(sending.transfer.accept(large()).await.code, 451);
+    assert_eq!(sending.waiting().await.len(), taken);
+
+    std::fs::remove_file(filler).unwrap();
+    assert_eq!(sending.transfer.accept(large()).await.code, 250);
+    assert_eq!(sending.waiting().await.len(), taken + 1);
+    store.back().await;
 }
 
 /// Begins messages until the reply is this one.

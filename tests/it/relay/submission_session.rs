@@ -150,18 +150,6 @@ async fn a_client_that_vanishes_after_the_dot_has_its_message_accepted_once() {
     reception.stop().await;
 }
 
-/// Sends a byte every ten milliseconds until the relay has had enough; what it then says.
-async fn trickle(client: &mut SmtpClient) -> String {
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    loop {
-        ticks.tick().await;
-        client.send(b"x").await;
-        if let Ok(said) = tokio::time::timeout(Duration::ZERO, client.reply_whenever()).await {
-            return said;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_client_that_sends_a_byte_now_and_then_is_sent_away_in_every_state() {
     let soon = |settings: &mut Settings| {
@@ -176,7 +164,7 @@ async fn a_client_that_sends_a_byte_now_and_then_is_sent_away_in_every_state() {
         for step in &steps[..slow_after] {
             client.say(step).await;
         }
-        let said = trickle(&mut client).await;
+        let said = client.trickle().await;
         assert_eq!(
             said, "421 4.4.2 relay.example has waited too long and closes the connection\r\n",
             "after {slow_after}"

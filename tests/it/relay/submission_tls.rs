@@ -128,6 +128,20 @@ async fn who_does_not_finish_the_handshake_is_sent_away() {
 }
 
 #[tokio::test]
+async fn who_signs_in_a_byte_at_a_time_is_sent_away() {
+    let certificate = Certificate::new();
+    let soon = |settings: &mut Settings| settings.limits.idle = Duration::from_millis(150);
+    let (reception, _) = reception(&certificate, soon).await;
+    for question in ["AUTH PLAIN", "AUTH LOGIN"] {
+        let mut client = SmtpClient::encrypted(reception.address, &certificate.client()).await;
+        let asked = client.say(question).await;
+        assert!(asked.starts_with("334 "), "{asked}");
+        let said = client.trickle().await;
+        assert_eq!(said, "421 4.4.2 relay.example has waited too long and closes the connection\r\n", "{question}");
+    }
+}
+
+#[tokio::test]
 async fn a_credential_that_is_revoked_sends_nothing_more_on_a_connection_that_is_open() {
     let certificate = Certificate::new();
     let (reception, table) = reception(&certificate, |_| {}).await;

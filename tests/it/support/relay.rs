@@ -305,7 +305,9 @@ impl Desk {
                 }
             }
         }
-        String::from_utf8(self.session.take_output()).unwrap()
+        let said = String::from_utf8(self.session.output().to_vec()).unwrap();
+        self.session.sent();
+        said
     }
 
     pub fn feed_in_pieces(&mut self, input: &[u8], size: usize) -> String {

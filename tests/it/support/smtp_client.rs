@@ -90,6 +90,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SmtpClient<S> {
         }
     }
 
+    /// Sends a byte every ten milliseconds until the relay has had enough; what it then says.
+    pub async fn trickle(&mut self) -> String {
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            ticks.tick().await;
+            self.send(b"x").await;
+            if let Ok(said) = timeout(Duration::ZERO, self.reply_whenever()).await {
+                return said;
+            }
+        }
+    }
+
     /// From MAIL to the dot; the reply to the message, or to the command that was refused.
     pub async fn submit(&mut self, reverse_path: &str, forward_path: &str, content: &str) -> String {
         for command in [format!("MAIL FROM:<{reverse_path}>"), format!("RCPT TO:<{forward_path}>"), "DATA".to_owned()] {
