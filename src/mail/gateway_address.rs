@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use super::DomainName;
+use super::{DomainName, ShortText};
 
 /// The port of a gateway address that names none (RFC 5321 §4.5.4.2).
 pub const SMTP_PORT: u16 = 25;
@@ -242,8 +242,14 @@ impl fmt::Display for GatewayAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.host, self.port) {
             (host, SMTP_PORT) => host.fmt(f),
-            (GatewayHost::Ip(IpAddr::V6(ip)), port) => write!(f, "[{ip}]:{port}"),
-            (host, port) => write!(f, "{host}:{port}"),
+            (GatewayHost::Ip(ip), port) => f.write_str(&ShortText::of_socket((*ip, port).into())),
+            (GatewayHost::Name(name), port) => {
+                let mut behind = ShortText::default();
+                behind.byte(b':');
+                behind.number(port);
+                f.write_str(name.as_str())?;
+                f.write_str(&behind)
+            }
         }
     }
 }
@@ -252,7 +258,7 @@ impl fmt::Display for GatewayHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => name.fmt(f),
-            Self::Ip(ip) => ip.fmt(f),
+            Self::Ip(ip) => f.pad(&ShortText::of_ip(*ip)),
         }
     }
 }

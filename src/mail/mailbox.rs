@@ -116,6 +116,6 @@ fn unquoted(content: &str) -> Option<String> {
 
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.local_part, self.domain)
+        [&self.local_part, "@", self.domain.as_str()].into_iter().try_for_each(|part| f.write_str(part))
     }
 }

@@ -16,6 +16,7 @@ pub mod received;
 pub mod reply;
 pub mod return_address;
 pub mod short_id;
+pub mod short_text;
 pub mod test_message;
 
 pub use domain_name::DomainName;
@@ -24,3 +25,4 @@ pub use gateway_address::{GatewayAddress, GatewayHost};
 pub use mailbox::Mailbox;
 pub use reply::{EnhancedStatus, Reply};
 pub use return_address::ReturnAddress;
+pub use short_text::ShortText;

@@ -1,12 +1,12 @@
 //! The one header field that the relay adds to a message (RFC 5321 §4.4): the trace of our hop.
 //! Made when a message has been read whole, put in front of it by `relay::submission`.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use memchr::memchr;
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
-use super::id::QueueId;
+use super::{ShortText, id::QueueId};
 
 /// What a `Received` field says.
 #[derive(Debug, Clone)]
@@ -27,23 +27,17 @@ impl Received<'_> {
     /// The whole field with its line ends. The client's name is data of a stranger: what could end
     /// the line or close the comment is left out.
     pub fn to_field(&self) -> String {
-        let helo: String = self
-            .helo
-            .chars()
-            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_'))
-            .collect();
-        let helo = if helo.is_empty() { "unknown" } else { helo.as_str() };
-        let client = match self.client {
-            IpAddr::V4(client) => format!("[{client}]"),
-            IpAddr::V6(client) => format!("[IPv6:{client}]"),
+        let is_harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
+        let helo: Cow<'_, str> = match self.helo.chars().all(is_harmless) {
+            true => self.helo.into(),
+            false => self.helo.chars().filter(|c| is_harmless(*c)).collect(),
         };
+        let helo = if helo.is_empty() { "unknown" } else { &*helo };
+        let family = if self.client.is_ipv6() { "IPv6:" } else { "" };
         let at = self.at.format(&Rfc2822).unwrap_or_default();
-        format!(
-            "Received: from {helo} ({client})\r\n\tby {by} with {with} id {id};\r\n\t{at}\r\n",
-            by = self.by,
-            with = self.with,
-            id = self.id,
-        )
+        let (client, by, with, id) = (ShortText::of_ip(self.client), self.by, self.with, self.id);
+        let from = ["Received: from ", helo, " ([", family, &client, "])\r\n"].concat();
+        [&from, "\tby ", by, " with ", with, " id ", id, ";\r\n\t", &at, "\r\n"].concat()
     }
 }
 

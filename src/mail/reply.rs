@@ -3,13 +3,27 @@
 
 use std::fmt;
 
+use super::ShortText;
+
 /// RFC 3463: class, subject and detail, as in 5.7.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedStatus(pub u8, pub u16, pub u16);
 
+impl EnhancedStatus {
+    fn to_text(self) -> ShortText {
+        let mut text = ShortText::default();
+        text.number(self.0.into());
+        for number in [self.1, self.2] {
+            text.byte(b'.');
+            text.number(number);
+        }
+        text
+    }
+}
+
 impl fmt::Display for EnhancedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+        f.write_str(&self.to_text())
     }
 }
 
@@ -95,13 +109,17 @@ impl Reply {
 
     /// The reply as bytes on the wire, one CRLF-ended line for each line of text.
     pub fn to_wire(&self) -> String {
-        let mut wire = String::new();
+        // Code, enhanced status, blanks and line end take some twenty bytes.
+        let length = self.lines.iter().map(|line| line.len() + 20).sum();
+        let (mut wire, mut code) = (String::with_capacity(length), ShortText::default());
+        code.number(self.code);
         for (index, line) in self.lines.iter().enumerate() {
             let separator = if index + 1 == self.lines.len() { ' ' } else { '-' };
-            wire.push_str(&self.code.to_string());
+            wire.push_str(&code);
             wire.push(separator);
             if let Some(enhanced) = self.enhanced {
-                wire.push_str(&format!("{enhanced} "));
+                wire.push_str(&enhanced.to_text());
+                wire.push(' ');
             }
             wire.push_str(line);
             wire.push_str("\r\n");
@@ -113,11 +131,17 @@ impl Reply {
 /// One line, for pages, logs and notifications: `550 5.7.1 relaying denied`.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.code)?;
+        let mut code = ShortText::default();
+        code.number(self.code);
+        f.write_str(&code)?;
         if let Some(enhanced) = self.enhanced {
-            write!(f, " {enhanced}")?;
+            f.write_str(" ")?;
+            f.write_str(&enhanced.to_text())?;
         }
-        write!(f, " {}", self.lines.join(" "))
+        self.lines.iter().try_for_each(|line| {
+            f.write_str(" ")?;
+            f.write_str(line)
+        })
     }
 }
 

@@ -136,7 +136,7 @@ pub enum Decision {
 pub struct Found {
     pub organization: OrganizationId,
     /// The address that decides, in canonical form.
-    pub sender: Mailbox,
+    pub sender: Arc<Mailbox>,
     /// `None`: an address of the domain that no account has.
     pub account: Option<AccountId>,
 }
@@ -158,7 +158,7 @@ pub struct SenderRoute {
     /// `None`: an address of the domain that no account has.
     pub account: Option<AccountId>,
     /// The address that decided, in canonical form.
-    pub sender: Mailbox,
+    pub sender: Arc<Mailbox>,
     pub route: Route<Arc<Gateway>>,
 }
 
@@ -319,17 +319,15 @@ impl RoutingFacts {
     /// address that a bounce form was made from counts only within that organization, so that nobody takes
     /// another tenant's route by spelling its address inside one of his own.
     pub fn find(&self, reverse_path: &str) -> Option<Found> {
-        let candidates = sender::candidates(reverse_path);
+        let mut candidates = sender::candidates(reverse_path);
         let given = candidates.first()?;
         let organization = self.domains.get(given.domain())?.organization;
-        let known = candidates.iter().find_map(|candidate| {
+        let known = candidates.iter().enumerate().find_map(|(place, candidate)| {
             let domain = self.domains.get(candidate.domain())?;
-            (domain.organization == organization).then(|| Some((candidate, self.account_of(candidate)?)))?
+            (domain.organization == organization).then(|| Some((place, self.account_of(candidate)?)))?
         });
-        Some(match known {
-            Some((sender, account)) => Found { organization, sender: sender.clone(), account: Some(account) },
-            None => Found { organization, sender: given.clone(), account: None },
-        })
+        let (place, account) = known.map_or((0, None), |(place, account)| (place, Some(account)));
+        Some(Found { organization, sender: candidates.swap_remove(place).into(), account })
     }
 
     fn decide_for(&self, found: Found, default: &PlatformDefault) -> Decision {

@@ -10,7 +10,10 @@ use super::{
     routing::{HeldUntil, NextHop, PlatformDefault, Route, Scope, route},
     words::words,
 };
-use crate::mail::id::{AccountId, GatewayId, OrganizationId};
+use crate::mail::{
+    Mailbox,
+    id::{AccountId, GatewayId, OrganizationId},
+};
 
 /// What an administrator chose for mail that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +182,7 @@ fn unless_nowhere(route: SenderRoute) -> Onward {
 
 fn by_default(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformDefault) -> Onward {
     let (organization, account) = (waits.organization, waits.account);
-    match waits.sender.parse() {
+    match waits.sender.parse::<Mailbox>().map(Arc::new) {
         Ok(sender) if !facts.is_suspended(organization) => {
             let route = Route { next_hop: NextHop::Platform(default.clone()), set_by: Scope::Platform };
             Onward::Route(SenderRoute { organization, account, sender, route })
@@ -219,8 +222,8 @@ fn whatever_applies(facts: &RoutingFacts, waits: &Waits<'_>, default: &PlatformD
     let (sender, account) = match found {
         Some(Found { sender, account, .. }) => (sender, account),
         // Its domain is gone: there is nothing nearer than the organization.
-        None => match waits.sender.parse() {
-            Ok(sender) => (sender, None),
+        None => match waits.sender.parse::<Mailbox>() {
+            Ok(sender) => (sender.into(), None),
             Err(_) => return Onward::Held(HeldBecause::DomainRemoved),
         },
     };

@@ -6,11 +6,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::{
-    mail::id::{AccountId, GatewayId, QueueId},
+    mail::{
+        ShortText,
+        id::{AccountId, GatewayId, QueueId},
+    },
     policy::routing::Scope,
 };
 
@@ -104,7 +107,7 @@ pub struct Event<'a> {
     #[serde(rename = "host", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Cow<'a, str>>,
     /// The address that was connected to.
-    #[serde(rename = "ip", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "ip", default, skip_serializing_if = "Option::is_none", serialize_with = "socket")]
     pub server: Option<SocketAddr>,
     /// Such as `TLS 1.3`; none in clear.
     #[serde(rename = "tls", default, skip_serializing_if = "Option::is_none")]
@@ -172,6 +175,14 @@ impl Told<'_> {
             Self::Alike(_) => None,
             Self::Apart(_, reply) => Some(reply),
         }
+    }
+}
+
+/// Written for every message.
+fn socket<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.serialize_some(&*ShortText::of_socket(*address)),
+        None => serializer.serialize_none(),
     }
 }
 
