@@ -12,6 +12,10 @@ use std::{
 use anyhow::{Context, anyhow};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
+use self::message_line::JsonLines;
+
+mod message_line;
+
 /// What is logged where `RUST_LOG` says nothing. PostgreSQL's notices (“already exists, skipping”, at each
 /// start) tell an operator nothing.
 const DEFAULT_FILTER: &str = "info,sqlx::postgres::notice=warn";
@@ -52,7 +56,7 @@ pub fn start() -> anyhow::Result<Log> {
     if io::stderr().is_terminal() {
         subscriber.with_target(false).init();
     } else {
-        subscriber.json().flatten_event(true).with_ansi(false).init();
+        subscriber.json().event_format(JsonLines::default()).init();
     }
     Ok(Log(lines))
 }

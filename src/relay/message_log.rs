@@ -14,13 +14,19 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    mail::id::{AccountId, GatewayId, OrganizationId, QueueId},
+    mail::{
+        ShortText,
+        id::{AccountId, GatewayId, OrganizationId, QueueId},
+    },
     policy::routing::Scope,
     store::{
         message_trace::{Event, Step, Told},
         queue::QueuedMessage,
     },
 };
+
+/// What lines about messages are found by among all others.
+pub const TARGET: &str = "outgate::message";
 
 /// What is kept of a reply, in bytes.
 const MAX_REPLY: usize = 1024;
@@ -113,34 +119,36 @@ impl<'a> Line<'a> {
     /// wants the line.
     pub fn write(self, trace: &Trace, step: Step) {
         let now = OffsetDateTime::now_utc();
+        let client = self.client.map(ShortText::of_ip);
+        let server = self.through.map(|through| ShortText::of_socket(through.server));
+        let address = self.gateway.map(|peer| peer.address.to_string());
         let text = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         tracing::info!(
-            target: "outgate::message",
+            target: TARGET,
             organization = %self.organization,
             queue_id = %self.queue_id,
             sender = self.sender,
             recipients = self.recipients.len(),
             to = %Named(&self.recipients),
             size = self.size,
-            client = self.client.map(tracing::field::display),
+            client = client.as_deref(),
             first_pass = self.first_pass.map(tracing::field::display),
             scope = self.scope.map(tracing::field::display),
-            gateway = self.gateway.map(|peer| tracing::field::display(&peer.address)),
+            gateway = address.as_deref(),
             revision = self.gateway.and_then(Peer::revision),
-            server = self.through.map(|through| tracing::field::display(through.server)),
+            server = server.as_deref(),
             tls = self.through.map(|through| through.tls.unwrap_or("none")),
             reply = self.reply,
             attempts = self.attempts,
             next_attempt = self.next_attempt.map(text),
             received = text(self.received),
             waited_ms = (now - self.received).whole_milliseconds().max(0) as u64,
-            "{}",
-            step.as_str(),
+            message = step.as_str(),
         );
-        trace.add(self.organization, &self.event(step, now));
+        trace.add(self.organization, &self.event(step, address, now));
     }
 
-    fn event(self, step: Step, at: OffsetDateTime) -> Event<'a> {
+    fn event(self, step: Step, address: Option<String>, at: OffsetDateTime) -> Event<'a> {
         let gateway = self.gateway;
         Event {
             sender: Cow::Borrowed(self.sender),
@@ -153,7 +161,7 @@ impl<'a> Line<'a> {
             scope: self.scope,
             gateway: gateway.and_then(Peer::gateway_id).or(self.waits_for),
             revision: gateway.and_then(Peer::revision),
-            address: gateway.map(|peer| Cow::Owned(peer.address.to_string())),
+            address: address.map(Cow::Owned),
             server: self.through.map(|through| through.server),
             tls: self.through.and_then(|through| through.tls).map(Cow::Borrowed),
             reply: printable(self.reply),
