@@ -32,25 +32,25 @@ impl Transfer {
         let judged = self.meter.judge(&limits, sender, measured, now);
         let answer = match (judged, lists_to_approve(message)) {
             (Judged::Goes, None) => self.take(message).await,
-            (Judged::Delayed(exceeded), None) => self.delay(message, &exceeded, now).await,
+            (Judged::Delayed(exceeded), None) => Box::pin(self.delay(message, &exceeded, now)).await,
             (Judged::Held(exceeded), None) => {
                 let because = match exceeded.applied.kind.window {
                     Window::Approval => HeldBecause::NeedsApproval,
                     _ => HeldBecause::OverLimit,
                 };
-                self.hold(message, because, &exceeded.words(), now).await
+                Box::pin(self.hold(message, because, &exceeded.words(), now)).await
             }
             // Whoever lets it go has seen it: it waits for no limit besides.
             (Judged::Goes | Judged::Delayed(_), Some(lists)) => {
-                self.hold(message, HeldBecause::NeedsApproval, &lists, now).await
+                Box::pin(self.hold(message, HeldBecause::NeedsApproval, &lists, now)).await
             }
             (Judged::Held(exceeded), Some(lists)) => {
                 let words = format!("{lists}; {}", exceeded.words());
-                self.hold(message, HeldBecause::NeedsApproval, &words, now).await
+                Box::pin(self.hold(message, HeldBecause::NeedsApproval, &words, now)).await
             }
             (Judged::Deferred(exceeded), _) => return put_off(&exceeded, now).into(),
             (Judged::Refused(exceeded), _) => return refused(&exceeded, now).into(),
-            (Judged::Stopped(exceeded), _) => return self.stop(sender, &exceeded, now).await.into(),
+            (Judged::Stopped(exceeded), _) => return Box::pin(self.stop(sender, &exceeded, now)).await.into(),
             (Judged::Blocked, _) => return blocked().into(),
         };
         match answer.reply.is_positive() {
@@ -59,7 +59,7 @@ impl Transfer {
                 self.meter.note_written(sender, &outside, now);
                 // Where the sender was stopped meanwhile, what of it waits was held before this message was there.
                 if let Some(words) = self.meter.stopped_since(sender, now) {
-                    self.hold_waiting(sender, &words).await;
+                    Box::pin(self.hold_waiting(sender, &words)).await;
                 }
             }
             false => self.meter.take_back(sender, now, measured),

@@ -1,6 +1,7 @@
 //! Front door 2: takes submitted mail, and hands it over to the gateway that its sender's
 //! administrators chose, or queues it. Knows nothing of pages.
 
+pub mod alarm;
 pub mod correspondents;
 pub mod demonstration_gateway;
 pub mod follow;
@@ -160,7 +161,7 @@ impl Relay {
     async fn receive(
         &self,
         listeners: Vec<Listener>,
-        transfer: watch::Receiver<Option<Transfer>>,
+        transfer: watch::Receiver<Option<Arc<Transfer>>>,
         returns: Option<Arc<ReturnTokens>>,
         stop: &CancellationToken,
     ) {
@@ -240,7 +241,7 @@ impl Relay {
         &self,
         mut id: watch::Receiver<Option<RelayId>>,
         handover: Arc<Handover>,
-        begun: &watch::Sender<Option<Transfer>>,
+        begun: &watch::Sender<Option<Arc<Transfer>>>,
         stop: &CancellationToken,
         received: CancellationToken,
     ) {
@@ -271,7 +272,8 @@ impl Relay {
             let transfer_settings =
                 TransferSettings { handover: self.settings.handover, handover_wait: self.settings.handover_wait };
             let counting = (Arc::clone(&self.volume), Arc::clone(&self.meter));
-            begun.send_replace(Some(Transfer::new(self.table(), handover, queue.clone(), counting, transfer_settings)));
+            let transfer = Transfer::new(self.table(), handover, queue.clone(), counting, transfer_settings);
+            begun.send_replace(Some(Arc::new(transfer)));
             tokio::join!(
                 queue.run_until(stop, received, self.settings.finishing()),
                 queue.keep_telling_of_limits(&self.meter, stop.clone())
@@ -283,7 +285,7 @@ impl Relay {
 }
 
 /// What submission tells of messages that it has refused itself.
-fn note_refusals(transfer: watch::Receiver<Option<Transfer>>) -> OnRefusal {
+fn note_refusals(transfer: watch::Receiver<Option<Arc<Transfer>>>) -> OnRefusal {
     Arc::new(move |refused| {
         if let Some(transfer) = &*transfer.borrow() {
             transfer.refused(&refused);
@@ -292,15 +294,20 @@ fn note_refusals(transfer: watch::Receiver<Option<Transfer>>) -> OnRefusal {
 }
 
 /// What submission hands messages to. Clients are let in as soon as the facts are known; the queue is there a moment later.
-fn accept(transfer: watch::Receiver<Option<Transfer>>) -> Accept {
+fn accept(transfer: watch::Receiver<Option<Arc<Transfer>>>) -> Accept {
     Arc::new(move |message: Message| {
-        let mut begun = transfer.clone();
-        Box::pin(async move {
-            let transfer = async { begun.wait_for(Option::is_some).await.ok().and_then(|transfer| transfer.clone()) };
-            match timeout(STARTING, transfer).await {
-                Ok(Some(transfer)) => transfer.accept(message).await,
-                Ok(None) | Err(_) => Reply::new(451, EnhancedStatus(4, 3, 2), "the relay is still starting, try again"),
-            }
-        })
+        let begun = transfer.borrow().clone();
+        match begun {
+            Some(transfer) => Box::pin(async move { transfer.accept(message).await }),
+            None => Box::pin(accept_once_begun(transfer.clone(), message)),
+        }
     })
+}
+
+async fn accept_once_begun(mut transfer: watch::Receiver<Option<Arc<Transfer>>>, message: Message) -> Reply {
+    let begun = async { transfer.wait_for(Option::is_some).await.ok().and_then(|transfer| transfer.clone()) };
+    match timeout(STARTING, begun).await {
+        Ok(Some(transfer)) => transfer.accept(message).await,
+        Ok(None) | Err(_) => Reply::new(451, EnhancedStatus(4, 3, 2), "the relay is still starting, try again"),
+    }
 }

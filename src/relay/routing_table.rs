@@ -56,6 +56,16 @@ pub struct RoutingTable {
 #[derive(Debug, Default)]
 pub struct Decided(Mutex<Option<LastDecision>>);
 
+impl Decided {
+    /// Whose mail it is, where it goes anywhere.
+    pub fn organization(&self) -> Option<OrganizationId> {
+        match &self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.decision {
+            Decision::Route(route) => Some(route.organization),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct LastDecision {
     sender: String,

@@ -186,17 +186,19 @@ impl Transfer {
         loop {
             let whose = match self.way(message) {
                 Way::Peer(whose, peer) if self.handover.pool().is_crowded(&peer) => {
-                    return self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now).await.into();
+                    return Box::pin(self.queue_for_now(self.entry(message, &whose), waits_for(&peer), now))
+                        .await
+                        .into();
                 }
                 Way::Peer(whose, _) => whose,
                 Way::Queue(whose, waits) => {
-                    return self.queue_for_now(self.entry(message, &whose), waits, now).await.into();
+                    return Box::pin(self.queue_for_now(self.entry(message, &whose), waits, now)).await.into();
                 }
                 Way::Held(whose) => {
                     let entry = self.entry(message, &whose);
                     let until = self.table.held_until(whose.organization, &message.sender);
                     let held = Attempted::without_gateway(&entry.message, until);
-                    return self.commit_outcome(entry, &held, now).await.into();
+                    return Box::pin(self.commit_outcome(entry, &held, now)).await.into();
                 }
                 Way::Refused(reply) => return reply.into(),
             };
@@ -236,12 +238,12 @@ impl Transfer {
             Begun::Failing(peer, failing) => {
                 let places = places(message.envelope.forward_paths.len());
                 let attempted = queue::waiting(&peer, &failing.reason, failing.until, &places);
-                self.commit_outcome(entry(), &attempted, now).await
+                Box::pin(self.commit_outcome(entry(), &attempted, now)).await
             }
-            Begun::Busy(peer) => self.queue_for_now(entry(), waits_for(&peer), now).await,
+            Begun::Busy(peer) => Box::pin(self.queue_for_now(entry(), waits_for(&peer), now)).await,
             Begun::Paced(peer, turn) => {
                 let places = places(message.envelope.forward_paths.len());
-                self.commit_outcome(entry(), &queue::paced(&peer, turn, &places), now).await
+                Box::pin(self.commit_outcome(entry(), &queue::paced(&peer, turn, &places), now)).await
             }
             Begun::Answered(peer, through, answers) => {
                 let through = Some(through);
@@ -249,9 +251,9 @@ impl Transfer {
                     return Some(Answer { reply, of: Some((peer, through)) });
                 }
                 let attempted = of_answers(&peer, &answers, &places(answers.len()));
-                self.commit_outcome(entry(), &Attempted { through, ..attempted }, now).await
+                Box::pin(self.commit_outcome(entry(), &Attempted { through, ..attempted }, now)).await
             }
-            Begun::Failed(failed) => return Some(self.failed(entry(), &failed, now).await),
+            Begun::Failed(failed) => return Some(Box::pin(self.failed(entry(), &failed, now)).await),
         };
         Some(reply.into())
     }
@@ -334,12 +336,12 @@ impl Transfer {
     ) -> Answer {
         let is_accepted = |answer: &RecipientAnswer| *answer == RecipientAnswer::Accepted;
         if !transaction.recipients.iter().all(is_accepted) {
-            return self.send_to_some(self.entry(message, whose), transaction, now).await.into();
+            return Box::pin(self.send_to_some(self.entry(message, whose), transaction, now)).await.into();
         }
         let source = Source::Content(message.content.clone());
         let limit = self.settings.handover_wait * SENDING;
         if let Err(failed) = transaction.send_within(limit, &source).await {
-            return self.failed(self.entry(message, whose), &failed, now).await;
+            return Box::pin(self.failed(self.entry(message, whose), &failed, now)).await;
         }
         match tokio::time::timeout(self.settings.handover_wait, transaction.answer()).await {
             Ok(Ok(reply)) => {
@@ -348,7 +350,7 @@ impl Transfer {
                 let told_of = is_owed.then(|| transaction.peer.clone());
                 transaction.finish();
                 if let Some(peer) = told_of {
-                    self.tell_relayed(self.entry(message, whose), &peer, &reply, now).await;
+                    Box::pin(self.tell_relayed(self.entry(message, whose), &peer, &reply, now)).await;
                 }
                 reply.into()
             }
@@ -356,9 +358,9 @@ impl Transfer {
                 if failed.is_answer_to_message() {
                     transaction.finish();
                 }
-                self.failed(self.entry(message, whose), &failed, now).await
+                Box::pin(self.failed(self.entry(message, whose), &failed, now)).await
             }
-            Err(_) => self.await_answer(self.entry(message, whose), transaction, now).await.into(),
+            Err(_) => Box::pin(self.await_answer(self.entry(message, whose), transaction, now)).await.into(),
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
     reply_reader::{Extensions, complete_reply, take_reply},
     trouble::Trouble,
 };
-use crate::mail::Reply;
+use crate::{mail::Reply, relay::alarm::Alarm};
 
 /// How long to wait for what (RFC 5321 §4.5.3.2).
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +66,8 @@ pub struct Connection {
     pub(super) messages: u32,
     /// Not to be used again.
     closing: bool,
+    /// For its replies.
+    alarm: Alarm,
 }
 
 /// The way to a server as it was, for whoever tells of it.
@@ -116,6 +118,7 @@ impl Connection {
             in_transaction: false,
             messages: 0,
             closing: false,
+            alarm: Alarm::default(),
         })
     }
 
@@ -167,7 +170,7 @@ impl Connection {
         if let Some(length) = complete_reply(&self.input)? {
             return Ok(length);
         }
-        let read = timeout(limit, async {
+        let read = self.alarm.within(limit, async {
             loop {
                 let count = match &mut self.stream {
                     Stream::Plain(stream) => stream.read_buf(&mut self.input).await?,
@@ -181,7 +184,7 @@ impl Connection {
                 }
             }
         });
-        read.await.map_err(|_| Trouble::TimedOut(limit))?
+        read.await.unwrap_or(Err(Trouble::TimedOut(limit)))
     }
 
     /// Whether an idle connection still looks open: one look at the socket, no waiting. A server has

@@ -337,7 +337,7 @@ impl Handover {
             }
             tokio::spawn(warm.quit());
         }
-        let dialed = self.dialer.dial(asked.peer()).await;
+        let dialed = Box::pin(self.dialer.dial(asked.peer())).await;
         let now = clock.now();
         match dialed {
             Ok(connection) => {

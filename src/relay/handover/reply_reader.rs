@@ -83,7 +83,7 @@ fn parse_reply(bytes: &[u8]) -> Result<Reply, Trouble> {
             enhanced = Some(EnhancedStatus(parsed.esc[0], parsed.esc[1].into(), parsed.esc[2].into()));
         }
         if lines.len() < MAX_KEPT_LINES {
-            lines.push(printable(&parsed.message));
+            lines.push(printable(parsed.message));
         }
     }
     // RFC 5321 §4.2: the first digit is 2 to 5.
@@ -110,8 +110,12 @@ fn parse_line(line: &[u8]) -> Result<smtp_proto::Response<String>, Trouble> {
 }
 
 /// Without control characters: the text goes into logs, pages, notifications and replies of ours.
-fn printable(text: &str) -> String {
-    text.trim_end().chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+fn printable(mut text: String) -> String {
+    text.truncate(text.trim_end().len());
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "?"),
+        false => text,
+    }
 }
 
 /// What a positive answer to EHLO offers. Lines that are not understood are offers that we do not use.

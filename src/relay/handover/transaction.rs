@@ -124,9 +124,10 @@ impl Connection {
         if !offered.eight_bit_mime && request.source.has_eight_bit_bytes().await.map_err(unreadable)? {
             return Err(ours(3, "it does not take 8-bit content (8BITMIME), which this message has"));
         }
-        let mut mail = format!("MAIL FROM:<{}>", request.reverse_path);
+        let mut mail = ["MAIL FROM:<", request.reverse_path, ">"].concat();
         if offered.size.is_some() {
-            mail.push_str(&format!(" SIZE={}", request.source.size()));
+            mail.push_str(" SIZE=");
+            mail.push_str(&request.source.size().to_string());
         }
         if offered.eight_bit_mime && parameters.eight_bit {
             mail.push_str(" BODY=8BITMIME");

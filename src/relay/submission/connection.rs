@@ -6,12 +6,13 @@ use std::{fs::File, future::Future, io, path::PathBuf, sync::Arc, time::Duration
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Place, Takers,
+    desk::{Desks, Seat},
     session::{Action, Session, Submitted},
     tls::ServerTls,
 };
@@ -21,6 +22,7 @@ use crate::{
         short_id::{MessageLinks, ShortId},
     },
     relay::{
+        alarm::Alarm,
         memory::{Growing, InFlight},
         message::{Content, Message},
         settings::SubmissionLimits,
@@ -45,6 +47,7 @@ pub(super) struct Surroundings {
     pub spool_dir: PathBuf,
     /// Without it connections stay in the clear.
     pub tls: Option<Arc<ServerTls>>,
+    pub desks: Arc<Desks>,
     /// The relay stops: what is in flight may finish.
     pub stop: CancellationToken,
     /// It has waited long enough.
@@ -95,10 +98,14 @@ struct Connection<S> {
     stream: S,
     session: Session,
     place: Place,
+    /// Where it waits for its turn.
+    seat: Seat,
     surroundings: Arc<Surroundings>,
     /// What has been spooled of the message that is being read.
     spool: Option<Spool>,
     transaction: Option<Transaction>,
+    /// For what the client is waited for.
+    alarm: Alarm,
     /// How many lines the client has sent, and when the last of them came.
     lines: (u64, Instant),
     /// Until when it has to be known whose connection it is; `None`: it is.
@@ -123,7 +130,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let now = Instant::now();
         let lines = (session.lines(), now);
         let introduction = place.is_strangers().then(|| now + surroundings.limits.introduction);
-        Self { stream, session, place, surroundings, spool: None, transaction: None, lines, introduction }
+        let seat = Seat::new(&surroundings.desks);
+        let (spool, transaction, alarm) = (None, None, Alarm::default());
+        Self { stream, session, place, seat, surroundings, spool, transaction, alarm, lines, introduction }
     }
 
     async fn run(&mut self) -> io::Result<After> {
@@ -135,7 +144,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let after = match self.read(&mut buffer).await? {
                 Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Input::Bytes(read) => {
+                    self.seat.turn().await;
                     let after = self.obey(&buffer[..read]).await?;
+                    // Between two messages it stays where it was.
+                    if let Some(organization) = self.session.organization() {
+                        self.seat.move_to(organization);
+                    }
                     if read == FIRST_BUFFER {
                         buffer.resize(BUFFER, 0);
                     }
@@ -165,16 +179,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::select! {
             biased;
             () = stopping.cancelled() => Ok(Input::Stopping),
-            read = timeout_at(deadline, self.stream.read(buffer)) => match read {
-                Ok(read) => {
-                    let read = read?;
-                    if let Some(Transaction { content: Some((_, received)), .. }) = &mut self.transaction {
-                        *received += read as u64;
-                    }
-                    Ok(Input::Bytes(read))
+            read = self.alarm.until(deadline, self.stream.read(buffer)) => {
+                let Some(read) = read else { return Ok(Input::TooSlow) };
+                let read = read?;
+                if let Some(Transaction { content: Some((_, received)), .. }) = &mut self.transaction {
+                    *received += read as u64;
                 }
-                Err(_) => Ok(Input::TooSlow),
-            },
+                Ok(Input::Bytes(read))
+            }
         }
     }
 
@@ -312,16 +324,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(tell) = &self.surroundings.takers.refused {
             self.session.take_refusals().into_iter().for_each(|refused| tell(refused));
         }
-        let output = self.session.take_output();
-        if output.is_empty() {
+        if self.session.output().is_empty() {
             return Ok(());
         }
         // A client that does not read its replies is as slow as one that does not write.
-        timeout(self.surroundings.limits.idle, async {
-            self.stream.write_all(&output).await?;
+        let sent = timeout(self.surroundings.limits.idle, async {
+            self.stream.write_all(self.session.output()).await?;
             self.stream.flush().await
-        })
-        .await?
+        });
+        sent.await??;
+        self.session.sent();
+        Ok(())
     }
 
     /// Closes so that the last reply arrives: were there unread input, closing at once would throw

@@ -4,6 +4,7 @@
 pub mod command;
 mod connection;
 pub mod data;
+mod desk;
 pub mod null_sender;
 pub mod proxy;
 mod recipients;
@@ -34,9 +35,12 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
-use self::{connection::Surroundings, proxy::Origin, session::Session, sign_in::SignIns};
+use self::{connection::Surroundings, desk::Desks, proxy::Origin, session::Session, sign_in::SignIns};
 use super::{
     memory::Memory,
     message::Message,
@@ -141,6 +145,8 @@ pub async fn listen(
     let spool_room = Arc::new(AtomicU64::new(u64::MAX));
     let least_free_space = settings.limits.least_free_space;
     let _watching = spool_room::watch(&settings.spool_dir, least_free_space, Arc::clone(&spool_room)).await;
+    let desks = Arc::new(Desks::default());
+    let _serving = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&desks).serve()));
     let reception = Arc::new(Reception {
         terms: Arc::new(Terms {
             hostname: settings.hostname.clone(),
@@ -162,6 +168,7 @@ pub async fn listen(
             limits: settings.limits.clone(),
             spool_dir: settings.spool_dir.clone(),
             tls: settings.tls.clone(),
+            desks,
             stop: stop.clone(),
             give_up: give_up.clone(),
         }),

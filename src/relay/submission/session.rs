@@ -287,8 +287,13 @@ impl Session {
     }
 
     /// What has to be sent to the client.
-    pub fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.output)
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// All of it was.
+    pub fn sent(&mut self) {
+        self.output.clear();
     }
 
     /// What was refused since the last time.
@@ -304,6 +309,12 @@ impl Session {
     /// Whether the client has signed in.
     pub fn is_signed_in(&self) -> bool {
         self.signed_in.is_some()
+    }
+
+    /// Whose mail it brings, as far as that is known.
+    pub fn organization(&self) -> Option<OrganizationId> {
+        let signed_in = self.signed_in.as_ref().map(|signed_in| signed_in.organization);
+        signed_in.or_else(|| self.decided.organization())
     }
 
     /// How many lines outside messages were read to their end: whoever sends none for long is too slow.
