@@ -311,10 +311,13 @@ impl Session {
         self.signed_in.is_some()
     }
 
-    /// Whose mail it brings, as far as that is known.
+    /// Whose mail it brings, as far as that is known for sure: whoever is refused at MAIL is nobody's client.
     pub fn organization(&self) -> Option<OrganizationId> {
-        let signed_in = self.signed_in.as_ref().map(|signed_in| signed_in.organization);
-        signed_in.or_else(|| self.decided.organization())
+        match &self.signed_in {
+            Some(signed_in) => Some(signed_in.organization),
+            None if self.in_transaction() => self.decided.organization(),
+            None => None,
+        }
     }
 
     /// How many lines outside messages were read to their end: whoever sends none for long is too slow.
