@@ -206,17 +206,21 @@ async fn while_a_mounted_disk_is_full_mail_is_put_off_at_its_first_command_and_t
 struct StoreOn<'a> {
     owner: &'a PgPool,
     name: String,
+    /// There until everything is back.
+    disk: Option<Disk>,
 }
 
 impl<'a> StoreOn<'a> {
-    async fn disk(owner: &'a PgPool, disk: &Disk) -> Self {
+    async fn disk(owner: &'a PgPool, disk: Disk) -> Self {
         let name: String = sqlx::query_scalar("select current_database()::text").fetch_one(owner).await.unwrap();
         let data: String = sqlx::query_scalar("show data_directory").fetch_one(owner).await.unwrap();
         let (folder, whose) = (disk.path().join("store"), std::fs::metadata(data).unwrap());
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(disk.path(), Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::chown(&folder, Some(whose.uid()), Some(whose.gid())).unwrap();
-        let store = Self { owner, name };
+        let store = Self { owner, name, disk: Some(disk) };
+        // From a run that failed.
+        store.tell(format!("drop tablespace if exists \"{}\"", store.name)).await;
         store.tell(format!("create tablespace \"{}\" location '{}'", store.name, folder.display())).await;
         store.tell(format!("alter table queued_body set tablespace \"{}\"", store.name)).await;
         store
@@ -226,19 +230,30 @@ impl<'a> StoreOn<'a> {
         sqlx::query(AssertSqlSafe(statement)).execute(self.owner).await.unwrap();
     }
 
-    async fn back(self) {
+    fn path(&self) -> &Path {
+        self.disk.as_ref().unwrap().path()
+    }
+
+    async fn back(mut self) {
         self.tell("alter table queued_body set tablespace pg_default".to_owned()).await;
         self.tell(format!("drop tablespace \"{}\"", self.name)).await;
+        self.disk = None;
+    }
+}
+
+impl Drop for StoreOn<'_> {
+    /// A PostgreSQL that loses a disk makes no checkpoint any more, and everybody's tests fail.
+    fn drop(&mut self) {
+        std::mem::forget(self.disk.take());
     }
 }
 
 #[sqlx::test]
 async fn while_a_mounted_disk_of_the_store_is_full_no_mail_is_promised_and_later_it_is_again(owner: PgPool) {
-    let disk = Disk::of("3m");
     let sending = Sending::on(owner.clone()).await;
     sending.set_gateway(Some(&Gateway::free_address().await.to_string()));
-    let store = StoreOn::disk(&owner, &disk).await;
-    let filler = disk.path().join("filler");
+    let store = StoreOn::disk(&owner, Disk::of("3m")).await;
+    let filler = store.path().join("filler");
     std::fs::write(&filler, vec![0; 2 * 1024 * 1024]).unwrap();
     let large = || sending.message_with(&["bob@elsewhere.example"], "0123456789abcdef\r\n".repeat(5_000));
 
