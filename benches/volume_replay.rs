@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
+    sync::Arc,
 };
 
 use outgate::{
@@ -325,7 +326,7 @@ impl Relay {
         let organization = OrganizationId::new();
         let found = |who: usize| Found {
             organization,
-            sender: format!("user{who}@acme.example").parse().expect("an address"),
+            sender: Arc::new(format!("user{who}@acme.example").parse().expect("an address")),
             account: Some(account(who)),
         };
         let accounts: Vec<Found> = (0..ALL).map(found).collect();
