@@ -53,6 +53,8 @@ pub const IN_MEMORY: usize = 4 * BUFFER;
 const IN_SCARCE_MEMORY: usize = 32 * 1024;
 /// After so many a client gets no further.
 const MOST_MISTAKES: u32 = 10;
+/// So much memory for replies stays with a connection, in bytes.
+const USUAL_OUTPUT: usize = 1024;
 /// After so many sign-ins that failed the connection is closed.
 const MOST_FAILED_SIGN_INS: u32 = 3;
 /// `Username:` and `Password:`, which clients of LOGIN wait for.
@@ -291,9 +293,10 @@ impl Session {
         &self.output
     }
 
-    /// All of it was.
+    /// All of it was. What replies to a large group of commands took is given back: the connection may be idle for long.
     pub fn sent(&mut self) {
         self.output.clear();
+        self.output.shrink_to(USUAL_OUTPUT);
     }
 
     /// What was refused since the last time.
