@@ -244,11 +244,9 @@ impl fmt::Display for GatewayAddress {
             (host, SMTP_PORT) => host.fmt(f),
             (GatewayHost::Ip(ip), port) => f.write_str(&ShortText::of_socket((*ip, port).into())),
             (GatewayHost::Name(name), port) => {
-                let mut behind = ShortText::default();
-                behind.byte(b':');
-                behind.number(port);
                 f.write_str(name.as_str())?;
-                f.write_str(&behind)
+                f.write_str(":")?;
+                f.write_str(&ShortText::of_number(port))
             }
         }
     }

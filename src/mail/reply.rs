@@ -11,8 +11,7 @@ pub struct EnhancedStatus(pub u8, pub u16, pub u16);
 
 impl EnhancedStatus {
     fn to_text(self) -> ShortText {
-        let mut text = ShortText::default();
-        text.number(self.0.into());
+        let mut text = ShortText::of_number(self.0.into());
         for number in [self.1, self.2] {
             text.byte(b'.');
             text.number(number);
@@ -111,8 +110,7 @@ impl Reply {
     pub fn to_wire(&self) -> String {
         // Code, enhanced status, blanks and line end take some twenty bytes.
         let length = self.lines.iter().map(|line| line.len() + 20).sum();
-        let (mut wire, mut code) = (String::with_capacity(length), ShortText::default());
-        code.number(self.code);
+        let (mut wire, code) = (String::with_capacity(length), ShortText::of_number(self.code));
         for (index, line) in self.lines.iter().enumerate() {
             let separator = if index + 1 == self.lines.len() { ' ' } else { '-' };
             wire.push_str(&code);
@@ -131,9 +129,7 @@ impl Reply {
 /// One line, for pages, logs and notifications: `550 5.7.1 relaying denied`.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut code = ShortText::default();
-        code.number(self.code);
-        f.write_str(&code)?;
+        f.write_str(&ShortText::of_number(self.code))?;
         if let Some(enhanced) = self.enhanced {
             f.write_str(" ")?;
             f.write_str(&enhanced.to_text())?;

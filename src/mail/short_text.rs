@@ -24,6 +24,13 @@ impl Default for ShortText {
 }
 
 impl ShortText {
+    /// In decimal.
+    pub fn of_number(number: u16) -> Self {
+        let mut text = Self::default();
+        text.number(number);
+        text
+    }
+
     /// As in `192.0.2.7` and `2001:db8::7`.
     pub fn of_ip(ip: IpAddr) -> Self {
         let mut text = Self::default();

@@ -170,6 +170,7 @@ impl Transfer {
         self.handed_back(message, sender.organization).is_none().then_some(sender)
     }
 
+    // Here and below what seldom happens is boxed: what a message takes has room for the largest of its ways.
     pub(super) async fn take(&self, message: &Message) -> Answer {
         let now = message.accepted_at;
         let source = Source::Content(message.content.clone());

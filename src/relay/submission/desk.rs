@@ -1,6 +1,5 @@
-//! Who is served next while one organization has many clients: it gets so many turns in a round and waits for the next
-//! one, and whoever else has something to say comes in between. Around what a [connection](super::connection) does
-//! with input; clients that only hold their connection are not concerned.
+//! Who is served next while one organization has many clients: it gets so many turns in a round, and whoever else has
+//! something to say comes in between. Asked by each [connection](super::connection) before it does anything with input.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
