@@ -312,7 +312,7 @@ fn known_by(ordinary: &[Sent], before: OffsetDateTime) -> Vec<Vec<u64>> {
 /// An organization's relay.
 struct Relay {
     accounts: Vec<Found>,
-    limits: OrganizationLimits,
+    limits: Arc<OrganizationLimits>,
     meter: Meter,
     /// Of each account, and at last of all together.
     by_hour: Vec<BTreeMap<OffsetDateTime, Count>>,
@@ -349,7 +349,7 @@ impl Relay {
         let (by_hour, correspondents) = (vec![BTreeMap::new(); ALL + 1], vec![Correspondents::default(); ALL]);
         let meter = Meter::default();
         meter.tidy(&HashMap::from([(organization, ALL as u64)]), START);
-        Self { accounts, limits, meter, by_hour, correspondents, looks_up_at: START }
+        Self { accounts, limits: Arc::new(limits), meter, by_hour, correspondents, looks_up_at: START }
     }
 
     fn count(&mut self, sent: &Sent) {

@@ -245,6 +245,13 @@ pub struct SenderControl {
     pub is_blocked: bool,
 }
 
+impl SenderControl {
+    /// Whether no limit of its own holds at `now`.
+    pub(super) fn is_exempt(&self, now: OffsetDateTime) -> bool {
+        self.exempt_until.is_some_and(|until| until > now)
+    }
+}
+
 /// All that an organization has said about how much may be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrganizationLimits {
@@ -328,6 +335,14 @@ impl OrganizationLimits {
         account.and_then(|account| self.senders.get(&account)).copied().unwrap_or_default()
     }
 
+    /// Whether anything is set for this sender or its mail domain, and not for the organization as a whole.
+    pub(super) fn is_set_apart(&self, sender: &Found) -> bool {
+        // Most organizations leave it at the platform's figures: nothing is looked up then.
+        !self.set.is_empty()
+            && (sender.account.is_some_and(|account| self.set.contains_key(&SetAt::Account(account)))
+                || self.set.contains_key(&SetAt::Domain(sender.sender.domain().clone())))
+    }
+
     /// The limits that hold for mail of this sender at `now`, in an organization of so many accounts. Of each kind the
     /// nearest scope's holds for the sender itself; those of a whole domain and of the whole organization hold besides.
     pub fn applied(&self, sender: &Found, accounts: u64, now: OffsetDateTime) -> Vec<Applied> {
@@ -335,7 +350,7 @@ impl OrganizationLimits {
         let domain = (!self.set.is_empty()).then(|| SetAt::Domain(sender.sender.domain().clone()));
         let control = self.sender(sender.account);
         let mut applied = Vec::with_capacity(EACH.len() + 2);
-        if control.exempt_until.is_none_or(|until| until <= now) {
+        if !control.is_exempt(now) {
             let whose = match sender.account {
                 Some(_) if !control.is_service => Whose::Each,
                 _ => Whose::Service,
@@ -439,6 +454,20 @@ pub struct BusyDay {
 }
 
 impl Holding {
+    /// The same as it holds for mail of this subject.
+    pub fn applied(&self, subject: &Subject) -> Applied {
+        let Self { kind, limit, set_by, .. } = *self;
+        Applied { kind, limit, set_by, subject: subject.clone() }
+    }
+
+    /// Whether so many, with a message that is to be judged, are so far from it that nothing is to be asked and nothing
+    /// comes of it, whatever is usual: they are not half of the least that it allows.
+    pub fn is_far(&self, counted: i64) -> bool {
+        let Some(most) = self.limit.most else { return true };
+        let least = if self.kind.window == Window::Usual { quiet(most) } else { most };
+        !is_half_way(counted, least)
+    }
+
     /// With what holds for an account with such busy days.
     pub fn raised_by(self, busy_day: BusyDay) -> Self {
         let busy_day = match self.kind.window {
@@ -620,7 +649,7 @@ fn count(
         true => earlier.get(unit),
         false => known.recent(subject).map_or(0, |recent| recent.within(window, unit, now)),
     };
-    let is_half_way = |most: u32| before.saturating_add(wanted).saturating_mul(2) >= i64::from(most);
+    let is_half_way = |most: u32| is_half_way(before.saturating_add(wanted), most);
     let plain = Counted { wanted, before, most, usual: None, raised: None };
     match window {
         Window::Minute | Window::Hour | Window::Approval | Window::Message => Some(plain),
@@ -639,6 +668,10 @@ fn count(
         Window::FirstTime if !is_half_way(most) => None,
         Window::FirstTime => Some(count_first_time(applied, most, known.first_time(applied)?, now)),
     }
+}
+
+fn is_half_way(counted: i64, most: u32) -> bool {
+    counted.saturating_mul(2) >= i64::from(most)
 }
 
 fn count_first_time(applied: &Applied, most: u32, first_time: FirstTime<'_>, now: OffsetDateTime) -> Counted {

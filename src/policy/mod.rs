@@ -4,6 +4,7 @@
 pub mod account_file;
 pub mod address_map;
 pub mod arrival;
+pub mod common_limits;
 pub mod connections;
 pub mod correspondents;
 pub mod distribution_list;

@@ -1,8 +1,7 @@
 //! Where a sender's mail goes, and why. One pure function, which the relay, the pages and
 //! `outgate route explain` all call.
 
-use std::{fmt, str::FromStr};
-
+use super::words::words;
 use crate::mail::GatewayAddress;
 
 /// Where the pointer that decides was set, nearest first.
@@ -15,35 +14,7 @@ pub enum Scope {
     Platform,
 }
 
-/// Not one of the four scopes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("“{0}” is not a scope")]
-pub struct ScopeError(String);
-
-impl FromStr for Scope {
-    type Err = ScopeError;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        match word {
-            "user" => Ok(Self::User),
-            "domain" => Ok(Self::Domain),
-            "organization" => Ok(Self::Organization),
-            "platform" => Ok(Self::Platform),
-            _ => Err(ScopeError(word.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::User => "user",
-            Self::Domain => "domain",
-            Self::Organization => "organization",
-            Self::Platform => "platform",
-        })
-    }
-}
+words!(Scope: "user" = User, "domain" = Domain, "organization" = Organization, "platform" = Platform);
 
 /// The gateways that apply to one sender, where set. `G` is whatever the caller knows a gateway by.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,6 +27,7 @@ use crate::{
         id::{AccountId, OrganizationId, QuickMap, RelayId},
     },
     policy::{
+        common_limits::{CommonLimits, ToJudge},
         correspondents::{Correspondents, Print, Written},
         facts::Found,
         limit::{
@@ -106,6 +107,8 @@ struct Known {
 struct OfOrganization {
     /// How many accounts it has.
     users: u64,
+    /// What held for most of its senders when the last message was judged.
+    common: Option<CommonLimits>,
     all: Recent,
     domains: QuickMap<DomainName, Recent>,
     accounts: QuickMap<AccountId, Recent>,
@@ -191,7 +194,7 @@ impl Meter {
     /// Judges a message that comes at `now`, and counts it unless it is not taken.
     pub fn judge(
         &self,
-        limits: &OrganizationLimits,
+        limits: &Arc<OrganizationLimits>,
         sender: &Found,
         message: Measured<'_>,
         now: OffsetDateTime,
@@ -202,10 +205,14 @@ impl Meter {
         let part = self.part_keys.of(sender, message.message_id);
         let mut known = self.known();
         let known = known.organizations.entry(sender.organization).or_default();
-        let applied = limits.applied(sender, known.users, now);
         let earlier = part.map_or_else(Count::default, |part| known.earlier_parts(part, now));
         let subject = sender.subject();
+        let common = known.common.take().filter(|common| common.are_of(limits, known.users, now));
+        let common = common.unwrap_or_else(|| CommonLimits::of(limits, known.users, now));
         let of_sender = known.recent(&subject);
+        let recent = [of_sender, Some(&known.all)];
+        let to_judge = ToJudge { sender, subject: &subject, recent, message: message.count, earlier, now };
+        let applied = known.near(&common, to_judge);
         let view = View {
             known: &*known,
             sender: (&subject, of_sender),
@@ -216,6 +223,7 @@ impl Meter {
         let exceeded = limit::exceeded(&applied, &view, (message.count, earlier), now);
         let judged = judge(&applied, &exceeded, |applied| view.waits_behind(applied, message.count));
         let wanted = view.wanted.into_inner();
+        known.common = Some(common);
         known.want(wanted, &sender.sender);
         known.note_unusual(&applied, &exceeded, now);
         for exceeded in exceeded {
@@ -548,6 +556,15 @@ impl OfOrganization {
             Subject::Account(account) => self.accounts.get(account),
             Subject::NoAccount(domain) => self.no_account.get(domain),
         }
+    }
+
+    /// The limits by which a message is judged, in this organization.
+    fn near(&self, common: &CommonLimits, message: ToJudge<'_>) -> Vec<Applied> {
+        common.near(message, |subject, kind| {
+            let key = || (subject.clone(), kind);
+            (!self.turns.is_empty() && self.turns.contains_key(&key()))
+                || (kind.window == Window::Usual && !self.unusual.is_empty() && self.unusual.contains_key(&key()))
+        })
     }
 
     fn add_to(&mut self, subject: &Subject, at: OffsetDateTime, count: Count) {
