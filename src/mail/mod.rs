@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod gateway_address;
 pub mod gateway_notice;
 pub mod id;
+pub mod json_text;
 pub mod limit_notice;
 pub mod mailbox;
 pub mod notify;

@@ -16,7 +16,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::relay::message_log::TARGET;
+use crate::{
+    mail::json_text::{self, escape, quote},
+    relay::message_log::TARGET,
+};
 
 /// Enough for most lines, in bytes.
 const USUAL: usize = 1024;
@@ -54,7 +57,7 @@ where
         line.text.push('"');
         event.record(&mut line);
         line.key("target");
-        line.quoted(about.target());
+        quote(&mut line.text, about.target());
         line.text.push_str("}\n");
         to.write_str(&line.text)
     }
@@ -72,42 +75,36 @@ impl Line {
         self.text.push_str(name);
         self.text.push_str("\":");
     }
-
-    fn quoted(&mut self, value: &str) {
-        self.text.push('"');
-        escape(&mut self.text, value);
-        self.text.push('"');
-    }
-
-    /// Numbers and the like.
-    fn plain(&mut self, field: &Field, value: impl fmt::Display) {
-        self.key(field.name());
-        // Writing to memory does not fail.
-        let _ = write!(self.text, "{value}");
-    }
 }
 
 impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.key(field.name());
-        self.quoted(value);
+        quote(&mut self.text, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field, value);
+        self.key(field.name());
+        match i64::try_from(value) {
+            Ok(value) => json_text::number(&mut self.text, value),
+            Err(_) => self.text.push_str(&value.to_string()),
+        }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field, value);
+        self.key(field.name());
+        json_text::number(&mut self.text, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field, value);
+        self.key(field.name());
+        self.text.push_str(if value { "true" } else { "false" });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.key(field.name());
         self.text.push('"');
+        // Writing to memory does not fail.
         let _ = write!(Escaped(&mut self.text), "{value:?}");
         self.text.push('"');
     }
@@ -121,27 +118,6 @@ impl Write for Escaped<'_> {
         escape(self.0, text);
         Ok(())
     }
-}
-
-/// RFC 8259 §7: quotation mark, reverse solidus and control characters.
-fn escape(to: &mut String, text: &str) {
-    let mut rest = text;
-    let is_special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    while let Some(place) = rest.bytes().position(is_special) {
-        let (before, from) = rest.split_at(place);
-        to.push_str(before);
-        match from.as_bytes()[0] {
-            byte @ (b'"' | b'\\') => {
-                to.push('\\');
-                to.push(byte.into());
-            }
-            byte => {
-                let _ = write!(to, "\\u{byte:04x}");
-            }
-        }
-        rest = &from[1..];
-    }
-    to.push_str(rest);
 }
 
 /// RFC 3339, in microseconds.

@@ -45,7 +45,7 @@ const MOST_WAYS: usize = 48;
 /// Lines that are being gathered.
 #[derive(Debug, Default)]
 pub struct Gathering {
-    text: Vec<u8>,
+    text: String,
     keys: Vec<Key>,
     lines: u32,
     /// The gateways that they name, and others once there are too many.
@@ -57,24 +57,19 @@ pub struct Gathering {
 impl Gathering {
     /// Adds a line.
     pub fn add(&mut self, event: &Event<'_>) {
-        let before = self.text.len();
-        // Into memory, and of a type whose keys are texts: it cannot fail.
-        if serde_json::to_writer(&mut self.text, event).is_err() {
-            self.text.truncate(before);
-            return;
-        }
+        event.write(&mut self.text);
         self.count(event);
     }
 
     /// Adds a line as it was written, which says this.
-    pub fn add_line(&mut self, line: &[u8], event: &Event<'_>) {
-        self.text.extend_from_slice(line);
+    pub fn add_line(&mut self, line: &str, event: &Event<'_>) {
+        self.text.push_str(line);
         self.count(event);
     }
 
     /// Ends the line, and notes what it is found by.
     fn count(&mut self, event: &Event<'_>) {
-        self.text.push(b'\n');
+        self.text.push('\n');
         keys::of(event, &mut self.keys);
         self.lines += 1;
         if self.ways.len() <= MOST_WAYS {
@@ -110,7 +105,7 @@ impl Gathering {
             last_at,
             lines: self.lines as i32,
             keys: keys::filter(&mut keys),
-            content: compress_prepend_size(&self.text),
+            content: compress_prepend_size(self.text.as_bytes()),
             ways: (self.ways.len() <= MOST_WAYS).then(|| self.ways.into_iter().collect()),
         })
     }
@@ -124,10 +119,10 @@ pub fn lines(content: &[u8], is_sought: impl Fn(&[u8]) -> bool) -> Vec<Event<'st
 }
 
 /// All lines of a chunk, each as it was written and as it was read; `None` if not all of these can be read.
-pub fn whole(content: &[u8], lines: i32) -> Option<Vec<(Vec<u8>, Event<'static>)>> {
-    let text = text(content);
-    let read = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let read: Option<Vec<_>> = read.map(|line| Some((line.to_vec(), serde_json::from_slice(line).ok()?))).collect();
+pub fn whole(content: &[u8], lines: i32) -> Option<Vec<(String, Event<'static>)>> {
+    let text = String::from_utf8(text(content)).ok()?;
+    let read = text.split('\n').filter(|line| !line.is_empty());
+    let read: Option<Vec<_>> = read.map(|line| Some((line.to_owned(), serde_json::from_str(line).ok()?))).collect();
     read.filter(|read| i32::try_from(read.len()) == Ok(lines))
 }
 

@@ -6,19 +6,21 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{
     mail::{
         ShortText,
         id::{AccountId, GatewayId, QueueId},
+        json_text::{self, JsonObject},
     },
     policy::routing::Scope,
 };
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Its gateway took it while its client waited.
@@ -54,6 +56,15 @@ impl Step {
         }
     }
 
+    /// As lines name it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::HandedOver => "handed_over",
+            Self::GivenUp => "given_up",
+            _ => self.as_str(),
+        }
+    }
+
     /// Of every message one of these comes first, and only once.
     pub fn begins(self) -> bool {
         matches!(self, Self::HandedOver | Self::Queued | Self::Refused)
@@ -66,10 +77,10 @@ impl Step {
 }
 
 /// One line. Texts are borrowed where it is written and owned where it was read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Event<'a> {
     /// Whole microseconds: more is not kept.
-    #[serde(with = "microseconds")]
+    #[serde(deserialize_with = "microseconds::deserialize")]
     pub at: OffsetDateTime,
     #[serde(rename = "m")]
     pub message: QueueId,
@@ -79,45 +90,45 @@ pub struct Event<'a> {
     #[serde(rename = "f")]
     pub sender: Cow<'a, str>,
     /// As the client gave it, where that is another one.
-    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "p", default)]
     pub reverse_path: Option<Cow<'a, str>>,
     /// Those that it is about.
-    #[serde(rename = "to", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "to", default)]
     pub recipients: Vec<Told<'a>>,
     /// In bytes.
-    #[serde(rename = "size", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "size", default)]
     pub size: Option<u64>,
     /// Who submitted it, where that is still known.
-    #[serde(rename = "by", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "by", default)]
     pub client: Option<IpAddr>,
     /// The id under which it passed here before, as its own header says.
-    #[serde(rename = "was", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "was", default)]
     pub first_pass: Option<QueueId>,
-    #[serde(rename = "acc", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "acc", default)]
     pub account: Option<AccountId>,
     /// The scope whose pointer decided; none for the platform's default.
-    #[serde(rename = "sc", default, skip_serializing_if = "Option::is_none", with = "scope_word")]
+    #[serde(rename = "sc", default, deserialize_with = "scope_word::deserialize")]
     pub scope: Option<Scope>,
     /// What it went to, or waits for.
-    #[serde(rename = "gw", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "gw", default)]
     pub gateway: Option<GatewayId>,
-    #[serde(rename = "rev", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "rev", default)]
     pub revision: Option<i64>,
     /// As it was set: host and port of a gateway, of the platform's server or of a recipient's.
-    #[serde(rename = "host", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "host", default)]
     pub address: Option<Cow<'a, str>>,
     /// The address that was connected to.
-    #[serde(rename = "ip", default, skip_serializing_if = "Option::is_none", serialize_with = "socket")]
+    #[serde(rename = "ip", default)]
     pub server: Option<SocketAddr>,
     /// Such as `TLS 1.3`; none in clear.
-    #[serde(rename = "tls", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "tls", default)]
     pub tls: Option<Cow<'a, str>>,
     /// What the server said, or why it was not asked.
-    #[serde(rename = "re", default, skip_serializing_if = "str::is_empty")]
+    #[serde(rename = "re", default)]
     pub reply: Cow<'a, str>,
-    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "n", default)]
     pub attempts: Option<i32>,
-    #[serde(rename = "next", default, skip_serializing_if = "Option::is_none", with = "maybe_microseconds")]
+    #[serde(rename = "next", default, deserialize_with = "maybe_microseconds::deserialize")]
     pub next_attempt: Option<OffsetDateTime>,
 }
 
@@ -147,14 +158,94 @@ impl Event<'_> {
         }
     }
 
+    /// Writes it as JSON, under the names by which it is read.
+    pub fn write(&self, to: &mut String) {
+        let mut line = JsonObject::begin(to);
+        line.number("at", microseconds::of(self.at));
+        id(&mut line, "m", self.message.0);
+        line.word("s", self.step.word());
+        line.text("f", &self.sender);
+        if let Some(reverse_path) = &self.reverse_path {
+            line.text("p", reverse_path);
+        }
+        if !self.recipients.is_empty() {
+            write_recipients(line.key("to"), &self.recipients);
+        }
+        if let Some(size) = self.size {
+            line.number("size", size as i64);
+        }
+        if let Some(client) = self.client {
+            line.word("by", &ShortText::of_ip(client));
+        }
+        if let Some(first_pass) = self.first_pass {
+            id(&mut line, "was", first_pass.0);
+        }
+        if let Some(account) = self.account {
+            id(&mut line, "acc", account.0);
+        }
+        self.write_way(&mut line);
+        if !self.reply.is_empty() {
+            line.text("re", &self.reply);
+        }
+        if let Some(attempts) = self.attempts {
+            line.number("n", attempts.into());
+        }
+        if let Some(next_attempt) = self.next_attempt {
+            line.number("next", microseconds::of(next_attempt));
+        }
+        line.end();
+    }
+
+    fn write_way(&self, line: &mut JsonObject<'_>) {
+        if let Some(scope) = self.scope {
+            line.word("sc", scope.as_str());
+        }
+        if let Some(gateway) = self.gateway {
+            id(line, "gw", gateway.0);
+        }
+        if let Some(revision) = self.revision {
+            line.number("rev", revision);
+        }
+        if let Some(address) = &self.address {
+            line.text("host", address);
+        }
+        if let Some(server) = self.server {
+            line.word("ip", &ShortText::of_socket(server));
+        }
+        if let Some(tls) = &self.tls {
+            line.text("tls", tls);
+        }
+    }
+
     /// What is kept for longest: who sent by which way, and how it ended. Recipients, sizes and clients are not.
     pub fn without_details(self) -> Self {
         Self { reverse_path: None, recipients: Vec::new(), size: None, client: None, next_attempt: None, ..self }
     }
 }
 
+fn id(line: &mut JsonObject<'_>, name: &str, id: Uuid) {
+    line.word(name, id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+}
+
+fn write_recipients(to: &mut String, recipients: &[Told<'_>]) {
+    for (place, recipient) in recipients.iter().enumerate() {
+        to.push(if place == 0 { '[' } else { ',' });
+        match recipient {
+            Told::Alike(address) => json_text::quote(to, address),
+            Told::Apart(address, reply) => {
+                to.push('[');
+                json_text::quote(to, address);
+                to.push(',');
+                json_text::quote(to, reply);
+                to.push(']');
+            }
+        }
+    }
+    to.push(']');
+}
+
 /// A recipient, with a reply of its own where that is not the one of all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Told<'a> {
     Alike(Cow<'a, str>),
@@ -178,21 +269,13 @@ impl Told<'_> {
     }
 }
 
-/// Written for every message.
-fn socket<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
-    match address {
-        Some(address) => serializer.serialize_some(&*ShortText::of_socket(*address)),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// Times as numbers: microseconds since 1970, as PostgreSQL has them.
 mod microseconds {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, de::Error};
     use time::OffsetDateTime;
 
-    pub fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64((time.unix_timestamp_nanos() / 1000) as i64)
+    pub fn of(time: OffsetDateTime) -> i64 {
+        time.unix_timestamp() * 1_000_000 + i64::from(time.microsecond())
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
@@ -202,17 +285,8 @@ mod microseconds {
 }
 
 mod maybe_microseconds {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer};
     use time::OffsetDateTime;
-
-    use super::microseconds;
-
-    pub fn serialize<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => microseconds::serialize(time, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OffsetDateTime>, D::Error> {
         let microseconds = Option::<i64>::deserialize(deserializer)?;
@@ -222,19 +296,77 @@ mod maybe_microseconds {
 }
 
 mod scope_word {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, de::Error};
 
     use crate::policy::routing::Scope;
-
-    pub fn serialize<S: Serializer>(scope: &Option<Scope>, serializer: S) -> Result<S::Ok, S::Error> {
-        match scope {
-            Some(scope) => serializer.collect_str(scope),
-            None => serializer.serialize_none(),
-        }
-    }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Scope>, D::Error> {
         let word = Option::<String>::deserialize(deserializer)?;
         word.map(|word| word.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+
+    use super::*;
+
+    /// One of which everything is known.
+    fn full(step: Step) -> Event<'static> {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(1_780_000_000_000_001_000).unwrap();
+        Event {
+            sender: r#""ann\a"@acme.example"#.into(),
+            reverse_path: Some("bär@acme.example".into()),
+            recipients: vec![Told::Alike("a@dest.example".into()), Told::Apart("b@dest.example".into(), "no\t".into())],
+            size: Some(4096),
+            client: Some("2001:db8::7".parse().unwrap()),
+            first_pass: Some(QueueId(Uuid::from_u128(2))),
+            account: Some(AccountId(Uuid::from_u128(3))),
+            scope: Some(Scope::User),
+            gateway: Some(GatewayId(Uuid::from_u128(4))),
+            revision: Some(-5),
+            address: Some("mail.acme.example:25".into()),
+            server: Some("[2001:db8::8]:25".parse().unwrap()),
+            tls: Some("TLS 1.3".into()),
+            reply: r#"250 2.0.0 "ok""#.into(),
+            attempts: Some(6),
+            next_attempt: Some(at + Duration::microseconds(7)),
+            ..Event::new(step, QueueId(Uuid::from_u128(1)), at)
+        }
+    }
+
+    fn written(event: &Event<'_>) -> String {
+        let mut line = String::new();
+        event.write(&mut line);
+        line
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        let (ended, others) = ([Step::Delivered, Step::Returned, Step::GivenUp, Step::Deleted], [Step::Attempt]);
+        let begun = [Step::HandedOver, Step::Queued, Step::Refused];
+        for step in begun.into_iter().chain(others).chain(ended) {
+            let least = Event::new(step, QueueId::new(), OffsetDateTime::UNIX_EPOCH - Duration::microseconds(3));
+            for event in [full(step), least] {
+                let line = written(&event);
+                assert_eq!(serde_json::from_str::<Event<'_>>(&line).unwrap(), event, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_as_former_versions_wrote_it() {
+        let line = concat!(
+            r#"{"at":1780000000000001,"m":"00000000-0000-0000-0000-000000000001","s":"handed_over","#,
+            r#""f":"\"ann\\a\"@acme.example","p":"bär@acme.example","#,
+            r#""to":["a@dest.example",["b@dest.example","no\u0009"]],"#,
+            r#""size":4096,"by":"2001:db8::7","was":"00000000-0000-0000-0000-000000000002","#,
+            r#""acc":"00000000-0000-0000-0000-000000000003","sc":"user","#,
+            r#""gw":"00000000-0000-0000-0000-000000000004","rev":-5,"#,
+            r#""host":"mail.acme.example:25","ip":"[2001:db8::8]:25","tls":"TLS 1.3","re":"250 2.0.0 \"ok\"","n":6,"#,
+            r#""next":1780000000000008}"#,
+        );
+        assert_eq!(written(&full(Step::HandedOver)), line);
     }
 }
