@@ -17,6 +17,8 @@ use super::{
 pub struct CommonLimits {
     limits: Arc<OrganizationLimits>,
     accounts: u64,
+    /// Whether there are narrower scopes of which anything is set.
+    any_apart: bool,
     /// Whether the platform's own figures act.
     act: bool,
     each: Vec<Holding>,
@@ -42,7 +44,9 @@ impl CommonLimits {
     pub fn of(limits: &Arc<OrganizationLimits>, accounts: u64, now: OffsetDateTime) -> Self {
         let of = |whose| limits.holding(&SetAt::Organization, None, whose, accounts, now);
         let (each, service, total) = (of(Whose::Each), of(Whose::Service), of(Whose::Total));
-        Self { limits: Arc::clone(limits), accounts, act: now >= limits.default_acts_from, each, service, total }
+        let any_apart = limits.set.keys().any(|at| *at != SetAt::Organization);
+        let act = now >= limits.default_acts_from;
+        Self { limits: Arc::clone(limits), accounts, any_apart, act, each, service, total }
     }
 
     /// Whether [`of`](Self::of) would find the same again.
@@ -55,7 +59,7 @@ impl CommonLimits {
     /// is noted of that its sender has sent before.
     pub fn near(&self, to_judge: ToJudge<'_>, is_noted: impl Fn(&Subject, Kind) -> bool) -> Vec<Applied> {
         let ToJudge { sender, subject, recent: [of_sender, of_all], now, .. } = to_judge;
-        if self.limits.is_set_apart(sender) {
+        if self.any_apart && self.limits.is_set_apart(sender) {
             return self.limits.applied(sender, self.accounts, now);
         }
         let control = self.limits.sender(sender.account);
@@ -64,23 +68,27 @@ impl CommonLimits {
             Some(_) if !control.is_service => self.each.as_slice(),
             _ => self.service.as_slice(),
         };
-        let own = own.iter().map(|holding| (holding, subject, of_sender));
-        let total = self.total.iter().map(|holding| (holding, &Subject::Organization, of_all));
-        let near = own.chain(total).filter(|(holding, subject, recent)| {
-            !to_judge.is_far_from(holding, *recent) || is_noted(subject, holding.kind)
-        });
-        near.map(|(holding, subject, _)| holding.applied(subject)).collect()
+        let mut near = Vec::new();
+        for (holdings, subject, recent) in [(own, subject, of_sender), (&self.total, &Subject::Organization, of_all)] {
+            let in_a_day = recent.map(|recent| recent.within_a_day(now)).unwrap_or_default();
+            let is_near = |holding: &&Holding| {
+                !to_judge.is_far_from(holding, recent, in_a_day) || is_noted(subject, holding.kind)
+            };
+            near.extend(holdings.iter().filter(is_near).map(|holding| holding.applied(subject)));
+        }
+        near
     }
 }
 
 impl ToJudge<'_> {
-    fn is_far_from(&self, holding: &Holding, recent: Option<&Recent>) -> bool {
+    fn is_far_from(&self, holding: &Holding, recent: Option<&Recent>, in_a_day: Count) -> bool {
         let Kind { window, unit, .. } = holding.kind;
-        let before = match window.is_one_message() {
-            true => self.earlier.get(unit),
-            false => recent.map_or(0, |recent| recent.within(window, unit, self.now)),
-        };
-        holding.is_far(before.saturating_add(self.message.get(unit)))
+        let is_far = |before: i64| holding.is_far(before.saturating_add(self.message.get(unit)));
+        if window.is_one_message() {
+            return is_far(self.earlier.get(unit));
+        }
+        // No window is longer than a day: most are far by what was sent in all of it.
+        is_far(in_a_day.get(unit)) || is_far(recent.map_or(0, |recent| recent.within(window, unit, self.now)))
     }
 }
 

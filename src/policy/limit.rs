@@ -337,10 +337,8 @@ impl OrganizationLimits {
 
     /// Whether anything is set for this sender or its mail domain, and not for the organization as a whole.
     pub(super) fn is_set_apart(&self, sender: &Found) -> bool {
-        // Most organizations leave it at the platform's figures: nothing is looked up then.
-        !self.set.is_empty()
-            && (sender.account.is_some_and(|account| self.set.contains_key(&SetAt::Account(account)))
-                || self.set.contains_key(&SetAt::Domain(sender.sender.domain().clone())))
+        sender.account.is_some_and(|account| self.set.contains_key(&SetAt::Account(account)))
+            || self.set.contains_key(&SetAt::Domain(sender.sender.domain().clone()))
     }
 
     /// The limits that hold for mail of this sender at `now`, in an organization of so many accounts. Of each kind the

@@ -116,6 +116,17 @@ impl Recent {
         counted.map(|slot| i64::from(slot.counts[place(unit)])).sum()
     }
 
+    /// How much was sent within the day that ends at `now`.
+    pub fn within_a_day(&self, now: OffsetDateTime) -> Count {
+        let since = tick_of_second(now.unix_timestamp() - Window::Day.length().whole_seconds());
+        let mut counts = [0; 3];
+        for slot in self.slots.iter().rev().take_while(|slot| slot.end() > since) {
+            counts.iter_mut().zip(slot.counts).for_each(|(sum, count)| *sum += i64::from(count));
+        }
+        let [messages, recipients, external] = counts;
+        Count { messages, recipients, external }
+    }
+
     /// When at most `most` are left within that time, if nothing is sent meanwhile.
     pub fn falls_to(&self, window: Window, unit: Unit, most: i64, now: OffsetDateTime) -> OffsetDateTime {
         let since = tick_of(now - window.length());
