@@ -3,8 +3,8 @@
 //!
 //! So what the relays of an installation have counted together is at most two seconds behind while the store answers, and
 //! a relay that is killed forgets its last second or two. A relay that is alone has nobody to share with: it writes down
-//! an account that sends to few once the minute is over, which is one row for all of it, and a kill forgets that minute
-//! of it. While the store is away counts are kept in a file, which is read first after a restart, and in memory where that
+//! an account that sends to few once the minute is over, which is one row for all of it, and one that sends to many each
+//! time that it has sent to as many once more; a kill forgets the rest of that minute. While the store is away counts are kept in a file, which is read first after a restart, and in memory where that
 //! is full, see [`MOST_ROWS`].
 
 use std::{
@@ -44,7 +44,8 @@ mod journal;
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
 /// An account that sends to so many recipients within a minute is written down at once, whoever else is there: half of what
-/// the platform lets one send in a minute, so that pages know of everybody who is near to a limit of it.
+/// the platform lets one send in a minute, so that pages know of everybody who is near to a limit of it. After that it is
+/// written whenever as many have come as are written.
 const MANY: i64 = 30;
 /// Rows in one transaction.
 const STEP: usize = 2000;
@@ -93,10 +94,33 @@ struct Gathered {
 struct OfMinute {
     all: Count,
     domains: QuickMap<DomainName, Count>,
-    accounts: QuickMap<AccountId, Count>,
-    /// Those of them that send to many.
+    accounts: QuickMap<AccountId, OfAccount>,
+    /// Those of them that are to be written down before the minute is over.
     busy: Vec<AccountId>,
     no_account: QuickMap<DomainName, Count>,
+}
+
+/// What one account sent in one minute.
+#[derive(Debug, Default)]
+struct OfAccount {
+    unwritten: Count,
+    /// To how many recipients it has sent that is written down.
+    written: i64,
+}
+
+impl OfAccount {
+    /// Returns whether it is to be written down now: once, when it becomes so.
+    fn add(&mut self, count: Count) -> bool {
+        let before = self.unwritten.recipients;
+        self.unwritten += count;
+        let most = MANY.max(self.written);
+        before < most && self.unwritten.recipients >= most
+    }
+
+    fn take(&mut self) -> Count {
+        self.written += self.unwritten.recipients;
+        std::mem::take(&mut self.unwritten)
+    }
 }
 
 impl OfMinute {
@@ -112,13 +136,17 @@ impl OfMinute {
     /// Accounts, so many at most.
     fn take_accounts(&mut self, most: usize) -> Vec<(Subject, Count)> {
         let accounts = self.accounts.extract_if(|_, _| true).take(most);
-        accounts.map(|(account, count)| (Subject::Account(account), count)).collect()
+        let rows = accounts.map(|(account, of_account)| (Subject::Account(account), of_account.unwritten));
+        // Some are written to the last.
+        rows.filter(|(_, count)| *count != Count::default()).collect()
     }
 
-    /// Accounts that send to many.
+    /// Accounts that send to many, which stay until the minute is over.
     fn take_busy(&mut self) -> Vec<(Subject, Count)> {
-        let accounts = self.busy.drain(..).filter_map(|account| self.accounts.remove_entry(&account));
-        accounts.map(|(account, count)| (Subject::Account(account), count)).collect()
+        let busy = self.busy.drain(..);
+        let rows =
+            busy.filter_map(|account| Some((Subject::Account(account), self.accounts.get_mut(&account)?.take())));
+        rows.collect()
     }
 }
 
@@ -206,16 +234,17 @@ impl Gathered {
         of_minute.all += count;
         let (accounts, others) = ((&mut self.of_accounts, most), (&mut self.of_others, most));
         let domain = sender.sender.domain();
-        let total = match sender.account {
-            Some(account) => add(&mut of_minute.accounts, &account, count, accounts),
-            None => add(&mut of_minute.no_account, domain, count, accounts),
+        let has_room = match sender.account {
+            Some(account) => {
+                let of_account = row(&mut of_minute.accounts, &account, accounts);
+                let is_busy = of_account.map(|of_account| of_account.add(count));
+                of_minute.busy.extend(is_busy.filter(|is_busy| *is_busy).map(|_| account));
+                is_busy.is_some()
+            }
+            None => row(&mut of_minute.no_account, domain, accounts).map(|sum| *sum += count).is_some(),
         };
-        let has_become_busy = total.is_some_and(|Count { recipients, .. }| {
-            recipients >= MANY && recipients - count.recipients < MANY // it is noted once
-        });
-        of_minute.busy.extend(sender.account.filter(|_| has_become_busy));
-        let of_domain = add(&mut of_minute.domains, domain, count, others);
-        if total.is_some() && of_domain.is_some() { true } else { self.full() }
+        let of_domain = row(&mut of_minute.domains, domain, others).map(|sum| *sum += count);
+        if has_room && of_domain.is_some() { true } else { self.full() }
     }
 
     /// Says so once until it is written down.
@@ -227,23 +256,20 @@ impl Gathered {
     }
 }
 
-/// Adds to a row, which is made if there is room for one more; returns what it comes to, `None` if there was no room.
-fn add<K: Hash + Eq + Clone>(
-    rows: &mut QuickMap<K, Count>,
+/// A row, which is made if there is room for one more; `None` if there is none.
+fn row<'a, K: Hash + Eq + Clone, V: Default>(
+    rows: &'a mut QuickMap<K, V>,
     key: &K,
-    count: Count,
     (there, most): (&mut usize, usize),
-) -> Option<Count> {
-    if let Some(total) = rows.get_mut(key) {
-        *total += count;
-        return Some(*total);
+) -> Option<&'a mut V> {
+    if !rows.contains_key(key) {
+        if *there >= most {
+            return None;
+        }
+        *there += 1;
+        rows.insert(key.clone(), V::default());
     }
-    if *there >= most {
-        return None;
-    }
-    *there += 1;
-    rows.insert(key.clone(), count);
-    Some(count)
+    rows.get_mut(key)
 }
 
 /// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what

@@ -273,16 +273,20 @@ async fn an_account_that_sends_to_few_is_written_down_when_its_minute_is_over_an
     assert_eq!(turn(3).await, (2, 2, 0));
     send(&many, 4).await;
     assert_eq!(turn(5).await, (32, 32, 32), "who sends to many does not wait");
+    send(&many, 6).await;
+    assert_eq!(turn(7).await, (62, 62, 32), "not as many once more");
+    send(&["bob@elsewhere.example", "cy@elsewhere.example"], 8).await;
+    assert_eq!(turn(9).await, (64, 64, 64), "as many once more");
     send(&["bob@elsewhere.example"], 58).await;
-    assert_eq!(turn(59).await, (33, 33, 32));
+    assert_eq!(turn(59).await, (65, 65, 64));
     send(&["bob@elsewhere.example"], 61).await;
-    assert_eq!(turn(62).await, (34, 34, 33), "of the minute that is over");
+    assert_eq!(turn(62).await, (66, 66, 65), "of the minute that is over");
     relay(&owner).await;
-    assert_eq!(turn(63).await, (34, 34, 34), "another relay has to know it now");
+    assert_eq!(turn(63).await, (66, 66, 66), "another relay has to know it now");
     send(&["bob@elsewhere.example"], 64).await;
-    assert_eq!(turn(65).await, (35, 35, 35));
+    assert_eq!(turn(65).await, (67, 67, 67));
     let minutes = "select array_agg(recipients order by minute) from volume_minute where kind = 'account'";
-    assert_eq!(sqlx::query_scalar::<_, Vec<i64>>(minutes).fetch_one(&owner).await.unwrap(), [33, 2]);
+    assert_eq!(sqlx::query_scalar::<_, Vec<i64>>(minutes).fetch_one(&owner).await.unwrap(), [65, 2]);
 }
 
 #[sqlx::test]
