@@ -14,7 +14,7 @@ use crate::{
     mail::{
         ShortText,
         id::{AccountId, GatewayId, QueueId},
-        json_text::{self, JsonObject},
+        json_text::{field, number, quote, word},
     },
     policy::routing::Scope,
 };
@@ -160,60 +160,69 @@ impl Event<'_> {
 
     /// Writes it as JSON, under the names by which it is read.
     pub fn write(&self, to: &mut String) {
-        let mut line = JsonObject::begin(to);
-        line.number("at", microseconds::of(self.at));
-        id(&mut line, "m", self.message.0);
-        line.word("s", self.step.word());
-        line.text("f", &self.sender);
+        to.push_str("{\"at\":");
+        number(to, microseconds::of(self.at));
+        id(to, field!("m"), self.message.0);
+        to.push_str(field!("s"));
+        word(to, self.step.word());
+        text(to, field!("f"), &self.sender);
         if let Some(reverse_path) = &self.reverse_path {
-            line.text("p", reverse_path);
+            text(to, field!("p"), reverse_path);
         }
         if !self.recipients.is_empty() {
-            write_recipients(line.key("to"), &self.recipients);
+            to.push_str(field!("to"));
+            write_recipients(to, &self.recipients);
         }
         if let Some(size) = self.size {
-            line.number("size", size as i64);
+            to.push_str(field!("size"));
+            number(to, size as i64);
         }
         if let Some(client) = self.client {
-            line.word("by", &ShortText::of_ip(client));
+            to.push_str(field!("by"));
+            word(to, &ShortText::of_ip(client));
         }
         if let Some(first_pass) = self.first_pass {
-            id(&mut line, "was", first_pass.0);
+            id(to, field!("was"), first_pass.0);
         }
         if let Some(account) = self.account {
-            id(&mut line, "acc", account.0);
+            id(to, field!("acc"), account.0);
         }
-        self.write_way(&mut line);
+        self.write_way(to);
         if !self.reply.is_empty() {
-            line.text("re", &self.reply);
+            text(to, field!("re"), &self.reply);
         }
         if let Some(attempts) = self.attempts {
-            line.number("n", attempts.into());
+            to.push_str(field!("n"));
+            number(to, attempts.into());
         }
         if let Some(next_attempt) = self.next_attempt {
-            line.number("next", microseconds::of(next_attempt));
+            to.push_str(field!("next"));
+            number(to, microseconds::of(next_attempt));
         }
-        line.end();
+        to.push('}');
     }
 
-    fn write_way(&self, line: &mut JsonObject<'_>) {
+    fn write_way(&self, to: &mut String) {
         if let Some(scope) = self.scope {
-            line.word("sc", scope.as_str());
+            to.push_str(field!("sc"));
+            word(to, scope.as_str());
         }
         if let Some(gateway) = self.gateway {
-            id(line, "gw", gateway.0);
+            id(to, field!("gw"), gateway.0);
         }
         if let Some(revision) = self.revision {
-            line.number("rev", revision);
+            to.push_str(field!("rev"));
+            number(to, revision);
         }
         if let Some(address) = &self.address {
-            line.text("host", address);
+            text(to, field!("host"), address);
         }
         if let Some(server) = self.server {
-            line.word("ip", &ShortText::of_socket(server));
+            to.push_str(field!("ip"));
+            word(to, &ShortText::of_socket(server));
         }
         if let Some(tls) = &self.tls {
-            line.text("tls", tls);
+            text(to, field!("tls"), tls);
         }
     }
 
@@ -223,20 +232,26 @@ impl Event<'_> {
     }
 }
 
-fn id(line: &mut JsonObject<'_>, name: &str, id: Uuid) {
-    line.word(name, id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+fn text(to: &mut String, field: &str, value: &str) {
+    to.push_str(field);
+    quote(to, value);
+}
+
+fn id(to: &mut String, field: &str, id: Uuid) {
+    to.push_str(field);
+    word(to, id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
 }
 
 fn write_recipients(to: &mut String, recipients: &[Told<'_>]) {
     for (place, recipient) in recipients.iter().enumerate() {
         to.push(if place == 0 { '[' } else { ',' });
         match recipient {
-            Told::Alike(address) => json_text::quote(to, address),
+            Told::Alike(address) => quote(to, address),
             Told::Apart(address, reply) => {
                 to.push('[');
-                json_text::quote(to, address);
+                quote(to, address);
                 to.push(',');
-                json_text::quote(to, reply);
+                quote(to, reply);
                 to.push(']');
             }
         }
