@@ -129,17 +129,17 @@ impl Recent {
 
     /// When at most `most` are left within that time, if nothing is sent meanwhile.
     pub fn falls_to(&self, window: Window, unit: Unit, most: i64, now: OffsetDateTime) -> OffsetDateTime {
-        let since = tick_of(now - window.length());
+        let since = tick_of_second(now.unix_timestamp() - window.length().whole_seconds());
         let mut left = self.within(window, unit, now);
         let mut counted = self.slots.iter().filter(|slot| slot.end() > since);
-        let mut falls = now;
+        let mut last = None;
         while left > most {
             let Some(slot) = counted.next() else { break };
             left -= i64::from(slot.counts[place(unit)]);
-            let end = OffsetDateTime::UNIX_EPOCH + Duration::seconds(i64::from(slot.end()) * TICK);
-            falls = falls.max(end + window.length());
+            last = Some(slot.end());
         }
-        falls
+        let end_of = |tick: u32| OffsetDateTime::UNIX_EPOCH + Duration::seconds(i64::from(tick) * TICK);
+        last.map_or(now, |tick| now.max(end_of(tick) + window.length()))
     }
 
     /// Whether nothing of it counts any more at `now`.

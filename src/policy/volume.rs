@@ -190,9 +190,10 @@ pub fn hour_of(moment: OffsetDateTime) -> OffsetDateTime {
 
 /// The step of this length that a moment lies in, counted from midnight UTC.
 pub(super) fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime {
-    let into = moment.unix_timestamp().rem_euclid(step.whole_seconds());
-    let moment = moment.to_offset(UtcOffset::UTC);
-    moment - Duration::seconds(into) - Duration::nanoseconds(moment.nanosecond().into())
+    // In seconds: this is asked several times for a message, and a date takes longer to reckon with.
+    let second = moment.unix_timestamp();
+    let start = OffsetDateTime::from_unix_timestamp(second - second.rem_euclid(step.whole_seconds()));
+    start.unwrap_or_else(|_| moment.to_offset(UtcOffset::UTC))
 }
 
 /// What was counted on each day (UTC), of counts in the order of time.
