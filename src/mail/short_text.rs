@@ -10,6 +10,22 @@ use std::{
 /// The longest address with its port and brackets has 47 bytes, its scope id ten more and a percent sign.
 const MOST: usize = 64;
 
+/// No number of 64 bits has more.
+pub(super) const MOST_DIGITS: usize = 20;
+
+/// A number in decimal, at the end of the room for it.
+pub(super) fn digits(number: u64, room: &mut [u8; MOST_DIGITS]) -> &[u8] {
+    let (mut first, mut rest) = (room.len(), number);
+    loop {
+        first -= 1;
+        room[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return &room[first..];
+        }
+    }
+}
+
 /// A few bytes of text, on the stack.
 #[derive(Clone, Copy)]
 pub struct ShortText {
@@ -55,17 +71,7 @@ impl ShortText {
 
     /// In decimal.
     pub fn number(&mut self, number: u16) {
-        let mut digits = [0; 5];
-        let (mut first, mut rest) = (digits.len(), number);
-        loop {
-            first -= 1;
-            digits[first] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push(&digits[first..]);
+        self.push(digits(number.into(), &mut [0; MOST_DIGITS]));
     }
 
     /// One ASCII character.
