@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use bytes::{BufMut, Bytes, buf::Limit};
+use bytes::Bytes;
 
 use super::{message::Content, metrics::METRICS};
 use crate::{mail::id::OrganizationId, store::queue::PIECE};
@@ -230,27 +230,6 @@ impl Growing {
         }
     }
 
-    /// Where the next bytes can be read to, so that they need not be copied there: behind what has come, if that is large.
-    /// What was read is to be [taken in](Self::take_in) before anything else.
-    pub fn room(&mut self) -> Option<Limit<&mut Vec<u8>>> {
-        let is_full = self.buffers.last()?.bytes.len() == BUFFER;
-        if is_full {
-            self.buffers.push(Buffer::of(&self.memory, BUFFER));
-        }
-        let bytes = &mut self.buffers.last_mut()?.bytes;
-        let room = BUFFER - bytes.len();
-        (bytes.capacity() == BUFFER).then(|| bytes.limit(room))
-    }
-
-    /// Keeps what was read to the [room](Self::room), as far as `count` says; returns the rest.
-    pub fn take_in(&mut self, count: impl FnOnce(&[u8]) -> usize) -> Vec<u8> {
-        let begun = self.length - self.buffers.len().saturating_sub(1) * BUFFER;
-        let Some(last) = self.buffers.last_mut() else { return Vec::new() };
-        let kept = count(&last.bytes[begun..]);
-        self.length += kept;
-        last.bytes.split_off(begun + kept)
-    }
-
     /// Forgets what has come, and takes no memory for it any more.
     pub fn clear(&mut self) {
         self.buffers.clear();
@@ -280,8 +259,6 @@ impl Growing {
 
     /// Counts until the last that has it is gone. `has_dots`: a line may begin with one.
     pub fn into_content(mut self, has_dots: bool, in_flight: Option<InFlight>) -> Content {
-        // There may have been room for more than came.
-        self.buffers.pop_if(|last| last.bytes.is_empty() && self.length > 0);
         if self.buffers.len() > 1 {
             let parts = self.buffers.into_iter().map(Bytes::from_owner).collect();
             return Content::Parts { parts, size: self.length as u64, has_dots, in_flight: in_flight.map(Arc::new) };

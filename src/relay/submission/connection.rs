@@ -144,15 +144,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let after = match self.read(&mut buffer).await? {
                 Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Input::Bytes(read) => {
-                    let after = self.obey_in_turn(&buffer[..read]).await?;
+                    self.seat.turn().await;
+                    let after = self.obey(&buffer[..read]).await?;
+                    // Between two messages it stays where it was.
+                    if let Some(organization) = self.session.organization() {
+                        self.seat.move_to(organization);
+                    }
                     if read == FIRST_BUFFER {
                         buffer.resize(BUFFER, 0);
                     }
                     after
-                }
-                Input::InPlace => {
-                    let rest = self.session.take_in();
-                    self.obey_in_turn(&rest).await?
                 }
                 Input::Stopping => {
                     self.session.stop();
@@ -169,40 +170,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn obey_in_turn(&mut self, input: &[u8]) -> io::Result<Option<After>> {
-        self.seat.turn().await;
-        let after = self.obey(input).await?;
-        // Between two messages it stays where it was.
-        if let Some(organization) = self.session.organization() {
-            self.seat.move_to(organization);
-        }
-        Ok(after)
-    }
-
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
         let deadline = self.deadline(Instant::now());
         let stopping = match self.session.has_message_in_flight() {
             true => &self.surroundings.give_up,
             false => &self.surroundings.stop,
         };
-        let (stream, room) = (&mut self.stream, self.session.room());
-        let is_in_place = room.is_some();
-        let reading = async {
-            match room {
-                Some(mut room) => stream.read_buf(&mut room).await,
-                None => stream.read(buffer).await,
-            }
-        };
         tokio::select! {
             biased;
             () = stopping.cancelled() => Ok(Input::Stopping),
-            read = self.alarm.until(deadline, reading) => {
+            read = self.alarm.until(deadline, self.stream.read(buffer)) => {
                 let Some(read) = read else { return Ok(Input::TooSlow) };
                 let read = read?;
                 if let Some(Transaction { content: Some((_, received)), .. }) = &mut self.transaction {
                     *received += read as u64;
                 }
-                Ok(if is_in_place && read > 0 { Input::InPlace } else { Input::Bytes(read) })
+                Ok(Input::Bytes(read))
             }
         }
     }
@@ -375,8 +358,6 @@ fn is_full(error: &io::Error) -> bool {
 
 enum Input {
     Bytes(usize),
-    /// Some of a large message, where it is to stay.
-    InPlace,
     Stopping,
     TooSlow,
 }

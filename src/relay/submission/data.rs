@@ -127,23 +127,6 @@ impl DataReader {
         }
     }
 
-    /// Whether what comes next may be kept where it is, as far as it is [plain](Self::pass).
-    pub fn may_pass(&self) -> bool {
-        matches!(self.place, Place::InLine | Place::LineStart) && self.fault.is_none() && !self.mends_line_feeds
-    }
-
-    /// Passes over what is content as it stands, and says how many bytes that is. The rest is to be [read](Self::read).
-    pub fn pass(&mut self, input: &[u8]) -> usize {
-        if !self.may_pass() || (self.place == Place::LineStart && input.starts_with(b".")) {
-            return 0;
-        }
-        let passed = plain(input);
-        if passed > 0 {
-            self.place = Place::InLine;
-        }
-        passed
-    }
-
     fn step(&mut self, input: &mut &[u8], place: Place) {
         *input = &input[1..];
         self.place = place;

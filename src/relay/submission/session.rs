@@ -10,7 +10,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::buf::Limit;
 use ipnet::IpNet;
 use mail_parser::MessageParser;
 use time::OffsetDateTime;
@@ -350,24 +349,6 @@ impl Session {
                 State::SigningIn(_) => self.read_answer(input, now),
                 _ => self.read_command(input, now),
             }
-        }
-    }
-
-    /// Where the next bytes of a large message can be read to; `None`: they are to be given to [`on`](Self::on). What was
-    /// read there is to be [taken in](Self::take_in).
-    pub fn room(&mut self) -> Option<Limit<&mut Vec<u8>>> {
-        match &mut self.state {
-            State::Content(receiving) if receiving.reader.may_pass() => receiving.content.room(),
-            _ => None,
-        }
-    }
-
-    /// Takes what was read to the [room](Self::room) for it. Returns what is left of it, for [`on`](Self::on), which is to
-    /// be called even if that is nothing.
-    pub fn take_in(&mut self) -> Vec<u8> {
-        match &mut self.state {
-            State::Content(receiving) => receiving.content.take_in(|bytes| receiving.reader.pass(bytes)),
-            _ => Vec::new(),
         }
     }
 

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BufMut;
 use outgate::{
     mail::{
         EnhancedStatus, Reply,
@@ -279,23 +278,8 @@ impl Desk {
         desk
     }
 
-    /// Gives the session bytes as one piece; what it says to them. As from a connection, what comes in the middle of a
-    /// large message is put to where it stays.
+    /// Gives the session bytes as one piece; what it says to them.
     pub fn feed(&mut self, mut input: &[u8]) -> String {
-        while let Some(mut room) = self.session.room().filter(|_| !input.is_empty()) {
-            let (now, later) = input.split_at(room.remaining_mut().min(input.len()));
-            room.put_slice(now);
-            input = later;
-            let rest = self.session.take_in();
-            self.obey(&rest);
-        }
-        self.obey(input);
-        let said = String::from_utf8(self.session.output().to_vec()).unwrap();
-        self.session.sent();
-        said
-    }
-
-    fn obey(&mut self, mut input: &[u8]) {
         while !self.closed {
             match self.session.on(&mut input, OffsetDateTime::UNIX_EPOCH) {
                 Action::Read => break,
@@ -321,6 +305,9 @@ impl Desk {
                 }
             }
         }
+        let said = String::from_utf8(self.session.output().to_vec()).unwrap();
+        self.session.sent();
+        said
     }
 
     pub fn feed_in_pieces(&mut self, input: &[u8], size: usize) -> String {
