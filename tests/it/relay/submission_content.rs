@@ -237,6 +237,33 @@ fn a_dot_line_across_the_border_of_two_buffers_is_read_at_every_position() {
 }
 
 proptest! {
+    #![proptest_config(cases(60))]
+
+    #[test]
+    fn a_large_message_arrives_to_the_byte_however_it_is_cut(
+        before in 65_000..66_500_usize,
+        content in content(),
+        cuts in prop::collection::vec(cut(), 1..40),
+    ) {
+        let content = format!("Subject: x\r\n\r\n{}\r\n{content}", "x".repeat(before));
+        let wire = stuffed(&content) + ".\r\nNOOP\r\n";
+        let (mut desk, mut said) = (Desk::after_354(), String::new());
+        let (large, mut rest) = wire.as_bytes().split_at(before);
+        said += &desk.feed_in_pieces(large, 32 * 1024);
+        for cut in cuts.iter().cycle() {
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            said += &desk.feed(piece);
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(said, "250 2.0.0 queued\r\n250 2.0.0 Done\r\n");
+        prop_assert!(desk.accepted[0].content == content.as_bytes());
+    }
+}
+
+proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
