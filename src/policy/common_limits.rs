@@ -62,11 +62,10 @@ impl CommonLimits {
         if self.any_apart && self.limits.is_set_apart(sender) {
             return self.limits.applied(sender, self.accounts, now);
         }
-        let control = self.limits.sender(sender.account);
-        let own = match sender.account {
-            _ if control.is_exempt(now) => &[],
-            Some(_) if !control.is_service => self.each.as_slice(),
-            _ => self.service.as_slice(),
+        let own = match self.limits.class_of(sender, now) {
+            None => &[],
+            Some(Whose::Each) => self.each.as_slice(),
+            Some(_) => self.service.as_slice(),
         };
         let mut near = Vec::new();
         for (holdings, subject, recent) in [(own, subject, of_sender), (&self.total, &Subject::Organization, of_all)] {

@@ -247,7 +247,7 @@ pub struct SenderControl {
 
 impl SenderControl {
     /// Whether no limit of its own holds at `now`.
-    pub(super) fn is_exempt(&self, now: OffsetDateTime) -> bool {
+    fn is_exempt(&self, now: OffsetDateTime) -> bool {
         self.exempt_until.is_some_and(|until| until > now)
     }
 }
@@ -335,6 +335,13 @@ impl OrganizationLimits {
         account.and_then(|account| self.senders.get(&account)).copied().unwrap_or_default()
     }
 
+    /// Whose limits hold for this sender by itself; `None`: nobody's at `now`, it is exempt.
+    pub(super) fn class_of(&self, sender: &Found, now: OffsetDateTime) -> Option<Whose> {
+        let control = self.sender(sender.account);
+        let is_person = sender.account.is_some() && !control.is_service;
+        (!control.is_exempt(now)).then_some(if is_person { Whose::Each } else { Whose::Service })
+    }
+
     /// Whether anything is set for this sender or its mail domain, and not for the organization as a whole.
     pub(super) fn is_set_apart(&self, sender: &Found) -> bool {
         sender.account.is_some_and(|account| self.set.contains_key(&SetAt::Account(account)))
@@ -346,13 +353,8 @@ impl OrganizationLimits {
     pub fn applied(&self, sender: &Found, accounts: u64, now: OffsetDateTime) -> Vec<Applied> {
         // Most organizations leave it at the platform's figures: nothing is looked up then.
         let domain = (!self.set.is_empty()).then(|| SetAt::Domain(sender.sender.domain().clone()));
-        let control = self.sender(sender.account);
         let mut applied = Vec::with_capacity(EACH.len() + 2);
-        if !control.is_exempt(now) {
-            let whose = match sender.account {
-                Some(_) if !control.is_service => Whose::Each,
-                _ => Whose::Service,
-            };
+        if let Some(whose) = self.class_of(sender, now) {
             let subject = sender.subject();
             let own = sender.account.map(SetAt::Account);
             let scopes = [own.as_ref(), domain.as_ref(), Some(&SetAt::Organization)];
