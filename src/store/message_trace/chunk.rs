@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    event::Event,
+    event::{Event, Repeated},
     keys::{self, Key},
 };
 use crate::mail::id::{OrganizationId, RelayId};
@@ -46,6 +46,7 @@ const MOST_WAYS: usize = 48;
 #[derive(Debug, Default)]
 pub struct Gathering {
     text: String,
+    repeated: Repeated,
     keys: Vec<Key>,
     lines: u32,
     /// The gateways that they name, and others once there are too many.
@@ -57,7 +58,7 @@ pub struct Gathering {
 impl Gathering {
     /// Adds a line.
     pub fn add(&mut self, event: &Event<'_>) {
-        event.write(&mut self.text);
+        event.write(&mut self.text, &mut self.repeated);
         self.count(event);
     }
 

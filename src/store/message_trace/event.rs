@@ -158,8 +158,8 @@ impl Event<'_> {
         }
     }
 
-    /// Writes it as JSON, under the names by which it is read.
-    pub fn write(&self, to: &mut String) {
+    /// Writes it as JSON, under the names by which it is read. What lines before it said, too, is copied.
+    pub fn write(&self, to: &mut String, repeated: &mut Repeated) {
         to.push_str("{\"at\":");
         number(to, microseconds::of(self.at));
         id(to, field!("m"), self.message.0);
@@ -178,8 +178,7 @@ impl Event<'_> {
             number(to, size as i64);
         }
         if let Some(client) = self.client {
-            to.push_str(field!("by"));
-            word(to, &ShortText::of_ip(client));
+            repeated.write_client(client, to);
         }
         if let Some(first_pass) = self.first_pass {
             id(to, field!("was"), first_pass.0);
@@ -187,7 +186,7 @@ impl Event<'_> {
         if let Some(account) = self.account {
             id(to, field!("acc"), account.0);
         }
-        self.write_way(to);
+        repeated.write_way(self, to);
         if !self.reply.is_empty() {
             text(to, field!("re"), &self.reply);
         }
@@ -229,6 +228,71 @@ impl Event<'_> {
     /// What is kept for longest: who sent by which way, and how it ended. Recipients, sizes and clients are not.
     pub fn without_details(self) -> Self {
         Self { reverse_path: None, recipients: Vec::new(), size: None, client: None, next_attempt: None, ..self }
+    }
+}
+
+/// What many lines say alike, as it was written: where the last message came from, and the ways that the first went.
+#[derive(Debug, Default)]
+pub struct Repeated {
+    client: Option<(IpAddr, String)>,
+    ways: Vec<(Way, String)>,
+}
+
+/// How many ways are kept: most mail of an organization goes a few.
+const WAYS: usize = 16;
+
+/// Those fields of a line that [`Event::write_way`] writes.
+#[derive(Debug)]
+struct Way {
+    scope: Option<Scope>,
+    gateway: Option<GatewayId>,
+    revision: Option<i64>,
+    address: Option<String>,
+    server: Option<SocketAddr>,
+    tls: Option<String>,
+}
+
+impl Way {
+    fn of(event: &Event<'_>) -> Self {
+        Self {
+            scope: event.scope,
+            gateway: event.gateway,
+            revision: event.revision,
+            address: event.address.as_deref().map(str::to_owned),
+            server: event.server,
+            tls: event.tls.as_deref().map(str::to_owned),
+        }
+    }
+
+    fn is_of(&self, event: &Event<'_>) -> bool {
+        (self.gateway, self.scope, self.revision) == (event.gateway, event.scope, event.revision)
+            && self.server == event.server
+            && self.address.as_deref() == event.address.as_deref()
+            && self.tls.as_deref() == event.tls.as_deref()
+    }
+}
+
+impl Repeated {
+    fn write_client(&mut self, client: IpAddr, to: &mut String) {
+        if self.client.as_ref().is_none_or(|(last, _)| *last != client) {
+            let mut text = String::new();
+            text.push_str(field!("by"));
+            word(&mut text, &ShortText::of_ip(client));
+            self.client = Some((client, text));
+        }
+        self.client.iter().for_each(|(_, text)| to.push_str(text));
+    }
+
+    fn write_way(&mut self, event: &Event<'_>, to: &mut String) {
+        if let Some((_, text)) = self.ways.iter().find(|(way, _)| way.is_of(event)) {
+            to.push_str(text);
+            return;
+        }
+        let begun = to.len();
+        event.write_way(to);
+        if self.ways.len() < WAYS {
+            self.ways.push((Way::of(event), to[begun..].to_owned()));
+        }
     }
 }
 
@@ -353,7 +417,7 @@ mod tests {
 
     fn written(event: &Event<'_>) -> String {
         let mut line = String::new();
-        event.write(&mut line);
+        event.write(&mut line, &mut Repeated::default());
         line
     }
 
@@ -367,6 +431,35 @@ mod tests {
                 let line = written(&event);
                 assert_eq!(serde_json::from_str::<Event<'_>>(&line).unwrap(), event, "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn a_line_does_not_depend_on_those_before_it() {
+        let full = || full(Step::HandedOver);
+        let changed = [
+            Event { scope: Some(Scope::Domain), ..full() },
+            Event { scope: None, ..full() },
+            Event { gateway: None, ..full() },
+            Event { gateway: Some(GatewayId(Uuid::from_u128(5))), ..full() },
+            Event { revision: Some(5), ..full() },
+            Event { address: Some("mail.acme.example:26".into()), ..full() },
+            Event { server: Some("[2001:db8::8]:26".parse().unwrap()), ..full() },
+            Event { server: None, ..full() },
+            Event { tls: None, ..full() },
+            Event { tls: Some("TLS 1.2".into()), ..full() },
+            Event { client: Some("192.0.2.7".parse().unwrap()), ..full() },
+            Event { client: None, ..full() },
+            Event::new(Step::Queued, QueueId(Uuid::from_u128(9)), OffsetDateTime::UNIX_EPOCH),
+        ];
+        // More ways than are kept, and each once more.
+        let others = (0..2 * WAYS as i64).map(|revision| Event { revision: Some(revision), ..full() });
+        let events: Vec<_> = std::iter::once(full()).chain(changed).chain(others).collect();
+        let mut repeated = Repeated::default();
+        for event in events.iter().chain(&events).chain([&full(), &full()]) {
+            let mut line = String::from("before");
+            event.write(&mut line, &mut repeated);
+            assert_eq!(line.strip_prefix("before"), Some(&*written(event)));
         }
     }
 

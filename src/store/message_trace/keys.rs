@@ -55,12 +55,13 @@ impl Key {
 
 /// An address as it is searched for: small letters, the domain in ASCII.
 pub fn canonical(address: &str) -> Cow<'_, str> {
+    // Most are written so.
+    let is_plain = |byte: u8| byte.is_ascii() & (byte != b'"') & !byte.is_ascii_uppercase();
+    if address.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+        return Cow::Borrowed(address);
+    }
     if address.is_ascii() && !address.contains('"') {
-        // Most are written so.
-        return match address.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            true => Cow::Owned(address.to_ascii_lowercase()),
-            false => Cow::Borrowed(address),
-        };
+        return Cow::Owned(address.to_ascii_lowercase());
     }
     let mailbox = address.parse().map(|mailbox: Mailbox| mailbox.to_string());
     Cow::Owned(mailbox.map_or_else(|_| address.to_lowercase(), |mailbox| mailbox.to_lowercase()))
@@ -89,7 +90,7 @@ fn add_address(address: &str, key: fn(&str) -> Key, keys: &mut Vec<Key>) {
     }
     let address = canonical(address);
     keys.push(key(&address));
-    if let Some(at) = address.rfind('@') {
+    if let Some(at) = memchr::memrchr(b'@', address.as_bytes()) {
         keys.push(key(&address[at..]));
     }
 }
