@@ -8,7 +8,7 @@
 //! is full, see [`MOST_ROWS`].
 
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, hash_map::Entry},
     hash::Hash,
     io,
     path::Path,
@@ -43,10 +43,10 @@ mod journal;
 
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
-/// An account that sends to so many recipients within a minute is written down at once, whoever else is there: half of what
-/// the platform lets one send in a minute, so that pages know of everybody who is near to a limit of it. After that it is
+/// An account that sends to so many recipients within a minute is written down at once, whoever else is there: as many as
+/// the platform lets one send in a minute, so that pages know of everybody who has come to that limit. After that it is
 /// written whenever as many have come as are written.
-const MANY: i64 = 30;
+const MANY: i64 = 60;
 /// Rows in one transaction.
 const STEP: usize = 2000;
 /// Rows of accounts whose minute is over that are written at a time, so that it takes a part of the time only.
@@ -223,27 +223,26 @@ impl Gathered {
 
     /// Returns whether there was room to count it for everybody that it counts for.
     fn add(&mut self, sender: &Found, minute: OffsetDateTime, count: Count, most: usize) -> bool {
-        let key = (sender.organization, minute);
-        if !self.minutes.contains_key(&key) {
-            if self.of_others >= most {
-                return self.full();
+        let of_minute = match self.minutes.entry((sender.organization, minute)) {
+            Entry::Occupied(of_minute) => of_minute.into_mut(),
+            Entry::Vacant(_) if self.of_others >= most => return self.full(),
+            Entry::Vacant(room) => {
+                self.of_others += 1;
+                room.insert(OfMinute::default())
             }
-            self.of_others += 1;
-        }
-        let of_minute = self.minutes.entry(key).or_default();
+        };
         of_minute.all += count;
         let (accounts, others) = ((&mut self.of_accounts, most), (&mut self.of_others, most));
         let domain = sender.sender.domain();
         let has_room = match sender.account {
             Some(account) => {
-                let of_account = row(&mut of_minute.accounts, &account, accounts);
-                let is_busy = of_account.map(|of_account| of_account.add(count));
+                let is_busy = in_row(&mut of_minute.accounts, &account, accounts, |of_account| of_account.add(count));
                 of_minute.busy.extend(is_busy.filter(|is_busy| *is_busy).map(|_| account));
                 is_busy.is_some()
             }
-            None => row(&mut of_minute.no_account, domain, accounts).map(|sum| *sum += count).is_some(),
+            None => in_row(&mut of_minute.no_account, domain, accounts, |sum| *sum += count).is_some(),
         };
-        let of_domain = row(&mut of_minute.domains, domain, others).map(|sum| *sum += count);
+        let of_domain = in_row(&mut of_minute.domains, domain, others, |sum| *sum += count);
         if has_room && of_domain.is_some() { true } else { self.full() }
     }
 
@@ -256,20 +255,21 @@ impl Gathered {
     }
 }
 
-/// A row, which is made if there is room for one more; `None` if there is none.
-fn row<'a, K: Hash + Eq + Clone, V: Default>(
-    rows: &'a mut QuickMap<K, V>,
+/// Changes a row, which is made if there is room for one more; `None` if there is none.
+fn in_row<K: Hash + Eq + Clone, V: Default, R>(
+    rows: &mut QuickMap<K, V>,
     key: &K,
     (there, most): (&mut usize, usize),
-) -> Option<&'a mut V> {
-    if !rows.contains_key(key) {
-        if *there >= most {
-            return None;
+    change: impl FnOnce(&mut V) -> R,
+) -> Option<R> {
+    match rows.get_mut(key) {
+        Some(row) => Some(change(row)),
+        None if *there >= most => None,
+        None => {
+            *there += 1;
+            Some(change(rows.entry(key.clone()).or_default()))
         }
-        *there += 1;
-        rows.insert(key.clone(), V::default());
     }
-    rows.get_mut(key)
 }
 
 /// Writes down what is counted, from when the relay has signed on until `stop`, when nothing more is accepted; then what
