@@ -56,9 +56,8 @@ impl Transfer {
         match answer.reply.is_positive() {
             true => {
                 self.volume.add(sender, now, count);
-                self.meter.note_written(sender, &outside, now);
                 // Where the sender was stopped meanwhile, what of it waits was held before this message was there.
-                if let Some(words) = self.meter.stopped_since(sender, now) {
+                if let Some(words) = self.meter.note_accepted(sender, &outside, now) {
                     Box::pin(self.hold_waiting(sender, &words)).await;
                 }
             }

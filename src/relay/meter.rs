@@ -239,17 +239,20 @@ impl Meter {
         judged
     }
 
-    /// Notes to whom a message went that was accepted.
-    pub fn note_written(&self, sender: &Found, outside: &[Print], at: OffsetDateTime) {
-        let Some(account) = sender.account.filter(|_| !outside.is_empty()) else { return };
-        let written = || outside.iter().map(|print| Written::new(*print, at));
-        self.written.add((sender.organization, account), written());
-        // It may be followed since the message was judged; what is known already is not noted twice.
-        if let Some(known) = self.known().organizations.get_mut(&sender.organization)
-            && let Some(followed) = known.followed.get_mut(&account)
-        {
-            followed.known.write(written());
+    /// Notes to whom a message went that was judged at `at` and is accepted now. Returns the words with which its sender's
+    /// waiting mail was held since then: this message was perhaps not there yet.
+    pub fn note_accepted(&self, sender: &Found, outside: &[Print], at: OffsetDateTime) -> Option<String> {
+        if let Some(account) = sender.account {
+            let written = outside.iter().map(|print| Written::new(*print, at));
+            self.written.add((sender.organization, account), written);
         }
+        let mut known = self.known();
+        let known = known.organizations.get_mut(&sender.organization)?;
+        // It may be followed since the message was judged; what is known already is not noted twice.
+        known.write(sender.account, outside, at);
+        // Nearly always nobody is stopped.
+        let (when, words) = (!known.stopped.is_empty()).then(|| known.stopped.get(&sender.subject()))??;
+        (*when >= at).then(|| words.clone())
     }
 
     /// Takes back a message that was counted at `at` and not accepted after all.
@@ -295,17 +298,6 @@ impl Meter {
         if let Some(known) = self.known().organizations.get_mut(&sender.organization) {
             known.stopped.remove(&sender.subject());
         }
-    }
-
-    /// The words with which this sender's waiting mail was held since a message of it was judged at `at`: that message was
-    /// perhaps not there yet.
-    pub fn stopped_since(&self, sender: &Found, at: OffsetDateTime) -> Option<String> {
-        let known = self.known();
-        let stopped = &known.organizations.get(&sender.organization)?.stopped;
-        // Nearly always nobody is.
-        let (_, words) =
-            (!stopped.is_empty()).then(|| stopped.get(&sender.subject()))?.filter(|(when, _)| *when >= at)?;
-        Some(words.clone())
     }
 
     /// What administrators are to be told since it was asked last.
