@@ -17,6 +17,10 @@ use crate::{mail::id::OrganizationId, store::queue::PIECE};
 
 /// The largest buffer, in bytes: a whole number of the pieces in which the queue keeps a message.
 pub const BUFFER: usize = 8 * PIECE;
+/// The smallest: most messages have room in it.
+const SMALL: usize = PIECE;
+/// How many of these are kept.
+const MOST_SPARE: usize = 64;
 
 /// One for a relay.
 #[derive(Debug)]
@@ -24,11 +28,19 @@ pub struct Memory {
     /// In bytes.
     budget: usize,
     taken: AtomicUsize,
-    /// Large buffers that came free, for the next large message: pages that the kernel has to clear first cost more
-    /// than what is copied into them. A std lock: held to put one in or take one out.
-    spare: Mutex<Vec<Vec<u8>>>,
+    /// Buffers that came free. A std lock: held to put one in or take one out.
+    spare: Mutex<Spare>,
     /// Those of whose large messages any is in flight. A std lock: held for a look-up.
     shares: Mutex<HashMap<OrganizationId, Weak<Share>>>,
+}
+
+/// Buffers for the next messages.
+#[derive(Debug, Default)]
+struct Spare {
+    /// Pages that the kernel has to clear first cost more than what is copied into them.
+    large: Vec<Vec<u8>>,
+    /// The allocator is a place where threads meet.
+    small: Vec<Vec<u8>>,
 }
 
 /// What the large messages in flight of one organization take, in memory and on disk.
@@ -89,16 +101,37 @@ impl Memory {
         InFlight { share, bytes: 0 }
     }
 
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn spare(&self) -> MutexGuard<'_, Spare> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a large buffer, as long as what is kept and what is taken are less than what there is plenty of.
+    /// Room for so many bytes, or as much as the largest buffer has.
+    fn room(&self, size: usize) -> Vec<u8> {
+        let capacity = match size {
+            ..=SMALL => SMALL,
+            _ => size.min(BUFFER),
+        };
+        let spare = match capacity {
+            SMALL => self.spare().small.pop(),
+            BUFFER => self.spare().large.pop(),
+            _ => None,
+        };
+        spare.unwrap_or_else(|| Vec::with_capacity(capacity))
+    }
+
+    /// Keeps a buffer for the next message: a large one as long as what is kept and what is taken are less than what
+    /// there is plenty of.
     fn give_back(&self, mut bytes: Vec<u8>) {
-        let mut spare = self.spare();
-        if self.taken() + spare.len() * BUFFER < self.plenty() {
-            bytes.clear();
-            spare.push(bytes);
+        let capacity = bytes.capacity();
+        if capacity != SMALL && capacity != BUFFER {
+            return;
+        }
+        bytes.clear();
+        let Spare { large, small } = &mut *self.spare();
+        match capacity {
+            SMALL if small.len() < MOST_SPARE => small.push(bytes),
+            BUFFER if self.taken() + large.len() * BUFFER < self.plenty() => large.push(bytes),
+            _ => {}
         }
     }
 }
@@ -135,9 +168,7 @@ struct Buffer {
 impl Buffer {
     /// An empty one for so many bytes, or the largest.
     fn of(memory: &Arc<Memory>, size: usize) -> Self {
-        let spare = if size < BUFFER { None } else { memory.spare().pop() };
-        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(size.min(BUFFER)));
-        let mut buffer = Self { memory: Arc::clone(memory), bytes, counted: 0 };
+        let mut buffer = Self { memory: Arc::clone(memory), bytes: memory.room(size), counted: 0 };
         buffer.count();
         buffer
     }
@@ -154,16 +185,11 @@ impl Buffer {
         self.count();
     }
 
-    /// To the largest by way of one that is there already: else there would be one more with each large message.
+    /// By way of one that is there already: else there would be one more with each large message.
     fn grow(&mut self, capacity: usize) {
-        let spare = if capacity < BUFFER { None } else { self.memory.spare().pop() };
-        match spare {
-            Some(mut spare) => {
-                spare.extend_from_slice(&self.bytes);
-                self.bytes = spare;
-            }
-            None => self.bytes.reserve_exact(capacity - self.bytes.len()),
-        }
+        let mut larger = self.memory.room(capacity);
+        larger.extend_from_slice(&self.bytes);
+        self.memory.give_back(std::mem::replace(&mut self.bytes, larger));
     }
 
     fn count(&mut self) {
@@ -181,9 +207,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         self.count();
-        if bytes.capacity() == BUFFER {
-            self.memory.give_back(bytes);
-        }
+        self.memory.give_back(bytes);
     }
 }
 
@@ -281,6 +305,25 @@ mod tests {
             assert_eq!((growing.len(), growing.parts().map(<[u8]>::len).sum::<usize>()), (163_840, 163_840));
             drop(growing.into_content(true, None));
         }
-        assert_eq!((memory.taken(), memory.spare().len()), (0, 3));
+        let Spare { large, small } = &*memory.spare();
+        assert_eq!((memory.taken(), large.len(), small.len()), (0, 3, 1));
+    }
+
+    #[test]
+    fn a_few_buffers_of_small_messages_are_kept() {
+        let memory = Memory::of(64 * 1024 * 1024);
+        let small = |bytes: usize| {
+            let mut growing = Growing::new(&memory, 100);
+            growing.extend_from_slice(&vec![b'x'; bytes]);
+            growing.into_content(true, None)
+        };
+        let one = small(SMALL);
+        assert_eq!(memory.taken(), SMALL);
+        drop(one);
+        let (again, larger) = (small(10), small(SMALL + 1));
+        assert_eq!((again.size(), larger.size(), memory.taken()), (10, SMALL as u64 + 1, 3 * SMALL));
+        drop((again, larger));
+        drop((0..2 * MOST_SPARE).map(|_| small(10)).collect::<Vec<_>>());
+        assert_eq!((memory.taken(), memory.spare().small.len()), (0, MOST_SPARE));
     }
 }
