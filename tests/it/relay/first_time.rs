@@ -19,7 +19,10 @@ use sqlx::PgPool;
 use time::Duration;
 
 use super::sending_limits::{self, told};
-use crate::support::{Gateway, Sending, gateway::At};
+use crate::support::{
+    Gateway, Sending,
+    gateway::{At, Fault},
+};
 
 const STRANGERS: Kind = Kind { whose: Whose::Each, window: Window::FirstTime, unit: Unit::External };
 const TAKEN: &str = "250 2.0.0 kept as 4711";
@@ -131,6 +134,24 @@ async fn mail_to_those_an_account_knows_goes_where_mail_to_strangers_is_held(own
     assert!(reply.contains("held until an administrator releases it: 21 external recipients that it never"), "{reply}");
     assert_eq!(send_to(&sending, 0..30).await, TAKEN, "all of them are known");
     assert_eq!(sending.waiting().await.len(), 1);
+}
+
+#[sqlx::test]
+async fn whom_a_message_goes_to_that_was_under_way_when_it_was_looked_up_is_known(owner: PgPool) {
+    let gateway = Gateway::start().await;
+    let sending = through(&gateway, owner, Action::Hold).await;
+    assert_eq!(send_to(&sending, 0..15).await, TAKEN);
+    gateway.fails(At::Dot, Fault::Stalls);
+    let looking = async {
+        gateway.stalled(1).await;
+        look_up(&sending).await;
+        gateway.works_again();
+        gateway.go_on();
+    };
+    let (reply, ()) = tokio::join!(send_to(&sending, 15..20), looking);
+    assert_eq!(reply, TAKEN);
+    let reply = send_to(&sending, 20..21).await;
+    assert!(reply.contains("held until an administrator releases it: 21 external recipients that it never"), "{reply}");
 }
 
 #[sqlx::test]
