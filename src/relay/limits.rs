@@ -26,9 +26,8 @@ impl Transfer {
     /// Takes a message as far as limits let it, and counts it.
     pub(super) async fn take_within_limits(&self, message: &Message, sender: &Found) -> Answer {
         let now = message.accepted_at;
-        let (count, outside) = self.table.count(sender, &message.envelope);
+        let (limits, count, outside) = self.table.measure(sender, &message.envelope);
         let measured = Measured { count, message_id: message.message_id.as_deref(), outside: &outside };
-        let limits = self.table.limits(sender.organization).unwrap_or_default();
         let judged = self.meter.judge(&limits, sender, measured, now);
         let answer = match (judged, lists_to_approve(message)) {
             (Judged::Goes, None) => self.take(message).await,

@@ -22,7 +22,7 @@ use crate::{
         correspondents::Print,
         distribution_list::{Permitted, Refusal},
         explanation::Explanation,
-        facts::{Decision, Found, Gateway, Inbound, RoutingFacts},
+        facts::{Decision, Found, Gateway, Inbound, RoutingFacts, SenderRoute},
         limit::OrganizationLimits,
         relay_credential::{Limits, RelayCredential},
         routing::{HeldUntil, PlatformDefault, Scope},
@@ -142,15 +142,29 @@ impl RoutingTable {
     /// The same as [`decide`](Self::decide) says, without looking it up where the facts are as they were when it was
     /// decided last.
     pub fn decide_again(&self, sender: &str, decided: &Decided) -> Decision {
+        self.with_decision(sender, decided, Decision::clone)
+    }
+
+    /// The same as [`find`](Self::find) says, likewise.
+    pub fn find_again(&self, sender: &str, decided: &Decided) -> Option<Found> {
+        let of_route = |decision: &Decision| match decision {
+            Decision::Route(SenderRoute { organization, sender, account, .. }) => {
+                Some(Found { organization: *organization, sender: Arc::clone(sender), account: *account })
+            }
+            _ => None,
+        };
+        self.with_decision(sender, decided, of_route).or_else(|| self.find(sender))
+    }
+
+    fn with_decision<T>(&self, sender: &str, decided: &Decided, take: impl FnOnce(&Decision) -> T) -> T {
         // Before the facts are looked at: a change that comes in between makes it be decided once more.
         let generation = self.generation();
         let mut last = decided.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last.as_ref().filter(|last| last.generation == generation && last.sender == sender) {
-            return last.decision.clone();
+            return take(&last.decision);
         }
         let decision = self.decide(sender);
-        *last = Some(LastDecision { sender: sender.to_owned(), generation, decision: decision.clone() });
-        decision
+        take(&last.insert(LastDecision { sender: sender.to_owned(), generation, decision }).decision)
     }
 
     /// See [`RoutingFacts::refuses_unknown`].
@@ -240,8 +254,9 @@ impl RoutingTable {
         domain.is_some_and(|domain| facts.is_own(organization, &domain))
     }
 
-    /// What a message of this sender counts, and who is outside of those it goes to, where an account sends it.
-    pub fn count(&self, sender: &Found, envelope: &Envelope) -> (Count, Vec<Print>) {
+    /// How much this sender's organization lets be sent, what a message of it counts, and who is outside of those it goes
+    /// to, where an account sends it.
+    pub fn measure(&self, sender: &Found, envelope: &Envelope) -> (Arc<OrganizationLimits>, Count, Vec<Print>) {
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         let outside = external(&envelope.forward_paths, |domain| facts.is_own(sender.organization, domain));
         let (prints, external) = match sender.account {
@@ -253,7 +268,8 @@ impl RoutingTable {
             None => (Vec::new(), outside.count()),
         };
         let named = envelope.named.unwrap_or(envelope.forward_paths.len());
-        (Count::of_message(named, external), prints)
+        let limits = facts.limits(sender.organization).cloned().unwrap_or_default();
+        (limits, Count::of_message(named, external), prints)
     }
 
     /// A gateway as it is connected to, with those that stand in for it.

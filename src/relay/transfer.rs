@@ -161,12 +161,7 @@ impl Transfer {
 
     /// In whose volume the message counts if it is accepted. What is handed back to us has counted already.
     fn counts_for(&self, message: &Message) -> Option<Found> {
-        let sender = match self.table.decide_again(&message.sender, &message.decided) {
-            Decision::Route(SenderRoute { organization, sender, account, .. }) => {
-                Found { organization, sender, account }
-            }
-            _ => self.table.find(&message.sender)?,
-        };
+        let sender = self.table.find_again(&message.sender, &message.decided)?;
         self.handed_back(message, sender.organization).is_none().then_some(sender)
     }
 
@@ -303,8 +298,8 @@ impl Transfer {
         message: &Message,
         organization: OrganizationId,
     ) -> Option<Result<Route<Arc<Gateway>>, Reply>> {
-        let client = &message.client;
-        let gateway = self.table.hands_back(organization, client.address).filter(|_| client.is_proven)?;
+        let client = Some(&message.client).filter(|client| client.is_proven)?;
+        let gateway = self.table.hands_back(organization, client.address)?;
         Some(match gateway.settings.returning {
             Returning::Onward => {
                 let next_hop = NextHop::Platform(self.table.default().clone());
