@@ -209,7 +209,7 @@ pub struct RelaySettings {
     #[arg(long, env = "OUTGATE_QUEUE_BYTES", value_name = "SIZE", default_value = "20g", value_parser = size)]
     pub queue_bytes: u64,
     /// How much memory messages may take while they are in flight; beyond it they are kept on disk
-    #[arg(long, env = "OUTGATE_MESSAGE_MEMORY", value_name = "SIZE", default_value = "48m", value_parser = size)]
+    #[arg(long, env = "OUTGATE_MESSAGE_MEMORY", value_name = "SIZE", default_value = "36m", value_parser = size)]
     pub message_memory: u64,
     /// Where large messages are kept while they are received [default: the system's folder for temporary files]
     #[arg(long, env = "OUTGATE_SPOOL_DIR", value_name = "FOLDER")]

@@ -120,7 +120,7 @@ impl Settings {
             max_message_size: 50 * 1024 * 1024,
             max_staleness: Duration::from_secs(24 * 60 * 60),
             spool_dir: std::env::temp_dir(),
-            message_memory: 48 * 1024 * 1024,
+            message_memory: 36 * 1024 * 1024,
             queue_limits: QueueLimits::default(),
             lease: Duration::from_secs(2 * 60),
             stop_within: Duration::from_secs(30),
