@@ -188,6 +188,11 @@ pub fn hour_of(moment: OffsetDateTime) -> OffsetDateTime {
     start_of(Duration::HOUR, moment)
 }
 
+/// Whether a moment lies in the hour that begins at `hour`.
+pub fn is_in_hour(hour: OffsetDateTime, moment: OffsetDateTime) -> bool {
+    (0..Duration::HOUR.whole_seconds()).contains(&(moment.unix_timestamp() - hour.unix_timestamp()))
+}
+
 /// The step of this length that a moment lies in, counted from midnight UTC.
 pub(super) fn start_of(step: Duration, moment: OffsetDateTime) -> OffsetDateTime {
     // In seconds: this is asked several times for a message, and a date takes longer to reckon with.
@@ -277,6 +282,8 @@ mod tests {
         );
         assert_eq!(minute_of(now), datetime!(2026-03-01 12:59 UTC));
         assert_eq!(hour_of(now), datetime!(2026-03-01 12:00 UTC));
+        assert!(is_in_hour(hour_of(now), now) && !is_in_hour(datetime!(2026-03-01 11:00 UTC), now));
+        assert!(!is_in_hour(datetime!(2026-03-01 13:00 UTC), now));
         assert_eq!(minute_of(datetime!(1969-12-31 23:59:30 UTC)), datetime!(1969-12-31 23:59 UTC));
     }
 

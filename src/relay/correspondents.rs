@@ -44,6 +44,9 @@ const MOST: usize = 100_000;
 const MOST_OF_EACH: usize = 5000;
 /// So few are not looked through for one who is there twice.
 const FEW: usize = 16;
+/// How many are gathered in a row before each is put to its account: what was sent by one after the other is touched no
+/// more often than that.
+const IN_A_ROW: usize = 1024;
 
 type Account = (OrganizationId, AccountId);
 
@@ -51,12 +54,43 @@ type Account = (OrganizationId, AccountId);
 #[derive(Debug, Default)]
 pub struct Gathered {
     /// A std lock: held for adding some numbers only, never across an await.
-    accounts: Mutex<QuickMap<Account, Vec<Written>>>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    accounts: QuickMap<Account, Vec<Written>>,
+    /// What came last, not put to its account yet.
+    last: Vec<(Account, Written)>,
+}
+
+impl Noted {
+    fn put_together(&mut self) {
+        for (account, written) in self.last.drain(..) {
+            if self.accounts.len() >= MOST && !self.accounts.contains_key(&account) {
+                continue;
+            }
+            let known = self.accounts.entry(account).or_default();
+            if known.len() == known.capacity() && known.len() >= FEW {
+                make_room(known);
+            }
+            if known.len() < MOST_OF_EACH {
+                known.push(written);
+            }
+        }
+    }
 }
 
 impl Gathered {
-    fn accounts(&self) -> MutexGuard<'_, QuickMap<Account, Vec<Written>>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With everything put to its account.
+    fn put_together(&self) -> MutexGuard<'_, Noted> {
+        let mut noted = self.noted();
+        noted.put_together();
+        noted
     }
 
     /// Notes to whom an account has written.
@@ -65,18 +99,10 @@ impl Gathered {
         if written.peek().is_none() {
             return;
         }
-        let mut accounts = self.accounts();
-        if accounts.len() >= MOST && !accounts.contains_key(&account) {
-            return;
-        }
-        let known = accounts.entry(account).or_default();
-        for written in written {
-            if known.len() == known.capacity() && known.len() >= FEW {
-                make_room(known);
-            }
-            if known.len() < MOST_OF_EACH {
-                known.push(written);
-            }
+        let mut noted = self.noted();
+        noted.last.extend(written.map(|written| (account, written)));
+        if noted.last.len() >= IN_A_ROW {
+            noted.put_together();
         }
     }
 
@@ -87,16 +113,16 @@ impl Gathered {
 
     /// Takes what was gathered of these.
     fn take(&self, of: impl IntoIterator<Item = Account>) -> Vec<New> {
-        let mut accounts = self.accounts();
+        let accounts = &mut self.put_together().accounts;
         of.into_iter().filter_map(|account| accounts.remove_entry(&account)).collect()
     }
 
     fn take_all(&self) -> QuickMap<Account, Vec<Written>> {
-        std::mem::take(&mut *self.accounts())
+        std::mem::take(&mut self.put_together().accounts)
     }
 
     fn is_full(&self) -> bool {
-        self.accounts().len() >= MOST
+        self.put_together().accounts.len() >= MOST
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
         },
         recent::Recent,
         usual::{self, busy_day, usual},
-        volume::{Count, MINUTES_KEPT, Subject, hour_of, minute_of},
+        volume::{Count, MINUTES_KEPT, Subject, hour_of, is_in_hour, minute_of},
     },
     store::{self, volume::Counted},
 };
@@ -477,7 +477,7 @@ impl limit::Known for View<'_> {
     /// Where it is not known for this hour, what was usual an hour ago still is.
     fn usual(&self, subject: &Subject) -> Option<Count> {
         let found = self.known.usual.get(subject);
-        if found.is_none_or(|(hour, _)| *hour != hour_of(self.now)) && !self.known.wanted.contains(subject) {
+        if found.is_none_or(|(hour, _)| !is_in_hour(*hour, self.now)) && !self.known.wanted.contains(subject) {
             self.wanted.borrow_mut().push(Wanted::Usual(subject.clone()));
         }
         found.and_then(|(_, usual)| *usual)

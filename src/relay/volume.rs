@@ -47,6 +47,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// the platform lets one send in a minute, so that pages know of everybody who has come to that limit. After that it is
 /// written whenever as many have come as are written.
 const MANY: i64 = 60;
+/// How many messages are gathered in a row before each is added to the counts of its sender: what was sent by one after
+/// the other is touched no more often than that.
+const IN_A_ROW: usize = 1024;
 /// Rows in one transaction.
 const STEP: usize = 2000;
 /// Rows of accounts whose minute is over that are written at a time, so that it takes a part of the time only.
@@ -81,6 +84,8 @@ pub struct Volume {
 
 #[derive(Debug, Default)]
 struct Gathered {
+    /// What came last and in which minute, not added up yet.
+    last: Vec<(Found, OffsetDateTime, Count)>,
     minutes: QuickMap<(OrganizationId, OffsetDateTime), OfMinute>,
     /// How many rows of accounts and of everything else there are.
     of_accounts: usize,
@@ -166,23 +171,32 @@ impl Volume {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// With everything added up.
+    fn added_up(&self) -> MutexGuard<'_, Gathered> {
+        let mut gathered = self.gathered();
+        gathered.add_up(self.most);
+        gathered
+    }
+
     /// Counts a message of this sender that was accepted at `at`.
     pub fn add(&self, sender: &Found, at: OffsetDateTime, count: Count) {
-        if !self.gathered().add(sender, minute_of(at), count, self.most) {
-            METRICS.volume_not_counted.add(1);
+        let mut gathered = self.gathered();
+        gathered.last.push((sender.clone(), minute_of(at), count));
+        if gathered.last.len() >= IN_A_ROW {
+            gathered.add_up(self.most);
         }
     }
 
     /// What was gathered; from here on it begins anew.
     fn take(&self) -> Vec<Counted> {
-        let gathered = std::mem::take(&mut *self.gathered());
+        let gathered = std::mem::take(&mut *self.added_up());
         gathered.into_rows()
     }
 
     /// The same without those accounts that have sent to few in this minute, which begins at `minute`: they are taken
     /// when it is over, some at a time, or when they become too many.
     fn take_due(&self, minute: OffsetDateTime) -> Vec<Counted> {
-        let mut gathered = self.gathered();
+        let mut gathered = self.added_up();
         if gathered.of_accounts < self.most / 2 {
             return gathered.take_due(minute);
         }
@@ -219,6 +233,16 @@ impl Gathered {
         self.of_others = self.minutes.len();
         self.is_full = false;
         rows
+    }
+
+    fn add_up(&mut self, most: usize) {
+        let mut last = std::mem::take(&mut self.last);
+        for (sender, minute, count) in last.drain(..) {
+            if !self.add(&sender, minute, count, most) {
+                METRICS.volume_not_counted.add(1);
+            }
+        }
+        self.last = last;
     }
 
     /// Returns whether there was room to count it for everybody that it counts for.
