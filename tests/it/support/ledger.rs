@@ -211,7 +211,8 @@ impl Ledger {
         match () {
             () if self.fate(5) => return None,
             () if self.fate(5) => return smtp.say("451 4.3.0 not now").await,
-            () if self.fate(3) => return smtp.say("550 5.7.1 never").await,
+            // Of a notification that is refused for good nobody is told any more: its message would count as lost.
+            () if !is_notification && self.fate(3) => return smtp.say("550 5.7.1 never").await,
             () if self.fate(50) => tokio::time::sleep(Duration::from_millis(random::<u64>() % 200)).await,
             () => {}
         }
