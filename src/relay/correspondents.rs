@@ -44,9 +44,9 @@ const MOST: usize = 100_000;
 const MOST_OF_EACH: usize = 5000;
 /// So few are not looked through for one who is there twice.
 const FEW: usize = 16;
-/// How many are gathered in a row before each is put to its account: what was sent by one after the other is touched no
-/// more often than that.
-const IN_A_ROW: usize = 1024;
+/// How many are gathered before they are put to their accounts, together: those are memory that is far apart, and to
+/// touch it for one message alone costs more.
+const TOGETHER: usize = 1024;
 
 type Account = (OrganizationId, AccountId);
 
@@ -57,6 +57,7 @@ pub struct Gathered {
     noted: Mutex<Noted>,
 }
 
+/// By account, but for the last.
 #[derive(Debug, Default)]
 struct Noted {
     accounts: QuickMap<Account, Vec<Written>>,
@@ -65,6 +66,7 @@ struct Noted {
 }
 
 impl Noted {
+    /// Puts what came last to its accounts, as far as there is room.
     fn put_together(&mut self) {
         for (account, written) in self.last.drain(..) {
             if self.accounts.len() >= MOST && !self.accounts.contains_key(&account) {
@@ -101,7 +103,7 @@ impl Gathered {
         }
         let mut noted = self.noted();
         noted.last.extend(written.map(|written| (account, written)));
-        if noted.last.len() >= IN_A_ROW {
+        if noted.last.len() >= TOGETHER {
             noted.put_together();
         }
     }

@@ -47,9 +47,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// the platform lets one send in a minute, so that pages know of everybody who has come to that limit. After that it is
 /// written whenever as many have come as are written.
 const MANY: i64 = 60;
-/// How many messages are gathered in a row before each is added to the counts of its sender: what was sent by one after
-/// the other is touched no more often than that.
-const IN_A_ROW: usize = 1024;
+/// How many messages are gathered before they are added to the counts of their senders, together: those are memory that
+/// is far apart, and to touch it for one message alone costs more.
+const TOGETHER: usize = 1024;
 /// Rows in one transaction.
 const STEP: usize = 2000;
 /// Rows of accounts whose minute is over that are written at a time, so that it takes a part of the time only.
@@ -182,7 +182,7 @@ impl Volume {
     pub fn add(&self, sender: &Found, at: OffsetDateTime, count: Count) {
         let mut gathered = self.gathered();
         gathered.last.push((sender.clone(), minute_of(at), count));
-        if gathered.last.len() >= IN_A_ROW {
+        if gathered.last.len() >= TOGETHER {
             gathered.add_up(self.most);
         }
     }
@@ -235,6 +235,7 @@ impl Gathered {
         rows
     }
 
+    /// Adds what came last to the counts of its senders, as far as there is room.
     fn add_up(&mut self, most: usize) {
         let mut last = std::mem::take(&mut self.last);
         for (sender, minute, count) in last.drain(..) {
