@@ -49,12 +49,17 @@ async fn of_all_that_was_promised_nothing_is_lost_when_relay_and_store_are_kille
     set_up(&machine, &ledger).await;
 
     let mut balance = Balance::default();
+    // What those lives of the first relay that are over had written.
+    let mut lives = Vec::new();
     for round in 0..rounds {
         let victim = [Victim::Relay, Victim::Store, Victim::Both, Victim::Paused][round % 4];
-        running = play(&machine, &ledger, running, &second, victim).await;
+        running = play(&machine, &ledger, running, &second, victim, &mut lives).await;
         drain(&machine, round).await;
         balance = ledger.balance();
-        assert_eq!(balance.lost, [0u64; 0], "round {round}, {victim:?}: {balance:?}");
+        if !balance.lost.is_empty() {
+            lives.extend([running.log(), second.log()]);
+            panic!("round {round}, {victim:?}: {balance:?}\n{}", story(&ledger, &balance.lost, &lives));
+        }
         assert_eq!(balance.unexplained, [0u64; 0], "round {round}, {victim:?}: {balance:?}");
         if round % 20 == 19 {
             println!("{} rounds: {}", round + 1, said(&balance));
@@ -81,6 +86,18 @@ fn said(balance: &Balance) -> String {
         balance.in_flight_at_kills,
         balance.dropped_after_dot,
     )
+}
+
+/// What relays wrote about these messages, and about all that was returned.
+fn story(ledger: &Ledger, lost: &[u64], lives: &[String]) -> String {
+    let promises: Vec<String> = lost.iter().map(|token| ledger.promise_of(*token)).collect();
+    let ids: Vec<&str> = promises.iter().filter_map(|promise| promise.split("queued as ").nth(1)).collect();
+    let mut story = format!("promised: {promises:?}\n");
+    for (life, log) in lives.iter().enumerate() {
+        let is_told = |line: &&str| line.contains(r#""sender":"""#) || ids.iter().any(|id| line.contains(id));
+        story.extend(log.lines().filter(is_told).map(|line| format!("life {life}: {line}\n")));
+    }
+    story
 }
 
 async fn set_up(machine: &Machine, ledger: &std::sync::Arc<Ledger>) {
@@ -113,6 +130,7 @@ async fn play(
     running: Running,
     second: &RelayProcess,
     victim: Victim,
+    lives: &mut Vec<String>,
 ) -> Running {
     ledger.set_wild(true);
     let mut clients = ledger.open(CLIENTS / 2, machine.submission, &SENDERS);
@@ -127,7 +145,7 @@ async fn play(
             Some(running)
         }
         Victim::Relay => {
-            machine.kill_relay(running).await;
+            lives.push(machine.kill_relay(running).await);
             None
         }
         Victim::Paused => {
@@ -142,7 +160,7 @@ async fn play(
             Some(running)
         }
         Victim::Both => {
-            machine.kill_everything(running).await;
+            lives.push(machine.kill_everything(running).await);
             None
         }
     };
@@ -154,7 +172,10 @@ async fn play(
     match survivor {
         // It goes on with the store that comes back, or has to stop while that is away.
         Some(running) if victim == Victim::Paused || random() => return running,
-        Some(running) => running.stop().await,
+        Some(running) => {
+            running.terminate();
+            lives.push(running.ended_saying().await);
+        }
         None => {}
     }
     ledger.killed(at);

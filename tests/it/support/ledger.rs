@@ -40,7 +40,8 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Books {
-    promised: HashSet<u64>,
+    /// With what the relay said.
+    promised: HashMap<u64, String>,
     /// Given to the relay and not answered.
     unanswered: HashSet<u64>,
     arrivals: HashMap<u64, Vec<Instant>>,
@@ -138,7 +139,7 @@ impl Ledger {
             let mut books = self.books();
             books.unanswered.remove(&token);
             if reply.starts_with("250") {
-                books.promised.insert(token);
+                books.promised.insert(token, reply);
             }
         }
         Some(())
@@ -239,6 +240,11 @@ impl Ledger {
         timeout(HAPPENS_WITHIN, so).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.balance()));
     }
 
+    /// What the relay said when it promised this message.
+    pub fn promise_of(&self, token: u64) -> String {
+        self.books().promised[&token].clone()
+    }
+
     /// What the books say now.
     pub fn balance(&self) -> Balance {
         let books = self.books();
@@ -249,7 +255,7 @@ impl Ledger {
             returned: books.returned.len(),
             in_flight_at_kills: books.unanswered.len(),
             dropped_after_dot: books.dropped_after_dot.values().sum(),
-            lost: books.promised.iter().filter(|token| !is_here(token)).copied().collect(),
+            lost: books.promised.keys().filter(|token| !is_here(token)).copied().collect(),
             ..Balance::default()
         };
         for (token, arrivals) in books.arrivals.iter().filter(|(_, arrivals)| arrivals.len() > 1) {

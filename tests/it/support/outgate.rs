@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::read_to_string,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -249,10 +250,13 @@ impl Machine {
         PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options)
     }
 
-    /// Kills everything that runs here in the same moment, as when the machine loses its power.
-    pub async fn kill_everything(&self, running: Running) {
+    /// Kills everything that runs here in the same moment, as when the machine loses its power. Returns what the program
+    /// had written to standard error.
+    pub async fn kill_everything(&self, running: Running) -> String {
         let postgres = self.postgres().unwrap();
+        let log = running.log.reopen().unwrap();
         kill_all(&[vec![running.pid(), postgres], children_of(postgres)].concat(), Some(running)).await;
+        read_to_string(log).unwrap()
     }
 
     /// Kills the private cluster's server.
@@ -261,9 +265,11 @@ impl Machine {
         kill_server(postgres).await;
     }
 
-    /// Kills the program alone.
-    pub async fn kill_relay(&self, running: Running) {
+    /// Kills the program alone. Returns what it had written to standard error.
+    pub async fn kill_relay(&self, running: Running) -> String {
+        let log = running.log.reopen().unwrap();
         kill_all(&[running.pid()], Some(running)).await;
+        read_to_string(log).unwrap()
     }
 }
 
