@@ -1,7 +1,11 @@
 //! Domain names as mail uses them: kept in ASCII, shown in Unicode. Sits under [`Mailbox`](super::Mailbox)
 //! and [`GatewayAddress`](super::GatewayAddress).
 
-use std::{fmt, str::FromStr};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    str::FromStr,
+};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
@@ -20,6 +24,26 @@ impl DomainName {
         &self.0
     }
 
+    /// The canonical form of what somebody wrote, without a copy where that is it already.
+    ///
+    /// # Errors
+    /// If it is not a domain name.
+    pub fn canonical(typed: &str) -> Result<Cow<'_, str>, DomainNameError> {
+        let mistake = || DomainNameError(typed.to_owned());
+        let name = typed.strip_suffix('.').unwrap_or(typed);
+        let look = look(name);
+        if look.is_plain {
+            return if look.is_well_formed { Ok(Cow::Borrowed(name)) } else { Err(mistake()) };
+        }
+        // Hyphens are judged below: names such as `r3---a.example.com` are in use.
+        let ascii = Uts46::new()
+            .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow, DnsLength::Verify)
+            .map_err(|_| mistake())?;
+        let well_formed =
+            self::look(&ascii).is_well_formed && !idna::domain_to_unicode(&ascii).0.contains(is_punctuation_or_symbol);
+        if well_formed { Ok(Cow::Owned(ascii.into_owned())) } else { Err(mistake()) }
+    }
+
     /// The form to show to people: A-labels turned back into Unicode.
     pub fn to_unicode(&self) -> String {
         if look(&self.0).is_plain {
@@ -36,19 +60,14 @@ impl FromStr for DomainName {
     type Err = DomainNameError;
 
     fn from_str(typed: &str) -> Result<Self, Self::Err> {
-        let mistake = || DomainNameError(typed.to_owned());
-        let name = typed.strip_suffix('.').unwrap_or(typed);
-        let look = look(name);
-        if look.is_plain {
-            return if look.is_well_formed { Ok(Self(name.to_owned())) } else { Err(mistake()) };
-        }
-        // Hyphens are judged below: names such as `r3---a.example.com` are in use.
-        let ascii = Uts46::new()
-            .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow, DnsLength::Verify)
-            .map_err(|_| mistake())?;
-        let well_formed =
-            self::look(&ascii).is_well_formed && !idna::domain_to_unicode(&ascii).0.contains(is_punctuation_or_symbol);
-        if well_formed { Ok(Self(ascii.into_owned())) } else { Err(mistake()) }
+        Self::canonical(typed).map(|name| Self(name.into_owned()))
+    }
+}
+
+/// Names are looked up by their canonical form, which hashes and compares as they do.
+impl Borrow<str> for DomainName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 
 use super::{
     facts::Found,
-    limit::{Applied, Holding, Kind, OrganizationLimits, SetAt, Whose},
+    limit::{Applied, Holding, Kind, OrganizationLimits, SetAt, Whose, is_half_way},
     recent::Recent,
-    volume::{Count, Subject},
+    volume::{Count, Subject, Unit},
 };
 
 /// What holds in one organization.
@@ -21,9 +21,19 @@ pub struct CommonLimits {
     any_apart: bool,
     /// Whether the platform's own figures act.
     act: bool,
-    each: Vec<Holding>,
-    service: Vec<Holding>,
-    total: Vec<Holding>,
+    each: Together,
+    service: Together,
+    total: Together,
+}
+
+/// Limits that hold for the same senders.
+#[derive(Debug, Default)]
+struct Together {
+    all: Vec<Holding>,
+    /// By unit, the least that any of them allows within a time: who has not sent half of it within a day is far from all.
+    within: [Option<u32>; 3],
+    /// The same of those that look at one message.
+    in_one: [Option<u32>; 3],
 }
 
 /// A message that is to be judged.
@@ -43,7 +53,7 @@ impl CommonLimits {
     /// Those that hold at `now` in an organization of so many accounts.
     pub fn of(limits: &Arc<OrganizationLimits>, accounts: u64, now: OffsetDateTime) -> Self {
         let of = |whose| limits.holding(&SetAt::Organization, None, whose, accounts, now);
-        let (each, service, total) = (of(Whose::Each), of(Whose::Service), of(Whose::Total));
+        let [each, service, total] = [Whose::Each, Whose::Service, Whose::Total].map(|whose| Together::of(of(whose)));
         let any_apart = limits.set.keys().any(|at| *at != SetAt::Organization);
         let act = now >= limits.default_acts_from;
         Self { limits: Arc::clone(limits), accounts, any_apart, act, each, service, total }
@@ -63,23 +73,48 @@ impl CommonLimits {
             return self.limits.applied(sender, self.accounts, now);
         }
         let own = match self.limits.class_of(sender, now) {
-            None => &[],
-            Some(Whose::Each) => self.each.as_slice(),
-            Some(_) => self.service.as_slice(),
+            None => None,
+            Some(Whose::Each) => Some((&self.each, subject, of_sender)),
+            Some(_) => Some((&self.service, subject, of_sender)),
         };
         let mut near = Vec::new();
-        for (holdings, subject, recent) in [(own, subject, of_sender), (&self.total, &Subject::Organization, of_all)] {
+        for (limits, subject, recent) in own.into_iter().chain([(&self.total, &Subject::Organization, of_all)]) {
             let in_a_day = recent.map(|recent| recent.within_a_day(now)).unwrap_or_default();
+            let are_far = to_judge.is_far_from_all(limits, in_a_day);
             let is_near = |holding: &&Holding| {
-                !to_judge.is_far_from(holding, recent, in_a_day) || is_noted(subject, holding.kind)
+                !(are_far || to_judge.is_far_from(holding, recent, in_a_day)) || is_noted(subject, holding.kind)
             };
-            near.extend(holdings.iter().filter(is_near).map(|holding| holding.applied(subject)));
+            near.extend(limits.all.iter().filter(is_near).map(|holding| holding.applied(subject)));
         }
         near
     }
 }
 
+impl Together {
+    fn of(all: Vec<Holding>) -> Self {
+        let mut together = Self { all, ..Self::default() };
+        for holding in &together.all {
+            let Kind { window, unit, .. } = holding.kind;
+            let least = if window.is_one_message() { &mut together.in_one } else { &mut together.within };
+            let least = &mut least[unit as usize];
+            *least = [*least, holding.least()].into_iter().flatten().min();
+        }
+        together
+    }
+}
+
 impl ToJudge<'_> {
+    /// Whether it is [far](Self::is_far_from) from each of them, by the least of them alone.
+    fn is_far_from_all(&self, limits: &Together, in_a_day: Count) -> bool {
+        Unit::ALL.into_iter().all(|unit| {
+            let is_far = |before: i64, least: [Option<u32>; 3]| {
+                let counted = before.saturating_add(self.message.get(unit));
+                least[unit as usize].is_none_or(|least| !is_half_way(counted, least))
+            };
+            is_far(in_a_day.get(unit), limits.within) && is_far(self.earlier.get(unit), limits.in_one)
+        })
+    }
+
     fn is_far_from(&self, holding: &Holding, recent: Option<&Recent>, in_a_day: Count) -> bool {
         let Kind { window, unit, .. } = holding.kind;
         let is_far = |before: i64| holding.is_far(before.saturating_add(self.message.get(unit)));

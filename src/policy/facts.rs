@@ -216,7 +216,7 @@ impl RoutingFacts {
     }
 
     /// Whether mail to this domain is mail inside the organization.
-    pub fn is_own(&self, organization: OrganizationId, domain: &DomainName) -> bool {
+    pub fn is_own(&self, organization: OrganizationId, domain: &str) -> bool {
         self.domains.get(domain).is_some_and(|facts| facts.organization == organization)
     }
 

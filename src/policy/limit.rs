@@ -463,9 +463,13 @@ impl Holding {
     /// Whether so many, with a message that is to be judged, are so far from it that nothing is to be asked and nothing
     /// comes of it, whatever is usual: they are not half of the least that it allows.
     pub fn is_far(&self, counted: i64) -> bool {
-        let Some(most) = self.limit.most else { return true };
-        let least = if self.kind.window == Window::Usual { quiet(most) } else { most };
-        !is_half_way(counted, least)
+        self.least().is_none_or(|least| !is_half_way(counted, least))
+    }
+
+    /// The least that it allows, whatever is usual.
+    pub fn least(&self) -> Option<u32> {
+        let most = self.limit.most?;
+        Some(if self.kind.window == Window::Usual { quiet(most) } else { most })
     }
 
     /// With what holds for an account with such busy days.
@@ -551,14 +555,14 @@ pub struct Exceeded {
     pub usual: Option<i64>,
     /// Why that is more than the platform says.
     pub raised: Option<Raised>,
-    /// From when on they are counted.
-    pub since: OffsetDateTime,
+    /// When that was so.
+    pub at: OffsetDateTime,
     /// How many there are with this message.
     pub counted: i64,
     /// How many this message is beyond the limit with: all of it, unless it was the first beyond.
     pub surplus: i64,
     /// When as many are left again as this message has, if nothing else comes meanwhile; `None`: never, it has more
-    /// than the limit allows by itself.
+    /// than the limit allows by itself, or nothing has to resume, since it is not exceeded yet or only alerts.
     pub resumes: Option<OffsetDateTime>,
     /// [`Near`](Level::Near): it is not exceeded yet.
     pub level: Level,
@@ -614,7 +618,8 @@ pub fn exceeded<'a>(
             _ => known.recent(&applied.subject).map_or(now, |recent| recent.falls_to(window, unit, most, now)),
         };
         let exceeded = beyond(applied, &counted, now)?;
-        let resumes = (wanted <= limit && !window.is_one_message()).then(|| falls_to(limit - wanted));
+        let stops = exceeded.level > Level::Near && applied.limit.action != Action::Alert;
+        let resumes = (stops && wanted <= limit && !window.is_one_message()).then(|| falls_to(limit - wanted));
         Some(Exceeded { resumes, ..exceeded })
     });
     exceeded.collect()
@@ -631,8 +636,7 @@ fn beyond(applied: &Applied, counted: &Counted, now: OffsetDateTime) -> Option<E
     let (limit, counted) = (i64::from(most), before.saturating_add(wanted));
     let level = level(applied.kind, limit, counted)?;
     let surplus = wanted.min(counted - limit).max(0);
-    let since = now - applied.kind.window.length();
-    Some(Exceeded { applied: applied.clone(), most, usual, raised, since, counted, surplus, resumes: None, level })
+    Some(Exceeded { applied: applied.clone(), most, usual, raised, at: now, counted, surplus, resumes: None, level })
 }
 
 /// What is counted towards a limit; `None` where that is far from it or not known yet.
@@ -670,7 +674,8 @@ fn count(
     }
 }
 
-fn is_half_way(counted: i64, most: u32) -> bool {
+/// Whether so many are half of what a limit allows, or more.
+pub fn is_half_way(counted: i64, most: u32) -> bool {
     counted.saturating_mul(2) >= i64::from(most)
 }
 
@@ -775,7 +780,7 @@ impl Exceeded {
                 format!("{} {noun} {whose}in {time}, at most {} are allowed{why}", self.counted, self.most)
             }
             Some(usual) => {
-                let since = self.since.to_offset(UtcOffset::UTC);
+                let since = (self.at - window.length()).to_offset(UtcOffset::UTC);
                 let (hour, minute) = (since.hour(), since.minute());
                 let usually = if usual == 0 { "none".to_owned() } else { format!("at most {usual}") };
                 format!(

@@ -531,7 +531,7 @@ impl View<'_> {
             most: exceeded.usual.map_or(most, |usual| limit::unusual_beyond(applied.kind, most, usual)),
             usual: exceeded.usual,
             raised: exceeded.raised,
-            since: self.now - window.length(),
+            at: self.now,
             counted: before + wanted,
             surplus: wanted,
             resumes: Some(*turn),
@@ -624,16 +624,16 @@ impl OfOrganization {
 
     /// Notes what administrators are to be told, once an hour.
     fn note(&mut self, exceeded: Exceeded, organization: OrganizationId, sender: &Mailbox, now: OffsetDateTime) {
+        let noted = (exceeded.applied.subject.clone(), exceeded.level);
+        if self.noted.get(&noted).is_some_and(|at| now - *at < time::Duration::HOUR) {
+            return;
+        }
         let key = (exceeded.applied.subject.clone(), exceeded.applied.kind);
         let since = self.unusual.get(&key).map_or(now, |(since, _)| *since);
         if !exceeded.is_told(since, now) {
             return;
         }
-        let key = (exceeded.applied.subject.clone(), exceeded.level);
-        if self.noted.get(&key).is_some_and(|noted| now - *noted < time::Duration::HOUR) {
-            return;
-        }
-        self.noted.insert(key, now);
+        self.noted.insert(noted, now);
         self.news.push(News { organization, exceeded, sender: sender.clone(), at: now });
     }
 

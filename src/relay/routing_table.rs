@@ -249,7 +249,7 @@ impl RoutingTable {
 
     /// Whether a forward-path is one inside the organization.
     pub fn is_own(&self, organization: OrganizationId, forward_path: &str) -> bool {
-        let domain = domain_of(forward_path).and_then(|domain| domain.parse().ok());
+        let domain = domain_of(forward_path).and_then(|domain| DomainName::canonical(domain).ok());
         let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner);
         domain.is_some_and(|domain| facts.is_own(organization, &domain))
     }

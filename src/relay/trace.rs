@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 /// Memory for lines, in bytes: what messages in flight bring within a second, many times over.
 const MOST_MEMORY: usize = 32 * 1024 * 1024;
+/// Memory that is kept for the next lines, in bytes: what ten busy organizations bring until it is taken.
+const MOST_SPARE: usize = 4 * 1024 * 1024;
 /// The most that the journal takes, in bytes: some two million messages.
 pub const MOST_JOURNAL: u64 = 256 * 1024 * 1024;
 /// Bytes in one statement, about.
@@ -57,6 +59,10 @@ struct Gathered {
     full: Vec<(OrganizationId, Gathering)>,
     /// Of all of them, in bytes.
     size: usize,
+    /// Empty, and their memory to be used again.
+    spare: Vec<Gathering>,
+    /// What they take, in bytes.
+    spare_size: usize,
     lost: HashMap<OrganizationId, Lost>,
 }
 
@@ -75,13 +81,23 @@ impl Gathered {
             self.lose(organization, (event.at, event.at), 1);
             return;
         }
-        let open = self.open.entry(organization).or_default();
+        let open = self.open.entry(organization).or_insert_with(|| {
+            let spare = self.spare.pop().unwrap_or_default();
+            self.spare_size -= spare.capacity();
+            spare
+        });
         let before = open.size();
         open.add(event);
         self.size += open.size() - before;
         if open.is_full() {
-            let full = std::mem::take(open);
-            self.full.push((organization, full));
+            self.full.extend(self.open.remove(&organization).map(|full| (organization, full)));
+        }
+    }
+
+    fn keep_spare(&mut self, empty: Gathering) {
+        if self.spare_size + empty.capacity() <= MOST_SPARE {
+            self.spare_size += empty.capacity();
+            self.spare.push(empty);
         }
     }
 
@@ -122,8 +138,11 @@ impl Trace {
             full.extend(gathered.open.drain());
             full
         };
-        let close =
-            |(organization, lines): (OrganizationId, Gathering)| lines.close(organization, self.relay, Uuid::now_v7());
+        let close = |(organization, mut lines): (OrganizationId, Gathering)| {
+            let chunk = lines.close(organization, self.relay, Uuid::now_v7());
+            self.lock().keep_spare(lines);
+            chunk
+        };
         gathered.into_iter().filter_map(close).collect()
     }
 

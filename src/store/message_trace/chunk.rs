@@ -94,21 +94,30 @@ impl Gathering {
         self.text.len() + self.keys.len() * size_of::<Key>()
     }
 
-    /// A chunk of what was gathered; `None` if that is nothing.
-    pub fn close(self, organization: OrganizationId, relay: RelayId, id: Uuid) -> Option<Chunk> {
-        let (first_at, last_at) = self.span?;
-        let mut keys = self.keys;
-        Some(Chunk {
+    /// Memory that it keeps when it is empty, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.text.capacity() + self.keys.capacity() * size_of::<Key>()
+    }
+
+    /// A chunk of what was gathered; `None` if that is nothing. It is empty then, and keeps its memory for other lines.
+    pub fn close(&mut self, organization: OrganizationId, relay: RelayId, id: Uuid) -> Option<Chunk> {
+        let (first_at, last_at) = self.span.take()?;
+        let ways = std::mem::take(&mut self.ways);
+        let chunk = Chunk {
             organization,
             id,
             relay,
             first_at,
             last_at,
-            lines: self.lines as i32,
-            keys: keys::filter(&mut keys),
+            lines: std::mem::take(&mut self.lines) as i32,
+            keys: keys::filter(&mut self.keys),
             content: compress_prepend_size(self.text.as_bytes()),
-            ways: (self.ways.len() <= MOST_WAYS).then(|| self.ways.into_iter().collect()),
-        })
+            ways: (ways.len() <= MOST_WAYS).then(|| ways.into_iter().collect()),
+        };
+        self.text.clear();
+        self.keys.clear();
+        self.repeated = Repeated::default();
+        Some(chunk)
     }
 }
 

@@ -8,6 +8,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::event::{Event, Step};
 use crate::mail::{Mailbox, short_id::ShortId};
 
+/// Among so many that were added last is looked for a key that many lines share: steps and domains.
+const LAST: usize = 12;
 /// Places of the filter for each key, and places that one key sets: `has_trace_key` reads as many.
 const BITS_PER_KEY: usize = 10;
 const PLACES: u64 = 4;
@@ -71,7 +73,7 @@ pub fn canonical(address: &str) -> Cow<'_, str> {
 pub fn of(event: &Event<'_>, keys: &mut Vec<Key>) {
     let message = ShortId::of(event.message);
     keys.push(Key::message(message));
-    keys.push(Key::step(event.step));
+    add_once(Key::step(event.step), keys);
     if event.step.ends() {
         keys.push(Key::end(message));
     }
@@ -91,7 +93,15 @@ fn add_address(address: &str, key: fn(&str) -> Key, keys: &mut Vec<Key>) {
     let address = canonical(address);
     keys.push(key(&address));
     if let Some(at) = memchr::memrchr(b'@', address.as_bytes()) {
-        keys.push(key(&address[at..]));
+        add_once(key(&address[at..]), keys);
+    }
+}
+
+/// Adds it unless lines before had it, too. Nothing depends on that but how much there is to sort.
+fn add_once(key: Key, keys: &mut Vec<Key>) {
+    let (_, last) = keys.split_at(keys.len().saturating_sub(LAST));
+    if !last.contains(&key) {
+        keys.push(key);
     }
 }
 

@@ -97,7 +97,7 @@ async fn put_hour_together(
         if lines.is_full()
             && let Some((relay, id)) = last.take()
         {
-            made.extend(std::mem::take(&mut lines).close(organization, relay, id));
+            made.extend(lines.close(organization, relay, id));
         }
     }
     if let Some((relay, id)) = last {
