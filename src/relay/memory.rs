@@ -254,6 +254,28 @@ impl Growing {
         }
     }
 
+    /// The last buffer of a large message, to read more into it behind what is there: so a large message is copied once
+    /// less. `None` where fewer than `least` bytes have room. To be given back with [`take_in`](Self::take_in).
+    pub fn lend(&mut self, least: usize) -> Option<Vec<u8>> {
+        let last = self.buffers.last()?;
+        if last.bytes.capacity() != BUFFER {
+            return None;
+        }
+        if last.bytes.len() == BUFFER {
+            self.buffers.push(Buffer::of(&self.memory, BUFFER));
+        }
+        let last = self.buffers.last_mut()?;
+        (BUFFER - last.bytes.len() >= least).then(|| std::mem::take(&mut last.bytes))
+    }
+
+    /// What was lent, with more of the message behind what it had.
+    pub fn take_in(&mut self, bytes: Vec<u8>) {
+        if let Some(last) = self.buffers.last_mut() {
+            last.bytes = bytes;
+        }
+        self.length = self.parts().map(<[u8]>::len).sum();
+    }
+
     /// Forgets what has come, and takes no memory for it any more.
     pub fn clear(&mut self) {
         self.buffers.clear();
@@ -307,6 +329,28 @@ mod tests {
         }
         let Spare { large, small } = &*memory.spare();
         assert_eq!((memory.taken(), large.len(), small.len()), (0, 3, 1));
+    }
+
+    #[test]
+    fn what_is_read_into_a_lent_buffer_stands_behind_what_was_there() {
+        let memory = Memory::of(64 * 1024 * 1024);
+        let mut growing = Growing::new(&memory, BUFFER);
+        growing.extend_from_slice(b"Received: ");
+        let mut message = b"Received: ".to_vec();
+        while message.len() < 3 * BUFFER {
+            let mut lent = growing.lend(1000).unwrap();
+            let more = vec![message.len() as u8; (lent.capacity() - lent.len()).min(31_000)];
+            lent.extend_from_slice(&more);
+            message.extend_from_slice(&more);
+            growing.take_in(lent);
+            assert_eq!(growing.len(), message.len());
+        }
+        assert!(growing.to_vec() == message);
+        assert_eq!((memory.taken(), growing.parts().count()), (3 * BUFFER, 3), "each but the last is full");
+        growing.extend_from_slice(&vec![b'x'; BUFFER - 999]);
+        assert!(growing.lend(1000).is_none(), "there is no room");
+        assert_eq!(growing.len(), message.len() + BUFFER - 999);
+        assert!(Growing::new(&memory, 4096).lend(1000).is_none(), "a small message is not worth it");
     }
 
     #[test]

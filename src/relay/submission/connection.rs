@@ -3,6 +3,7 @@
 
 use std::{fs::File, future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::BufMut;
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -141,27 +142,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(after);
         }
         loop {
-            let after = match self.read(&mut buffer).await? {
-                Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Input::Bytes(read) => {
-                    self.seat.turn().await;
-                    let after = self.obey(&buffer[..read]).await?;
-                    // Between two messages it stays where it was.
-                    if let Some(organization) = self.session.organization() {
-                        self.seat.move_to(organization);
-                    }
+            let after = match self.session.lend() {
+                Some(mut lent) => {
+                    let before = lent.len();
+                    let input = self.read(&mut lent).await?;
+                    let rest = self.session.take_in(lent, before);
+                    self.serve(input, &rest).await?
+                }
+                None => {
+                    let input = self.read(&mut &mut buffer[..]).await?;
+                    let read = if let Input::Bytes(read) = input { read } else { 0 };
+                    let after = self.serve(input, &buffer[..read]).await?;
                     if read == FIRST_BUFFER {
                         buffer.resize(BUFFER, 0);
                     }
                     after
-                }
-                Input::Stopping => {
-                    self.session.stop();
-                    self.obey(&[]).await?
-                }
-                Input::TooSlow => {
-                    self.session.time_out();
-                    self.obey(&[]).await?
                 }
             };
             if let Some(after) = after {
@@ -170,7 +165,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
+    /// Does what has come asks for; `bytes` is what of it the session has not had yet.
+    async fn serve(&mut self, input: Input, bytes: &[u8]) -> io::Result<Option<After>> {
+        match input {
+            Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Input::Bytes(_) => self.seat.turn().await,
+            Input::Stopping => self.session.stop(),
+            Input::TooSlow => self.session.time_out(),
+        }
+        let after = self.obey(bytes).await?;
+        // Between two messages it stays where it was.
+        if let Some(organization) = self.session.organization() {
+            self.seat.move_to(organization);
+        }
+        Ok(after)
+    }
+
+    async fn read(&mut self, buffer: &mut impl BufMut) -> io::Result<Input> {
         let deadline = self.deadline(Instant::now());
         let stopping = match self.session.has_message_in_flight() {
             true => &self.surroundings.give_up,
@@ -179,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::select! {
             biased;
             () = stopping.cancelled() => Ok(Input::Stopping),
-            read = self.alarm.until(deadline, self.stream.read(buffer)) => {
+            read = self.alarm.until(deadline, self.stream.read_buf(buffer)) => {
                 let Some(read) = read else { return Ok(Input::TooSlow) };
                 let read = read?;
                 if let Some(Transaction { content: Some((_, received)), .. }) = &mut self.transaction {
@@ -356,6 +367,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Input {
     Bytes(usize),
     Stopping,

@@ -104,6 +104,24 @@ impl DataReader {
         false
     }
 
+    /// How many bytes at the beginning of `input` are content as they stand, and are to be kept. They are read then; the
+    /// others are for [`read`](Self::read).
+    pub fn pass(&mut self, input: &[u8]) -> usize {
+        let in_text = match self.place {
+            Place::InLine => true,
+            Place::LineStart => !input.starts_with(b"."),
+            Place::Cr | Place::Dot | Place::DotCr => false,
+        };
+        if !in_text || self.fault.is_some() {
+            return 0;
+        }
+        let passed = plain(input);
+        if passed > 0 {
+            self.place = Place::InLine;
+        }
+        passed
+    }
+
     /// Passes on text up to the next thing that has to be looked at.
     fn read_text(&mut self, input: &mut &[u8], keep: &mut impl FnMut(&[u8])) {
         let (text, rest) = input.split_at(plain(input));

@@ -51,6 +51,8 @@ const WHOLE_IN_MEMORY: usize = 2 * 1024 * 1024;
 pub const IN_MEMORY: usize = 4 * BUFFER;
 /// The same while the memory for messages is scarce.
 const IN_SCARCE_MEMORY: usize = 32 * 1024;
+/// Less room than this is not worth another read.
+const WORTH_LENDING: usize = 4096;
 /// After so many a client gets no further.
 const MOST_MISTAKES: u32 = 10;
 /// So much memory for replies stays with a connection, in bytes.
@@ -331,6 +333,22 @@ impl Session {
     /// Whether MAIL was accepted and the message is not yet read whole.
     pub fn in_transaction(&self) -> bool {
         matches!(self.state, State::Envelope(..) | State::Content(_))
+    }
+
+    /// Into what the content of a large message is read, behind what is there; `None` while that does not matter. To be
+    /// given back with [`take_in`](Self::take_in).
+    pub fn lend(&mut self) -> Option<Vec<u8>> {
+        let State::Content(receiving) = &mut self.state else { return None };
+        if receiving.reader.fault().is_some() { None } else { receiving.content.lend(WORTH_LENDING) }
+    }
+
+    /// What was lent, with what was read into it behind the first `before` bytes. Returns what of that is no content as
+    /// it stands: it is input like any other, and comes next.
+    pub fn take_in(&mut self, lent: Vec<u8>, before: usize) -> Vec<u8> {
+        match &mut self.state {
+            State::Content(receiving) => receiving.take_in(lent, before),
+            _ => Vec::new(),
+        }
     }
 
     /// Takes input until there is something to do. To be called again with what is left of the
@@ -1117,6 +1135,13 @@ impl Receiving {
             in_flight.set(self.spooled + self.content.len() as u64);
         }
         ended
+    }
+
+    fn take_in(&mut self, mut lent: Vec<u8>, before: usize) -> Vec<u8> {
+        let passed = self.reader.pass(&lent[before..]);
+        let rest = lent.split_off(before + passed);
+        self.content.take_in(lent);
+        rest
     }
 
     /// Whether it is large enough to count in its organization's share, and does not yet.

@@ -294,11 +294,13 @@ proptest! {
         size in cut(),
     ) {
         let bytes = parts.concat().into_bytes();
-        let read = |size: usize| {
+        // `passes`: what is content as it stands is kept where it is.
+        let read = |size: usize, passes: bool| {
             let (mut reader, mut content) = (DataReader::new(), Vec::new());
             let mut consumed = 0;
             for piece in bytes.chunks(size) {
-                let mut rest = piece;
+                let (passed, mut rest) = piece.split_at(if passes { reader.pass(piece) } else { 0 });
+                content.extend_from_slice(passed);
                 let ended = reader.read(&mut rest, |bytes| content.extend_from_slice(bytes));
                 consumed += piece.len() - rest.len();
                 if ended {
@@ -307,8 +309,9 @@ proptest! {
             }
             (false, consumed, content, reader.fault())
         };
-        let (ended, consumed, content, fault) = read(bytes.len().max(1));
-        prop_assert_eq!(read(size), (ended, consumed, content, fault));
+        let (ended, consumed, content, fault) = read(bytes.len().max(1), false);
+        prop_assert_eq!(read(size, false), (ended, consumed, content.clone(), fault));
+        prop_assert_eq!(read(size, true), (ended, consumed, content, fault));
         let end = [b"\r\n", &bytes[..]].concat().windows(5).position(|window| window == b"\r\n.\r\n").map(|at| at + 3);
         prop_assert_eq!(end, ended.then_some(consumed));
     }

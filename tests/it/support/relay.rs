@@ -280,6 +280,21 @@ impl Desk {
 
     /// Gives the session bytes as one piece; what it says to them.
     pub fn feed(&mut self, mut input: &[u8]) -> String {
+        let mut said = String::new();
+        while !input.is_empty()
+            && let Some(mut lent) = self.session.lend()
+        {
+            let before = lent.len();
+            let (read, later) = input.split_at(input.len().min(lent.capacity() - before));
+            lent.extend_from_slice(read);
+            let rest = self.session.take_in(lent, before);
+            said += &self.take(&rest);
+            input = later;
+        }
+        said + &self.take(input)
+    }
+
+    fn take(&mut self, mut input: &[u8]) -> String {
         while !self.closed {
             match self.session.on(&mut input, OffsetDateTime::UNIX_EPOCH) {
                 Action::Read => break,
