@@ -171,7 +171,8 @@ mod tests {
     }
 
     fn count() -> impl Strategy<Value = Count> {
-        (0..700_usize, 0..700_usize).prop_map(|(recipients, external)| Count::of_message(recipients, external))
+        let counted = || prop_oneof![0..5_usize, 0..700_usize];
+        (counted(), counted()).prop_map(|(recipients, external)| Count::of_message(recipients, external))
     }
 
     fn limits() -> impl Strategy<Value = OrganizationLimits> {
