@@ -344,10 +344,10 @@ impl Session {
 
     /// What was lent, with what was read into it behind the first `before` bytes. Returns what of that is no content as
     /// it stands: it is input like any other, and comes next.
-    pub fn take_in(&mut self, lent: Vec<u8>, before: usize) -> Vec<u8> {
+    pub fn take_in(&mut self, mut lent: Vec<u8>, before: usize) -> Vec<u8> {
         match &mut self.state {
             State::Content(receiving) => receiving.take_in(lent, before),
-            _ => Vec::new(),
+            _ => lent.split_off(before),
         }
     }
 
