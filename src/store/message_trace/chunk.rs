@@ -144,3 +144,38 @@ fn text(content: &[u8]) -> Vec<u8> {
     }
     decompress_size_prepended(content).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mail::id::{GatewayId, QueueId},
+        store::message_trace::event::Step,
+    };
+
+    fn event(number: u128, sender: &'static str) -> Event<'static> {
+        let at = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(number as i64);
+        let gateway = Some(GatewayId(Uuid::from_u128(number + 1000)));
+        Event { sender: sender.into(), gateway, ..Event::new(Step::HandedOver, QueueId(Uuid::from_u128(number)), at) }
+    }
+
+    #[test]
+    fn a_chunk_says_nothing_of_the_one_whose_memory_it_stands_in() {
+        let organization = OrganizationId(Uuid::from_u128(1));
+        let (relay, id) = (RelayId(Uuid::from_u128(2)), Uuid::from_u128(3));
+        let close = |lines: &mut Gathering| lines.close(organization, relay, id);
+        let mut again = Gathering::default();
+        (10..100).for_each(|number| again.add(&event(number, "ann@acme.example")));
+        let first = close(&mut again).unwrap();
+        assert_eq!((first.lines, lines(&first.content, |_| true).len()), (90, 90));
+        let kept = again.capacity();
+        assert!(kept > 0 && again.size() == 0 && again.lines() == 0 && close(&mut again).is_none());
+
+        let mut fresh = Gathering::default();
+        for lines in [&mut again, &mut fresh] {
+            lines.add(&event(7, "ben@acme.example"));
+        }
+        assert_eq!(again.capacity(), kept, "it is the same memory");
+        assert_eq!(close(&mut again), close(&mut fresh));
+    }
+}
