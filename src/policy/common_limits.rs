@@ -96,7 +96,7 @@ impl Together {
         for holding in &together.all {
             let Kind { window, unit, .. } = holding.kind;
             let least = if window.is_one_message() { &mut together.in_one } else { &mut together.within };
-            let least = &mut least[unit as usize];
+            let least = &mut least[unit.place()];
             *least = [*least, holding.least()].into_iter().flatten().min();
         }
         together
@@ -109,7 +109,7 @@ impl ToJudge<'_> {
         Unit::ALL.into_iter().all(|unit| {
             let is_far = |before: i64, least: [Option<u32>; 3]| {
                 let counted = before.saturating_add(self.message.get(unit));
-                least[unit as usize].is_none_or(|least| !is_half_way(counted, least))
+                least[unit.place()].is_none_or(|least| !is_half_way(counted, least))
             };
             is_far(in_a_day.get(unit), limits.within) && is_far(self.earlier.get(unit), limits.in_one)
         })

@@ -32,7 +32,7 @@ impl Print {
     /// Of a recipient of this account's mail. Capital letters make no difference.
     pub fn of(account: AccountId, forward_path: &str) -> Self {
         let (_, seed) = account.0.as_u64_pair();
-        let hash = match forward_path.bytes().fold(false, |any, byte| any | byte.is_ascii_uppercase()) {
+        let hash = match forward_path.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => xxh3_64_with_seed(forward_path.to_ascii_lowercase().as_bytes(), seed),
             false => xxh3_64_with_seed(forward_path.as_bytes(), seed),
         };

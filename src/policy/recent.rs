@@ -42,14 +42,6 @@ fn tick_of_second(second: i64) -> u32 {
     u32::try_from(second.div_euclid(TICK)).unwrap_or_default()
 }
 
-fn place(unit: Unit) -> usize {
-    match unit {
-        Unit::Messages => 0,
-        Unit::Recipients => 1,
-        Unit::External => 2,
-    }
-}
-
 impl Slot {
     fn end(&self) -> u32 {
         self.start.saturating_add(self.length.into())
@@ -57,7 +49,7 @@ impl Slot {
 
     fn add(&mut self, count: Count) {
         for unit in Unit::ALL {
-            let counted = &mut self.counts[place(unit)];
+            let counted = &mut self.counts[unit.place()];
             // Taken back may be what another slot has by now.
             let sum = i64::from(*counted).saturating_add(count.get(unit));
             *counted = sum.clamp(0, u32::MAX.into()) as u32;
@@ -113,7 +105,7 @@ impl Recent {
         // In seconds: this is asked eight times for a message, and a date takes longer to reckon with.
         let since = tick_of_second(now.unix_timestamp() - window.length().whole_seconds());
         let counted = self.slots.iter().rev().take_while(|slot| slot.end() > since);
-        counted.map(|slot| i64::from(slot.counts[place(unit)])).sum()
+        counted.map(|slot| i64::from(slot.counts[unit.place()])).sum()
     }
 
     /// How much was sent within the day that ends at `now`.
@@ -135,7 +127,7 @@ impl Recent {
         let mut last = None;
         while left > most {
             let Some(slot) = counted.next() else { break };
-            left -= i64::from(slot.counts[place(unit)]);
+            left -= i64::from(slot.counts[unit.place()]);
             last = Some(slot.end());
         }
         let end_of = |tick: u32| OffsetDateTime::UNIX_EPOCH + Duration::seconds(i64::from(tick) * TICK);

@@ -82,6 +82,11 @@ pub enum Unit {
 impl Unit {
     pub const ALL: [Self; 3] = [Self::Messages, Self::Recipients, Self::External];
 
+    /// Where it stands among [all](Self::ALL).
+    pub fn place(self) -> usize {
+        self as usize
+    }
+
     /// What one is called, and what several are.
     pub fn words(self) -> (&'static str, &'static str) {
         match self {

@@ -94,6 +94,7 @@ impl Gathered {
         }
     }
 
+    /// Keeps its memory for the next lines, as far as that may be.
     fn keep_spare(&mut self, empty: Gathering) {
         if self.spare_size + empty.capacity() <= MOST_SPARE {
             self.spare_size += empty.capacity();

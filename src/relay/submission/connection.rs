@@ -147,12 +147,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let before = lent.len();
                     let input = self.read(&mut lent).await?;
                     let rest = self.session.take_in(lent, before);
-                    self.serve(input, &rest).await?
+                    self.act_on(input, &rest).await?
                 }
                 None => {
                     let input = self.read(&mut &mut buffer[..]).await?;
                     let read = if let Input::Bytes(read) = input { read } else { 0 };
-                    let after = self.serve(input, &buffer[..read]).await?;
+                    let after = self.act_on(input, &buffer[..read]).await?;
                     if read == FIRST_BUFFER {
                         buffer.resize(BUFFER, 0);
                     }
@@ -165,8 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Does what has come asks for; `bytes` is what of it the session has not had yet.
-    async fn serve(&mut self, input: Input, bytes: &[u8]) -> io::Result<Option<After>> {
+    /// Does what the input asks for. `bytes` are those of it that the session has not had yet.
+    async fn act_on(&mut self, input: Input, bytes: &[u8]) -> io::Result<Option<After>> {
         match input {
             Input::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Input::Bytes(_) => self.seat.turn().await,

@@ -278,7 +278,7 @@ impl Desk {
         desk
     }
 
-    /// Gives the session bytes as one piece; what it says to them.
+    /// Gives the session bytes as one piece, or into what it lends as a connection does; what it says to them.
     pub fn feed(&mut self, mut input: &[u8]) -> String {
         let mut said = String::new();
         while !input.is_empty()
