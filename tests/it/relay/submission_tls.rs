@@ -50,6 +50,21 @@ async fn mail_is_submitted_by_who_signs_in_over_tls_however_it_begins() {
 }
 
 #[tokio::test]
+async fn a_large_message_arrives_over_tls_as_it_was_sent() {
+    let certificate = Certificate::new();
+    let (reception, _) = reception(&certificate, |_| {}).await;
+    let mut client = SmtpClient::encrypted(reception.address, &certificate.client()).await;
+    assert_eq!(client.sign_in("acme-server", "opensesame").await, "235 2.7.0 Signed in\r\n");
+    let content: String = (0..40_000).map(|line| format!("line. {line}\r\n\r\n")).collect();
+
+    let said = client.submit("ann@acme.example", "bob@far.example", content.trim_end()).await;
+
+    assert_eq!(said, "250 2.0.0 queued\r\n");
+    let accepted = reception.accepted();
+    assert!(accepted[0].content == format!("{}\r\n", content.trim_end()).as_bytes(), "{}", accepted[0].content.len());
+}
+
+#[tokio::test]
 async fn a_relay_that_cannot_serve_yet_says_so_behind_the_handshake_and_closes() {
     let certificate = Certificate::new();
     let table = Arc::new(RoutingTable::following(PlatformDefault::Mx, Duration::from_secs(3600)));
